@@ -1,0 +1,228 @@
+"""Run folders: what a training run leaves, complete at any moment.
+
+    config.json          configuration, data and seed
+    metrics.jsonl        a line an epoch
+    checkpoint-000012/   state.json, last, best and optimizer .safetensors; one at a time, renamed into place whole
+    summary.json, curves.png, gallery.png    at the end
+
+Tensors are safetensors and everything else is JSON: nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from . import __version__
+from .config import Config
+from .errors import UserError
+from .files import write_json
+from .model import Detector
+
+FORMAT = 1
+
+
+class CheckpointError(UserError):
+    """A run folder or checkpoint that is missing, damaged or of another configuration."""
+
+
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
+    """Makes a run folder with its config.json, in one step.
+
+    Raises:
+        UserError: the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        write_json(temporary / "config.json", {
+            "format": FORMAT, "fastsquid": __version__, "torch": torch.__version__, "data": data, "seed": seed,
+            "skip_unreadable": skip_unreadable, "fingerprint": fingerprint, "config": config.to_dict()})
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_run(folder):
+    """config.json of a run folder, with `config` as a `Config`."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a run folder: give the folder that fastsquid.train wrote "
+                              "(checkpoints of other programs are never opened, since pickles can run code)")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is not a run folder: it has no config.json; give the folder that fastsquid.train wrote")
+    run = _read_json(folder / "config.json")
+    if not isinstance(run, dict) or run.get("format") != FORMAT or not isinstance(run.get("config"), dict):
+        raise CheckpointError(f"{folder / 'config.json'} is not a configuration of this version of fastsquid")
+    return {**run, "config": Config.from_dict(run["config"])}
+
+
+def load_run(folder, which=None, impl="auto", device="cpu"):
+    """A trained detector from a run folder.
+
+    Args:
+        which: `best`, `last`, or None for the best where the run has one.
+
+    Returns:
+        the detector in eval mode, the run's config.json, the checkpoint's state, and `best` or `last`.
+
+    Raises:
+        CheckpointError: no checkpoint yet, or one that is damaged or of another configuration.
+    """
+    run = read_run(folder)
+    latest = latest_checkpoint(folder)
+    if latest is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet: go on with python -m fastsquid.train --resume {folder}")
+    state = read_state(latest, run["config"])
+    name = which or ("best" if state["best"] else "last")
+    if state[name] is None:
+        raise CheckpointError(f"{folder} has no {name} checkpoint" + (": it has none by validation AUC; use --checkpoint last"
+                                   if name == "best" else f" of a whole epoch: go on with python -m fastsquid.train --resume {folder}"))
+    detector = Detector(run["config"], impl)
+    load_detector(detector, latest, state, name)
+    return detector.to(device).eval(), run, state, name
+
+
+def save_checkpoint(folder, state, last, optimizers, best=None):
+    """Writes the next checkpoint and removes the one before it.
+
+    Args:
+        folder: the run folder.
+        state: JSON-able dict; `config` must be in it.
+        last: state dict of the detector as it is.
+        optimizers: dict of optimizers by name.
+        best: state dict of a new best detector, or None to keep the previous checkpoint's.
+    """
+    folder = Path(folder)
+    previous = _checkpoints(folder)
+    number = int(previous[-1].name.split("-")[1]) + 1 if previous else 1
+    new = folder / f"checkpoint-{number:06d}"
+    temporary = folder / f".{new.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        digests = {"last": _write_tensors(temporary / "last.safetensors", last),
+                   "optimizer": _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizers))}
+        if best is not None:
+            digests["best"] = _write_tensors(temporary / "best.safetensors", best)
+        elif previous and (previous[-1] / "best.safetensors").exists():
+            _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
+            digests["best"] = _read_json(previous[-1] / "state.json")["sha256"]["best"]
+        write_json(temporary / "state.json", {**state, "sha256": digests})
+        os.rename(temporary, new)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in folder.glob("*checkpoint-*"):  # the one before, and what a killed process left of others
+        if old != new:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(folder):
+    """Path of a run's newest checkpoint, or None before the first."""
+    checkpoints = _checkpoints(Path(folder))
+    return checkpoints[-1] if checkpoints else None
+
+
+def read_state(checkpoint, config):
+    """state.json of a checkpoint, refused where it was made with another configuration."""
+    state = _read_json(checkpoint / "state.json")
+    if not isinstance(state, dict) or not isinstance(state.get("config"), dict) or "sha256" not in state:
+        raise CheckpointError(f"{checkpoint / 'state.json'} is damaged: it is not a checkpoint's state")
+    ours = config.to_dict()
+    for name in sorted(set(ours) | set(state["config"])):
+        if ours.get(name) != state["config"].get(name):
+            raise CheckpointError(f"{checkpoint} is from another configuration: {name} is {state['config'].get(name)!r} "
+                                  f"there and {ours.get(name)!r} in the run's config.json")
+    return state
+
+
+def read_tensors(checkpoint, state, name):
+    """The tensors of `last`, `best` or `optimizer`; their bytes are checked before they are parsed."""
+    path = checkpoint / f"{name}.safetensors"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: the checkpoint is damaged") from None
+    if hashlib.sha256(data).hexdigest() != state["sha256"].get(name):
+        if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise CheckpointError(f"{path} is a pickle, not safetensors: pickles can run code and are never opened")
+        raise CheckpointError(f"{path} is damaged: its checksum is not the one in state.json; use another copy of the run")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def load_detector(detector, checkpoint, state, name):
+    """Loads `last` or `best` into a detector."""
+    try:
+        detector.load_state_dict(read_tensors(checkpoint, state, name))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint} does not fit the run's configuration: {str(error).splitlines()[-1].strip()}") from None
+
+
+def load_optimizers(optimizers, checkpoint, state):
+    """Puts the optimizers back as they were saved."""
+    tensors = read_tensors(checkpoint, state, "optimizer")
+    for name, optimizer in optimizers.items():
+        loaded = {}
+        for key, tensor in tensors.items():
+            owner, index, field = key.split(".")
+            if owner == name:
+                loaded.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizer_tensors(optimizers):
+    return {f"{name}.{index}.{field}": tensor for name, optimizer in optimizers.items()
+            for index, fields in optimizer.state_dict()["state"].items() for field, tensor in fields.items()}
+
+
+def _write_tensors(path, tensors):
+    """Writes and returns the sha256. Through our own file handle, so that a full disk is an ordinary OSError."""
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _checkpoints(folder):
+    return sorted(path for path in folder.glob("checkpoint-*") if (path / "state.json").is_file())
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from None
+
+
+def _sync(folder):
+    """Makes a rename durable, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

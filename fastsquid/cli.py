@@ -1,0 +1,77 @@
+"""What all commands share: one-line errors with exit code 2, options, the device."""
+
+import argparse
+import difflib
+import errno
+import sys
+import warnings
+
+import torch
+from PIL import Image
+
+from .errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, with the nearest name for an unknown option."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+
+    def error(self, message):
+        raise UserError(message)
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+            near = difflib.get_close_matches(name, known, 1)
+            raise UserError(f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help"))
+        return namespace
+
+
+def add_device_options(parser):
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--impl", default="auto", choices=["auto", "triton", "torch"],
+                        help="implementation of memory read and neighbor attention")
+
+
+def choose_device(name):
+    """The torch device that a name stands for, or a UserError that says why it is not to be had."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}): use cpu or auto") from None
+    return device
+
+
+def run_command(main):
+    """Runs a command's main(); it returns an exit code or None. Bad input ends in one line and exit code 2."""
+    # Images of that size are refused by name; Pillow's own warning would be a second voice.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        code = main() or 0
+    except UserError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _FULL:
+            code = _fail(f"{where}the disk is full ({error.strerror}); what was written before is intact")
+        elif error.filename:
+            code = _fail(f"{where}{error.strerror}")
+        else:
+            raise
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    sys.exit(code)
+
+
+def _fail(message, code=2):
+    print(f"error: {message}", file=sys.stderr)
+    return code

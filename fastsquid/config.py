@@ -1,0 +1,261 @@
+"""Every number of both papers, in one dataclass: a preset is data, an ablation is a field.
+
+`Config` is the squid preset of the SQUID paper by default; `PRESETS` holds what each other preset changes, and
+`ABLATIONS` what each row of the papers' tables changes. An impossible combination is refused when the config is
+built, with what would fit.
+"""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin
+
+from .errors import UserError
+
+
+class ConfigError(UserError, ValueError):
+    """A configuration that cannot be built."""
+
+
+def _option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Architecture, losses and schedule of one detector.
+
+    Defaults are SQUID as the paper describes it (Xiang et al., CVPR 2023, sections 3 and 5.1).
+
+    Raises:
+        ConfigError: a value of the wrong type or range, or values that do not fit together.
+    """
+
+    preset: str = _option("squid", "name of the preset this configuration started from")
+
+    # Sizes
+    image_size: int = _option(128, "side of the square image in pixels")
+    width: int = _option(32, "channels of the first block; each level doubles them")
+    levels: int = _option(4, "stride-2 levels of the encoder, and levels of each decoder")
+    grid: int = _option(2, "patches a side: the image is cut into grid x grid patches")
+    discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
+    value_range: Literal["unit", "symmetric"] = _option(
+        "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh")
+
+    # Memory (SQUID 3.2, SimSID 3.2)
+    memory: Literal["queue", "matrix"] = _option("queue", "kind of the in-painting memory; decoder memories are matrices")
+    slots: int = _option(200, "slots a region in every memory")
+    top_k: int = _option(5, "active slots a query")
+    selection: Literal["exact", "published"] = _option(
+        "exact", "exact = top_k slots, ties to the lowest index; published = slots strictly above the top_k-th")
+    shrinkage: Literal["gumbel", "hard", "none"] = _option(
+        "gumbel", "gumbel = top-k with straight-through gradient; hard = dots above shrink_threshold; none = softmax")
+    shrink_threshold: float = _option(0.0025, "threshold of hard shrinkage")
+    memory_scope: Literal["patch", "global"] = _option("patch", "in-painting memory: a bank a patch, or one for all")
+    decoder_memory: int = _option(2, "number of deepest student levels followed by a memory; 0 = none")
+    decoder_scope: Literal["patch", "subwindow", "global"] = _option(
+        "subwindow", "decoder memories: a bank a patch, a bank a 2x2 sub-window shared by all patches, or one for all")
+
+    # In-painting block (SQUID 3.3, SimSID 3.3)
+    inpainting: Literal["transformer", "convolution", "memory", "off"] = _option(
+        "transformer", "what follows the memory read in the in-painting block: a transformer layer, a 3x3 convolution "
+        "over the patch grid, nothing (memory), or no block at all (off)")
+    border: Literal["pad", "mask"] = _option("pad", "neighbours outside the image: a key of logit 0 and value 0, or none")
+    heads: int = _option(8, "attention heads of the transformer layer")
+    ff_dropout: float = _option(0.0, "dropout in the transformer's feed-forward layer")
+    shortcut: float = _option(0.95, "probability that a cell takes the in-painted feature, not the shortcut; 1 = no shortcut")
+    patch_dropout: float = _option(0.0, "probability that an input patch is zeroed in training (pixel-level in-painting)")
+
+    # Generators
+    skips: int = _option(2, "number of deepest decoder levels with an encoder skip; 0 = none")
+    combine: int = _option(2, "patches are stitched into the image before this decoder level upsamples")
+    distillation: bool = _option(True, "train a teacher generator and distil it into the student; false = no teacher")
+    stop_gradient: bool = _option(True, "detach the teacher's input and skips from the encoder")
+
+    # Losses and schedule (SQUID 5.1, SimSID 4)
+    student_weight: float = _option(10.0, "weight of the student's squared error")
+    teacher_weight: float = _option(0.01, "weight of the teacher's squared error")
+    distillation_weight: float = _option(0.001, "weight of the distillation loss")
+    adversarial_weight: float = _option(0.005, "weight of the generator's adversarial loss")
+    discriminator_weight: float = _option(0.005, "weight of the discriminator's loss")
+    order: Literal["separate", "shared"] = _option(
+        "separate", "generator forward passes an iteration: one for each network's step, or one shared by both")
+    generator_every: int = _option(2, "the generator steps in iterations 0, N, 2N, ... of an epoch")
+    epochs: int = _option(200, "passes over the training images")
+    batch_size: int = _option(16, "images a training step")
+    lr: float = _option(1e-4, "learning rate at the first epoch")
+    lr_final: float = _option(2e-5, "learning rate that the cosine ends in")
+    decay_discriminator: bool = _option(True, "the discriminator's learning rate follows the cosine too")
+    beta1: float = _option(0.5, "Adam's first-moment decay")
+    beta2: float = _option(0.999, "Adam's second-moment decay")
+    weight_decay: float = _option(1e-5, "weight decay of the generator")
+    shift: float = _option(0.05, "augmentation: largest shift, as a fraction of the side")
+    zoom: float = _option(0.05, "augmentation: scale between 1 - zoom and 1 + zoom")
+    select: Literal["auc", "last"] = _option(
+        "auc", "best checkpoint: highest validation AUC of the discriminator score (the papers' protocol), or the last")
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        self._check_ranges()
+        self._check_sizes()
+
+    # Sizes that follow from the fields.
+    @property
+    def patches(self):
+        return self.grid**2
+
+    @property
+    def patch_size(self):
+        return self.image_size // self.grid
+
+    @property
+    def channels(self):
+        """Channels C0 of the encoder's output."""
+        return self.width * 2**self.levels
+
+    @property
+    def feature_size(self):
+        """Side h of a patch's feature map at the encoder's output."""
+        return self.patch_size >> self.levels
+
+    @property
+    def token_dim(self):
+        """Dimension C of a patch's token, C0/4 * h * h."""
+        return self.channels // 4 * self.feature_size**2
+
+    def replace(self, **changes):
+        """A copy with some fields changed, checked again. An unknown field is refused with the nearest name."""
+        return dataclasses.replace(self, **_known(changes))
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values):
+        return cls(**_known(values))
+
+    def _check_ranges(self):
+        for name in ("image_size", "width", "levels", "grid", "discriminator_width", "slots", "top_k", "heads",
+                     "generator_every", "epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("decoder_memory", "skips", "combine"):
+            _require(0 <= getattr(self, name) <= self.levels, name, getattr(self, name),
+                     f"between 0 and levels = {self.levels}")
+        for name in ("ff_dropout", "patch_dropout", "shift", "zoom", "beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        _require(0 < self.shortcut <= 1, "shortcut", self.shortcut, "above 0 and at most 1 (1 = no shortcut)")
+        for name in ("student_weight", "teacher_weight", "distillation_weight", "adversarial_weight",
+                     "discriminator_weight", "lr", "lr_final", "weight_decay", "shrink_threshold"):
+            value = getattr(self, name)
+            _require(value >= 0 and math.isfinite(value), name, value, "finite and not negative")
+
+    def _check_sizes(self):
+        if self.top_k > self.slots:
+            raise ConfigError(f"top_k = {self.top_k} is more than slots = {self.slots}: use top_k <= {self.slots}")
+        step = 2**self.levels
+        if self.image_size % (self.grid * step):
+            sizes = sorted({max(1, n) * self.grid * step for n in
+                            (self.image_size // (self.grid * step), self.image_size // (self.grid * step) + 1)})
+            grids = [g for g in range(1, 33) if self.image_size % (g * step) == 0]
+            also = f", or grid {' or '.join(map(str, grids))} with image_size {self.image_size}" if grids else ""
+            raise ConfigError(
+                f"image_size = {self.image_size} cannot be cut into {self.grid} x {self.grid} patches whose side is a "
+                f"multiple of {step} (levels = {self.levels}): use image_size {' or '.join(map(str, sizes))}{also}")
+        if self.image_size <= 32:
+            raise ConfigError(
+                f"image_size = {self.image_size} leaves the discriminator a single cell after its five stride-2 "
+                "convolutions, which has no variance to normalise an image by: use image_size 48 or more")
+        if self.channels % 4:
+            raise ConfigError(f"width = {self.width} gives {self.channels} channels at the encoder's output, which the "
+                              f"in-painting block must divide by 4: use width {2 * self.width} or {4 * self.width}")
+        if self.inpainting == "transformer" and self.token_dim % self.heads:
+            fit = [h for h in range(1, self.token_dim + 1) if self.token_dim % h == 0 and h <= 64]
+            raise ConfigError(f"heads = {self.heads} does not divide the token dimension {self.token_dim}: "
+                              f"use heads {' or '.join(map(str, fit))}")
+        if self.inpainting == "transformer" and self.border == "mask" and self.grid == 1:
+            raise ConfigError("border = mask leaves a 1 x 1 grid without any neighbour: use border pad, or grid 2 or more")
+        for name in ("decoder_memory", "skips"):
+            if getattr(self, name) > self.combine:
+                raise ConfigError(f"{name} = {getattr(self, name)} reaches levels where the patches are already stitched "
+                                  f"(combine = {self.combine}): use {name} <= {self.combine}")
+
+
+def _checked(f, value):
+    """The field's value in the field's type, or a ConfigError."""
+    if get_origin(f.type) is Literal:
+        if value not in get_args(f.type):
+            near = difflib.get_close_matches(str(value), get_args(f.type), 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(f"{f.name} = {value!r} is not one of {', '.join(get_args(f.type))}{hint}")
+        return value
+    if f.type is float and type(value) is int:
+        return float(value)
+    if type(value) is not f.type:
+        raise ConfigError(f"{f.name} = {value!r} should be of type {f.type.__name__}")
+    return value
+
+
+def _require(holds, name, value, what):
+    if not holds:
+        raise ConfigError(f"{name} = {value} should be {what}")
+
+
+def _known(values):
+    names = [f.name for f in dataclasses.fields(Config)]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f": did you mean {near[0]}?" if near else f": the fields are {', '.join(names)}"
+            raise ConfigError(f"unknown config field {name!r}{hint}")
+    return values
+
+
+_SIMSID = dict(memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256,
+               order="shared")
+_SMALL = dict(image_size=64, width=16)
+
+PRESETS = {
+    # The papers
+    "squid": dict(),
+    "simsid": _SIMSID,
+    # What the published code really computes
+    "squid-published": dict(selection="published", decay_discriminator=False),
+    "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
+    # For a CPU
+    "squid-small": _SMALL,
+    "simsid-small": dict(_SIMSID, **_SMALL),
+    # DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
+    "digits": dict(image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=30,
+                   lr=1e-3, select="last"),
+}
+
+# Rows of Table 2 of both papers, each as what it changes in `squid` or `simsid`.
+ABLATIONS = {
+    "w/o space-aware memory": dict(memory_scope="global", decoder_scope="global"),
+    "w/o skip connection": dict(skips=0),
+    "w/o in-painting block": dict(inpainting="memory"),
+    "w/o gumbel shrinkage": dict(shrinkage="none"),
+    "w/o knowledge distillation": dict(distillation=False),
+    "w/o stop gradient": dict(stop_gradient=False),
+    "w/ memory matrix": dict(memory="matrix"),
+    "w/ memory queue": dict(memory="queue"),
+    "w/o masked shortcuts": dict(shortcut=1.0),
+    "w/o decoder memory": dict(decoder_memory=0),
+    "convolution layers": dict(inpainting="convolution"),
+    "pixel-level in-painting": dict(inpainting="off", patch_dropout=0.25),
+}
+
+
+def preset(name, **changes):
+    """The configuration of a preset, with some fields changed.
+
+    Raises:
+        ConfigError: unknown preset or field (named with the nearest one), or values that do not fit together.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(str(name), PRESETS, 1)
+        hint = f": did you mean {near[0]}?" if near else f": the presets are {', '.join(PRESETS)}"
+        raise ConfigError(f"unknown preset {name!r}{hint}")
+    return Config(**_known({"preset": name, **PRESETS[name], **changes}))

@@ -1,0 +1,51 @@
+"""Every source of images gives the same thing: a dict of train, val and test `Split`s."""
+
+from pathlib import Path
+
+from ..config import Config
+from ..errors import UserError
+from .augment import augment
+from .chexpert import is_chexpert, open_chexpert
+from .covidx import is_covidx, open_covidx
+from .digits import is_mnist, open_digits
+from .folder import open_folder
+from .images import IMAGE_SUFFIXES, ImageError, find_images, read_image, read_images, to_unit
+from .split import SPLITS, Split
+
+__all__ = ["IMAGE_SUFFIXES", "SPLITS", "ImageError", "Split", "augment", "find_images", "open_data", "read_image",
+           "read_images", "to_unit"]
+
+
+def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, splits=SPLITS):
+    """Opens the data at a path, recognised by what is there.
+
+    None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, CheXpert's train.csv
+    and COVIDx's lists are read as released, any other folder by its layout (`open_folder`).
+
+    Args:
+        path: folder, or None.
+        size: side of the square images in pixels.
+        seed: draws DigitAnatomy's training images; nothing else depends on it.
+        skip_unreadable: leave out files that cannot be read, counted in Split.skipped, instead of raising.
+        splits: the splits to read; no others are decoded.
+
+    Returns:
+        dict of split name to Split, in the order of `splits`, without those that the source does not have.
+
+    Raises:
+        ImageError: a file that cannot be read.
+        UserError: no such folder, no images in it, or anything else wrong with the source.
+    """
+    if path is None:
+        return open_digits(None, size, seed, splits)
+    root = Path(path)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{root} {what}: give a folder of images, or none for DigitAnatomy")
+    if is_mnist(root):
+        return open_digits(root, size, seed, splits)
+    if is_chexpert(root):
+        return open_chexpert(root, size, skip_unreadable, splits)
+    if is_covidx(root):
+        return open_covidx(root, size, skip_unreadable, splits)
+    return open_folder(root, size, skip_unreadable, splits)

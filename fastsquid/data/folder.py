@@ -1,0 +1,82 @@
+"""Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
+
+from ..errors import UserError
+from .images import find_images
+from .split import SPLITS, read_split
+
+
+def open_folder(root, size, skip_unreadable, splits):
+    """Reads a folder of images by its layout.
+
+    - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened; in
+      `val` and `test` class folders give labels, NORMAL 0 and every other 1, and images without class folders none.
+    - class folders, NORMAL among them: one labelled "test" split.
+    - images: one unlabelled "train" split, taken as normal.
+
+    Names are paths relative to the split's folder, with "/".
+
+    Args:
+        root: Path of the folder.
+        splits: the splits to decode.
+
+    Returns:
+        dict of split name to Split, without the splits that the folder does not have.
+
+    Raises:
+        UserError: a split without images, a train folder without normal images, or a data set deeper inside.
+    """
+    folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    if not folders and any(map(_is_normal, _class_folders(root))):
+        folders = {"test": root}
+    if folders:
+        return {name: (_read_train if name == "train" else _read_evaluation)(folders[name], size, skip_unreadable)
+                for name in splits if name in folders}
+    paths = _images(root)
+    _refuse_nested(root, paths)
+    return {"train": _read(paths, root, None, size, skip_unreadable)} if "train" in splits else {}
+
+
+def _read_train(folder, size, skip_unreadable):
+    paths = [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
+    if not paths:
+        raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
+    return _read(paths, folder, [0] * len(paths), size, skip_unreadable)
+
+
+def _read_evaluation(folder, size, skip_unreadable):
+    paths = _images(folder)
+    loose = [path for path in paths if path.parent == folder]
+    if not loose:
+        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in paths]
+        return _read(paths, folder, labels, size, skip_unreadable)
+    if len(loose) < len(paths):
+        raise UserError(f"{folder} holds images both in class folders and beside them, such as {loose[0].name}: "
+                        "put all of them in class folders, or none")
+    return _read(paths, folder, None, size, skip_unreadable)
+
+
+def _images(folder):
+    paths = find_images(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif or the like")
+    return paths
+
+
+def _refuse_nested(root, paths):
+    """Refuses what would train on a whole data set, its abnormal images too, given the folder above it."""
+    for path in paths:
+        for parent in path.relative_to(root).parents:
+            if parent.name.lower() in (*SPLITS, "normal"):
+                raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
+
+
+def _class_folders(folder):
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_normal(folder):
+    return folder.name.lower() == "normal"
+
+
+def _read(paths, folder, labels, size, skip_unreadable):
+    return read_split(paths, [path.relative_to(folder).as_posix() for path in paths], labels, size, skip_unreadable)

@@ -1,0 +1,141 @@
+"""Image files to square grey tensors: any size, any common mode, 8 or 16 bits, one documented scaling.
+
+Grey values keep the file's depth: 8 bit is divided by 255 and 16 bit by 65535 (`to_unit`), never by the image's own
+extremes, so a dark radiograph stays dark.
+"""
+
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"))
+
+_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
+_SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
+
+# warnings.catch_warnings swaps the filters of the whole process: only one thread may be inside it. Opening reads the
+# header in Python and holds the GIL anyway; decoding, outside the lock, does not.
+_opening = threading.Lock()
+
+
+class ImageError(UserError):
+    """A file that cannot be used as an image; the message names it and says why."""
+
+
+def read_image(path, size):
+    """Decodes one image file to a grey square.
+
+    EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
+    ignored, the first frame of several is taken, and the image is resized to the square with antialiased bilinear
+    interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes 16-bit colour to 8.
+
+    Returns:
+        np.uint8 (size, size), or np.uint16 for 16-bit greyscale.
+
+    Raises:
+        ImageError: the file is missing, empty, no image, truncated, not permitted, larger than
+            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey.
+    """
+    try:
+        with _open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return _grey_square(image, size)
+    except Exception as error:  # a damaged file makes decoders raise almost anything
+        raise ImageError(f"{path} cannot be read as an image ({_reason(path, error)}): replace or remove it") from error
+
+
+def find_images(folder):
+    """All image files below a folder, by suffix in any case, as a sorted list of Path.
+
+    Names starting with "." (files and folders) are skipped, and links to folders are not followed.
+
+    Raises:
+        UserError: a folder that is missing or cannot be listed.
+    """
+    def refuse(error):
+        raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable folder") from error
+
+    images = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [Path(parent, name) for name in files
+                   if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=Path.as_posix)
+
+
+def read_images(paths, size, skip_unreadable=False):
+    """Decodes image files in threads, each once, in the given order.
+
+    Returns:
+        images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits (8-bit values then times 257,
+            which is exact: 255 becomes 65535).
+        kept: the N indices into `paths` that were read, all of them unless `skip_unreadable`.
+
+    Raises:
+        ImageError: a file cannot be read and `skip_unreadable` is false.
+    """
+    def read(path):
+        try:
+            return read_image(path, size)
+        except ImageError as error:
+            if skip_unreadable:
+                return None
+            raise ImageError(f"{error}, or use --skip-unreadable") from error
+
+    with ThreadPoolExecutor() as pool:
+        decoded = list(pool.map(read, paths))
+    kept = [i for i, image in enumerate(decoded) if image is not None]
+    depth = np.result_type(np.uint8, *(decoded[i].dtype for i in kept))
+    images = np.empty((len(kept), 1, size, size), depth)
+    for image, i in zip(images, kept):
+        image[0] = decoded[i]
+        if image.dtype != decoded[i].dtype:
+            image *= 257
+    return torch.from_numpy(images), kept
+
+
+def to_unit(images):
+    """uint8 / 255 or uint16 / 65535: a float32 tensor in [0, 1] of the same shape, on the same device."""
+    return images.to(torch.float32) / torch.iinfo(images.dtype).max
+
+
+def _open(path):
+    """Pillow's lazily opened image, refused if its header announces too many pixels."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, so not warned of as well
+        image = Image.open(path)
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+def _grey_square(image, size):
+    if image.mode in _EIGHT_BIT:
+        if image.mode == "P":
+            image = image.convert("RGBA")  # straight to L, Pillow warns of transparency
+        return np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))
+    if image.mode not in _SIXTEEN_BIT:
+        raise ValueError(f"Pillow's mode {image.mode} is neither 8-bit nor 16-bit grey nor colour")
+    image = image.convert("F")
+    low, high = image.getextrema()
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values {low:.0f} to {high:.0f} do not fit 16 bits")
+    return np.rint(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))).astype(np.uint16)
+
+
+def _reason(path, error):
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit"
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is no image" if os.path.getsize(path) else "the file is empty"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

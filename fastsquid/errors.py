@@ -1,0 +1,5 @@
+"""The one kind of error a user is meant to read: a sentence that says what was wrong, where, and what would be right."""
+
+
+class UserError(Exception):
+    """Bad input. Commands print it as one line and exit with code 2; from Python it is an ordinary exception."""

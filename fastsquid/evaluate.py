@@ -1,0 +1,36 @@
+"""`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a trained run, with curves."""
+
+from pathlib import Path
+
+from .checkpoint import load_run
+from .cli import Parser, add_device_options, choose_device, run_command
+from .data import open_data
+from .errors import UserError
+from .evaluation import evaluate_run, print_table
+from .files import write_json
+
+
+def main(arguments=None):
+    parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labelled images.")
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument("--data", help="labelled data; default: what the run was trained with")
+    parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
+    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    add_device_options(parser)
+    options = parser.parse_args(arguments)
+
+    device = choose_device(options.device)
+    detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
+    source = options.data or run["data"]
+    data = open_data(source, run["config"].image_size, run["seed"], run["skip_unreadable"], splits=("val", "test"))
+    result = evaluate_run(detector, data, state, name, options.out or Path(options.run) / "evaluation")
+    if result["split"] is None:
+        raise UserError(f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes")
+    print_table(result)
+    if options.json:
+        write_json(options.json, result)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all: written under a temporary name, flushed to disk, renamed."""
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path, mode="w"):
+    """Opens a temporary file that takes `path`'s place when the block ends well, and vanishes when it does not."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path, value):
+    """Writes one JSON document; NaN and infinity are refused, since JSON has no word for them."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")

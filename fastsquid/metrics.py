@@ -1,0 +1,67 @@
+"""AUC, and accuracy, F1, sensitivity and specificity at one threshold; larger scores are more abnormal."""
+
+import numpy as np
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
+
+from .errors import UserError
+
+
+def require_both_classes(labels, where):
+    """Refuses labels (N,) of a single class, for which no AUC exists."""
+    for label, name in enumerate(("normal", "abnormal")):
+        if not (np.asarray(labels) == label).any():
+            raise UserError(f"AUC needs normal and abnormal images, but {where} has no {name} ones")
+
+
+def best_threshold(labels, scores):
+    """The threshold of highest accuracy; an image is called abnormal if its score reaches it.
+
+    Halfway between neighbouring scores, so that rounding of one image's score does not decide.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    best = np.argmax(tpr * labels.sum() + (1 - fpr) * (labels == 0).sum())
+    if np.isinf(thresholds[best]):  # call nothing abnormal
+        return float(np.nextafter(scores.max(), np.inf))
+    below = scores[scores < thresholds[best]]
+    return float((thresholds[best] + below.max()) / 2) if below.size else float(thresholds[best])
+
+
+def at_threshold(labels, scores, threshold):
+    """dict of threshold, accuracy, f1, sensitivity and specificity, each in [0, 1]."""
+    called = np.asarray(scores) >= threshold
+    return {
+        "threshold": threshold,
+        "accuracy": float(accuracy_score(labels, called)),
+        "f1": float(f1_score(labels, called, zero_division=0)),
+        "sensitivity": float(recall_score(labels, called)),
+        "specificity": float(recall_score(labels, called, pos_label=0)),
+    }
+
+
+def evaluate(labels, scores, validation_threshold=None, kinds=None):
+    """Everything reported of one score.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        validation_threshold: chosen on validation data, or None where there is none.
+        kinds: None, or N names of the kind of anomaly, `normal` for normal images.
+
+    Returns:
+        dict: `auc`, `average_precision`; `validation_threshold` (None without one) and `test_threshold` as
+        `at_threshold`, the latter chosen on these very labels as the papers do, which flatters; `auc_by_kind`.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    result = {
+        "auc": float(roc_auc_score(labels, scores)),
+        "average_precision": float(average_precision_score(labels, scores)),
+        "validation_threshold": None if validation_threshold is None else at_threshold(labels, scores, validation_threshold),
+        "test_threshold": at_threshold(labels, scores, best_threshold(labels, scores)),
+    }
+    if kinds is not None:
+        kinds = np.asarray(kinds)
+        result["auc_by_kind"] = {
+            kind: float(roc_auc_score(labels[keep], scores[keep]))
+            for kind in sorted(set(kinds[labels == 1])) for keep in [(kinds == kind) | (labels == 0)]}
+    return result

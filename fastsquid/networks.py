@@ -1,0 +1,155 @@
+"""The networks around the memory: encoder, generators, discriminator (SQUID 3 and Appendix A, SimSID 3)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .inpainting import InpaintingBlock, masked_shortcut
+from .memory import SpaceAwareMemory2d
+from .patches import to_image, to_patches
+
+
+class Block(nn.Module):
+    """conv-BN-ReLU, then conv-BN-ReLU-conv-BN added to it, ReLU; (N, C, h, w) -> (N, C', h / stride, w / stride)."""
+
+    def __init__(self, channels_in, channels, stride=1):
+        super().__init__()
+        def conv(c, s=1):
+            return nn.Conv2d(c, channels, 3, stride=s, padding=1)
+        self.conv1 = nn.Sequential(conv(channels_in, stride), nn.BatchNorm2d(channels), nn.ReLU())
+        self.conv2 = nn.Sequential(conv(channels), nn.BatchNorm2d(channels), nn.ReLU(), conv(channels), nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        x = self.conv1(x)
+        return F.relu(self.conv2(x) + x)
+
+
+class Encoder(nn.Module):
+    """Patches (N, 1, s, s) -> the features of every level, (N, width * 2^i, s / 2^i, s / 2^i) for i = 0 ... levels."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths = [config.width * 2**i for i in range(config.levels + 1)]
+        self.blocks = nn.ModuleList([Block(1, widths[0])] +
+                                    [Block(a, b, stride=2) for a, b in zip(widths, widths[1:])])
+
+    def forward(self, patches):
+        features = []
+        for block in self.blocks:
+            patches = block(patches)
+            features.append(patches)
+        return features
+
+
+class Decoder(nn.Module):
+    """Teacher or student generator: patch features -> image; the two differ in the student's memories only.
+
+    Each level upsamples by two, concatenates the encoder's skip at the deepest levels, and runs a block; memories
+    follow the deepest student levels; patches are stitched into the image before level `combine` upsamples.
+    """
+
+    def __init__(self, config, memories=0, impl="auto"):
+        super().__init__()
+        self.grid, self.skips, self.combine, self.shortcut = config.grid, config.skips, config.combine, config.shortcut
+        widths = [config.width * 2**i for i in reversed(range(config.levels + 1))]
+        self.blocks = nn.ModuleList([Block(a + (b if i < config.skips else 0), b)
+                                     for i, (a, b) in enumerate(zip(widths, widths[1:]))])
+        self.memories = nn.ModuleList([
+            SpaceAwareMemory2d(widths[i + 1], (config.grid * config.feature_size * 2 ** (i + 1),) * 2, config.grid,
+                               config.slots, config.decoder_scope, top_k=config.top_k, selection=config.selection,
+                               shrinkage=config.shrinkage, threshold=config.shrink_threshold, impl=impl)
+            for i in range(memories)])
+        self.output = nn.Conv2d(config.width, 1, 1)
+        self.activation = nn.Sigmoid() if config.value_range == "unit" else nn.Tanh()
+
+    def forward(self, x, skips):
+        """x (B * P, C0, h, h), skips deepest first -> image (B, 1, H, W) and the list of every level's features."""
+        levels = []
+        for i, block in enumerate(self.blocks):
+            if i == self.combine:
+                x = to_image(x, self.grid)
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            if i < self.skips:
+                x = torch.cat([skips[i], x], dim=1)
+            x = block(x)
+            if i < len(self.memories):
+                x = masked_shortcut(self.memories[i].read_patches(x), x, self.shortcut, self.training)
+            levels.append(x)
+        if self.combine == len(self.blocks):
+            x = to_image(x, self.grid)
+        return self.activation(self.output(x)), levels
+
+
+class Reconstruction(NamedTuple):
+    """What a generator pass gives: images (B, 1, H, W) in the model's value range; teacher parts None without it."""
+
+    student: torch.Tensor
+    student_levels: list
+    teacher: torch.Tensor | None
+    teacher_levels: list | None
+
+
+class Generator(nn.Module):
+    """Encoder, in-painting block, student, and (for training) the teacher."""
+
+    def __init__(self, config, impl="auto"):
+        super().__init__()
+        self.grid, self.stop_gradient, self.patch_dropout = config.grid, config.stop_gradient, config.patch_dropout
+        self.encoder = Encoder(config)
+        self.inpaint = None if config.inpainting == "off" else InpaintingBlock(config, impl)
+        self.student = Decoder(config, config.decoder_memory, impl)
+        self.teacher = Decoder(config) if config.distillation else None
+
+    def forward(self, images, teacher=False):
+        """Rebuilds images (B, 1, H, W) of the model's value range; the teacher runs only where its loss is used."""
+        patches = to_patches(images, self.grid)
+        if self.training and self.patch_dropout:
+            patches = patches * torch.empty_like(patches[:, :1, :1, :1]).bernoulli_(1 - self.patch_dropout)
+        *skips, deepest = self.encoder(patches)
+        skips = skips[::-1]
+        student, student_levels = self.student(deepest if self.inpaint is None else self.inpaint(deepest), skips)
+        if not (teacher and self.teacher is not None):
+            return Reconstruction(student, student_levels, None, None)
+        if self.stop_gradient:
+            deepest, skips = deepest.detach(), [skip.detach() for skip in skips]
+        return Reconstruction(student, student_levels, *self.teacher(deepest, skips))
+
+    def commit(self):
+        """Writes the latest training forward into the memory queue; does nothing where there is none."""
+        if self.inpaint is not None:
+            self.inpaint.memory.commit()
+
+
+class Discriminator(nn.Module):
+    """Image (B, 1, H, W) -> one logit an image (B,), large where it looks like a real healthy image.
+
+    Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        widths = [1, 16, 32, 64, 128, config.discriminator_width]
+        layers = []
+        for i, (a, b) in enumerate(zip(widths, widths[1:])):
+            layers.append(nn.Conv2d(a, b, 5, stride=2, padding=2))
+            if i:
+                layers.append(nn.BatchNorm2d(b))
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers)
+        self.logit = nn.Linear(widths[-1] * (-(-config.image_size // 32)) ** 2, 1)
+
+    def forward(self, images, norm="running"):
+        """norm: `running`, BatchNorm as the module's mode has it; `image`, each image by its own statistics.
+
+        The published code scores one image at a time with BatchNorm in training mode, so `image` is what the
+        papers' numbers were made with. It changes no running statistics.
+        """
+        x = images
+        for layer in self.layers:
+            if norm == "image" and isinstance(layer, nn.BatchNorm2d):
+                x = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
+            else:
+                x = layer(x)
+        return self.logit(x.flatten(1)).squeeze(1)

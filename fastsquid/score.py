@@ -1,0 +1,115 @@
+"""`python -m fastsquid.score RUN IMAGE|FOLDER... --out scores.csv`: anomaly scores of any number of images."""
+
+import csv
+import itertools
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .checkpoint import load_run
+from .cli import Parser, add_device_options, choose_device, run_command
+from .data.images import ImageError, find_images, read_image, to_unit
+from .errors import UserError
+from .files import replacing
+from .model import SCORES, calibrated
+
+
+def main(arguments=None):
+    parser = Parser(prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal.")
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders searched for them")
+    parser.add_argument("--out", default="scores.csv", help="CSV to write: name, four raw scores, calibrated score, error; a single "
+                        "folder's images are named by their path inside it, all others by their path as given")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a batch")
+    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    add_device_options(parser)
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size} should be at least 1")
+
+    device = choose_device(options.device)
+    files = _named_files([Path(image) for image in options.images])
+    detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
+    calibration = state[name]["calibration"]
+    if calibration is None:
+        print(f"the run has not finished: its scores are not calibrated yet, that column stays empty; "
+              f"finish it with python -m fastsquid.train --resume {options.run}", file=sys.stderr)
+
+    failed = 0
+    with replacing(options.out) as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *SCORES, "calibrated", "error"])
+        for batch in tqdm(_read_ahead(files, run["config"].image_size, options.batch_size), unit="batch",
+                          total=-(-len(files) // options.batch_size), disable=not sys.stderr.isatty()):
+            rows = score_batch(detector, [image for _, image, _ in batch if image is not None], calibration)
+            for image_name, image, error in batch:
+                writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(SCORES) + 1)), error])
+                failed += image is None
+    print(f"{len(files) - failed} of {len(files)} images scored: {options.out}")
+    if failed:
+        print(f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column", file=sys.stderr)
+        return 1
+
+
+@torch.inference_mode()
+def score_batch(detector, images, calibration):
+    """Iterator of a row an image: the scores of `SCORES` and the calibrated score, as text.
+
+    Args:
+        images: list of arrays (H, W), uint8 or uint16, at the model's size.
+        calibration: mean and std by score, or None; the calibrated score is then empty.
+    """
+    if not images:
+        return iter(())
+    device = next(detector.parameters()).device
+    batch = torch.cat([to_unit(torch.from_numpy(image)[None, None]) for image in images])
+    scores, _ = detector.scores(batch.to(device))
+    if calibration is None:
+        shown = [""] * len(images)
+    else:
+        shown = [f"{value:.6g}" for value in calibrated(scores["discriminator"].double(), **calibration["discriminator"]).tolist()]
+    columns = [[f"{value:.9g}" for value in scores[name].tolist()] for name in SCORES]
+    return zip(*columns, shown)
+
+
+def _named_files(paths):
+    """[(name, path)] of every image that the arguments stand for; what does not exist is refused before any work."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            found = find_images(path)
+            if not found:
+                raise UserError(f"{path} holds no images")
+            files += [((file.relative_to(path) if len(paths) == 1 else file).as_posix(), file) for file in found]
+        elif path.exists():
+            files.append((path.as_posix(), path))
+        else:
+            raise UserError(f"{path} does not exist")
+    return files
+
+
+def _read_ahead(files, size, batch_size):
+    """Batches of (name, image or None, error), decoded while the batch before is scored; at most two are held."""
+    def read(item):
+        name, path = item
+        try:
+            return name, read_image(path, size), ""
+        except ImageError as error:
+            return name, None, str(error)
+
+    batches = (files[i:i + batch_size] for i in range(0, len(files), batch_size))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        pending = None
+        for batch in itertools.chain(batches, [None]):
+            submitted = None if batch is None else [pool.submit(read, item) for item in batch]
+            if pending is not None:
+                yield [future.result() for future in pending]
+            pending = submitted
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Triton kernels and nothing else; installed as `fastsquid.kernels`."""

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="fastsquid",
+    version="0.1.0",
+    description="Unsupervised anomaly detection in chest X-rays: SQUID and SimSID, right, reproducible and fast",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=["fastsquid", "fastsquid.data", "fastsquid.kernels", "fastsquid.ops"],
+    # The top-level import name `kernels` belongs to another package.
+    package_dir={"fastsquid": "fastsquid", "fastsquid.kernels": "kernels"},
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "scikit-learn>=1.4",
+        "einops>=0.8",
+        "pillow>=10.3",
+        "matplotlib>=3.8",
+        "safetensors>=0.4.3",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-benchmark>=4"],
+        "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],
+    },
+)

@@ -1,0 +1,204 @@
+"""The reference operations against loops written from the definition, and gradcheck in float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from fastsquid.ops import memory_read, neighbor_attention
+from fastsquid.ops.dispatch import ImplementationError
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def read_by_loop(x, bank, k, selection, shrinkage, threshold, filled=None):
+    """method definition, one query at a time, plain Python."""
+    batch, regions, dim = x.shape
+    out = torch.zeros_like(x)
+    weights = torch.zeros(batch, regions, bank.shape[1], dtype=x.dtype)
+    for b, r in itertools.product(range(batch), range(regions)):
+        slots = bank[r] if filled is None else bank[r, :filled]
+        if len(slots) == 0:
+            continue
+        dots = [sum(p * q for p, q in zip(x[b, r].tolist(), slot)) for slot in slots.tolist()]
+        if shrinkage == "hard":
+            chosen = {n: d for n, d in enumerate(dots) if d > threshold}
+        else:
+            top = max(dots)
+            chosen = {n: math.exp(d - top) for n, d in enumerate(dots)}
+            if shrinkage == "gumbel" and selection == "exact":
+                order = sorted(chosen, key=lambda n: (-dots[n], n))[:k]
+                chosen = {n: chosen[n] for n in order}
+            elif shrinkage == "gumbel":
+                kth = sorted(chosen.values(), reverse=True)[k - 1] if k <= len(dots) else 0.0
+                chosen = {n: p for n, p in chosen.items() if p > kth}
+        total = sum(abs(p) for p in chosen.values())
+        for n, p in chosen.items():
+            weights[b, r, n] = p / total
+            out[b, r] += p / total * slots[n]
+    return out, weights
+
+
+CASES = [("exact", "gumbel", 1), ("exact", "gumbel", 5), ("exact", "gumbel", 7), ("published", "gumbel", 1),
+         ("published", "gumbel", 5), ("exact", "hard", 5), ("exact", "none", 5)]
+
+
+@pytest.mark.parametrize("selection, shrinkage, k", CASES)
+@pytest.mark.parametrize("filled", [None, 0, 1, 3, 6])
+def test_memory_read_is_the_definition(selection, shrinkage, k, filled):
+    x, bank = randn(4, 3, 5), randn(3, 7, 5, seed=1)
+    counter = None if filled is None else torch.tensor(filled)
+    out, weights = memory_read(x, bank, k, selection, shrinkage, 0.1, counter)
+    expected, expected_weights = read_by_loop(x, bank, k, selection, shrinkage, 0.1, filled)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(weights, expected_weights)
+
+
+def test_exact_keeps_k_slots_and_published_one_fewer():
+    x, bank = randn(6, 2, 5), randn(2, 9, 5, seed=1)
+    assert ((memory_read(x, bank, 5)[1] > 0).sum(-1) == 5).all()
+    assert ((memory_read(x, bank, 5, "published")[1] > 0).sum(-1) == 4).all()
+    out, weights = memory_read(x, bank, 1, "published")
+    assert not out.any() and not weights.any()
+
+
+def test_ties_go_to_the_lowest_index():
+    bank = torch.ones(1, 6, 3, dtype=torch.float64)
+    bank[0, 2] = 2  # one winner, five equals
+    _, weights = memory_read(torch.ones(1, 1, 3, dtype=torch.float64), bank, 3)
+    assert weights[0, 0].nonzero().flatten().tolist() == [0, 1, 2]
+    _, weights = memory_read(torch.ones(1, 1, 3, dtype=torch.float64), bank, 3, "published")
+    assert weights[0, 0].nonzero().flatten().tolist() == [2]
+
+
+def test_one_huge_logit_underflows_the_others():
+    x, bank = torch.tensor([[[1.0]]]), torch.tensor([[[0.0], [1e4], [1.0], [2.0]]])
+    out, weights = memory_read(x, bank, 3)
+    assert torch.equal(weights, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])) and out.item() == 1e4
+    _, weights = memory_read(x, bank, 3, "published")  # the third largest is 0: fewer than two stay
+    assert torch.equal(weights, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
+
+
+def test_no_region_reads_another_ones_slots():
+    x, bank = randn(2, 3, 4), randn(3, 5, 4, seed=1)
+    before = memory_read(x, bank)[0]
+    bank[1] = 100
+    after = memory_read(x, bank)[0]
+    assert torch.equal(before[:, [0, 2]], after[:, [0, 2]]) and not torch.equal(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize("selection", ["exact", "published"])
+@pytest.mark.parametrize("filled", [None, 4, 0])
+def test_straight_through_gradient_is_the_defined_one(selection, filled):
+    x, bank = randn(4, 3, 5).requires_grad_(), randn(3, 7, 5, seed=1).requires_grad_()
+    counter = None if filled is None else torch.tensor(filled)
+    out, h = memory_read(x, bank, 3, selection, filled=counter)
+    dout = randn(*out.shape, seed=2)
+    dx, dbank = torch.autograd.grad(out, (x, bank), dout)
+    with torch.no_grad():
+        dots = torch.einsum("brc,rnc->brn", x, bank)
+        y = torch.zeros_like(dots)
+        y[..., :filled] = dots[..., :filled].softmax(-1)
+        dy = torch.einsum("brc,rnc->brn", dout, bank)
+        ds = y * (dy - (y * dy).sum(-1, keepdim=True))
+        expected_dx = torch.einsum("brn,rnc->brc", ds, bank)
+        expected_dbank = torch.einsum("brn,brc->rnc", ds, x) + torch.einsum("brn,brc->rnc", h, dout)
+    torch.testing.assert_close(dx, expected_dx)
+    torch.testing.assert_close(dbank, expected_dbank)
+    if filled is None:
+        assert dx.abs().min() > 0
+
+
+@pytest.mark.parametrize("shrinkage", ["hard", "none"])
+def test_gradcheck_of_the_other_shrinkages(shrinkage):
+    x, bank = randn(2, 2, 3).requires_grad_(), randn(2, 4, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: memory_read(a, b, 2, shrinkage=shrinkage), (x, bank))
+
+
+def test_gumbel_with_every_slot_active_is_a_softmax():
+    x, bank = randn(2, 2, 3).requires_grad_(), randn(2, 4, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: memory_read(a, b, 4), (x, bank))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_low_precision_storage_computes_in_float32(dtype):
+    x, bank = randn(4, 3, 16).to(dtype), randn(3, 20, 16, seed=1).to(dtype)
+    out, weights = memory_read(x, bank)
+    expected, expected_weights = memory_read(x.double(), bank.double())
+    assert out.dtype == dtype and weights.dtype == torch.float32
+    torch.testing.assert_close(weights.double(), expected_weights, rtol=0, atol=2e-6)
+    torch.testing.assert_close(out.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_nan_is_not_swallowed():
+    x = torch.full((1, 1, 2), torch.nan)
+    for shrinkage in ("gumbel", "none"):
+        assert memory_read(x, torch.ones(1, 6, 2), shrinkage=shrinkage)[0].isnan().all()
+
+
+def test_an_empty_batch_is_an_empty_read():
+    assert memory_read(torch.empty(0, 2, 3), torch.ones(2, 6, 3))[0].shape == (0, 2, 3)
+
+
+GRIDS = [(1, 1), (1, 2), (2, 2), (3, 3), (2, 5), (4, 4)]
+
+
+def attend_by_loop(q, k, v, border):
+    batch, height, width, heads, dim = q.shape
+    out = torch.zeros_like(q)
+    for b, i, j, h in itertools.product(range(batch), range(height), range(width), range(heads)):
+        logits, values = [], []
+        for di, dj in itertools.product((-1, 0, 1), repeat=2):
+            inside = 0 <= i + di < height and 0 <= j + dj < width
+            if (di, dj) == (0, 0) or (not inside and border == "mask"):
+                continue
+            logits.append(q[b, i, j, h] @ k[b, i + di, j + dj, h] / math.sqrt(dim) if inside else torch.tensor(0.0, dtype=q.dtype))
+            values.append(v[b, i + di, j + dj, h] if inside else torch.zeros(dim, dtype=q.dtype))
+        out[b, i, j, h] = torch.stack(logits).softmax(0) @ torch.stack(values)
+    return out
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("border", ["pad", "mask"])
+def test_neighbor_attention_is_the_definition(grid, border):
+    if grid == (1, 1) and border == "mask":
+        with pytest.raises(ValueError, match="no neighbours"):
+            neighbor_attention(*[randn(1, 1, 1, 1, 1)] * 3, border="mask")
+        return
+    q, k, v = (randn(2, *grid, 2, 3, seed=s) for s in range(3))
+    torch.testing.assert_close(neighbor_attention(q, k, v, border), attend_by_loop(q, k, v, border))
+
+
+@pytest.mark.parametrize("border", ["pad", "mask"])
+def test_neighbor_attention_gradcheck(border):
+    inputs = [randn(1, 2, 3, 2, 2, seed=s).requires_grad_() for s in range(3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: neighbor_attention(q, k, v, border), inputs)
+
+
+def test_pad_is_the_published_zero_padding_before_a_biased_projection():
+    """nn.MultiheadAttention on copies of the eight zero-padded neighbours, as the published code does it."""
+    heads, dim, height, width = 2, 6, 2, 3
+    attention = torch.nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
+    torch.nn.init.normal_(attention.in_proj_bias, generator=torch.Generator().manual_seed(3))
+    z, m = randn(1, height, width, dim), randn(1, height, width, dim, seed=1)
+    padded = torch.nn.functional.pad(m, (0, 0, 1, 1, 1, 1))
+    copies = torch.stack([padded[0, i:i + 3, j:j + 3].reshape(9, dim)[[0, 1, 2, 3, 5, 6, 7, 8]]
+                          for i in range(height) for j in range(width)])
+    expected, _ = attention(z.reshape(-1, 1, dim), copies, copies)
+    wq, wk, wv = attention.in_proj_weight.chunk(3)
+    bq, _, bv = attention.in_proj_bias.chunk(3)
+    q, k, v = ((t @ w.T).unflatten(-1, (heads, -1)) for t, w in ((z, wq), (m, wk), (m, wv)))
+    ours = attention.out_proj(neighbor_attention(q + bq.view(heads, -1), k, v).flatten(-2) + bv)
+    torch.testing.assert_close(ours.reshape(-1, 1, dim), expected)
+
+
+def test_an_explicit_choice_never_falls_back():
+    with pytest.raises(ImplementationError, match="impl='triton' cannot run"):
+        memory_read(torch.ones(1, 1, 2), torch.ones(1, 6, 2), impl="triton")
+    with pytest.raises(ImplementationError, match="impl='triton' cannot run"):
+        neighbor_attention(*[torch.ones(1, 2, 2, 1, 1)] * 3, impl="triton")
+    with pytest.raises(ValueError, match="auto, triton, torch"):
+        memory_read(torch.ones(1, 1, 2), torch.ones(1, 6, 2), impl="cuda")
