@@ -227,7 +227,7 @@ PRESETS = {
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
     # DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
-    "digits": dict(image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=30,
+    "digits": dict(image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12,
                    lr=1e-3, select="last"),
 }
 

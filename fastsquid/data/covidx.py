@@ -41,7 +41,7 @@ def open_covidx(root, size, skip_unreadable, splits):
     train, test = _find_list(root, "train"), _find_list(root, "test")
     if train and ("train" in splits or "val" in splits):
         rows["train"], rows["val"] = _hold_out(_read_list(train))
-        if not rows["train"]:
+        if "train" in splits and not rows["train"]:
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
     if test and "test" in splits:
         rows["test"] = _read_list(test)
@@ -58,7 +58,8 @@ def is_covidx(root):
 def _find_list(root, part):
     lists = sorted(root.glob(f"{part}*.txt"))
     if len(lists) > 1:
-        raise UserError(f"{root} has several {part} lists, {' and '.join(path.name for path in lists)}: keep one of them")
+        names = " and ".join(path.name for path in lists)
+        raise UserError(f"{root} has several {part} lists, {names}: keep one of them")
     return lists[0] if lists else None
 
 

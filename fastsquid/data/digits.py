@@ -121,7 +121,8 @@ def _mnist_part(root, part):
         raise UserError(f"{images} has no labels: put {part}-labels-idx1-ubyte or its .gz beside it")
     digits, values = _read_idx(images, 3), _read_idx(labels, 1)
     if len(digits) != len(values):
-        raise UserError(f"{images} has {len(digits)} images but {labels} has {len(values)} labels: use files of one set")
+        raise UserError(
+            f"{images} has {len(digits)} images but {labels} has {len(values)} labels: use files of one set")
     return digits, values
 
 

@@ -62,7 +62,7 @@ def find_images(folder):
         UserError: a folder that is missing or cannot be listed.
     """
     def refuse(error):
-        raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable folder") from error
+        raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
 
     images = []
     for parent, folders, files in os.walk(folder, onerror=refuse):

@@ -1,0 +1,159 @@
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsquid.data import open_data
+from fastsquid.data.chexpert import DISEASES, _hold_out, _Row
+from fastsquid.errors import UserError
+
+HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly",
+          "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax",
+          "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices"]
+
+
+def row(patient, view=("Frontal", "PA"), study=1, part="train", **findings):
+    name = f"CheXpert-v1.0-small/{part}/patient{patient:05d}/study{study}/view1_{view[0].lower()}.jpg"
+    return {"Path": name, "Sex": "Female", "Age": "50", "Frontal/Lateral": view[0], "AP/PA": view[1],
+            **{name.replace("_", " "): value for name, value in findings.items()}}
+
+
+def write(path, rows, header=HEADER):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, header, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def release(folder, train, valid=(), drop=1):
+    """A small release: the CSVs and, for frontal PA rows only, the images, without `drop` leading folders."""
+    for name, rows in (("train", train), ("valid", valid)):
+        if rows:
+            write(folder / f"{name}.csv", rows)
+        for r in rows:
+            if (r["Frontal/Lateral"], r["AP/PA"]) == ("Frontal", "PA"):
+                path = folder.joinpath(*r["Path"].split("/")[drop:])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((8, 8), int(path.parts[-3][7:]), np.uint8)).save(path)
+    return folder
+
+
+def normals(first, count):
+    return [row(i, No_Finding="1.0") for i in range(first, first + count)]
+
+
+def sick(first, count):
+    return [row(i, Edema="1.0", Support_Devices="1.0") for i in range(first, first + count)]
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_release(tmp_path, drop):
+    valid = [row(90, part="valid", No_Finding="1.0"), row(91, part="valid", Fracture="1.0")]
+    splits = open_data(release(tmp_path, normals(0, 20) + sick(30, 10), valid, drop), size=8)
+    assert list(splits) == ["train", "val", "test"]
+    assert splits["train"].labels.tolist() == [0] * 16
+    assert splits["test"].labels.tolist() == [0] * 4 + [1] * 2
+    assert splits["val"].labels.tolist() == [0, 1]
+    assert splits["val"].names == [r["Path"] for r in valid]
+    for split in splits.values():  # every image is the one of its name
+        assert split.images[:, 0, 0, 0].tolist() == [int(name.split("/")[2][7:]) for name in split.names]
+    assert not set(splits["train"].names) & set(splits["test"].names)
+
+
+def test_test_split_is_the_same_at_every_call_and_seed(tmp_path):
+    release(tmp_path, normals(0, 20) + sick(30, 10))
+    assert open_data(tmp_path, size=8, seed=0)["test"].names == open_data(tmp_path, size=8, seed=5)["test"].names
+
+
+def test_only_certain_frontal_pa_images_are_read(tmp_path):
+    unclear = [
+        row(50, Edema="-1.0"), row(51, No_Finding="0.0"), row(52), row(53, Support_Devices="1.0"),
+        row(54, view=("Frontal", "AP"), No_Finding="1.0"), row(55, view=("Lateral", ""), No_Finding="1.0")]
+    splits = open_data(release(tmp_path, normals(0, 4) + unclear), size=8)
+    assert list(splits) == ["train"] and len(splits["train"]) == 4
+
+
+def test_a_disease_outweighs_no_finding(tmp_path):
+    both = [row(i, No_Finding="1.0", Fracture="1.0") for i in range(60, 65)]
+    splits = open_data(release(tmp_path, normals(0, 4) + both), size=8)
+    assert len(splits["train"]) == 4 and splits["test"].labels.tolist() == [1]
+
+
+def test_paper_protocol():
+    rng = np.random.default_rng(1)
+    rows = [_Row(f"n{i}", f"patient{i // 3}", 0, ()) for i in range(3000)]
+    rare = [_Row(f"r{d}-{i}", f"patient{5000 + i}", 1, (d,)) for d in DISEASES[1:] for i in range(60)]
+    common = [_Row(f"a{i}", f"patient{rng.integers(1000)}", 1, ("Enlarged Cardiomediastinum",)) for i in range(5000)]
+    train, test = _hold_out(rows + rare + common)
+    assert Counter(r.label for r in test) == {0: 250, 1: 250}
+    assert len(set(test)) == 500
+    counts = Counter(d for r in test for d in r.diseases)
+    assert all(counts[d] >= 10 for d in DISEASES)
+    assert not {r.patient for r in train} & {r.patient for r in test}
+    assert all(r.label == 0 for r in train)
+    held = {r.patient for r in test}
+    assert set(train) == {r for r in rows if r.patient not in held}
+
+
+def test_patients_of_the_test_leave_train_with_all_their_images(tmp_path):
+    twice = [row(i, study=study, No_Finding="1.0") for i in range(10) for study in (1, 2)]
+    splits = open_data(release(tmp_path, twice), size=8)
+    patients = {name: {n.split("/")[2] for n in split.names} for name, split in splits.items()}
+    assert len(splits["test"]) == 4 and not patients["train"] & patients["test"]
+    assert len(splits["train"]) == 20 - 2 * len(patients["test"])
+
+
+def test_valid_is_optional_and_read_alone(tmp_path):
+    valid = [row(90, part="valid", No_Finding="1.0")]
+    release(tmp_path, normals(0, 5), valid)
+    assert list(open_data(tmp_path, size=8, splits=("val",))) == ["val"]
+    (tmp_path / "valid.csv").unlink()
+    assert open_data(tmp_path, size=8, splits=("val",)) == {}
+
+
+@pytest.mark.parametrize("column", ["Path", "AP/PA", "No Finding", "Pleural Other"])
+def test_missing_column(tmp_path, column):
+    write(tmp_path / "train.csv", normals(0, 5), [name for name in HEADER if name != column])
+    with pytest.raises(UserError, match=f"train.csv has no column '{column}'"):
+        open_data(tmp_path, size=8)
+
+
+def test_missing_image_is_named_and_can_be_skipped(tmp_path):
+    release(tmp_path, normals(0, 4))
+    (tmp_path / "train/patient00002/study1/view1_frontal.jpg").unlink()
+    with pytest.raises(UserError, match="patient00002.*No such file"):
+        open_data(tmp_path, size=8)
+    train = open_data(tmp_path, size=8, skip_unreadable=True)["train"]
+    assert train.skipped == 1 and len(train) == 3
+
+
+@pytest.mark.parametrize("rows, sentence", [
+    ([row(1, No_Finding="yes")], "train.csv line 2: No Finding is 'yes', it should be 1, 0, -1 or blank"),
+    ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "line 3: Path 'a.jpg' names no patient"),
+    ([row(1, Edema="1")], "train.csv has no normal images to train on"),
+])
+def test_bad_rows(tmp_path, rows, sentence):
+    write(tmp_path / "train.csv", rows)
+    with pytest.raises(UserError, match=sentence):
+        open_data(tmp_path, size=8)
+
+
+def test_byte_order_mark_before_the_first_column(tmp_path):
+    path = release(tmp_path, normals(0, 4)) / "train.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(open_data(tmp_path, size=8)["train"]) == 4
+
+
+def test_binary_csv(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match="train.csv cannot be read as a CSV file"):
+        open_data(tmp_path, size=8)
+
+
+def test_another_csv_beside_the_split_folders_is_not_chexpert(tmp_path):
+    (tmp_path / "train" / "NORMAL").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "train" / "NORMAL" / "a.png")
+    (tmp_path / "train.csv").write_text("file,label\na.png,0\n")
+    assert open_data(tmp_path, size=8)["train"].names == ["NORMAL/a.png"]

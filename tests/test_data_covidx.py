@@ -1,0 +1,111 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsquid.data import open_data
+from fastsquid.data.covidx import _hold_out, _Row
+from fastsquid.errors import UserError
+
+
+def release(folder, train, test=(), suffix="_COVIDx8A"):
+    """A small release: lists of (patient, label), a grey of the line's number in every image."""
+    for part, rows in (("train", train), ("test", test)):
+        if not rows:
+            continue
+        (folder / part).mkdir(exist_ok=True)
+        lines = []
+        for i, (patient, label) in enumerate(rows):
+            file = f"{label} image {i}.png" if i % 2 else f"{i}.png"  # some names of the release have spaces
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / part / file)
+            lines.append(f"{patient} {file} {label} cohen\n")
+        (folder / f"{part}{suffix}.txt").write_text("".join(lines) + "\n")
+    return folder
+
+
+TRAIN = [(f"n{i}", "normal") for i in range(20)] + [(f"p{i}", "pneumonia") for i in range(11)] + [
+    (f"c{i}", "COVID-19") for i in range(5)]
+TEST = [("t0", "Normal"), ("t1", "pneumonia"), ("t2", "COVID-19")]
+
+
+@pytest.mark.parametrize("suffix", ["", "_COVIDx8A"])
+def test_release(tmp_path, suffix):
+    splits = open_data(release(tmp_path, TRAIN, TEST, suffix), size=8)
+    assert list(splits) == ["train", "val", "test"]
+    assert splits["train"].labels.tolist() == [0] * 16
+    assert splits["val"].labels.tolist() == [0] * 4 + [1] * 2 + [1]
+    assert splits["test"].labels.tolist() == [0, 1, 1]
+    assert splits["test"].names == ["0.png", "pneumonia image 1.png", "2.png"]
+    for split in splits.values():  # every image is the one of its name
+        assert split.images[:, 0, 0, 0].tolist() == [int(name.split()[-1][:-4]) for name in split.names]
+    assert not set(splits["train"].names) & set(splits["val"].names)
+
+
+def test_paper_protocol():
+    rows = [_Row(f"n{i // 2}", f"n{i}", "normal") for i in range(8000)]
+    rows += [_Row(f"p{i}", f"p{i}", "pneumonia") for i in range(5000)]
+    rows += [_Row(f"n{i}", f"c{i}", "covid-19") for i in range(500)]  # of patients who have normal images too
+    train, val = _hold_out(rows)
+    assert Counter(row.label for row in val) == {"normal": 200, "pneumonia": 100, "covid-19": 100}
+    assert len(set(val)) == 400
+    held = {row.patient for row in val}
+    assert train == [row for row in rows if row.label == "normal" and row.patient not in held]
+    assert _hold_out(rows)[1] == val
+
+
+def test_only_the_splits_asked_for_are_read(tmp_path):
+    release(tmp_path, TRAIN, TEST)
+    for path in (tmp_path / "train").iterdir():
+        path.write_bytes(b"corrupt")
+    assert list(open_data(tmp_path, size=8, splits=("test",))) == ["test"]
+
+
+def test_an_absent_list_is_an_absent_split(tmp_path):
+    assert list(open_data(release(tmp_path, TRAIN), size=8)) == ["train", "val"]
+
+
+def test_test_list_alone(tmp_path):
+    assert list(open_data(release(tmp_path, [], TEST), size=8)) == ["test"]
+
+
+def test_b_lists_are_refused(tmp_path):
+    release(tmp_path, [("a", "positive"), ("b", "negative")])
+    with pytest.raises(UserError, match="train_COVIDx8A.txt is a B list.*use the A lists"):
+        open_data(tmp_path, size=8)
+
+
+def test_malformed_line(tmp_path):
+    release(tmp_path, TRAIN)
+    with open(tmp_path / "train_COVIDx8A.txt", "a") as file:
+        file.write("patient file normal\n")
+    with pytest.raises(UserError, match=f"train_COVIDx8A.txt line {len(TRAIN) + 2}: 'patient file normal' should be"):
+        open_data(tmp_path, size=8)
+
+
+def test_several_lists(tmp_path):
+    release(tmp_path, TRAIN)
+    (tmp_path / "train_COVIDx8B.txt").touch()
+    with pytest.raises(UserError, match="several train lists, train_COVIDx8A.txt and train_COVIDx8B.txt: keep one"):
+        open_data(tmp_path, size=8)
+
+
+def test_no_normal_images(tmp_path):
+    with pytest.raises(UserError, match="has no normal images to train on"):
+        open_data(release(tmp_path, [("p", "pneumonia")]), size=8)
+
+
+def test_missing_image_is_named_and_can_be_skipped(tmp_path):
+    release(tmp_path, TRAIN, TEST)
+    (tmp_path / "test" / "2.png").unlink()
+    with pytest.raises(UserError, match="2.png.*No such file"):
+        open_data(tmp_path, size=8)
+    test = open_data(tmp_path, size=8, skip_unreadable=True)["test"]
+    assert test.skipped == 1 and test.labels.tolist() == [0, 1]
+
+
+def test_binary_list(tmp_path):
+    release(tmp_path, TRAIN)
+    (tmp_path / "train_COVIDx8A.txt").write_bytes(b"\xff\xfe\x81")
+    with pytest.raises(UserError, match="train_COVIDx8A.txt cannot be read as text"):
+        open_data(tmp_path, size=8)

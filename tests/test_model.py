@@ -1,0 +1,67 @@
+"""Anomaly scores: what each one is, and that a batch does not matter."""
+
+import pytest
+import torch
+
+from fastsquid.config import preset
+from fastsquid.model import SCORES, Detector, calibrated
+from fastsquid.training import Trainer
+
+
+@pytest.fixture(scope="module", params=["digits", "squid-small", "simsid-small"])
+def detector(request):
+    config = preset(request.param, width=4, lr=1e-3)
+    trainer = Trainer(Detector(config))
+    trainer.detector.train()
+    for iteration in range(4):  # moved running statistics, a filled queue
+        trainer.step(torch.rand(4, 1, config.image_size, config.image_size), iteration)
+    return trainer.detector.eval()
+
+
+def test_batches_do_not_matter(detector):
+    size = detector.config.image_size
+    images = torch.rand(9, 1, size, size)
+    one_by_one = [detector.scores(image[None])[0] for image in images]
+    for batch_size in (9, 8, 4):  # a last batch of one, too
+        batches = [detector.scores(batch)[0] for batch in images.split(batch_size)]
+        for name in SCORES:
+            together, alone = (torch.cat([part[name] for part in parts]) for parts in (batches, one_by_one))
+            assert (together - alone).abs().max() <= 1e-5, name
+
+
+def test_what_the_scores_are(detector):
+    size, grid = detector.config.image_size, detector.config.grid
+    images = torch.rand(3, 1, size, size)
+    scores, reconstruction = detector.scores(images)
+    assert tuple(scores) == SCORES and reconstruction.min() >= 0 and reconstruction.max() <= 1
+    squared = (images - reconstruction)[:, 0] ** 2
+    torch.testing.assert_close(scores["residual"], squared.mean((1, 2)))
+    side = size // grid
+    worst = torch.stack([squared[:, i:i + side, j:j + side].mean((1, 2))
+                         for i in range(0, size, side) for j in range(0, size, side)]).amax(0)
+    torch.testing.assert_close(scores["patch_residual"], worst)
+    student = detector.generator(detector.to_range(images)).student
+    torch.testing.assert_close(scores["discriminator_running"], -detector.discriminator(student))
+
+
+def test_scoring_in_training_mode_is_refused(detector):
+    detector.train()
+    try:
+        with pytest.raises(RuntimeError, match="eval mode"):
+            detector.scores(torch.rand(1, 1, 48, 48))
+    finally:
+        detector.eval()
+
+
+def test_scoring_writes_nothing(detector):
+    state = {name: value.clone() for name, value in detector.state_dict().items()}
+    size = detector.config.image_size
+    detector.scores(torch.rand(2, 1, size, size))
+    detector.generator.commit()
+    assert all(torch.equal(state[name], value) for name, value in detector.state_dict().items())
+
+
+def test_calibrated():
+    scores = torch.tensor([1.0, 3.0, 5.0])
+    torch.testing.assert_close(calibrated(scores, 3.0, 2.0), torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])))
+    assert calibrated(scores, 3.0, 0.0).isfinite().all()

@@ -1,0 +1,136 @@
+"""The training iteration: losses, order of work, and work that is not done twice."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastsquid.config import preset
+from fastsquid.model import Detector
+from fastsquid.training import Trainer, generator_loss
+
+
+def trainer(**changes):
+    trainer = Trainer(Detector(preset("digits", width=2, slots=8, **changes)))
+    trainer.detector.train()
+    return trainer
+
+
+class Watch:
+    """Counts passes of every network, and whether the generator's built a graph."""
+
+    def __init__(self, trainer):
+        self.calls = {"encoder": 0, "student": 0, "teacher": 0, "discriminator": 0}
+        self.graphs = []
+        generator = trainer.detector.generator
+        for name in ("encoder", "student", "teacher"):
+            getattr(generator, name).register_forward_hook(lambda *a, name=name: self.count(name))
+        trainer.detector.discriminator.register_forward_hook(lambda *a: self.count("discriminator"))
+        generator.register_forward_hook(lambda m, inputs, out: self.graphs.append(out.student.requires_grad))
+
+    def count(self, name):
+        self.calls[name] += 1
+
+
+@pytest.mark.parametrize("order, graphs", [("separate", [False, True, False, False, True, False]),
+                                           ("shared", [True, False, True, False])])
+def test_work_is_not_done_twice(order, graphs):
+    t = trainer(order=order)
+    watch = Watch(t)
+    for iteration in range(4):
+        t.step(torch.rand(3, 1, 48, 48), iteration)
+    assert watch.graphs == graphs
+    # Teacher only where the generator steps; D: image and reconstruction each time, once more for the generator.
+    assert watch.calls == {"encoder": len(graphs), "student": len(graphs), "teacher": 2, "discriminator": 4 * 2 + 2}
+
+
+def test_scoring_runs_no_teacher():
+    t = trainer()
+    watch = Watch(t)
+    t.detector.eval().scores(torch.rand(3, 1, 48, 48))
+    assert watch.calls == {"encoder": 1, "student": 1, "teacher": 0, "discriminator": 2} and watch.graphs == [False]
+
+
+@pytest.mark.parametrize("order", ["separate", "shared"])
+def test_who_moves_when(order):
+    t = trainer(order=order)
+
+    def step(iteration):
+        before = {n: v.clone() for n, v in t.detector.state_dict().items()}
+        t.step(torch.rand(3, 1, 48, 48), iteration)
+        return {n for n, v in t.detector.state_dict().items() if not torch.equal(v, before[n])}
+
+    first, second = step(0), step(1)
+    parameters = {n for n, _ in t.detector.named_parameters()}
+    assert any(n.startswith("discriminator") for n in first & parameters) and any(n.startswith("generator") for n in first & parameters)
+    assert {n.split(".")[0] for n in second & parameters} == {"discriminator"}
+    # The queue is written after the generator's step only; its BatchNorm moves in both.
+    assert "generator.inpaint.memory.bank" in first and "generator.inpaint.memory.bank" not in second
+    assert "generator.encoder.blocks.0.conv1.1.running_mean" in second
+    assert t.detector.generator.inpaint.memory.pointer == 3
+
+
+def test_the_generator_meets_the_updated_discriminator():
+    t = trainer(shift=0.0)
+    seen = []
+    t.detector.discriminator.register_forward_pre_hook(lambda m, inputs: seen.append(m.logit.weight.clone()))
+    t.step(torch.rand(3, 1, 48, 48), 0)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_the_generators_step_leaves_the_discriminator_alone():
+    t = trainer()
+    t.step(torch.rand(3, 1, 48, 48), 0)
+    after_own = [p.grad.clone() for p in t.detector.discriminator.parameters()]
+    out = t.generator(torch.rand(3, 1, 48, 48), teacher=True)
+    loss, _ = generator_loss(t.config, torch.rand(3, 1, 48, 48), out, t.discriminator(out.student))
+    loss.backward(inputs=t.generator_parameters)
+    assert all(torch.equal(a, p.grad) for a, p in zip(after_own, t.detector.discriminator.parameters()))
+
+
+def test_losses_are_the_papers():
+    t = trainer()
+    images = torch.rand(3, 1, 48, 48)
+    out = t.generator(images, teacher=True)
+    logits = t.discriminator(out.student)
+    loss, parts = generator_loss(t.config, images, out, logits)
+    distillation = sum(((a - b) ** 2).mean() for a, b in zip(out.teacher_levels, out.student_levels))
+    expected = (10 * F.mse_loss(out.student, images) + 0.01 * F.mse_loss(out.teacher, images) + 0.001 * distillation
+                + 0.005 * F.softplus(-logits).mean())
+    torch.testing.assert_close(loss, expected)
+    assert len(out.teacher_levels) == 3
+    torch.testing.assert_close(parts["distillation"], distillation)
+
+
+def test_learning_rates():
+    t = trainer(lr=1e-4, lr_final=2e-5, epochs=200)
+    assert t.set_epoch(0) == pytest.approx(1e-4) and t.set_epoch(200) == pytest.approx(2e-5)
+    assert t.set_epoch(100) == pytest.approx(6e-5)
+    assert t.set_epoch(50) == pytest.approx(2e-5 + 4e-5 * (1 + math.cos(math.pi / 4)))
+    assert t.discriminator_optimizer.param_groups[0]["lr"] == t.generator_optimizer.param_groups[0]["lr"]
+    t = trainer(decay_discriminator=False, lr=1e-4)
+    t.set_epoch(25)
+    assert t.discriminator_optimizer.param_groups[0]["lr"] == 1e-4 > t.generator_optimizer.param_groups[0]["lr"]
+    assert t.generator_optimizer.param_groups[0]["weight_decay"] == 1e-5
+    assert t.discriminator_optimizer.param_groups[0]["weight_decay"] == 0
+
+
+def test_images_reach_the_networks_in_the_models_range():
+    for values, low in (("unit", 0.0), ("symmetric", -1.0)):
+        t = trainer(value_range=values)
+        seen = []
+        t.detector.discriminator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+        t.step(torch.zeros(2, 1, 48, 48), 1)
+        assert (seen[0] == low).all()
+
+
+def test_compiled_iteration_is_the_eager_one():
+    losses = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        t = Trainer(Detector(preset("digits", width=2, slots=8, shortcut=1.0)), compile=compile)
+        t.detector.train()
+        images = torch.rand(3, 1, 48, 48)
+        losses.append([t.step(images, i)["discriminator"] for i in range(3)])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-6)
