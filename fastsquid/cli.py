@@ -4,10 +4,8 @@ import argparse
 import difflib
 import errno
 import sys
-import warnings
 
 import torch
-from PIL import Image
 
 from .errors import UserError
 
@@ -53,8 +51,6 @@ def choose_device(name):
 
 def run_command(main):
     """Runs a command's main(); it returns an exit code or None. Bad input ends in one line and exit code 2."""
-    # Images of that size are refused by name; Pillow's own warning would be a second voice.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         code = main() or 0
     except UserError as error:

@@ -12,8 +12,8 @@ class SpaceAwareMemory(nn.Module):
     """Replaces each query by a weighted sum of the few most similar slots of its own region.
 
     A `matrix` is a learned bank, initialised uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
-    features, first in first out: a training-mode forward notes its input, and `commit()` writes the noted one, once.
-    A second forward, an evaluation or a pass for a discriminator alone therefore writes nothing unless committed.
+    features, first in first out: `commit()` writes the input of the latest forward, if that was in training mode, once.
+    A second forward, an evaluation or a pass for a discriminator alone therefore writes nothing by itself.
 
     Args:
         num_regions: R, places that each have a bank of their own.
@@ -79,8 +79,8 @@ class SpaceAwareMemory(nn.Module):
                                    self.filled if self.kind == "queue" else None, impl=self.impl)
         with torch.no_grad():
             self.reads += (weights != 0).sum(0)
-        if self.training and self.kind == "queue":
-            self._noted = x.detach()
+        if self.kind == "queue":
+            self._noted = x.detach() if self.training else None
         if not (return_weights or return_indices):
             return out
         result = [out]
@@ -94,10 +94,10 @@ class SpaceAwareMemory(nn.Module):
 
     @torch.no_grad()
     def commit(self):
-        """Writes the features of the latest training-mode forward into a queue, all regions alike, and forgets them.
+        """Writes the queries of the latest forward into a queue, all regions alike, and forgets them.
 
-        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Without a noted
-        forward, and for a matrix, nothing happens.
+        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens if
+        the latest forward was an evaluation or is written already, nor for a matrix.
         """
         if self._noted is None:
             return

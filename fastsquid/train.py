@@ -28,6 +28,7 @@ from .data.images import to_unit
 from .errors import UserError
 from .evaluation import calibrate, evaluate_run, print_table, score_images, validate
 from .files import replacing, write_json
+from .metrics import require_both_classes
 from .model import Detector
 from .training import Trainer
 
@@ -46,6 +47,9 @@ def main(arguments=None):
     data = open_data(run["data"], config.image_size, run["seed"], run["skip_unreadable"])
     if "train" not in data:
         raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
+    for name in ("val", "test"):
+        if name in data and data[name].labels is not None:
+            require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
     skipped = sum(split.skipped for split in data.values())
     if skipped:
         print(f"skipped {skipped} unreadable images", file=sys.stderr)

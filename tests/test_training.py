@@ -1,5 +1,6 @@
 """The training iteration: losses, order of work, and work that is not done twice."""
 
+import functools
 import math
 
 import pytest
@@ -125,7 +126,10 @@ def test_images_reach_the_networks_in_the_models_range():
         assert (seen[0] == low).all()
 
 
-def test_compiled_iteration_is_the_eager_one():
+@pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
+def test_compiled_iteration_is_the_eager_one(monkeypatch):
+    # Traced and differentiated ahead of time, but not compiled to C++, which takes a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     losses = []
     for compile in (False, True):
         torch.manual_seed(0)

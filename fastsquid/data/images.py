@@ -123,7 +123,7 @@ def _grey_square(image, size):
     if image.mode in _EIGHT_BIT:
         if image.mode == "P":
             image = image.convert("RGBA")  # straight to L, Pillow warns of transparency
-        return np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))
+        return np.array(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))  # writable, for torch
     if image.mode not in _SIXTEEN_BIT:
         raise ValueError(f"Pillow's mode {image.mode} is neither 8-bit nor 16-bit grey nor colour")
     image = image.convert("F")

@@ -1,0 +1,68 @@
+"""What is installed: versions agree, imports are light, nothing needs Triton, arrows point one way."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fastsquid
+
+PACKAGE = Path(fastsquid.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+
+def test_versions_agree():
+    assert re.search(r'version="(.*?)"', (ROOT / "setup.py").read_text()).group(1) == fastsquid.__version__
+    assert f"## {fastsquid.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_package_is_installed():
+    packages = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "fastsquid").rglob("__init__.py")}
+    listed = set(re.findall(r'"(fastsquid[.\w]*)"', re.search(r"packages=\[.*?\]", (ROOT / "setup.py").read_text()).group()))
+    assert listed == packages | {"fastsquid.kernels"}
+
+
+def test_import_without_triton_changes_nothing():
+    code = """
+import os, sys, warnings
+sys.modules["triton"] = None  # an import of it now fails
+before = dict(os.environ), list(sys.path), list(warnings.filters)
+import torch
+after_torch = dict(os.environ), list(sys.path), list(warnings.filters)
+import fastsquid, fastsquid.train, fastsquid.evaluate, fastsquid.score, fastsquid.kernels
+assert (dict(os.environ), list(sys.path)) == after_torch[:2]
+memory = fastsquid.SpaceAwareMemory(2, 8, 4)
+assert memory(torch.ones(1, 2, 4)).shape == (1, 2, 4)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def imports(path):
+    """Modules of fastsquid that a file imports, at the top or inside."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("fastsquid")}
+
+
+def test_arrows_point_one_way():
+    """commands -> model -> modules -> ops -> kernels."""
+    commands = {f"fastsquid.{name}" for name in ("train", "evaluate", "score")}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+        found = imports(path)
+        assert not found & commands, f"{name} imports a command"
+        if name.startswith("fastsquid.ops"):
+            assert not {f for f in found if not f.startswith(("fastsquid.ops", "fastsquid.kernels"))}, name
+        if name in ("fastsquid.memory", "fastsquid.inpainting", "fastsquid.networks"):
+            assert not found & {"fastsquid.model", "fastsquid.training", "fastsquid.checkpoint", "fastsquid.data"}, name
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert "fastsquid" not in {n.split(".")[0] for n in re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.M)}
+        assert "autograd" not in path.read_text()

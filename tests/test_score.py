@@ -1,0 +1,163 @@
+"""The score and evaluate commands on a trained run."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastsquid import evaluate, score, train
+from fastsquid.checkpoint import load_run
+from fastsquid.data import read_image, to_unit
+from fastsquid.model import SCORES
+
+XRAYS = Path(__file__).parent / "data" / "xrays"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train.main(["--data", str(XRAYS), "--preset", "simsid-small", "--width", "4", "--slots", "8", "--batch-size", "3", "--epochs", "2",
+                "--lr", "1e-3", "--out", str(folder)])
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_an_image(run, tmp_path, command):
+    out = tmp_path / "scores.csv"
+    assert command(score.main, run, XRAYS / "test", "--out", out)[0] == 0
+    rows = rows_of(out)
+    assert list(rows[0]) == ["name", *SCORES, "calibrated", "error"]
+    assert [row["name"] for row in rows] == ["0000.jpeg", "0001.jpeg", "0002.jpeg", "0003.jpeg"]
+    # The same numbers one image at a time, straight from the detector.
+    detector, _, state, name = load_run(run)
+    calibration = state[name]["calibration"]["discriminator"]
+    for row in rows:
+        image = to_unit(torch.from_numpy(read_image(XRAYS / "test" / row["name"], 64))[None, None])
+        alone, _ = detector.scores(image)
+        for key in SCORES:
+            assert float(row[key]) == pytest.approx(alone[key].item(), abs=1e-5)
+        expected = 1 / (1 + np.exp(-(alone["discriminator"].item() - calibration["mean"]) / calibration["std"]))
+        assert float(row["calibrated"]) == pytest.approx(expected, abs=1e-3) and row["error"] == ""
+
+
+def test_batch_size_does_not_matter(run, tmp_path, command):
+    for size in (1, 3, 64):
+        assert command(score.main, run, XRAYS, "--out", tmp_path / f"{size}.csv", "--batch-size", size)[0] == 0
+    one, three, all_of_them = (rows_of(tmp_path / f"{size}.csv") for size in (1, 3, 64))
+    assert len(one) == 20 and len({row["name"] for row in one}) == 20
+    for rows in (three, all_of_them):
+        for a, b in zip(one, rows):
+            assert a["name"] == b["name"] and all(abs(float(a[key]) - float(b[key])) <= 1e-5 for key in SCORES)
+
+
+def test_several_arguments_keep_their_paths(run, tmp_path, command):
+    image = XRAYS / "test" / "0000.jpeg"
+    assert command(score.main, run, XRAYS / "val", image, "--out", tmp_path / "s.csv")[0] == 0
+    names = [row["name"] for row in rows_of(tmp_path / "s.csv")]
+    assert len(names) == 7 and all(Path(name).exists() for name in names) and names[-1] == image.as_posix()
+
+
+def test_sixteen_bit_images_score_like_eight_bit_ones(run, tmp_path, command):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with Image.open(XRAYS / "test" / "0000.jpeg") as image:
+        grey = np.asarray(image.convert("L"))
+    Image.fromarray(grey).save(folder / "eight.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen.png")
+    assert command(score.main, run, folder, "--out", tmp_path / "s.csv")[0] == 0
+    eight, sixteen = rows_of(tmp_path / "s.csv")
+    assert float(eight["residual"]) == pytest.approx(float(sixteen["residual"]), rel=1e-2)
+
+
+def test_an_unreadable_image_is_a_row_and_exit_code_1(run, tmp_path, command):
+    folder = shutil.copytree(XRAYS / "test", tmp_path / "images")
+    (folder / "0001.jpeg").write_bytes(b"")
+    (folder / "0002.jpeg").write_bytes((folder / "0002.jpeg").read_bytes()[:3000])
+    code, _, err = command(score.main, run, folder, "--out", tmp_path / "s.csv")
+    rows = rows_of(tmp_path / "s.csv")
+    assert code == 1 and "2 of 4 images could not be read" in err
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False]
+    assert all(bool(row["error"]) != bool(row["residual"]) for row in rows) and "0001.jpeg" in rows[1]["error"]
+
+
+def test_nothing_is_written_of_a_refused_call(run, tmp_path, refused):
+    out = tmp_path / "out" / "s.csv"
+    out.parent.mkdir()
+    (tmp_path / "empty").mkdir()
+    assert "nowhere does not exist" in refused(score.main, run, "nowhere", "--out", out)
+    assert "empty holds no images" in refused(score.main, run, tmp_path / "empty", "--out", out)
+    assert "is not a run folder" in refused(score.main, tmp_path, XRAYS, "--out", out)
+    assert "did you mean --out" in refused(score.main, run, XRAYS, "--ou", out)
+    assert "at least 1" in refused(score.main, run, XRAYS, "--out", out, "--batch-size", 0)
+    assert not list(out.parent.iterdir())
+    assert str(tmp_path / "missing") in refused(score.main, run, XRAYS, "--out", tmp_path / "missing" / "s.csv")
+
+
+def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
+    out = tmp_path / "s.csv"
+    out.write_text("old")
+    result = subprocess.run([sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out], capture_output=True, text=True,
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)))
+    assert result.returncode == 2 and "the disk is full" in result.stderr and result.stderr.count("\n") == 1
+    assert out.read_text() == "old" and os.listdir(tmp_path) == ["s.csv"]
+
+
+def test_evaluate(run, tmp_path, command):
+    code, out, _ = command(evaluate.main, run, "--json", tmp_path / "e.json", "--out", tmp_path / "pictures")
+    assert code == 0 and "val split: 3 normal, 3 abnormal; best checkpoint" in out
+    result = json.loads((tmp_path / "e.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert result["scores"] == summary["scores"] and result["split"] == summary["split"] == "val"
+    assert tuple(result["scores"]) == SCORES
+    assert sorted(os.listdir(tmp_path / "pictures")) == ["precision_recall.png", "roc.png"]
+    code, out, _ = command(evaluate.main, run, "--checkpoint", "last", "--out", tmp_path / "pictures")
+    assert code == 0 and "last checkpoint, epoch 2" in out
+
+
+def test_evaluate_of_other_data_keeps_the_validation_threshold(run, tmp_path, command):
+    code, _, _ = command(evaluate.main, run, "--data", XRAYS / "train", "--json", tmp_path / "e.json", "--out", tmp_path)
+    assert code == 0
+    result, summary = json.loads((tmp_path / "e.json").read_text()), json.loads((run / "summary.json").read_text())
+    assert result["split"] == "test" and result["images"] == {"normal": 8, "abnormal": 2}
+    for name in SCORES:
+        thresholds = [r["scores"][name]["validation_threshold"]["threshold"] for r in (result, summary)]
+        assert thresholds[0] == thresholds[1]
+
+
+def test_evaluate_refuses(run, tmp_path, refused):
+    assert "no labelled images" in refused(evaluate.main, run, "--data", XRAYS / "test", "--out", tmp_path)
+    only = shutil.copytree(XRAYS / "val" / "NORMAL", tmp_path / "data" / "test" / "NORMAL").parent.parent
+    assert "has no abnormal ones" in refused(evaluate.main, run, "--data", only, "--out", tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()
+    assert "nowhere" in refused(evaluate.main, run, "--data", "nowhere")
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path, command, monkeypatch, refused):
+    folder = tmp_path / "run"
+    arguments = ["--data", XRAYS / "train" / "NORMAL", "--preset", "simsid-small", "--width", "4", "--slots", "8", "--epochs", "2",
+                 "--out", folder]
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, "_finish", stop)
+    assert command(train.main, *arguments)[0] == 130
+    assert "has none by validation AUC; use --checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
+    code, _, err = command(score.main, folder, XRAYS / "test", "--out", tmp_path / "s.csv")
+    assert code == 0 and "not calibrated" in err
+    assert all(row["calibrated"] == "" and row["residual"] for row in rows_of(tmp_path / "s.csv"))
+    shutil.rmtree(next(folder.glob("checkpoint-*")))
+    assert "has no checkpoint yet" in refused(score.main, folder, XRAYS / "test")
