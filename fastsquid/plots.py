@@ -87,7 +87,7 @@ def gallery(images, reconstructions, titles, boxes, path):
     for column in range(count):
         for row, (picture, options) in enumerate([(images, dict(cmap="gray", vmax=1)), (reconstructions, dict(cmap="gray", vmax=1)),
                                                   (differences, dict(cmap="inferno", vmax=top))]):
-            grid[row, column].imshow(picture[column], vmin=0, **options)
+            grid[row, column].imshow(picture[column], vmin=0, interpolation="nearest", **options)
             grid[row, column].set(xticks=[], yticks=[])
         grid[0, column].set_title(titles[column], fontsize=8)
         if boxes is not None:

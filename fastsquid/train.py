@@ -164,7 +164,9 @@ class Run:
         _print_line(line, self.config.epochs, better)
 
     def _finish(self):
-        self.state["last"]["calibration"] = calibrate(self.detector, self.images)
+        best, last = self.state["best"], self.state["last"]
+        same = best is not None and best["epoch"] == last["epoch"]
+        last["calibration"] = best["calibration"] if same else calibrate(self.detector, self.images)
         self.state["finished"] = True
         self._save()
 
@@ -215,7 +217,8 @@ def draw_gallery(detector, split, calibration, path):
         normal, abnormal = (np.flatnonzero(split.labels.numpy() == label) for label in (0, 1))
         if split.kinds is not None:  # one of every kind
             kinds = np.asarray(split.kinds)
-            abnormal = np.array([np.flatnonzero(kinds == kind)[0] for kind in sorted(set(kinds[abnormal]))])
+            abnormal = np.array([of_kind[len(of_kind) // 2] for kind in sorted(set(kinds[abnormal]))
+                                 for of_kind in [np.flatnonzero(kinds == kind)]])
         chosen = np.concatenate([part[np.linspace(0, len(part) - 1, min(4, len(part))).astype(int)] for part in (normal, abnormal)])
     images = split.images[torch.as_tensor(chosen)]
     scores, reconstructions = score_images(detector, images)
