@@ -10,7 +10,7 @@ train: .venv/ready
 test: .venv/ready
 	.venv/bin/python -m pytest $(ARGS)
 
-.venv/ready: setup.py constraints.txt Makefile
+.venv/ready: setup.py pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -31,6 +31,12 @@ class CheckpointError(UserError):
     """A run folder or checkpoint that is missing, damaged or of another configuration."""
 
 
+def refuse_existing(folder):
+    """Raises UserError if a new run's folder exists."""
+    if Path(folder).exists():
+        raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
+
+
 def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
     """Makes a run folder with its config.json, in one step.
 
@@ -38,15 +44,24 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
         UserError: the folder exists.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
+    refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        write_json(temporary / "config.json", {
-            "format": FORMAT, "fastsquid": __version__, "torch": torch.__version__, "data": data, "seed": seed,
-            "skip_unreadable": skip_unreadable, "fingerprint": fingerprint, "config": config.to_dict()})
+        write_json(
+            temporary / "config.json",
+            {
+                "format": FORMAT,
+                "fastsquid": __version__,
+                "torch": torch.__version__,
+                "data": data,
+                "seed": seed,
+                "skip_unreadable": skip_unreadable,
+                "fingerprint": fingerprint,
+                "config": config.to_dict(),
+            },
+        )
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -57,13 +72,20 @@ def read_run(folder):
     """config.json of a run folder, with `config` as a `Config`."""
     folder = Path(folder)
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file, not a run folder: give the folder that fastsquid.train wrote "
-                              "(checkpoints of other programs are never opened, since pickles can run code)")
+        raise CheckpointError(
+            f"{folder} is a file, not a run folder: give the folder that fastsquid.train wrote "
+            "(checkpoints of other programs are never opened, since pickles can run code)"
+        )
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is not a run folder: it has no config.json; give the folder that fastsquid.train wrote")
+        raise CheckpointError(
+            f"{folder} is not a run folder: it has no config.json; give the folder that fastsquid.train wrote"
+        )
     run = _read_json(folder / "config.json")
     if not isinstance(run, dict) or run.get("format") != FORMAT or not isinstance(run.get("config"), dict):
         raise CheckpointError(f"{folder / 'config.json'} is not a configuration of this version of fastsquid")
+    missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
+    if missing:
+        raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
     return {**run, "config": Config.from_dict(run["config"])}
 
 
@@ -86,14 +108,15 @@ def load_run(folder, which=None, impl="auto", device="cpu"):
     state = read_state(latest, run["config"])
     name = which or ("best" if state["best"] else "last")
     if state[name] is None:
-        raise CheckpointError(f"{folder} has no {name} checkpoint" + (": it has none by validation AUC; use --checkpoint last"
-                                   if name == "best" else f" of a whole epoch: go on with python -m fastsquid.train --resume {folder}"))
+        raise CheckpointError(
+            f"{folder} has no best checkpoint, since none was chosen by validation AUC: use --checkpoint last"
+        )
     detector = Detector(run["config"], impl)
     load_detector(detector, latest, state, name)
     return detector.to(device).eval(), run, state, name
 
 
-def save_checkpoint(folder, state, last, optimizers, best=None):
+def save_checkpoint(folder, state, last, optimizers, new_best=False):
     """Writes the next checkpoint and removes the one before it.
 
     Args:
@@ -101,7 +124,7 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
         state: JSON-able dict; `config` must be in it.
         last: state dict of the detector as it is.
         optimizers: dict of optimizers by name.
-        best: state dict of a new best detector, or None to keep the previous checkpoint's.
+        new_best: this is the best detector so far; else the previous checkpoint's best is kept.
     """
     folder = Path(folder)
     previous = _checkpoints(folder)
@@ -111,14 +134,19 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        digests = {"last": _write_tensors(temporary / "last.safetensors", last),
-                   "optimizer": _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizers))}
-        if best is not None:
-            digests["best"] = _write_tensors(temporary / "best.safetensors", best)
+        digests = {
+            "last": _write_tensors(temporary / "last.safetensors", last),
+            "optimizer": _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizers)),
+        }
+        if new_best:
+            _link(temporary / "last.safetensors", temporary / "best.safetensors")
+            digests["best"] = digests["last"]
         elif previous and (previous[-1] / "best.safetensors").exists():
             _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
             digests["best"] = _read_json(previous[-1] / "state.json")["sha256"]["best"]
-        write_json(temporary / "state.json", {**state, "sha256": digests})
+        state = {**state, "sha256": digests}
+        write_json(temporary / "state.json", {**state, "state_sha256": _digest(state)})
+        _sync(temporary)
         os.rename(temporary, new)
         _sync(folder)
     except BaseException:
@@ -132,19 +160,25 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
 def latest_checkpoint(folder):
     """Path of a run's newest checkpoint, or None before the first."""
     checkpoints = _checkpoints(Path(folder))
+    if not checkpoints and (broken := sorted(Path(folder).glob("checkpoint-*"))):
+        raise CheckpointError(f"{broken[-1]} is damaged: it has no state.json; use another copy of the run")
     return checkpoints[-1] if checkpoints else None
 
 
 def read_state(checkpoint, config):
     """state.json of a checkpoint, refused where it was made with another configuration."""
     state = _read_json(checkpoint / "state.json")
-    if not isinstance(state, dict) or not isinstance(state.get("config"), dict) or "sha256" not in state:
-        raise CheckpointError(f"{checkpoint / 'state.json'} is damaged: it is not a checkpoint's state")
+    if not isinstance(state, dict) or state.pop("state_sha256", None) != _digest(state):
+        raise CheckpointError(
+            f"{checkpoint / 'state.json'} is damaged: its checksum is not the one in it; use another copy of the run"
+        )
     ours = config.to_dict()
     for name in sorted(set(ours) | set(state["config"])):
         if ours.get(name) != state["config"].get(name):
-            raise CheckpointError(f"{checkpoint} is from another configuration: {name} is {state['config'].get(name)!r} "
-                                  f"there and {ours.get(name)!r} in the run's config.json")
+            raise CheckpointError(
+                f"{checkpoint} is from another configuration: {name} is {state['config'].get(name)!r} "
+                f"there and {ours.get(name)!r} in the run's config.json"
+            )
     return state
 
 
@@ -158,7 +192,9 @@ def read_tensors(checkpoint, state, name):
     if hashlib.sha256(data).hexdigest() != state["sha256"].get(name):
         if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise CheckpointError(f"{path} is a pickle, not safetensors: pickles can run code and are never opened")
-        raise CheckpointError(f"{path} is damaged: its checksum is not the one in state.json; use another copy of the run")
+        raise CheckpointError(
+            f"{path} is damaged: its checksum is not the one in state.json; use another copy of the run"
+        )
     try:
         return load(data)
     except SafetensorError as error:
@@ -170,7 +206,9 @@ def load_detector(detector, checkpoint, state, name):
     try:
         detector.load_state_dict(read_tensors(checkpoint, state, name))
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint} does not fit the run's configuration: {str(error).splitlines()[-1].strip()}") from None
+        raise CheckpointError(
+            f"{checkpoint} does not fit the run's configuration: {str(error).splitlines()[-1].strip()}"
+        ) from None
 
 
 def load_optimizers(optimizers, checkpoint, state):
@@ -185,9 +223,18 @@ def load_optimizers(optimizers, checkpoint, state):
         optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _digest(state):
+    """sha256 of a JSON document, whatever its layout on disk."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _optimizer_tensors(optimizers):
-    return {f"{name}.{index}.{field}": tensor for name, optimizer in optimizers.items()
-            for index, fields in optimizer.state_dict()["state"].items() for field, tensor in fields.items()}
+    return {
+        f"{name}.{index}.{field}": tensor
+        for name, optimizer in optimizers.items()
+        for index, fields in optimizer.state_dict()["state"].items()
+        for field, tensor in fields.items()
+    }
 
 
 def _write_tensors(path, tensors):

@@ -3,11 +3,13 @@
 import argparse
 import difflib
 import errno
+import os
 import sys
 
 import torch
 
 from .errors import UserError
+from .ops.dispatch import ImplementationError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -16,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, with the nearest name for an unknown option."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         raise UserError(message)
@@ -27,25 +29,35 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
             near = difflib.get_close_matches(name, known, 1)
-            raise UserError(f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help"))
+            raise UserError(
+                f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help")
+            )
         return namespace
 
 
 def add_device_options(parser):
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--impl", default="auto", choices=["auto", "triton", "torch"],
-                        help="implementation of memory read and neighbor attention")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: auto, a GPU if there is one")
+    parser.add_argument(
+        "--impl",
+        default="auto",
+        choices=["auto", "triton", "torch"],
+        help="implementation of memory read and neighbor attention; auto: Triton where it can run",
+    )
 
 
 def choose_device(name):
     """The torch device that a name stands for, or a UserError that says why it is not to be had."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}): use cpu or auto") from None
+        raise UserError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}): use cpu or auto"
+        ) from None
     return device
 
 
@@ -53,8 +65,11 @@ def run_command(main):
     """Runs a command's main(); it returns an exit code or None. Bad input ends in one line and exit code 2."""
     try:
         code = main() or 0
-    except UserError as error:
+    except (UserError, ImplementationError) as error:
         code = _fail(str(error))
+    except BrokenPipeError:  # the reader of our output has gone; what goes into files is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in _FULL:

@@ -41,31 +41,45 @@ class Config:
     grid: int = _option(2, "patches a side: the image is cut into grid x grid patches")
     discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
     value_range: Literal["unit", "symmetric"] = _option(
-        "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh")
+        "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh"
+    )
 
     # Memory (SQUID 3.2, SimSID 3.2)
-    memory: Literal["queue", "matrix"] = _option("queue", "kind of the in-painting memory; decoder memories are matrices")
+    memory: Literal["queue", "matrix"] = _option(
+        "queue", "kind of the in-painting memory; decoder memories are matrices"
+    )
     slots: int = _option(200, "slots a region in every memory")
     top_k: int = _option(5, "active slots a query")
     selection: Literal["exact", "published"] = _option(
-        "exact", "exact = top_k slots, ties to the lowest index; published = slots strictly above the top_k-th")
+        "exact", "exact = top_k slots, ties to the lowest index; published = slots strictly above the top_k-th"
+    )
     shrinkage: Literal["gumbel", "hard", "none"] = _option(
-        "gumbel", "gumbel = top-k with straight-through gradient; hard = dots above shrink_threshold; none = softmax")
+        "gumbel", "gumbel = top-k with straight-through gradient; hard = dots above shrink_threshold; none = softmax"
+    )
     shrink_threshold: float = _option(0.0025, "threshold of hard shrinkage")
     memory_scope: Literal["patch", "global"] = _option("patch", "in-painting memory: a bank a patch, or one for all")
     decoder_memory: int = _option(2, "number of deepest student levels followed by a memory; 0 = none")
     decoder_scope: Literal["patch", "subwindow", "global"] = _option(
-        "subwindow", "decoder memories: a bank a patch, a bank a 2x2 sub-window shared by all patches, or one for all")
+        "subwindow", "decoder memories: a bank a patch, a bank a 2x2 sub-window shared by all patches, or one for all"
+    )
 
     # In-painting block (SQUID 3.3, SimSID 3.3)
     inpainting: Literal["transformer", "convolution", "memory", "off"] = _option(
-        "transformer", "what follows the memory read in the in-painting block: a transformer layer, a 3x3 convolution "
-        "over the patch grid, nothing (memory), or no block at all (off)")
-    border: Literal["pad", "mask"] = _option("pad", "neighbours outside the image: a key of logit 0 and value 0, or none")
+        "transformer",
+        "what follows the memory read in the in-painting block: a transformer layer, a 3x3 convolution "
+        "over the patch grid, nothing (memory), or no block at all (off)",
+    )
+    border: Literal["pad", "mask"] = _option(
+        "pad", "neighbours outside the image: a key of logit 0 and value 0, or none"
+    )
     heads: int = _option(8, "attention heads of the transformer layer")
     ff_dropout: float = _option(0.0, "dropout in the transformer's feed-forward layer")
-    shortcut: float = _option(0.95, "probability that a cell takes the in-painted feature, not the shortcut; 1 = no shortcut")
-    patch_dropout: float = _option(0.0, "probability that an input patch is zeroed in training (pixel-level in-painting)")
+    shortcut: float = _option(
+        0.95, "probability that a cell takes the in-painted feature, not the shortcut; 1 = no shortcut"
+    )
+    patch_dropout: float = _option(
+        0.0, "probability that an input patch is zeroed in training (pixel-level in-painting)"
+    )
 
     # Generators
     skips: int = _option(2, "number of deepest decoder levels with an encoder skip; 0 = none")
@@ -80,7 +94,8 @@ class Config:
     adversarial_weight: float = _option(0.005, "weight of the generator's adversarial loss")
     discriminator_weight: float = _option(0.005, "weight of the discriminator's loss")
     order: Literal["separate", "shared"] = _option(
-        "separate", "generator forward passes an iteration: one for each network's step, or one shared by both")
+        "separate", "generator forward passes an iteration: one for each network's step, or one shared by both"
+    )
     generator_every: int = _option(2, "the generator steps in iterations 0, N, 2N, ... of an epoch")
     epochs: int = _option(200, "passes over the training images")
     batch_size: int = _option(16, "images a training step")
@@ -93,7 +108,8 @@ class Config:
     shift: float = _option(0.05, "augmentation: largest shift, as a fraction of the side")
     zoom: float = _option(0.05, "augmentation: scale between 1 - zoom and 1 + zoom")
     select: Literal["auc", "last"] = _option(
-        "auc", "best checkpoint: highest validation AUC of the discriminator score (the papers' protocol), or the last")
+        "auc", "best checkpoint: highest validation AUC of the discriminator score (the papers' protocol), or the last"
+    )
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -125,10 +141,6 @@ class Config:
         """Dimension C of a patch's token, C0/4 * h * h."""
         return self.channels // 4 * self.feature_size**2
 
-    def replace(self, **changes):
-        """A copy with some fields changed, checked again. An unknown field is refused with the nearest name."""
-        return dataclasses.replace(self, **_known(changes))
-
     def to_dict(self):
         return dataclasses.asdict(self)
 
@@ -137,17 +149,41 @@ class Config:
         return cls(**_known(values))
 
     def _check_ranges(self):
-        for name in ("image_size", "width", "levels", "grid", "discriminator_width", "slots", "top_k", "heads",
-                     "generator_every", "epochs", "batch_size"):
+        for name in (
+            "image_size",
+            "width",
+            "levels",
+            "grid",
+            "discriminator_width",
+            "slots",
+            "top_k",
+            "heads",
+            "generator_every",
+            "epochs",
+            "batch_size",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("decoder_memory", "skips", "combine"):
-            _require(0 <= getattr(self, name) <= self.levels, name, getattr(self, name),
-                     f"between 0 and levels = {self.levels}")
+            _require(
+                0 <= getattr(self, name) <= self.levels,
+                name,
+                getattr(self, name),
+                f"between 0 and levels = {self.levels}",
+            )
         for name in ("ff_dropout", "patch_dropout", "shift", "zoom", "beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(0 < self.shortcut <= 1, "shortcut", self.shortcut, "above 0 and at most 1 (1 = no shortcut)")
-        for name in ("student_weight", "teacher_weight", "distillation_weight", "adversarial_weight",
-                     "discriminator_weight", "lr", "lr_final", "weight_decay", "shrink_threshold"):
+        for name in (
+            "student_weight",
+            "teacher_weight",
+            "distillation_weight",
+            "adversarial_weight",
+            "discriminator_weight",
+            "lr",
+            "lr_final",
+            "weight_decay",
+            "shrink_threshold",
+        ):
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, value, "finite and not negative")
 
@@ -156,30 +192,49 @@ class Config:
             raise ConfigError(f"top_k = {self.top_k} is more than slots = {self.slots}: use top_k <= {self.slots}")
         step = 2**self.levels
         if self.image_size % (self.grid * step):
-            sizes = sorted({max(1, n) * self.grid * step for n in
-                            (self.image_size // (self.grid * step), self.image_size // (self.grid * step) + 1)})
+            sizes = sorted(
+                {
+                    max(1, n) * self.grid * step
+                    for n in (self.image_size // (self.grid * step), self.image_size // (self.grid * step) + 1)
+                }
+            )
             grids = [g for g in range(1, 33) if self.image_size % (g * step) == 0]
             also = f", or grid {' or '.join(map(str, grids))} with image_size {self.image_size}" if grids else ""
             raise ConfigError(
                 f"image_size = {self.image_size} cannot be cut into {self.grid} x {self.grid} patches whose side is a "
-                f"multiple of {step} (levels = {self.levels}): use image_size {' or '.join(map(str, sizes))}{also}")
+                f"multiple of {step} (levels = {self.levels}): use image_size {' or '.join(map(str, sizes))}{also}"
+            )
         if self.image_size <= 32:
             raise ConfigError(
                 f"image_size = {self.image_size} leaves the discriminator a single cell after its five stride-2 "
-                "convolutions, which has no variance to normalise an image by: use image_size 48 or more")
+                "convolutions, which has no variance to normalise an image by: use image_size 48 or more"
+            )
+        if self.patches * self.feature_size == 1:
+            raise ConfigError(
+                f"levels = {self.levels} leaves a single cell of the whole image, which a batch of one image "
+                f"cannot be normalised by: use levels <= {self.levels - 1}, or grid 2 or more"
+            )
         if self.channels % 4:
-            raise ConfigError(f"width = {self.width} gives {self.channels} channels at the encoder's output, which the "
-                              f"in-painting block must divide by 4: use width {2 * self.width} or {4 * self.width}")
+            raise ConfigError(
+                f"width = {self.width} gives {self.channels} channels at the encoder's output, which the "
+                f"in-painting block must divide by 4: use width {2 * self.width} or {4 * self.width}"
+            )
         if self.inpainting == "transformer" and self.token_dim % self.heads:
             fit = [h for h in range(1, self.token_dim + 1) if self.token_dim % h == 0 and h <= 64]
-            raise ConfigError(f"heads = {self.heads} does not divide the token dimension {self.token_dim}: "
-                              f"use heads {' or '.join(map(str, fit))}")
+            raise ConfigError(
+                f"heads = {self.heads} does not divide the token dimension {self.token_dim}: "
+                f"use heads {' or '.join(map(str, fit))}"
+            )
         if self.inpainting == "transformer" and self.border == "mask" and self.grid == 1:
-            raise ConfigError("border = mask leaves a 1 x 1 grid without any neighbour: use border pad, or grid 2 or more")
+            raise ConfigError(
+                "border = mask leaves a 1 x 1 grid without any neighbour: use border pad, or grid 2 or more"
+            )
         for name in ("decoder_memory", "skips"):
             if getattr(self, name) > self.combine:
-                raise ConfigError(f"{name} = {getattr(self, name)} reaches levels where the patches are already stitched "
-                                  f"(combine = {self.combine}): use {name} <= {self.combine}")
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} reaches levels where the patches are already stitched "
+                    f"(combine = {self.combine}): use {name} <= {self.combine}"
+                )
 
 
 def _checked(f, value):
@@ -212,8 +267,9 @@ def _known(values):
     return values
 
 
-_SIMSID = dict(memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256,
-               order="shared")
+_SIMSID = dict(
+    memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256, order="shared"
+)
 _SMALL = dict(image_size=64, width=16)
 
 PRESETS = {
@@ -227,8 +283,17 @@ PRESETS = {
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
     # DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
-    "digits": dict(image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12,
-                   lr=1e-3, select="last"),
+    "digits": dict(
+        image_size=48,
+        width=8,
+        levels=3,
+        grid=3,
+        decoder_scope="patch",
+        order="shared",
+        epochs=12,
+        lr=1e-3,
+        select="last",
+    ),
 }
 
 # Rows of Table 2 of both papers, each as what it changes in `squid` or `simsid`.

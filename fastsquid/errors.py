@@ -1,4 +1,4 @@
-"""The one kind of error a user is meant to read: a sentence that says what was wrong, where, and what would be right."""
+"""The one kind of error a user is meant to read: one sentence of what was wrong, where, and what would be right."""
 
 
 class UserError(Exception):

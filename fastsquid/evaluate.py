@@ -17,16 +17,27 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
+    )
     add_device_options(parser)
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
     source = options.data or run["data"]
-    data = open_data(source, run["config"].image_size, run["seed"], run["skip_unreadable"], splits=("val", "test"))
+    data = open_data(
+        source,
+        run["config"].image_size,
+        run["seed"],
+        options.skip_unreadable or run["skip_unreadable"],
+        splits=("val", "test"),
+    )
     result = evaluate_run(detector, data, state, name, options.out or Path(options.run) / "evaluation")
     if result["split"] is None:
-        raise UserError(f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes")
+        raise UserError(
+            f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
+        )
     print_table(result)
     if options.json:
         write_json(options.json, result)

@@ -5,13 +5,18 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import UserError
+
 
 @contextmanager
 def replacing(path, mode="w"):
     """Opens a temporary file that takes `path`'s place when the block ends well, and vanishes when it does not."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    # surrogateescape: a file name that is not UTF-8 is written as the bytes it is.
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
         with open(temporary, mode, **text) as file:
             yield file

@@ -1,4 +1,4 @@
-"""The in-painting block: each patch's feature is rebuilt from the memories of its eight neighbours (SQUID 3.3, SimSID 3.3)."""
+"""The in-painting block: a patch's feature rebuilt from its eight neighbours' memories (SQUID 3.3, SimSID 3.3)."""
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,9 @@ class NeighborTransformer(nn.Module):
         self.value_bias = nn.Parameter(torch.zeros(dim))
         self.output = nn.Linear(dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.ff = nn.Sequential(nn.Linear(dim, dim // 4), nn.Dropout(dropout), nn.ReLU(),
-                                nn.Linear(dim // 4, dim), nn.Dropout(dropout))
+        self.ff = nn.Sequential(
+            nn.Linear(dim, dim // 4), nn.Dropout(dropout), nn.ReLU(), nn.Linear(dim // 4, dim), nn.Dropout(dropout)
+        )
         # As nn.MultiheadAttention, whose three input projections are one (3 dim, dim) matrix.
         bound = (6 / (4 * dim)) ** 0.5
         nn.init.uniform_(self.query.weight, -bound, bound)
@@ -89,28 +90,40 @@ class InpaintingBlock(nn.Module):
         bits = config.patches.bit_length()
         self.reduce = nn.Sequential(nn.Conv2d(config.channels, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU())
         self.memory = SpaceAwareMemory(
-            config.patches if config.memory_scope == "patch" else 1, config.slots, config.token_dim, config.top_k,
-            config.memory, selection=config.selection, shrinkage=config.shrinkage,
-            threshold=config.shrink_threshold, impl=impl)
+            config.patches if config.memory_scope == "patch" else 1,
+            config.slots,
+            config.token_dim,
+            config.top_k,
+            config.memory,
+            selection=config.selection,
+            shrinkage=config.shrinkage,
+            threshold=config.shrink_threshold,
+            impl=impl,
+        )
         if config.inpainting == "transformer":
             self.mix = NeighborTransformer(config.token_dim, config.heads, config.border, config.ff_dropout, impl)
         elif config.inpainting == "convolution":
             self.mix = NeighborConvolution(config.token_dim)
         else:
             self.mix = None
-        self.expand = nn.Sequential(nn.Conv2d(inner + bits, config.channels, 1), nn.BatchNorm2d(config.channels), nn.ReLU())
+        self.expand = nn.Sequential(
+            nn.Conv2d(inner + bits, config.channels, 1), nn.BatchNorm2d(config.channels), nn.ReLU()
+        )
         index = torch.arange(config.patches)
         code = torch.stack([index >> bit & 1 for bit in reversed(range(bits))], dim=1)
         self.register_buffer("code", code[:, :, None, None].float(), persistent=False)  # (P, bits, 1, 1)
 
     def forward(self, features):
+        """Features (B * P, C0, h, h) -> the same shape, rebuilt; in training mode with the masked shortcut."""
         reduced = self.reduce(features)
         channels, size = reduced.shape[1:3]
         tokens = rearrange(reduced, "(b p) c h w -> b p (c h w)", p=self.grid**2)
         if self.scope == "patch":
             remembered = self.memory(tokens)
         else:
-            remembered = rearrange(self.memory(rearrange(tokens, "b p c -> (b p) 1 c")), "(b p) 1 c -> b p c", p=self.grid**2)
+            remembered = rearrange(
+                self.memory(rearrange(tokens, "b p c -> (b p) 1 c")), "(b p) 1 c -> b p c", p=self.grid**2
+            )
         if self.mix is not None:
             as_grid = [rearrange(t, "b (i j) c -> b i j c", i=self.grid) for t in (tokens, remembered)]
             remembered = rearrange(self.mix(*as_grid), "b i j c -> b (i j) c")

@@ -12,8 +12,9 @@ class SpaceAwareMemory(nn.Module):
     """Replaces each query by a weighted sum of the few most similar slots of its own region.
 
     A `matrix` is a learned bank, initialised uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
-    features, first in first out: `commit()` writes the input of the latest forward, if that was in training mode, once.
-    A second forward, an evaluation or a pass for a discriminator alone therefore writes nothing by itself.
+    features, first in first out: `commit()` writes the queries of the latest training-mode forward, once. A second
+    forward, an evaluation or a pass for a discriminator alone therefore writes nothing; the last, which needs no
+    gradients, does not take the place of one with gradients either.
 
     Args:
         num_regions: R, places that each have a bank of their own.
@@ -32,8 +33,19 @@ class SpaceAwareMemory(nn.Module):
     State: `bank` (R, N, C), float; for a queue also `pointer` and `filled`, int64 scalars.
     """
 
-    def __init__(self, num_regions, num_slots, slot_dim, top_k=5, kind="matrix", *, selection="exact",
-                 shrinkage="gumbel", threshold=0.0025, impl="auto"):
+    def __init__(
+        self,
+        num_regions,
+        num_slots,
+        slot_dim,
+        top_k=5,
+        kind="matrix",
+        *,
+        selection="exact",
+        shrinkage="gumbel",
+        threshold=0.0025,
+        impl="auto",
+    ):
         super().__init__()
         for name, value in dict(num_regions=num_regions, num_slots=num_slots, slot_dim=slot_dim, top_k=top_k).items():
             if value < 1:
@@ -45,7 +57,13 @@ class SpaceAwareMemory(nn.Module):
         _one_of("shrinkage", shrinkage, ("gumbel", "hard", "none"))
         _one_of("impl", impl, ("auto", "triton", "torch"))
         self.num_regions, self.num_slots, self.slot_dim, self.top_k = num_regions, num_slots, slot_dim, top_k
-        self.kind, self.selection, self.shrinkage, self.threshold, self.impl = kind, selection, shrinkage, threshold, impl
+        self.kind, self.selection, self.shrinkage, self.threshold, self.impl = (
+            kind,
+            selection,
+            shrinkage,
+            threshold,
+            impl,
+        )
         if kind == "matrix":
             bound = slot_dim**-0.5
             self.bank = nn.Parameter(torch.empty(num_regions, num_slots, slot_dim).uniform_(-bound, bound))
@@ -73,14 +91,24 @@ class SpaceAwareMemory(nn.Module):
             ValueError: x is not (B, num_regions, slot_dim).
         """
         if x.dim() != 3 or x.shape[1:] != (self.num_regions, self.slot_dim):
-            raise ValueError(f"SpaceAwareMemory expects queries of shape (B, {self.num_regions}, {self.slot_dim}), "
-                             f"got {tuple(x.shape)}")
-        out, weights = memory_read(x, self.bank, self.top_k, self.selection, self.shrinkage, self.threshold,
-                                   self.filled if self.kind == "queue" else None, impl=self.impl)
+            raise ValueError(
+                f"SpaceAwareMemory expects queries of shape (B, {self.num_regions}, {self.slot_dim}), "
+                f"got {tuple(x.shape)}"
+            )
+        out, weights = memory_read(
+            x,
+            self.bank,
+            self.top_k,
+            self.selection,
+            self.shrinkage,
+            self.threshold,
+            self.filled if self.kind == "queue" else None,
+            impl=self.impl,
+        )
         with torch.no_grad():
             self.reads += (weights != 0).sum(0)
-        if self.kind == "queue":
-            self._noted = x.detach() if self.training else None
+        if self.kind == "queue" and self.training and (torch.is_grad_enabled() or self._noted is None):
+            self._noted = x.detach()
         if not (return_weights or return_indices):
             return out
         result = [out]
@@ -94,17 +122,17 @@ class SpaceAwareMemory(nn.Module):
 
     @torch.no_grad()
     def commit(self):
-        """Writes the queries of the latest forward into a queue, all regions alike, and forgets them.
+        """Writes the queries of the latest training-mode forward into a queue, all regions alike, and forgets them.
 
-        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens if
-        the latest forward was an evaluation or is written already, nor for a matrix.
+        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens
+        where there are none, nor for a matrix.
         """
         if self._noted is None:
             return
         rows = self._noted
         self._noted = None
         count = rows.shape[0]
-        kept = rows[-self.num_slots:].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
+        kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
         first = self.pointer + (count - kept.shape[1])
         slots = (first + torch.arange(kept.shape[1], device=rows.device)) % self.num_slots
         self.bank.index_copy_(1, slots, kept)
@@ -129,8 +157,10 @@ class SpaceAwareMemory(nn.Module):
         self.reads.zero_()
 
     def extra_repr(self):
-        return (f"num_regions={self.num_regions}, num_slots={self.num_slots}, slot_dim={self.slot_dim}, "
-                f"top_k={self.top_k}, kind={self.kind}, selection={self.selection}, shrinkage={self.shrinkage}")
+        return (
+            f"num_regions={self.num_regions}, num_slots={self.num_slots}, slot_dim={self.slot_dim}, "
+            f"top_k={self.top_k}, kind={self.kind}, selection={self.selection}, shrinkage={self.shrinkage}"
+        )
 
 
 class SpaceAwareMemory2d(nn.Module):
@@ -144,7 +174,7 @@ class SpaceAwareMemory2d(nn.Module):
         scope: `patch`, a query and a bank a patch (the papers' text); `subwindow`, a query a 2x2 sub-window of each
             patch and a bank a sub-window position, shared by all patches (the published code); `global`, the same
             queries and one bank for all of them (the ablation).
-        **options: of `SpaceAwareMemory`.
+        **options: of `SpaceAwareMemory`, which is the attribute `memory`.
 
     Raises:
         ValueError: a size that grid (or sub-windows) do not divide, an unknown scope, and as `SpaceAwareMemory`.
@@ -153,18 +183,26 @@ class SpaceAwareMemory2d(nn.Module):
     def __init__(self, channels, size, grid, num_slots, scope="patch", **options):
         super().__init__()
         _one_of("scope", scope, ("patch", "subwindow", "global"))
-        self.grid, self.scope = grid, scope
+        self.grid, self.scope, self.shape = grid, scope, (channels, *size)
         windows = 1 if scope == "patch" else 2  # a side of a patch
         height, width = size
         if height % (grid * windows) or width % (grid * windows):
-            raise ValueError(f"a map of {height} x {width} cannot be cut into {grid * windows} x {grid * windows} "
-                             f"windows (grid = {grid}, scope = {scope}): both sides should be multiples of {grid * windows}")
+            raise ValueError(
+                f"a map of {height} x {width} cannot be cut into {grid * windows} x {grid * windows} "
+                f"windows (grid = {grid}, scope = {scope}): both sides should be multiples of {grid * windows}"
+            )
         regions = {"patch": grid**2, "subwindow": 4, "global": 1}[scope]
-        self.memory = SpaceAwareMemory(regions, num_slots, channels * (height // grid // windows) *
-                                       (width // grid // windows), **options)
+        self.memory = SpaceAwareMemory(
+            regions, num_slots, channels * (height // grid // windows) * (width // grid // windows), **options
+        )
 
     def forward(self, x):
-        """(B, C, H, W) -> the same shape, rebuilt from memory."""
+        """(B, C, H, W) -> the same shape, rebuilt from memory; another C, H or W raises ValueError."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                "SpaceAwareMemory2d expects a map of shape (B, {}, {}, {}), got ".format(*self.shape)
+                + f"{tuple(x.shape)}"
+            )
         return to_image(self.read_patches(to_patches(x, self.grid)), self.grid)
 
     def read_patches(self, patches):
@@ -180,6 +218,14 @@ class SpaceAwareMemory2d(nn.Module):
         if self.scope == "global":
             out = rearrange(out, "(b w) 1 d -> b w d", w=4)
         return rearrange(out, "b (u v) (c h w) -> b c (u h) (v w)", u=2, c=channels, h=height // 2)
+
+    def commit(self):
+        """As `SpaceAwareMemory.commit`: writes the latest training-mode forward into a queue."""
+        self.memory.commit()
+
+    def usage(self):
+        """As `SpaceAwareMemory.usage`, by region: row-major patches, or sub-windows, or the one of `global`."""
+        return self.memory.usage()
 
 
 def _one_of(name, value, allowed):

@@ -29,7 +29,7 @@ def best_threshold(labels, scores):
 
 def at_threshold(labels, scores, threshold):
     """dict of threshold, accuracy, f1, sensitivity and specificity, each in [0, 1]."""
-    called = np.asarray(scores) >= threshold
+    called = np.asarray(scores, dtype=np.float64) >= threshold  # float32 would round the threshold
     return {
         "threshold": threshold,
         "accuracy": float(accuracy_score(labels, called)),
@@ -56,12 +56,16 @@ def evaluate(labels, scores, validation_threshold=None, kinds=None):
     result = {
         "auc": float(roc_auc_score(labels, scores)),
         "average_precision": float(average_precision_score(labels, scores)),
-        "validation_threshold": None if validation_threshold is None else at_threshold(labels, scores, validation_threshold),
+        "validation_threshold": None
+        if validation_threshold is None
+        else at_threshold(labels, scores, validation_threshold),
         "test_threshold": at_threshold(labels, scores, best_threshold(labels, scores)),
     }
     if kinds is not None:
         kinds = np.asarray(kinds)
         result["auc_by_kind"] = {
             kind: float(roc_auc_score(labels[keep], scores[keep]))
-            for kind in sorted(set(kinds[labels == 1])) for keep in [(kinds == kind) | (labels == 0)]}
+            for kind in sorted(set(kinds[labels == 1]))
+            for keep in [(kinds == kind) | (labels == 0)]
+        }
     return result

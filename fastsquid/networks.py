@@ -16,10 +16,14 @@ class Block(nn.Module):
 
     def __init__(self, channels_in, channels, stride=1):
         super().__init__()
+
         def conv(c, s=1):
             return nn.Conv2d(c, channels, 3, stride=s, padding=1)
+
         self.conv1 = nn.Sequential(conv(channels_in, stride), nn.BatchNorm2d(channels), nn.ReLU())
-        self.conv2 = nn.Sequential(conv(channels), nn.BatchNorm2d(channels), nn.ReLU(), conv(channels), nn.BatchNorm2d(channels))
+        self.conv2 = nn.Sequential(
+            conv(channels), nn.BatchNorm2d(channels), nn.ReLU(), conv(channels), nn.BatchNorm2d(channels)
+        )
 
     def forward(self, x):
         x = self.conv1(x)
@@ -32,8 +36,7 @@ class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         widths = [config.width * 2**i for i in range(config.levels + 1)]
-        self.blocks = nn.ModuleList([Block(1, widths[0])] +
-                                    [Block(a, b, stride=2) for a, b in zip(widths, widths[1:])])
+        self.blocks = nn.ModuleList([Block(1, widths[0])] + [Block(a, b, stride=2) for a, b in zip(widths, widths[1:])])
 
     def forward(self, patches):
         features = []
@@ -54,13 +57,26 @@ class Decoder(nn.Module):
         super().__init__()
         self.grid, self.skips, self.combine, self.shortcut = config.grid, config.skips, config.combine, config.shortcut
         widths = [config.width * 2**i for i in reversed(range(config.levels + 1))]
-        self.blocks = nn.ModuleList([Block(a + (b if i < config.skips else 0), b)
-                                     for i, (a, b) in enumerate(zip(widths, widths[1:]))])
-        self.memories = nn.ModuleList([
-            SpaceAwareMemory2d(widths[i + 1], (config.grid * config.feature_size * 2 ** (i + 1),) * 2, config.grid,
-                               config.slots, config.decoder_scope, top_k=config.top_k, selection=config.selection,
-                               shrinkage=config.shrinkage, threshold=config.shrink_threshold, impl=impl)
-            for i in range(memories)])
+        self.blocks = nn.ModuleList(
+            [Block(a + (b if i < config.skips else 0), b) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
+        )
+        self.memories = nn.ModuleList(
+            [
+                SpaceAwareMemory2d(
+                    widths[i + 1],
+                    (config.grid * config.feature_size * 2 ** (i + 1),) * 2,
+                    config.grid,
+                    config.slots,
+                    config.decoder_scope,
+                    top_k=config.top_k,
+                    selection=config.selection,
+                    shrinkage=config.shrinkage,
+                    threshold=config.shrink_threshold,
+                    impl=impl,
+                )
+                for i in range(memories)
+            ]
+        )
         self.output = nn.Conv2d(config.width, 1, 1)
         self.activation = nn.Sigmoid() if config.value_range == "unit" else nn.Tanh()
 

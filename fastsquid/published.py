@@ -71,9 +71,8 @@ def discriminator_state(published):
 def _renamed(name):
     down = _DOWN.match(name)
     if down:
-        return f"encoder.blocks.{int(down.group(1)) + 1}." + name[down.end():]
+        return f"encoder.blocks.{int(down.group(1)) + 1}." + name[down.end() :]
     for pattern, ours in _RENAMES:
         if re.match(pattern, name):
             return re.sub(pattern, ours, name)
     raise KeyError(f"{name} is not a name of the published layout")
-

@@ -19,15 +19,23 @@ from .model import SCORES, calibrated
 
 
 def main(arguments=None):
-    parser = Parser(prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal.")
+    parser = Parser(
+        prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
+    )
     parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
     parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders searched for them")
-    parser.add_argument("--out", default="scores.csv", help="CSV to write: name, four raw scores, calibrated score, error; a single "
-                        "folder's images are named by their path inside it, all others by their path as given")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a batch")
+    parser.add_argument(
+        "--out",
+        default="scores.csv",
+        help="CSV to write (default: scores.csv): name, four raw scores, calibrated score, error; a single "
+        "folder's images are named by their path inside it, all others by their path as given",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
     add_device_options(parser)
     options = parser.parse_args(arguments)
+    if Path(options.out).is_dir():
+        raise UserError(f"--out {options.out} is a folder: give the name of a CSV to write")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
 
@@ -36,22 +44,32 @@ def main(arguments=None):
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
     calibration = state[name]["calibration"]
     if calibration is None:
-        print(f"the run has not finished: its scores are not calibrated yet, that column stays empty; "
-              f"finish it with python -m fastsquid.train --resume {options.run}", file=sys.stderr)
+        print(
+            f"the run has not finished: its scores are not calibrated yet, that column stays empty; "
+            f"finish it with python -m fastsquid.train --resume {options.run}",
+            file=sys.stderr,
+        )
 
     failed = 0
     with replacing(options.out) as file:
         writer = csv.writer(file)
         writer.writerow(["name", *SCORES, "calibrated", "error"])
-        for batch in tqdm(_read_ahead(files, run["config"].image_size, options.batch_size), unit="batch",
-                          total=-(-len(files) // options.batch_size), disable=not sys.stderr.isatty()):
+        for batch in tqdm(
+            _read_ahead(files, run["config"].image_size, options.batch_size),
+            unit="batch",
+            total=-(-len(files) // options.batch_size),
+            disable=not sys.stderr.isatty(),
+        ):
             rows = score_batch(detector, [image for _, image, _ in batch if image is not None], calibration)
             for image_name, image, error in batch:
                 writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(SCORES) + 1)), error])
                 failed += image is None
     print(f"{len(files) - failed} of {len(files)} images scored: {options.out}")
     if failed:
-        print(f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column", file=sys.stderr)
+        print(
+            f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -71,7 +89,10 @@ def score_batch(detector, images, calibration):
     if calibration is None:
         shown = [""] * len(images)
     else:
-        shown = [f"{value:.6g}" for value in calibrated(scores["discriminator"].double(), **calibration["discriminator"]).tolist()]
+        shown = [
+            f"{value:.6g}"
+            for value in calibrated(scores["discriminator"].cpu().double(), **calibration["discriminator"]).tolist()
+        ]
     columns = [[f"{value:.9g}" for value in scores[name].tolist()] for name in SCORES]
     return zip(*columns, shown)
 
@@ -94,6 +115,7 @@ def _named_files(paths):
 
 def _read_ahead(files, size, batch_size):
     """Batches of (name, image or None, error), decoded while the batch before is scored; at most two are held."""
+
     def read(item):
         name, path = item
         try:
@@ -101,7 +123,7 @@ def _read_ahead(files, size, batch_size):
         except ImageError as error:
             return name, None, str(error)
 
-    batches = (files[i:i + batch_size] for i in range(0, len(files), batch_size))
+    batches = (files[i : i + batch_size] for i in range(0, len(files), batch_size))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         pending = None
         for batch in itertools.chain(batches, [None]):

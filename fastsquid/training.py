@@ -20,8 +20,10 @@ def generator_loss(config, images, out, logits):
     Returns:
         scalar loss, and a dict of its detached unweighted parts.
     """
-    parts = {"student": F.mse_loss(out.student, images),
-             "adversarial": F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))}
+    parts = {
+        "student": F.mse_loss(out.student, images),
+        "adversarial": F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)),
+    }
     loss = config.student_weight * parts["student"] + config.adversarial_weight * parts["adversarial"]
     if out.teacher is not None:
         parts["teacher"] = F.mse_loss(out.teacher, images)
@@ -33,8 +35,9 @@ def generator_loss(config, images, out, logits):
 def discriminator_loss(config, real, fake):
     """0.005 (BCE(D(image), 1) + BCE(D(student), 0)), logits (B,) of two separate passes; a scalar."""
     return config.discriminator_weight * (
-        F.binary_cross_entropy_with_logits(real, torch.ones_like(real)) +
-        F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake)))
+        F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+        + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    )
 
 
 class Trainer:
@@ -57,9 +60,11 @@ class Trainer:
         c = self.config
         self.generator_parameters = list(detector.generator.parameters())
         self.generator_optimizer = torch.optim.Adam(
-            self.generator_parameters, lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay)
+            self.generator_parameters, lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay
+        )
         self.discriminator_optimizer = torch.optim.Adam(
-            detector.discriminator.parameters(), lr=c.lr, betas=(c.beta1, c.beta2))
+            detector.discriminator.parameters(), lr=c.lr, betas=(c.beta1, c.beta2)
+        )
 
     def set_epoch(self, epoch):
         """Learning rates of an epoch: a cosine from lr to lr_final over the run, one step an epoch."""

@@ -1,7 +1,62 @@
+"""What several tests share: running a command as the shell would, a tiny configuration, a trained run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from fastsquid import checkpoint
 from fastsquid.cli import run_command
+
+XRAYS = Path(__file__).parent / "data" / "xrays"
+# 8 training images in batches of 3, 3 and 2; a queue that wraps; validation AUC picks the best.
+TINY = [
+    "--data",
+    XRAYS,
+    "--preset",
+    "squid-small",
+    "--image-size",
+    "64",
+    "--width",
+    "4",
+    "--slots",
+    "7",
+    "--batch-size",
+    "3",
+    "--epochs",
+    "3",
+    "--lr",
+    "1e-3",
+    "--device",
+    "cpu",
+]
+
+
+def tiny(out, *more):
+    return [*TINY, "--out", out, *more]
+
+
+def files_of(run):
+    """Bytes of everything that a run's latest checkpoint holds, and the metrics without their seconds."""
+    latest = checkpoint.latest_checkpoint(run)
+    found = {path.name: path.read_bytes() for path in latest.glob("*.safetensors")}
+    state = json.loads((latest / "state.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for timed in (state, *lines):
+        for name in ("seconds", "peak_memory_mb", "state_sha256"):
+            timed.pop(name, None)
+    return {**found, "state": state, "metrics": lines}
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """A run that nothing interrupted; a test that changes it takes a copy."""
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    subprocess.run([sys.executable, "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
+    return run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 
-from fastsquid import checkpoint, train
+from fastsquid import checkpoint, loop, plots, train
 from fastsquid.cli import run_command
 from fastsquid.training import Trainer
 
@@ -54,8 +54,10 @@ def half_written(path, tensors, original=checkpoint._write_tensors):
 
 checkpoint._write_tensors = half_written
 around(Trainer, "step", before="before-step", after="after-step")
-around(train, "validate", after="after-validation")
-around(train.ckpt, "save_checkpoint", before="before-save")
+around(loop, "validate", after="after-validation")
+around(plots, "curves", before="report")
+around(os, "replace", before="half-replaced")  # of a file whose temporary is whole
+around(checkpoint, "save_checkpoint", before="before-save")
 around(os, "rename", before="before-rename", after="after-rename")
 original_rmtree = shutil.rmtree
 

@@ -5,18 +5,36 @@ import pytest
 from fastsquid.config import ABLATIONS, PRESETS, Config, ConfigError, preset
 
 
-@pytest.mark.parametrize("name, memory, grid, slots, selection, rho, values, size, width, scope, order", [
-    ("squid", "queue", 2, 200, "exact", 0.95, "unit", 128, 32, "subwindow", "separate"),
-    ("simsid", "matrix", 4, 100, "exact", 1, "symmetric", 128, 32, "subwindow", "shared"),
-    ("squid-published", "queue", 2, 200, "published", 0.95, "unit", 128, 32, "subwindow", "separate"),
-    ("simsid-published", "matrix", 2, 200, "published", 1, "symmetric", 128, 32, "subwindow", "shared"),
-    ("squid-small", "queue", 2, 200, "exact", 0.95, "unit", 64, 16, "subwindow", "separate"),
-    ("simsid-small", "matrix", 4, 100, "exact", 1, "symmetric", 64, 16, "subwindow", "shared"),
-    ("digits", "queue", 3, 200, "exact", 0.95, "unit", 48, 8, "patch", "shared")])
+@pytest.mark.parametrize(
+    "name, memory, grid, slots, selection, rho, values, size, width, scope, order",
+    [
+        ("squid", "queue", 2, 200, "exact", 0.95, "unit", 128, 32, "subwindow", "separate"),
+        ("simsid", "matrix", 4, 100, "exact", 1, "symmetric", 128, 32, "subwindow", "shared"),
+        ("squid-published", "queue", 2, 200, "published", 0.95, "unit", 128, 32, "subwindow", "separate"),
+        ("simsid-published", "matrix", 2, 200, "published", 1, "symmetric", 128, 32, "subwindow", "shared"),
+        ("squid-small", "queue", 2, 200, "exact", 0.95, "unit", 64, 16, "subwindow", "separate"),
+        ("simsid-small", "matrix", 4, 100, "exact", 1, "symmetric", 64, 16, "subwindow", "shared"),
+        ("digits", "queue", 3, 200, "exact", 0.95, "unit", 48, 8, "patch", "shared"),
+    ],
+)
 def test_presets_are_the_papers(name, memory, grid, slots, selection, rho, values, size, width, scope, order):
     c = preset(name)
-    assert (c.memory, c.grid, c.slots, c.selection, c.shortcut, c.value_range) == (memory, grid, slots, selection, rho, values)
-    assert (c.image_size, c.width, c.decoder_scope, c.order, c.top_k, c.decoder_memory) == (size, width, scope, order, 5, 2)
+    assert (c.memory, c.grid, c.slots, c.selection, c.shortcut, c.value_range) == (
+        memory,
+        grid,
+        slots,
+        selection,
+        rho,
+        values,
+    )
+    assert (c.image_size, c.width, c.decoder_scope, c.order, c.top_k, c.decoder_memory) == (
+        size,
+        width,
+        scope,
+        order,
+        5,
+        2,
+    )
     assert c.preset == name
 
 
@@ -48,25 +66,32 @@ def test_every_row_of_table_2_is_a_configuration(name, system):
     assert isinstance(preset(system, **ABLATIONS[name]), Config)
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(image_size=130), "cannot be cut into 2 x 2 patches whose side is a multiple of 16 .*: use image_size 128 or 160, or grid|128 or 160$"),
-    (dict(grid=3), "use image_size 96 or 144, or grid 1 or 2 or 4 or 8 with image_size 128"),
-    (dict(top_k=201), "top_k = 201 is more than slots = 200: use top_k <= 200"),
-    (dict(heads=7), "heads = 7 does not divide the token dimension 2048: use heads 1 or 2"),
-    (dict(image_size=32), "image_size 48 or more"),
-    (dict(width=1, levels=1, combine=1, skips=1, decoder_memory=1), "use width 2 or 4"),
-    (dict(grid=1, border="mask"), "use border pad, or grid 2 or more"),
-    (dict(decoder_memory=3), r"decoder_memory = 3 reaches levels .* use decoder_memory <= 2"),
-    (dict(skips=3), "use skips <= 2"),
-    (dict(levels=2, combine=3), "combine = 3 should be between 0 and levels = 2"),
-    (dict(shortcut=0.0), "above 0 and at most 1"),
-    (dict(lr=float("nan")), "finite"),
-    (dict(slots=0), "at least 1"),
-    (dict(slots=2.5), "should be of type int"),
-    (dict(distillation=1), "should be of type bool"),
-    (dict(memory="queues"), r"queue, matrix \(did you mean queue\?\)"),
-    (dict(slot=3), "unknown config field 'slot': did you mean slots"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            dict(image_size=130),
+            "2 x 2 patches whose side is a multiple of 16 .*: use image_size 128 or 160$",
+        ),
+        (dict(grid=3), "use image_size 96 or 144, or grid 1 or 2 or 4 or 8 with image_size 128"),
+        (dict(top_k=201), "top_k = 201 is more than slots = 200: use top_k <= 200"),
+        (dict(heads=7), "heads = 7 does not divide the token dimension 2048: use heads 1 or 2"),
+        (dict(image_size=32), "image_size 48 or more"),
+        (dict(width=1, levels=1, combine=1, skips=1, decoder_memory=1), "use width 2 or 4"),
+        (dict(grid=1, border="mask"), "use border pad, or grid 2 or more"),
+        (dict(decoder_memory=3), r"decoder_memory = 3 reaches levels .* use decoder_memory <= 2"),
+        (dict(skips=3), "use skips <= 2"),
+        (dict(levels=2, combine=3), "combine = 3 should be between 0 and levels = 2"),
+        (dict(image_size=64, grid=1, levels=6), "use levels <= 5, or grid 2 or more"),
+        (dict(shortcut=0.0), "above 0 and at most 1"),
+        (dict(lr=float("nan")), "finite"),
+        (dict(slots=0), "at least 1"),
+        (dict(slots=2.5), "should be of type int"),
+        (dict(distillation=1), "should be of type bool"),
+        (dict(memory="queues"), r"queue, matrix \(did you mean queue\?\)"),
+        (dict(slot=3), "unknown config field 'slot': did you mean slots"),
+    ],
+)
 def test_impossible_combinations_say_what_would_fit(changes, message):
     with pytest.raises(ConfigError, match=message):
         preset("squid", **changes)

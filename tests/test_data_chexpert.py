@@ -9,15 +9,39 @@ from fastsquid.data import open_data
 from fastsquid.data.chexpert import DISEASES, _hold_out, _Row
 from fastsquid.errors import UserError
 
-HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly",
-          "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax",
-          "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices"]
+HEADER = [
+    "Path",
+    "Sex",
+    "Age",
+    "Frontal/Lateral",
+    "AP/PA",
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+]
 
 
 def row(patient, view=("Frontal", "PA"), study=1, part="train", **findings):
     name = f"CheXpert-v1.0-small/{part}/patient{patient:05d}/study{study}/view1_{view[0].lower()}.jpg"
-    return {"Path": name, "Sex": "Female", "Age": "50", "Frontal/Lateral": view[0], "AP/PA": view[1],
-            **{name.replace("_", " "): value for name, value in findings.items()}}
+    return {
+        "Path": name,
+        "Sex": "Female",
+        "Age": "50",
+        "Frontal/Lateral": view[0],
+        "AP/PA": view[1],
+        **{name.replace("_", " "): value for name, value in findings.items()},
+    }
 
 
 def write(path, rows, header=HEADER):
@@ -69,8 +93,13 @@ def test_test_split_is_the_same_at_every_call_and_seed(tmp_path):
 
 def test_only_certain_frontal_pa_images_are_read(tmp_path):
     unclear = [
-        row(50, Edema="-1.0"), row(51, No_Finding="0.0"), row(52), row(53, Support_Devices="1.0"),
-        row(54, view=("Frontal", "AP"), No_Finding="1.0"), row(55, view=("Lateral", ""), No_Finding="1.0")]
+        row(50, Edema="-1.0"),
+        row(51, No_Finding="0.0"),
+        row(52),
+        row(53, Support_Devices="1.0"),
+        row(54, view=("Frontal", "AP"), No_Finding="1.0"),
+        row(55, view=("Lateral", ""), No_Finding="1.0"),
+    ]
     splits = open_data(release(tmp_path, normals(0, 4) + unclear), size=8)
     assert list(splits) == ["train"] and len(splits["train"]) == 4
 
@@ -129,11 +158,14 @@ def test_missing_image_is_named_and_can_be_skipped(tmp_path):
     assert train.skipped == 1 and len(train) == 3
 
 
-@pytest.mark.parametrize("rows, sentence", [
-    ([row(1, No_Finding="yes")], "train.csv line 2: No Finding is 'yes', it should be 1, 0, -1 or blank"),
-    ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "line 3: Path 'a.jpg' names no patient"),
-    ([row(1, Edema="1")], "train.csv has no normal images to train on"),
-])
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ([row(1, No_Finding="yes")], "train.csv line 2: No Finding is 'yes', it should be 1, 0, -1 or blank"),
+        ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "line 3: Path 'a.jpg' names no patient"),
+        ([row(1, Edema="1")], "train.csv has no normal images to train on"),
+    ],
+)
 def test_bad_rows(tmp_path, rows, sentence):
     write(tmp_path / "train.csv", rows)
     with pytest.raises(UserError, match=sentence):

@@ -24,8 +24,11 @@ def release(folder, train, test=(), suffix="_COVIDx8A"):
     return folder
 
 
-TRAIN = [(f"n{i}", "normal") for i in range(20)] + [(f"p{i}", "pneumonia") for i in range(11)] + [
-    (f"c{i}", "COVID-19") for i in range(5)]
+TRAIN = (
+    [(f"n{i}", "normal") for i in range(20)]
+    + [(f"p{i}", "pneumonia") for i in range(11)]
+    + [(f"c{i}", "COVID-19") for i in range(5)]
+)
 TEST = [("t0", "Normal"), ("t1", "pneumonia"), ("t2", "COVID-19")]
 
 

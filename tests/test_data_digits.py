@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from fastsquid.data import open_data
@@ -28,7 +29,7 @@ def digits():
 
 def cells_of(image):
     side = image.shape[-1] // 3
-    return [image[..., r:r + side, c:c + side] for r in range(0, 3 * side, side) for c in range(0, 3 * side, side)]
+    return [image[..., r : r + side, c : c + side] for r in range(0, 3 * side, side) for c in range(0, 3 * side, side)]
 
 
 def test_sizes_labels_and_names(splits):
@@ -118,12 +119,16 @@ def test_any_integer_is_a_seed():
     assert len(open_data(size=9, seed=-1, splits=("train",))["train"]) == 1000
 
 
-def test_size_that_is_no_multiple_of_3():
-    with pytest.raises(UserError, match="size = 64 .* multiple of 3, such as 63 or 66"):
-        open_data(size=64)
+def test_size_that_is_no_multiple_of_3_is_resized():
+    """Drawn at the next one, so that every preset runs without data of its own."""
+    split, drawn = (open_data(size=size, splits=("val",))["val"] for size in (64, 66))
+    assert split.images.shape == (200, 1, 64, 64) and torch.equal(split.cells, drawn.cells)
+    expected = F.interpolate(drawn.images.float(), 64, mode="bilinear", antialias=True)
+    assert (split.images - expected).abs().max() <= 1.5
 
 
 # MNIST files
+
 
 def write_idx(folder, part, count, compress=False, first=0):
     """Digits of 6 x 5 pixels filled with their own number, from `first`; the last digit of the number is the label."""
@@ -200,16 +205,19 @@ def too_few_labels(folder):
     path.write_bytes(gzip.compress(np.array([0x0801, 3], ">i4").tobytes() + bytes(3)))
 
 
-@pytest.mark.parametrize("damage, sentence", [
-    (cut_gzip, "train-images-idx3-ubyte.gz cannot be read"),
-    (bad_gzip, "train-images-idx3-ubyte.gz cannot be read"),
-    (bad_magic, "train-images-idx3-ubyte.gz is no idx file"),
-    (negative_sizes, "train-images-idx3-ubyte.gz is no idx file"),
-    (cut_data, "train-images-idx3-ubyte.gz is no idx file .* or not all of it"),
-    (cut_header, "train-images-idx3-ubyte.gz is no idx file"),
-    (no_labels, "has no labels: put train-labels-idx1-ubyte"),
-    (too_few_labels, "has 180 images but .* has 3 labels"),
-])
+@pytest.mark.parametrize(
+    "damage, sentence",
+    [
+        (cut_gzip, "train-images-idx3-ubyte.gz cannot be read"),
+        (bad_gzip, "train-images-idx3-ubyte.gz cannot be read"),
+        (bad_magic, "train-images-idx3-ubyte.gz is no idx file"),
+        (negative_sizes, "train-images-idx3-ubyte.gz is no idx file"),
+        (cut_data, "train-images-idx3-ubyte.gz is no idx file .* or not all of it"),
+        (cut_header, "train-images-idx3-ubyte.gz is no idx file"),
+        (no_labels, "has no labels: put train-labels-idx1-ubyte"),
+        (too_few_labels, "has 180 images but .* has 3 labels"),
+    ],
+)
 def test_damaged_mnist_is_named(tmp_path, damage, sentence):
     write_idx(tmp_path, "train", 180, compress=True)
     damage(tmp_path)

@@ -69,7 +69,10 @@ def test_normal_in_any_case_and_every_other_class_is_abnormal(tmp_path):
     splits = open_data(tmp_path, size=8)
     assert splits["train"].names == ["Normal/a.png"]
     assert dict(zip(splits["test"].names, splits["test"].labels.tolist())) == {
-        "normal/sub/a.png": 0, "COVID/b.png": 1, "TB/c.png": 1}
+        "normal/sub/a.png": 0,
+        "COVID/b.png": 1,
+        "TB/c.png": 1,
+    }
 
 
 def test_class_folders_alone_are_a_labelled_test(xrays):
@@ -144,3 +147,17 @@ def test_images_beside_class_folders(xrays):
 def test_a_data_set_deeper_inside_is_not_taken_for_normal_images(xrays):
     with pytest.raises(UserError, match="deeper inside: give .*/xrays$"):
         open_data(xrays.parent, size=8)
+
+
+def test_class_folders_may_be_links(xrays):
+    for split, name in (("train", "NORMAL"), ("val", "NORMAL"), ("val", "PNEUMONIA")):
+        target = xrays.parent / f"{split}-{name}"
+        (xrays / split / name).rename(target)
+        (xrays / split / name).symlink_to(target, target_is_directory=True)
+    data = open_data(xrays, size=16)
+    assert len(data["train"]) == 8 and data["val"].labels.tolist() == [0] * 3 + [1] * 3
+
+
+def test_notes_beside_the_folders_do_not_make_it_covidx(xrays):
+    (xrays / "train_notes.txt").write_text("taken in spring\n")
+    assert len(open_data(xrays, size=16, splits=("train",))["train"]) == 8

@@ -28,6 +28,7 @@ def resized(array, size):
 
 # Modes and depths
 
+
 def test_eight_bit_grey_is_unchanged_at_its_own_size(tmp_path):
     array = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = read_image(save(tmp_path / "a.png", array), 16)
@@ -60,12 +61,15 @@ def test_sixteen_bit_resize_rounds_to_the_nearest(tmp_path):
     assert np.abs(image - resized(GRADIENT, 24)).max() < 0.51
 
 
-@pytest.mark.parametrize("mode, colour, grey", [
-    ("RGB", (200, 100, 50), 124),  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
-    ("RGBA", (200, 100, 50, 7), 124),
-    ("LA", (77, 3), 77),
-    ("1", 1, 255),
-])
+@pytest.mark.parametrize(
+    "mode, colour, grey",
+    [
+        ("RGB", (200, 100, 50), 124),  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+        ("RGBA", (200, 100, 50, 7), 124),
+        ("LA", (77, 3), 77),
+        ("1", 1, 255),
+    ],
+)
 def test_colour_becomes_luminance(tmp_path, mode, colour, grey):
     Image.new(mode, (8, 8), colour).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 4), np.full((4, 4), grey, np.uint8))
@@ -106,6 +110,7 @@ def test_real_xray_agrees_with_a_float_reference():
 
 # Bad files
 
+
 def empty(path):
     path.write_bytes(b"")
 
@@ -138,16 +143,19 @@ def wide(path):
     Image.fromarray(np.full((8, 8), 70000, np.int32)).save(path, format="TIFF")
 
 
-@pytest.mark.parametrize("make, reason", [
-    (empty, "the file is empty"),
-    (text, "the file is no image"),
-    (truncated, "truncated"),
-    (directory, "Is a directory"),
-    (missing, "No such file"),
-    (floats, "mode F"),
-    (negative, "values -5 to -5 do not fit 16 bits"),
-    (wide, "values 70000 to 70000 do not fit 16 bits"),
-])
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (empty, "the file is empty"),
+        (text, "the file is no image"),
+        (truncated, "truncated"),
+        (directory, "Is a directory"),
+        (missing, "No such file"),
+        (floats, "mode F"),
+        (negative, "values -5 to -5 do not fit 16 bits"),
+        (wide, "values 70000 to 70000 do not fit 16 bits"),
+    ],
+)
 def test_bad_file_is_named_with_its_reason(tmp_path, make, reason):
     path = tmp_path / "bad.png"
     make(path)
@@ -201,6 +209,7 @@ def test_the_warning_filters_survive_reading_in_threads(tmp_path):
 
 # Many files
 
+
 def test_read_images_keeps_the_order(tmp_path):
     paths = [save(tmp_path / f"{i}.png", np.full((8 + 40 * (i % 3), 8), i, np.uint8)) for i in range(50)]
     images, kept = read_images(paths[::-1], 8)
@@ -249,6 +258,7 @@ def test_to_unit(dtype, top):
 
 
 # Finding files
+
 
 def test_find_images_is_recursive_sorted_and_skips_what_is_hidden_or_no_image(tmp_path):
     for name in ["b/2.PNG", "b/10.jpeg", "a.Tif", "B.jpg", ".hidden.png", "notes.txt", "b/.git/x.png", "__X/._a.jpeg"]:

@@ -12,9 +12,20 @@ def block(**changes):
     return InpaintingBlock(preset("digits", width=4, slots=10, shortcut=1.0, **changes))
 
 
-@pytest.mark.parametrize("changes", [
-    {}, dict(inpainting="memory"), dict(inpainting="convolution"), dict(memory="matrix"), dict(memory_scope="global"),
-    dict(border="mask"), dict(shrinkage="none"), dict(shrinkage="hard"), dict(selection="published")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(inpainting="memory"),
+        dict(inpainting="convolution"),
+        dict(memory="matrix"),
+        dict(memory_scope="global"),
+        dict(border="mask"),
+        dict(shrinkage="none"),
+        dict(shrinkage="hard"),
+        dict(selection="published"),
+    ],
+)
 def test_variants_keep_the_shape_and_give_gradients(changes):
     module, x = block(**changes), torch.randn(2 * 9, 32, 2, 2, requires_grad=True)
     module(x)
@@ -40,6 +51,7 @@ def test_a_patch_sees_its_neighbours_and_not_itself():
     k, v = mix.key_value(memory).unflatten(-1, (2, 8, -1)).unbind(-3)
     v.retain_grad()
     from fastsquid.ops import neighbor_attention
+
     neighbor_attention(mix.query(query).unflatten(-1, (8, -1)), k, v)[0, 0, 1].sum().backward()
     touched = v.grad.abs().sum((0, 3, 4)) > 0
     assert touched.tolist() == [[True, False, True], [True, True, True], [False, False, False]]

@@ -33,9 +33,16 @@ def test_indices_of_inactive_slots_are_minus_one():
     assert (indices[..., :2] >= 0).all() and (indices[..., 2] == -1).all()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(top_k=9), "top_k = 9 is more than num_slots = 8"), (dict(kind="stack"), "matrix, queue"),
-    (dict(selection="best"), "exact, published"), (dict(shrinkage="soft"), "gumbel, hard, none"), (dict(top_k=0), "at least 1")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(top_k=9), "top_k = 9 is more than num_slots = 8"),
+        (dict(kind="stack"), "matrix, queue"),
+        (dict(selection="best"), "exact, published"),
+        (dict(shrinkage="soft"), "gumbel, hard, none"),
+        (dict(top_k=0), "at least 1"),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SpaceAwareMemory(2, 8, 4, **arguments)
@@ -73,18 +80,25 @@ def test_queue_is_read_before_it_is_written():
 
 def test_only_commit_writes_and_only_the_latest_training_forward():
     memory = SpaceAwareMemory(2, 7, 3, kind="queue")
-    first, second = randn(2, 2, 3), randn(2, 2, 3, seed=1)
+    first, second, other = randn(2, 2, 3), randn(2, 2, 3, seed=1), randn(2, 2, 3, seed=2)
     memory(first)
     memory(second)  # the later pass of the same step
+    with torch.no_grad():
+        memory(other)  # a pass for the discriminator
+    memory.eval()
+    memory(other)
     assert memory.filled == 0
     memory.commit()
     memory.commit()
     assert memory.filled == 2 and torch.equal(memory.bank[:, :2], second.transpose(0, 1))
-    memory(first)
-    memory.eval()
-    memory(first)
+
+
+def test_a_queue_can_be_filled_without_gradients():
+    memory = SpaceAwareMemory(2, 7, 3, kind="queue")
+    with torch.no_grad():
+        memory(randn(2, 2, 3))
     memory.commit()
-    assert memory.filled == 2 and memory.pointer == 2
+    assert memory.filled == 2
 
 
 def test_queue_state_travels():
@@ -148,14 +162,31 @@ def test_feature_map_scopes(scope, regions, rows):
         for i in range(0, 12, side):
             for j in range(0, 12, side):
                 region = {"patch": i // 4 * 3 + j // 4, "subwindow": i // 2 % 2 * 2 + j // 2 % 2, "global": 0}[scope]
-                window = x[image, :, i:i + side, j:j + side]
-                expected, _ = memory_read(window.reshape(1, 1, -1), memory.memory.bank[region:region + 1], 3)
-                torch.testing.assert_close(out[image, :, i:i + side, j:j + side], expected.view_as(window))
+                window = x[image, :, i : i + side, j : j + side]
+                expected, _ = memory_read(window.reshape(1, 1, -1), memory.memory.bank[region : region + 1], 3)
+                torch.testing.assert_close(out[image, :, i : i + side, j : j + side], expected.view_as(window))
 
 
 def test_feature_map_of_another_shape_than_square():
     memory = SpaceAwareMemory2d(3, (4, 8), grid=2, num_slots=6)
     assert memory(randn(2, 3, 4, 8)).shape == (2, 3, 4, 8)
+
+
+def test_feature_map_of_a_wrong_shape_is_named():
+    memory = SpaceAwareMemory2d(4, (8, 8), grid=2, num_slots=6)
+    for shape in ((1, 2, 16, 8), (1, 4, 12, 12)):
+        with pytest.raises(ValueError, match=r"\(B, 4, 8, 8\)"):
+            memory(randn(*shape))
+
+
+def test_feature_map_queue():
+    memory = SpaceAwareMemory2d(2, (4, 4), grid=2, num_slots=6, kind="queue")
+    x = randn(3, 2, 4, 4)
+    memory(x)
+    memory.commit()
+    assert memory.memory.filled == 3
+    memory(x)
+    assert (memory.usage()["active"] == 3).all() and memory.usage()["active"].shape == (4,)
 
 
 def test_feature_map_that_cannot_be_cut():

@@ -29,6 +29,12 @@ def test_at_threshold():
     assert result == {"threshold": 0.35, "accuracy": 0.75, "f1": 0.75, "sensitivity": 0.75, "specificity": 0.75}
 
 
+def test_float32_scores_are_compared_exactly():
+    above = np.nextafter(np.float32(1), np.float32(2))
+    assert evaluate([0, 1], np.array([1, above], np.float32))["test_threshold"]["accuracy"] == 1
+    assert evaluate([0, 0, 0, 1], np.array([2, 3, 4, 1], np.float32))["test_threshold"]["accuracy"] == 0.75
+
+
 def test_a_hopeless_score_still_has_a_finite_threshold():
     threshold = best_threshold(np.array([0, 0, 0, 1]), np.array([2.0, 3.0, 4.0, 1.0]))
     assert np.isfinite(threshold)

@@ -13,7 +13,7 @@ def detector(request):
     config = preset(request.param, width=4, lr=1e-3)
     trainer = Trainer(Detector(config))
     trainer.detector.train()
-    for iteration in range(4):  # moved running statistics, a filled queue
+    for iteration in range(3):  # moved running statistics, a filled queue
         trainer.step(torch.rand(4, 1, config.image_size, config.image_size), iteration)
     return trainer.detector.eval()
 
@@ -37,8 +37,13 @@ def test_what_the_scores_are(detector):
     squared = (images - reconstruction)[:, 0] ** 2
     torch.testing.assert_close(scores["residual"], squared.mean((1, 2)))
     side = size // grid
-    worst = torch.stack([squared[:, i:i + side, j:j + side].mean((1, 2))
-                         for i in range(0, size, side) for j in range(0, size, side)]).amax(0)
+    worst = torch.stack(
+        [
+            squared[:, i : i + side, j : j + side].mean((1, 2))
+            for i in range(0, size, side)
+            for j in range(0, size, side)
+        ]
+    ).amax(0)
     torch.testing.assert_close(scores["patch_residual"], worst)
     student = detector.generator(detector.to_range(images)).student
     torch.testing.assert_close(scores["discriminator_running"], -detector.discriminator(student))

@@ -27,7 +27,13 @@ def test_patches_are_row_major_and_come_back():
 
 def test_encoder_levels():
     features = Encoder(preset("squid"))(torch.randn(2, 1, 64, 64))
-    assert [tuple(f.shape[1:]) for f in features] == [(32, 64, 64), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (32, 64, 64),
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 4, 4),
+    ]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -61,6 +67,7 @@ def test_every_ablation_trains_and_scores(row, system):
 def test_ablations_do_what_they_say():
     def generator(row):
         return Generator(preset("squid-small", width=4, slots=8, **ABLATIONS[row]))
+
     assert generator("w/o knowledge distillation").teacher is None
     assert generator("pixel-level in-painting").inpaint is None
     assert generator("w/o in-painting block").inpaint.mix is None and generator("w/o in-painting block").inpaint.memory

@@ -1,9 +1,12 @@
 """What is installed: versions agree, imports are light, nothing needs Triton, arrows point one way."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import fastsquid
@@ -18,8 +21,12 @@ def test_versions_agree():
 
 
 def test_every_package_is_installed():
-    packages = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "fastsquid").rglob("__init__.py")}
-    listed = set(re.findall(r'"(fastsquid[.\w]*)"', re.search(r"packages=\[.*?\]", (ROOT / "setup.py").read_text()).group()))
+    packages = {
+        p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "fastsquid").rglob("__init__.py")
+    }
+    listed = set(
+        re.findall(r'"(fastsquid[.\w]*)"', re.search(r"packages=\[.*?\]", (ROOT / "setup.py").read_text()).group())
+    )
     assert listed == packages | {"fastsquid.kernels"}
 
 
@@ -39,6 +46,28 @@ import fastsquid.train, fastsquid.evaluate, fastsquid.score
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_wheel_works_in_an_empty_directory(tmp_path):
+    shutil.copytree(
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "runs", "tests", "*.egg-info", "build")
+    )
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "source"], check=True
+    )
+    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(tmp_path / "installed")
+    (tmp_path / "empty").mkdir()
+    code = "import fastsquid.kernels, fastsquid.train, fastsquid.data; print(fastsquid.kernels.__file__)"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "empty",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+    ).stdout
+    assert out.strip() == str(tmp_path / "installed" / "fastsquid" / "kernels" / "__init__.py")
+
+
 def imports(path):
     """Modules of fastsquid that a file imports, at the top or inside."""
     package = path.relative_to(PACKAGE.parent).parent.parts
@@ -47,7 +76,7 @@ def imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, [base, node.module or ""]))
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return {name for name in found if name.startswith("fastsquid")}
@@ -65,5 +94,7 @@ def test_arrows_point_one_way():
         if name in ("fastsquid.memory", "fastsquid.inpainting", "fastsquid.networks"):
             assert not found & {"fastsquid.model", "fastsquid.training", "fastsquid.checkpoint", "fastsquid.data"}, name
     for path in (ROOT / "kernels").glob("*.py"):
-        assert "fastsquid" not in {n.split(".")[0] for n in re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.M)}
+        assert "fastsquid" not in {
+            n.split(".")[0] for n in re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.M)
+        }
         assert "autograd" not in path.read_text()

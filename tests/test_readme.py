@@ -22,14 +22,25 @@ def test_links_exist():
 
 def test_results_are_the_committed_ones():
     def aucs(path):
-        return [f"{m['auc']:.3f}" for m in json.loads((ROOT / "bench/results" / path / "summary.json").read_text())["scores"].values()]
+        return [
+            f"{m['auc']:.3f}"
+            for m in json.loads((ROOT / "bench/results" / path / "summary.json").read_text())["scores"].values()
+        ]
 
-    rows = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip(" *`") for cell in line.strip("|").split("|")]
+        for line in README.splitlines()
+        if line.startswith("| ")
+    ]
     digits = [row for row in rows if row[0] in ("0", "1", "2")]
     assert len(digits) == 3
     for row in digits:
         assert row[2:] == aucs(f"digits/seed-{row[0]}")
-    xrays = {"squid-small": "squid-small-12-epochs", "simsid-small": "simsid-small-12-epochs", "simsid": "simsid-1-epoch"}
+    xrays = {
+        "squid-small": "squid-small-12-epochs",
+        "simsid-small": "simsid-small-12-epochs",
+        "simsid": "simsid-1-epoch",
+    }
     found = [row for row in rows if row[0] in xrays and len(row) == 10]
     assert len(found) == 3
     for row in found:

@@ -42,8 +42,15 @@ def read_by_loop(x, bank, k, selection, shrinkage, threshold, filled=None):
     return out, weights
 
 
-CASES = [("exact", "gumbel", 1), ("exact", "gumbel", 5), ("exact", "gumbel", 7), ("published", "gumbel", 1),
-         ("published", "gumbel", 5), ("exact", "hard", 5), ("exact", "none", 5)]
+CASES = [
+    ("exact", "gumbel", 1),
+    ("exact", "gumbel", 5),
+    ("exact", "gumbel", 7),
+    ("published", "gumbel", 1),
+    ("published", "gumbel", 5),
+    ("exact", "hard", 5),
+    ("exact", "none", 5),
+]
 
 
 @pytest.mark.parametrize("selection, shrinkage, k", CASES)
@@ -133,6 +140,18 @@ def test_low_precision_storage_computes_in_float32(dtype):
     torch.testing.assert_close(out.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+def test_autocast_leaves_scores_in_float32():
+    x, bank = randn(4, 3, 16).float(), randn(3, 20, 16, seed=1).float()
+    q, k, v = (randn(1, 2, 2, 2, 4, seed=s).float() for s in range(3))
+    expected = memory_read(x, bank), neighbor_attention(q, k, v)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, weights = memory_read(x, bank)
+        attended = neighbor_attention(q, k, v)
+    assert (
+        torch.equal(weights, expected[0][1]) and torch.equal(out, expected[0][0]) and torch.equal(attended, expected[1])
+    )
+
+
 def test_nan_is_not_swallowed():
     x = torch.full((1, 1, 2), torch.nan)
     for shrinkage in ("gumbel", "none"):
@@ -155,7 +174,9 @@ def attend_by_loop(q, k, v, border):
             inside = 0 <= i + di < height and 0 <= j + dj < width
             if (di, dj) == (0, 0) or (not inside and border == "mask"):
                 continue
-            logits.append(q[b, i, j, h] @ k[b, i + di, j + dj, h] / math.sqrt(dim) if inside else torch.tensor(0.0, dtype=q.dtype))
+            logits.append(
+                q[b, i, j, h] @ k[b, i + di, j + dj, h] / math.sqrt(dim) if inside else torch.tensor(0.0, dtype=q.dtype)
+            )
             values.append(v[b, i + di, j + dj, h] if inside else torch.zeros(dim, dtype=q.dtype))
         out[b, i, j, h] = torch.stack(logits).softmax(0) @ torch.stack(values)
     return out
@@ -185,8 +206,13 @@ def test_pad_is_the_published_zero_padding_before_a_biased_projection():
     torch.nn.init.normal_(attention.in_proj_bias, generator=torch.Generator().manual_seed(3))
     z, m = randn(1, height, width, dim), randn(1, height, width, dim, seed=1)
     padded = torch.nn.functional.pad(m, (0, 0, 1, 1, 1, 1))
-    copies = torch.stack([padded[0, i:i + 3, j:j + 3].reshape(9, dim)[[0, 1, 2, 3, 5, 6, 7, 8]]
-                          for i in range(height) for j in range(width)])
+    copies = torch.stack(
+        [
+            padded[0, i : i + 3, j : j + 3].reshape(9, dim)[[0, 1, 2, 3, 5, 6, 7, 8]]
+            for i in range(height)
+            for j in range(width)
+        ]
+    )
     expected, _ = attention(z.reshape(-1, 1, dim), copies, copies)
     wq, wk, wv = attention.in_proj_weight.chunk(3)
     bq, _, bv = attention.in_proj_bias.chunk(3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastsquid import evaluate, score, train
+from fastsquid import evaluate, loop, score, train
 from fastsquid.checkpoint import load_run
 from fastsquid.data import read_image, to_unit
 from fastsquid.model import SCORES
@@ -25,8 +25,28 @@ XRAYS = Path(__file__).parent / "data" / "xrays"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train.main(["--data", str(XRAYS), "--preset", "simsid-small", "--width", "4", "--slots", "8", "--batch-size", "3", "--epochs", "2",
-                "--lr", "1e-3", "--out", str(folder)])
+    train.main(
+        [
+            "--data",
+            str(XRAYS),
+            "--preset",
+            "simsid-small",
+            "--width",
+            "4",
+            "--slots",
+            "8",
+            "--batch-size",
+            "3",
+            "--epochs",
+            "2",
+            "--lr",
+            "1e-3",
+            "--device",
+            "cpu",
+            "--out",
+            str(folder),
+        ]
+    )
     return folder
 
 
@@ -102,15 +122,40 @@ def test_nothing_is_written_of_a_refused_call(run, tmp_path, refused):
     assert "is not a run folder" in refused(score.main, tmp_path, XRAYS, "--out", out)
     assert "did you mean --out" in refused(score.main, run, XRAYS, "--ou", out)
     assert "at least 1" in refused(score.main, run, XRAYS, "--out", out, "--batch-size", 0)
+    assert "is a folder" in refused(score.main, run, XRAYS, "--out", out.parent)
     assert not list(out.parent.iterdir())
     assert str(tmp_path / "missing") in refused(score.main, run, XRAYS, "--out", tmp_path / "missing" / "s.csv")
+
+
+def test_a_name_that_is_not_utf_8(run, tmp_path, command):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(XRAYS / "test" / "0000.jpeg", os.fsencode(folder) + b"/caf\xe9.jpeg")
+    assert command(score.main, run, folder, "--out", tmp_path / "s.csv")[0] == 0
+    assert b"\ncaf\xe9.jpeg," in (tmp_path / "s.csv").read_bytes()
+
+
+def test_a_reader_that_has_gone(run, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastsquid.score", run, XRAYS / "test", "--out", tmp_path / "s.csv"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1 and len(rows_of(tmp_path / "s.csv")) == 4
 
 
 def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
     out = tmp_path / "s.csv"
     out.write_text("old")
-    result = subprocess.run([sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out], capture_output=True, text=True,
-                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)))
+    result = subprocess.run(
+        [sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+    )
     assert result.returncode == 2 and "the disk is full" in result.stderr and result.stderr.count("\n") == 1
     assert out.read_text() == "old" and os.listdir(tmp_path) == ["s.csv"]
 
@@ -128,13 +173,29 @@ def test_evaluate(run, tmp_path, command):
 
 
 def test_evaluate_of_other_data_keeps_the_validation_threshold(run, tmp_path, command):
-    code, _, _ = command(evaluate.main, run, "--data", XRAYS / "train", "--json", tmp_path / "e.json", "--out", tmp_path)
+    code, _, _ = command(
+        evaluate.main, run, "--data", XRAYS / "train", "--json", tmp_path / "e.json", "--out", tmp_path
+    )
     assert code == 0
     result, summary = json.loads((tmp_path / "e.json").read_text()), json.loads((run / "summary.json").read_text())
-    assert result["split"] == "test" and result["images"] == {"normal": 8, "abnormal": 2}
+    assert result["split"] == "test" and result["images"] == {"normal": 8, "abnormal": 2, "skipped": 0}
     for name in SCORES:
         thresholds = [r["scores"][name]["validation_threshold"]["threshold"] for r in (result, summary)]
         assert thresholds[0] == thresholds[1]
+
+
+def test_evaluate_of_an_unreadable_image(run, tmp_path, command, refused):
+    data = shutil.copytree(XRAYS, tmp_path / "data")
+    next((data / "val" / "NORMAL").iterdir()).write_bytes(b"")
+    assert "--skip-unreadable" in refused(evaluate.main, run, "--data", data, "--out", tmp_path)
+    code, out, _ = command(
+        evaluate.main, run, "--data", data, "--skip-unreadable", "--out", tmp_path, "--json", tmp_path / "e.json"
+    )
+    assert code == 0 and json.loads((tmp_path / "e.json").read_text())["images"] == {
+        "normal": 2,
+        "abnormal": 3,
+        "skipped": 1,
+    }
 
 
 def test_evaluate_refuses(run, tmp_path, refused):
@@ -147,15 +208,27 @@ def test_evaluate_refuses(run, tmp_path, refused):
 
 def test_an_unfinished_run_says_what_is_missing(tmp_path, command, monkeypatch, refused):
     folder = tmp_path / "run"
-    arguments = ["--data", XRAYS / "train" / "NORMAL", "--preset", "simsid-small", "--width", "4", "--slots", "8", "--epochs", "2",
-                 "--out", folder]
+    arguments = [
+        "--data",
+        XRAYS / "train" / "NORMAL",
+        "--preset",
+        "simsid-small",
+        "--width",
+        "4",
+        "--slots",
+        "8",
+        "--epochs",
+        "2",
+        "--out",
+        folder,
+    ]
 
     def stop(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Run, "_finish", stop)
+    monkeypatch.setattr(loop.Run, "_finish", stop)
     assert command(train.main, *arguments)[0] == 130
-    assert "has none by validation AUC; use --checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
+    assert "use --checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
     code, _, err = command(score.main, folder, XRAYS / "test", "--out", tmp_path / "s.csv")
     assert code == 0 and "not calibrated" in err
     assert all(row["calibrated"] == "" and row["residual"] for row in rows_of(tmp_path / "s.csv"))

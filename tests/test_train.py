@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -14,60 +13,54 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import XRAYS, files_of, tiny
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from fastsquid import checkpoint, train
+from fastsquid import checkpoint, loop, train
 from fastsquid.config import preset
 
 HERE = Path(__file__).parent
-XRAYS = HERE / "data" / "xrays"
-# 8 training images in batches of 3, 3 and 2; a queue that wraps; validation AUC picks the best.
-TINY = ["--data", XRAYS, "--preset", "squid-small", "--image-size", "64", "--width", "4", "--slots", "7", "--batch-size", "3",
-        "--epochs", "3", "--lr", "1e-3"]
-
-
-def tiny(out, *more):
-    return [*TINY, "--out", out, *more]
-
-
-def files_of(run):
-    """Bytes of everything that a run's latest checkpoint holds, and the metrics without their seconds."""
-    latest = checkpoint.latest_checkpoint(run)
-    found = {path.name: path.read_bytes() for path in latest.glob("*.safetensors")}
-    state = json.loads((latest / "state.json").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for timed in (state, *lines):
-        for name in ("seconds", "peak_memory_mb"):
-            timed.pop(name, None)
-    return {**found, "state": state, "metrics": lines}
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """A run that nothing interrupted."""
-    run = tmp_path_factory.mktemp("runs") / "unbroken"
-    subprocess.run([sys.executable, "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
-    return run
 
 
 def test_what_a_run_leaves(unbroken):
     assert sorted(path.name for path in unbroken.iterdir()) == [
-        "checkpoint-000004", "config.json", "curves.png", "gallery.png", "metrics.jsonl", "summary.json"]
+        "checkpoint-000004",
+        "config.json",
+        "curves.png",
+        "gallery.png",
+        "metrics.jsonl",
+        "summary.json",
+    ]
     assert sorted(path.name for path in (unbroken / "checkpoint-000004").iterdir()) == [
-        "best.safetensors", "last.safetensors", "optimizer.safetensors", "state.json"]
+        "best.safetensors",
+        "last.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
     summary = json.loads((unbroken / "summary.json").read_text())
-    assert summary["epochs"] == 3 and summary["seconds"] > 0 and summary["split"] == "val" and summary["preset"] == "squid-small"
+    assert (
+        summary["epochs"] == 3
+        and summary["seconds"] > 0
+        and summary["split"] == "val"
+        and summary["preset"] == "squid-small"
+    )
     assert set(summary["scores"]) == {"discriminator", "discriminator_running", "residual", "patch_residual"}
     for metrics in summary["scores"].values():
         assert 0 <= metrics["auc"] <= 1
-        assert set(metrics["validation_threshold"]) == set(metrics["test_threshold"]) == {
-            "threshold", "accuracy", "f1", "sensitivity", "specificity"}
+        assert (
+            set(metrics["validation_threshold"])
+            == set(metrics["test_threshold"])
+            == {"threshold", "accuracy", "f1", "sensitivity", "specificity"}
+        )
     lines = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3] and set(lines[0]["validation"]) == set(summary["scores"])
     aucs = [line["validation"]["discriminator"] for line in lines]
-    assert summary["checkpoint"] == {"name": "best", "epoch": aucs.index(max(aucs)) + 1,
-                                     "chosen_by": "validation AUC of discriminator"}
+    assert summary["checkpoint"] == {
+        "name": "best",
+        "epoch": aucs.index(max(aucs)) + 1,
+        "chosen_by": "validation AUC of discriminator",
+    }
     for name in ("curves.png", "gallery.png"):
         with Image.open(unbroken / name) as picture:
             assert picture.size[0] > 400
@@ -75,7 +68,9 @@ def test_what_a_run_leaves(unbroken):
     assert state["finished"] and state["best"]["calibration"]["discriminator"]["std"] > 0
     saved = load_file(unbroken / "checkpoint-000004" / "last.safetensors")
     # Two generator steps an epoch, of batches of 3 and 2.
-    assert saved["generator.inpaint.memory.pointer"] == 3 * (3 + 2) % 7 and saved["generator.inpaint.memory.filled"] == 7
+    assert (
+        saved["generator.inpaint.memory.pointer"] == 3 * (3 + 2) % 7 and saved["generator.inpaint.memory.filled"] == 7
+    )
 
 
 def test_the_same_seed_gives_the_same_bits(unbroken, tmp_path, command):
@@ -87,16 +82,33 @@ def test_the_same_seed_gives_the_same_bits(unbroken, tmp_path, command):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-MOMENTS = ["before-step:1", "after-step:2", "after-step:5", "after-validation:2", "before-save:2", "half-tensors:1",
-           "half-tensors:4", "half-tensors:5", "before-rename:3", "after-rename:3", "half-removed:1", "before-save:4"]
+MOMENTS = [
+    "before-step:1",
+    "after-step:2",
+    "after-step:5",
+    "after-validation:2",
+    "before-save:2",
+    "half-tensors:1",
+    "half-tensors:4",
+    "half-tensors:5",
+    "before-rename:3",
+    "after-rename:3",
+    "half-removed:1",
+    "before-save:4",
+    "half-replaced:2",
+    "half-replaced:6",
+    "report:1",
+]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, command):
     run = tmp_path / "run"
-    killed = subprocess.run([sys.executable, HERE / "killed_train.py", moment, *map(str, tiny(run))], capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, HERE / "killed_train.py", moment, *map(str, tiny(run))], capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert not (run / "summary.json").exists()
+    assert not (run / "gallery.png").exists()
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
     # Nothing is left of what the killed process had begun.
@@ -107,7 +119,9 @@ def test_killed_from_outside_twice(unbroken, tmp_path, command):
     run = tmp_path / "run"
     arguments = [sys.executable, "-m", "fastsquid.train"]
     for more, wait in ((tiny(run), 0.0), (["--resume", run], 0.3)):
-        process = subprocess.Popen([*arguments, *map(str, more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*arguments, *map(str, more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         process.stdout.readline()  # its first line says that an epoch is over
         time.sleep(wait)
         process.kill()
@@ -118,7 +132,7 @@ def test_killed_from_outside_twice(unbroken, tmp_path, command):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeypatch):
     run = tmp_path / "run"
-    original, steps = train.Trainer.step, []
+    original, steps = loop.Trainer.step, []
 
     def step(self, images, iteration):
         steps.append(iteration)
@@ -126,7 +140,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeyp
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, images, iteration)
 
-    monkeypatch.setattr(train.Trainer, "step", step)
+    monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, _ = command(train.main, *tiny(run))
     assert code == 130 and f"python -m fastsquid.train --resume {run}" in out
     state = json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())
@@ -143,16 +157,59 @@ def test_resuming_a_finished_run_reports_again(unbroken, tmp_path, command):
     (run / "summary.json").unlink()
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == before
-    assert json.loads((run / "summary.json").read_text())["scores"] == json.loads((unbroken / "summary.json").read_text())["scores"]
+    assert (
+        json.loads((run / "summary.json").read_text())["scores"]
+        == json.loads((unbroken / "summary.json").read_text())["scores"]
+    )
 
 
 def test_digits_without_arguments(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs/digits-0").mkdir(parents=True)
-    code, out, _ = command(train.main, "--width", "2", "--slots", "8", "--epochs", "1")
-    assert code == 0 and "test split: 200 normal, 200 abnormal; last checkpoint" in out and "run folder: runs/digits-1" in out
+    code, out, _ = command(train.main, "--width", "2", "--slots", "8", "--epochs", "1", "--device", "cpu")
+    assert (
+        code == 0
+        and "test split: 200 normal, 200 abnormal; last checkpoint" in out
+        and "run folder: runs/digits-1" in out
+    )
     assert set(json.loads(Path("runs/digits-1/summary.json").read_text())["scores"]["residual"]["auc_by_kind"]) == {
-        "missing", "swapped", "flipped", "zero"}
+        "missing",
+        "swapped",
+        "flipped",
+        "zero",
+    }
+
+
+def test_sixteen_bit_images_train(tmp_path, command):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for path in (XRAYS / "train" / "NORMAL").iterdir():
+        with Image.open(path) as image:
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257 + 3).save(
+                folder / f"{path.stem}.png"
+            )
+    assert command(train.main, *tiny(tmp_path / "run", "--data", folder, "--epochs", "1"))[0] == 0
+
+
+def test_an_x_ray_preset_without_data_takes_the_digits(tmp_path, command):
+    code, out, _ = command(
+        train.main,
+        "--preset",
+        "squid-small",
+        "--width",
+        "4",
+        "--slots",
+        "8",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "64",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
+    assert code == 0 and "200 normal, 200 abnormal; best checkpoint" in out
 
 
 def test_an_unlabelled_folder_trains(tmp_path, command):
@@ -171,19 +228,27 @@ def data(tmp_path):
     return shutil.copytree(XRAYS, tmp_path / "data")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--preset", "squids"], "unknown preset 'squids': did you mean squid?"),
-    (["--slot", "3"], "unknown argument --slot: did you mean --slots?"),
-    (["--slots", "many"], "--slots"),
-    (["--top-k", "500"], "top_k = 500 is more than slots = 200: use top_k <= 200"),
-    (["--image-size", "50"], "image_size = 50 cannot be cut into 3 x 3 patches"),
-    (["--memory", "queu"], "did you mean queue?"),
-    (["--distillation", "perhaps"], "should be true or false"),
-    (["--data", "nowhere"], "nowhere"),
-    (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
-    (["--device", "gpu"], "device 'gpu' cannot be used here"),
-    (["--resume", "nowhere"], "nowhere is not a run folder"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--preset", "squids"], "unknown preset 'squids': did you mean squid?"),
+        (["--slot", "3"], "unknown argument --slot: did you mean --slots?"),
+        (["--slots", "many"], "--slots"),
+        (["--top-k", "500"], "top_k = 500 is more than slots = 200: use top_k <= 200"),
+        (["--image-size", "50"], "image_size = 50 cannot be cut into 3 x 3 patches"),
+        (["--memory", "queu"], "did you mean queue?"),
+        (["--distillation", "perhaps"], "should be true or false"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["--resume", "nowhere"], "nowhere is not a run folder"),
+        (["--resume", ""], ". is not a run folder"),
+        (["--data", ""], "--data is empty"),
+        (["--seed", "-1"], "whole number from 0"),
+        (["--seed", str(2**64)], "whole number from 0"),
+        (["--impl", "triton", "--device", "cpu"], "impl='triton' cannot run"),
+    ],
+)
 def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refused(train.main, *arguments)
@@ -214,7 +279,7 @@ def test_an_unreadable_image_stops_training_or_is_skipped(tmp_path, data, refuse
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 224 * 224)
         Image.new("L", (225, 225)).save(victim, "jpeg")
     else:
-        victim.write_bytes({"text": b"no image", "truncated": content[:len(content) // 2], "empty": b""}[damage])
+        victim.write_bytes({"text": b"no image", "truncated": content[: len(content) // 2], "empty": b""}[damage])
     sentence = refused(train.main, *tiny(tmp_path / "run", "--data", data))
     assert str(victim) in sentence and "--skip-unreadable" in sentence and not (tmp_path / "run").exists()
     code, _, err = command(train.main, *tiny(tmp_path / "run", "--data", data, "--epochs", "1", "--skip-unreadable"))
@@ -242,7 +307,7 @@ def test_validation_of_one_class(tmp_path, data, refused):
 
 def test_a_loss_that_is_not_finite(tmp_path, refused, monkeypatch):
     """A weight is lost in the second epoch; the run names the step and keeps the first epoch's checkpoint."""
-    run, original, steps = tmp_path / "run", train.Trainer.step, []
+    run, original, steps = tmp_path / "run", loop.Trainer.step, []
 
     def step(self, images, iteration):
         steps.append(iteration)
@@ -251,17 +316,39 @@ def test_a_loss_that_is_not_finite(tmp_path, refused, monkeypatch):
                 self.detector.generator.student.output.weight.fill_(torch.nan)
         return original(self, images, iteration)
 
-    monkeypatch.setattr(train.Trainer, "step", step)
+    monkeypatch.setattr(loop.Trainer, "step", step)
     sentence = refused(train.main, *tiny(run))
     kept = checkpoint.latest_checkpoint(run)
     assert "step 2 of epoch 2" in sentence and str(kept) in sentence
     saved = load_file(kept / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
-    monkeypatch.setattr(train.Trainer, "step", original)
+
+
+@pytest.mark.parametrize("images", [XRAYS, XRAYS / "train" / "NORMAL"])
+def test_a_last_step_that_breaks_the_detector(tmp_path, refused, monkeypatch, images):
+    """All losses were finite, yet the detector is not: it is neither saved nor called good."""
+    run, original, steps = tmp_path / "run", loop.Trainer.step, []
+
+    def step(self, *arguments):
+        losses = original(self, *arguments)
+        steps.append(1)
+        if len(steps) == 6:  # the last of the second epoch
+            with torch.no_grad():
+                self.detector.generator.student.output.weight.fill_(torch.nan)
+        return losses
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    sentence = refused(train.main, *tiny(run, "--data", images))
+    assert "after step 3 of epoch 2" in sentence and str(checkpoint.latest_checkpoint(run)) in sentence
+    saved = load_file(checkpoint.latest_checkpoint(run) / "last.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
 
 
 def test_a_learning_rate_that_explodes(tmp_path, refused):
-    assert "loss is" in refused(train.main, *tiny(tmp_path / "run", "--lr", "1e30", "--epochs", "5"))
+    for lr in ("10", "1e30"):
+        assert "training stopped" in refused(
+            train.main, *tiny(tmp_path / lr, "--lr", lr, "--epochs", "5", "--batch-size", "16")
+        )
 
 
 def full_disk(limit):
@@ -272,97 +359,27 @@ def full_disk(limit):
 def test_a_full_disk(unbroken, tmp_path, command):
     """The checkpoint does not fit any more: one sentence, and what was saved before stays and can be resumed."""
     run = tmp_path / "run"
-    killed = subprocess.run([sys.executable, HERE / "killed_train.py", "before-step:5", *map(str, tiny(run))], capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, HERE / "killed_train.py", "before-step:5", *map(str, tiny(run))], capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL
     before = checkpoint.latest_checkpoint(run)
-    full = subprocess.run([sys.executable, "-m", "fastsquid.train", "--resume", run], capture_output=True, text=True,
-                          preexec_fn=full_disk(100_000))
+    full = subprocess.run(
+        [sys.executable, "-m", "fastsquid.train", "--resume", run],
+        capture_output=True,
+        text=True,
+        preexec_fn=full_disk(100_000),
+    )
     assert full.returncode == 2 and full.stderr.count("\n") == 1 and "the disk is full" in full.stderr, full.stderr
     assert checkpoint.latest_checkpoint(run) == before and not list(run.glob(".*"))
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
 
 
-# Damaged checkpoints
-
-
-@pytest.fixture
-def damaged(unbroken, tmp_path):
-    return shutil.copytree(unbroken, tmp_path / "damaged")
-
-
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("name", ["last", "best", "optimizer"])
-def test_a_damaged_checkpoint(damaged, refused, name):
-    flip_a_byte(checkpoint.latest_checkpoint(damaged) / f"{name}.safetensors")
-    # Whatever a command needs of it; training needs all three.
-    assert re.search(rf"{name}.safetensors is damaged: its checksum", refused(train.main, "--resume", damaged))
-
-
-def test_a_missing_file(damaged, refused):
-    (checkpoint.latest_checkpoint(damaged) / "last.safetensors").unlink()
-    assert "last.safetensors is missing" in refused(train.main, "--resume", damaged)
-
-
-def test_a_state_that_is_no_json(damaged, refused):
-    (checkpoint.latest_checkpoint(damaged) / "state.json").write_text('{"epoch": 3, ')
-    assert "state.json is damaged" in refused(train.main, "--resume", damaged)
-
-
-def test_a_config_that_is_no_json(damaged, refused):
-    (damaged / "config.json").write_text("[]")
-    assert "config.json is not a configuration" in refused(train.main, "--resume", damaged)
-
-
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, ("pickle-was-run",)
-
-
-def test_a_pickle_is_never_unpickled(damaged, refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"weights": Bomb()}, checkpoint.latest_checkpoint(damaged) / "last.safetensors")
-    assert "is a pickle" in refused(train.main, "--resume", damaged)
-    torch.save(Bomb(), tmp_path / "model.pth")
-    assert "is a file, not a run folder" in refused(train.main, "--resume", tmp_path / "model.pth")
-    assert not Path("pickle-was-run").exists()
-
-
-def test_a_checkpoint_of_another_configuration(damaged, refused):
-    path = damaged / "config.json"
-    run = json.loads(path.read_text())
-    run["config"]["top_k"] = 3
-    path.write_text(json.dumps(run))
-    assert "from another configuration: top_k is 5 there and 3" in refused(train.main, "--resume", damaged)
-
-
-def test_tensors_that_do_not_fit(damaged, refused):
-    """Consistent files, but of another model."""
-    latest = checkpoint.latest_checkpoint(damaged)
-    tensors = load_file(latest / "last.safetensors")
-    tensors["generator.student.output.bias"] = torch.zeros(2)
-    save_file(tensors, latest / "last.safetensors")
-    state = json.loads((latest / "state.json").read_text())
-    state["sha256"]["last"] = checkpoint.hashlib.sha256((latest / "last.safetensors").read_bytes()).hexdigest()
-    (latest / "state.json").write_text(json.dumps(state))
-    assert "does not fit the run's configuration" in refused(train.main, "--resume", damaged)
-
-
-def test_an_unknown_field_in_the_config(damaged, refused):
-    path = damaged / "config.json"
-    run = json.loads(path.read_text())
-    run["config"]["slot"] = 3
-    path.write_text(json.dumps(run))
-    assert "unknown config field 'slot': did you mean slots" in refused(train.main, "--resume", damaged)
-
-
 def test_every_field_is_an_option():
-    options, changes = train._parse(["--top-k", "3", "--top_k", "4", "--stop-gradient", "false", "--lr", "2e-4", "--memory", "matrix"])
+    options, changes = train._parse(
+        ["--top-k", "3", "--top_k", "4", "--stop-gradient", "false", "--lr", "2e-4", "--memory", "matrix"]
+    )
     assert changes == dict(top_k=4, stop_gradient=False, lr=2e-4, memory="matrix")
     config = preset("squid", **changes)
     assert config.top_k == 4 and np.isclose(config.lr, 2e-4)

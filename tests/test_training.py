@@ -34,8 +34,9 @@ class Watch:
         self.calls[name] += 1
 
 
-@pytest.mark.parametrize("order, graphs", [("separate", [False, True, False, False, True, False]),
-                                           ("shared", [True, False, True, False])])
+@pytest.mark.parametrize(
+    "order, graphs", [("separate", [False, True, False, False, True, False]), ("shared", [True, False, True, False])]
+)
 def test_work_is_not_done_twice(order, graphs):
     t = trainer(order=order)
     watch = Watch(t)
@@ -64,7 +65,9 @@ def test_who_moves_when(order):
 
     first, second = step(0), step(1)
     parameters = {n for n, _ in t.detector.named_parameters()}
-    assert any(n.startswith("discriminator") for n in first & parameters) and any(n.startswith("generator") for n in first & parameters)
+    assert any(n.startswith("discriminator") for n in first & parameters) and any(
+        n.startswith("generator") for n in first & parameters
+    )
     assert {n.split(".")[0] for n in second & parameters} == {"discriminator"}
     # The queue is written after the generator's step only; its BatchNorm moves in both.
     assert "generator.inpaint.memory.bank" in first and "generator.inpaint.memory.bank" not in second
@@ -97,8 +100,12 @@ def test_losses_are_the_papers():
     logits = t.discriminator(out.student)
     loss, parts = generator_loss(t.config, images, out, logits)
     distillation = sum(((a - b) ** 2).mean() for a, b in zip(out.teacher_levels, out.student_levels))
-    expected = (10 * F.mse_loss(out.student, images) + 0.01 * F.mse_loss(out.teacher, images) + 0.001 * distillation
-                + 0.005 * F.softplus(-logits).mean())
+    expected = (
+        10 * F.mse_loss(out.student, images)
+        + 0.01 * F.mse_loss(out.teacher, images)
+        + 0.001 * distillation
+        + 0.005 * F.softplus(-logits).mean()
+    )
     torch.testing.assert_close(loss, expected)
     assert len(out.teacher_levels) == 3
     torch.testing.assert_close(parts["distillation"], distillation)
@@ -117,24 +124,29 @@ def test_learning_rates():
     assert t.discriminator_optimizer.param_groups[0]["weight_decay"] == 0
 
 
-def test_images_reach_the_networks_in_the_models_range():
-    for values, low in (("unit", 0.0), ("symmetric", -1.0)):
-        t = trainer(value_range=values)
-        seen = []
-        t.detector.discriminator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
-        t.step(torch.zeros(2, 1, 48, 48), 1)
-        assert (seen[0] == low).all()
+@pytest.mark.parametrize("values, low", [("unit", 0.0), ("symmetric", -1.0)])
+def test_images_reach_the_networks_in_the_models_range(values, low):
+    t = trainer(value_range=values)
+    seen = []
+    t.detector.discriminator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    t.step(torch.zeros(2, 1, 48, 48), 1)
+    assert (seen[0] == low).all()
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
 def test_compiled_iteration_is_the_eager_one(monkeypatch):
     # Traced and differentiated ahead of time, but not compiled to C++, which takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    losses = []
+    losses, states = [], []
     for compile in (False, True):
         torch.manual_seed(0)
         t = Trainer(Detector(preset("digits", width=2, slots=8, shortcut=1.0)), compile=compile)
         t.detector.train()
         images = torch.rand(3, 1, 48, 48)
-        losses.append([t.step(images, i)["discriminator"] for i in range(3)])
+        losses.append([t.step(images, i) for i in range(3)])
+        states.append(t.detector.state_dict())
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-6)
+    for name in ("bank", "pointer", "filled"):
+        key = f"generator.inpaint.memory.{name}"
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-3, atol=1e-4)
+    assert states[1]["generator.inpaint.memory.pointer"] == 6

@@ -12,8 +12,18 @@ from .folder import open_folder
 from .images import IMAGE_SUFFIXES, ImageError, find_images, read_image, read_images, to_unit
 from .split import SPLITS, Split
 
-__all__ = ["IMAGE_SUFFIXES", "SPLITS", "ImageError", "Split", "augment", "find_images", "open_data", "read_image",
-           "read_images", "to_unit"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SPLITS",
+    "ImageError",
+    "Split",
+    "augment",
+    "find_images",
+    "open_data",
+    "read_image",
+    "read_images",
+    "to_unit",
+]
 
 
 def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, splits=SPLITS):

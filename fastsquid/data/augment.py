@@ -23,7 +23,12 @@ def augment(images, shift, zoom):
     tx, ty, dz = torch.empty(3, len(images), device=images.device, dtype=images.dtype).uniform_(-1, 1)
     scale, zero = 1 + zoom * dz, torch.zeros_like(dz)
     # affine_grid maps output to input, on coordinates in which the side is 2 long: x_in = (x_out - 2 shift) / scale
-    theta = torch.stack([torch.stack([1 / scale, zero, -2 * shift * tx / scale], 1),
-                         torch.stack([zero, 1 / scale, -2 * shift * ty / scale], 1)], 1)  # [B, 2, 3]
+    theta = torch.stack(
+        [
+            torch.stack([1 / scale, zero, -2 * shift * tx / scale], 1),
+            torch.stack([zero, 1 / scale, -2 * shift * ty / scale], 1),
+        ],
+        1,
+    )  # [B, 2, 3]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

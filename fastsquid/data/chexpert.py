@@ -15,8 +15,19 @@ from ..errors import UserError
 from .split import read_split
 
 DISEASES = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture")
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+)
 VIEW = ("Frontal/Lateral", "AP/PA")
 COLUMNS = ("Path", *VIEW, "No Finding", *DISEASES)
 TEST_EACH, TEST_DISEASE = 250, 10
@@ -50,13 +61,22 @@ def open_chexpert(root, size, skip_unreadable, splits):
     if "train" in splits or "test" in splits:
         rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv"))
         if "train" in splits and not rows["train"]:
-            raise UserError(f"{root / 'train.csv'} has no normal images to train on: "
-                            "it needs frontal PA rows with No Finding = 1")
+            raise UserError(
+                f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
+            )
     if "val" in splits and (root / "valid.csv").is_file():
         rows["val"] = _read_rows(root / "valid.csv")
-    return {name: read_split([_resolve(root, row.path) for row in rows[name]], [row.path for row in rows[name]],
-                             [row.label for row in rows[name]], size, skip_unreadable)
-            for name in splits if rows.get(name)}
+    return {
+        name: read_split(
+            [_resolve(root, row.path) for row in rows[name]],
+            [row.path for row in rows[name]],
+            [row.label for row in rows[name]],
+            size,
+            skip_unreadable,
+        )
+        for name in splits
+        if rows.get(name)
+    }
 
 
 def is_chexpert(root):
@@ -79,7 +99,7 @@ def _hold_out(rows):
         have = [row for row in abnormal if disease in row.diseases]
         sick = _fill(sick, have, min(TEST_DISEASE, len(have) // 5) - sum(disease in row.diseases for row in sick))
     sick = _fill(sick, abnormal, min(TEST_EACH, len(abnormal) // 5) - len(sick))
-    test = [normal[i] for i in rng.permutation(len(normal))[:min(TEST_EACH, len(normal) // 5)]] + sick
+    test = [normal[i] for i in rng.permutation(len(normal))[: min(TEST_EACH, len(normal) // 5)]] + sick
     patients = {row.patient for row in test}
     return [row for row in normal if row.patient not in patients], test
 
@@ -87,7 +107,7 @@ def _hold_out(rows):
 def _fill(chosen, rows, count):
     """`chosen` and the first `count` of the rows that are not in it yet."""
     already = set(chosen)
-    return chosen + [row for row in rows if row not in already][:max(0, count)]
+    return chosen + [row for row in rows if row not in already][: max(0, count)]
 
 
 def _read_rows(path):

@@ -45,14 +45,27 @@ def open_covidx(root, size, skip_unreadable, splits):
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
     if test and "test" in splits:
         rows["test"] = _read_list(test)
-    return {name: read_split([folders[name] / row.file for row in rows[name]], [row.file for row in rows[name]],
-                             [int(row.label != "normal") for row in rows[name]], size, skip_unreadable)
-            for name in splits if rows.get(name)}
+    return {
+        name: read_split(
+            [folders[name] / row.file for row in rows[name]],
+            [row.file for row in rows[name]],
+            [int(row.label != "normal") for row in rows[name]],
+            size,
+            skip_unreadable,
+        )
+        for name in splits
+        if rows.get(name)
+    }
 
 
 def is_covidx(root):
-    """Whether the folder has a list beside the image folder of the same name."""
-    return any(list(root.glob(f"{part}*.txt")) and (root / part).is_dir() for part in ("train", "test"))
+    """Whether the folder has a list beside the image folder of the same name, which holds no class folders."""
+    return any(
+        list(root.glob(f"{part}*.txt"))
+        and (root / part).is_dir()
+        and not any(child.name.lower() == "normal" for child in (root / part).iterdir())
+        for part in ("train", "test")
+    )
 
 
 def _find_list(root, part):
@@ -69,7 +82,7 @@ def _hold_out(rows):
     val = []
     for label, count in VAL_COUNTS.items():
         have = [row for row in rows if row.label == label]
-        val += [have[i] for i in rng.permutation(len(have))[:min(count, len(have) // 5)]]
+        val += [have[i] for i in rng.permutation(len(have))[: min(count, len(have) // 5)]]
     patients = {row.patient for row in val}
     return [row for row in rows if row.label == "normal" and row.patient not in patients], val
 
@@ -89,6 +102,8 @@ def _read_list(path):
         file, label, _ = rest.rsplit(maxsplit=2)
         rows.append(_Row(patient, file, label.lower()))
     if {row.label for row in rows} & {"positive", "negative"}:
-        raise UserError(f"{path} is a B list, whose negative includes pneumonia: "
-                        "use the A lists, with normal, pneumonia and COVID-19")
+        raise UserError(
+            f"{path} is a B list, whose negative includes pneumonia: "
+            "use the A lists, with normal, pneumonia and COVID-19"
+        )
     return rows

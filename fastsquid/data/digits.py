@@ -7,7 +7,7 @@ by people whom training never saw, so the test is a little out of distribution, 
 
 import gzip
 import zlib
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -28,18 +28,15 @@ def open_digits(root, size, seed, splits):
 
     Args:
         root: Path of a folder with MNIST idx files, or None for scikit-learn's digits.
-        size: side of the images, a multiple of 3.
+        size: side of the images; drawn at the next multiple of 3, and resized where that is another.
         splits: the splits to draw.
 
     Returns:
         dict of split name to Split: uint8 images, labels, cells and kinds; names like "test-0007-swapped".
 
     Raises:
-        UserError: a size that is not a multiple of 3, damaged files, or files with too few digits.
+        UserError: damaged files, or files with too few digits.
     """
-    if size % 3:
-        raise UserError(f"size = {size} does not divide into DigitAnatomy's 3 x 3 cells: "
-                        f"use a multiple of 3, such as {size // 3 * 3} or {size // 3 * 3 + 3}")
     digits, values, cut = _mnist(root) if root else _sklearn()
     fit = cut - cut // 6
     pools = {"train": slice(0, fit), "val": slice(fit, cut), "test": slice(cut, None)}
@@ -48,8 +45,10 @@ def open_digits(root, size, seed, splits):
         absent = set(range(10)) - set(values[pools[name]].tolist())
         if absent:
             raise UserError(f"{root} has no digit {min(absent)} for the {name} images: use the complete MNIST files")
-    return {name: _draw(name, digits[pools[name]], values[pools[name]], size // 3, np.random.default_rng(seeds[name]))
-            for name in splits}
+    return {
+        name: _draw(name, digits[pools[name]], values[pools[name]], size, np.random.default_rng(seeds[name]))
+        for name in splits
+    }
 
 
 def is_mnist(root):
@@ -57,24 +56,29 @@ def is_mnist(root):
     return any(_find(root, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
 
 
-def _draw(name, digits, values, cell, rng):
+def _draw(name, digits, values, size, rng):
     """The Split of COUNTS[name] images from a pool of digits, uint8 (P, h, w), and their values, (P,)."""
     kinds = [kind for kind, count in zip(KINDS, COUNTS[name]) for _ in range(count)]
-    pick = _picker(digits, values, cell, rng)
+    pick = _picker(digits, values, -(-size // 3), rng)
     images, cells = zip(*(_anatomy(kind, pick, rng) for kind in kinds))
+    if size % 3:
+        images = [
+            np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in images
+        ]
     return Split(
         images=torch.from_numpy(np.stack(images)[:, None]),
         labels=torch.tensor([int(kind != "normal") for kind in kinds]),
         names=[f"{name}-{i:04d}-{kind}" for i, kind in enumerate(kinds)],
         cells=torch.from_numpy(np.stack(cells)),
-        kinds=kinds)
+        kinds=kinds,
+    )
 
 
 def _picker(digits, values, cell, rng):
     """A function that gives a random handwritten digit of some value, uint8 (cell, cell)."""
     where = [np.flatnonzero(values == value) for value in range(10)]
 
-    @lru_cache(maxsize=None)
+    @cache
     def resized(i):
         return np.asarray(Image.fromarray(digits[i]).resize((cell, cell), Image.Resampling.BILINEAR))
 
@@ -122,7 +126,8 @@ def _mnist_part(root, part):
     digits, values = _read_idx(images, 3), _read_idx(labels, 1)
     if len(digits) != len(values):
         raise UserError(
-            f"{images} has {len(digits)} images but {labels} has {len(values)} labels: use files of one set")
+            f"{images} has {len(digits)} images but {labels} has {len(values)} labels: use files of one set"
+        )
     return digits, values
 
 

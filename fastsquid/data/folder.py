@@ -29,9 +29,14 @@ def open_folder(root, size, skip_unreadable, splits):
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
     if folders:
-        return {name: (_read_train if name == "train" else _read_evaluation)(folders[name], size, skip_unreadable)
-                for name in splits if name in folders}
-    paths = _images(root)
+        return {
+            name: (_read_train if name == "train" else _read_evaluation)(folders[name], size, skip_unreadable)
+            for name in splits
+            if name in folders
+        }
+    paths = find_images(root)
+    if not paths:
+        raise _empty(root)
     _refuse_nested(root, paths)
     return {"train": _read(paths, root, None, size, skip_unreadable)} if "train" in splits else {}
 
@@ -44,22 +49,24 @@ def _read_train(folder, size, skip_unreadable):
 
 
 def _read_evaluation(folder, size, skip_unreadable):
-    paths = _images(folder)
-    loose = [path for path in paths if path.parent == folder]
+    loose = [path for path in find_images(folder) if path.parent == folder]
+    # Class by class, so that a class folder may be a link.
+    classed = [path for child in _class_folders(folder) for path in find_images(child)]
     if not loose:
-        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in paths]
-        return _read(paths, folder, labels, size, skip_unreadable)
-    if len(loose) < len(paths):
-        raise UserError(f"{folder} holds images both in class folders and beside them, such as {loose[0].name}: "
-                        "put all of them in class folders, or none")
-    return _read(paths, folder, None, size, skip_unreadable)
+        if not classed:
+            raise _empty(folder)
+        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in classed]
+        return _read(classed, folder, labels, size, skip_unreadable)
+    if classed:
+        raise UserError(
+            f"{folder} holds images both in class folders and beside them, such as {loose[0].name}: "
+            "put all of them in class folders, or none"
+        )
+    return _read(loose, folder, None, size, skip_unreadable)
 
 
-def _images(folder):
-    paths = find_images(folder)
-    if not paths:
-        raise UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif or the like")
-    return paths
+def _empty(folder):
+    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif or the like")
 
 
 def _refuse_nested(root, paths):

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"))
+    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
@@ -61,14 +62,18 @@ def find_images(folder):
     Raises:
         UserError: a folder that is missing or cannot be listed.
     """
+
     def refuse(error):
         raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
 
     images = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(parent, name) for name in files
-                   if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        images += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
     return sorted(images, key=Path.as_posix)
 
 
@@ -83,6 +88,7 @@ def read_images(paths, size, skip_unreadable=False):
     Raises:
         ImageError: a file cannot be read and `skip_unreadable` is false.
     """
+
     def read(path):
         try:
             return read_image(path, size)

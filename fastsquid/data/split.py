@@ -43,10 +43,13 @@ def read_split(paths, names, labels, size, skip_unreadable=False):
     """
     images, kept = read_images(paths, size, skip_unreadable)
     if not kept:
-        raise UserError(f"none of the {len(paths)} images could be read, the first being {paths[0]}: "
-                        "give images that Pillow can decode")
+        raise UserError(
+            f"none of the {len(paths)} images could be read, the first being {paths[0]}: "
+            "give images that Pillow can decode"
+        )
     return Split(
         images=images,
         labels=None if labels is None else torch.tensor([labels[i] for i in kept]),
         names=[names[i] for i in kept],
-        skipped=len(paths) - len(kept))
+        skipped=len(paths) - len(kept),
+    )

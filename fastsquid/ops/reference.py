@@ -1,6 +1,6 @@
 """Every operation in plain PyTorch: the definition, the CPU path, and the truth that kernels are tested against.
 
-Scores, softmax and weights are computed in float32 at least, whatever the storage dtype.
+Scores, softmax and weights are computed in float32 at least, whatever the storage dtype, and under autocast too.
 """
 
 import torch
@@ -41,6 +41,11 @@ def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", thresho
     Returns:
         out (B, R, C) in x's dtype, and the weights h (B, R, N) in float32 at least.
     """
+    with torch.autocast(x.device.type, enabled=False):
+        return _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled)
+
+
+def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
     dtype = torch.promote_types(x.dtype, torch.float32)
     queries, slots = x.to(dtype), bank.to(dtype)
     dots = torch.einsum("brc,rnc->brn", queries, slots)
@@ -100,6 +105,12 @@ def neighbor_attention(q, k, v, border="pad"):
     height, width = q.shape[1:3]
     if border == "mask" and height * width == 1:
         raise ValueError("border='mask' needs a grid of at least two patches: a 1 x 1 grid has no neighbours")
+    with torch.autocast(q.device.type, enabled=False):
+        return _neighbor_attention(q, k, v, border)
+
+
+def _neighbor_attention(q, k, v, border):
+    height, width = q.shape[1:3]
     dtype = torch.promote_types(q.dtype, torch.float32)
     keys, values = _neighbors(k.to(dtype)), _neighbors(v.to(dtype))  # (B, H, W, 8, heads, D)
     logits = torch.einsum("bijhd,bijnhd->bijhn", q.to(dtype), keys) * q.shape[-1] ** -0.5
@@ -113,4 +124,4 @@ def _neighbors(x):
     """The eight neighbours of every patch, zeros outside the grid: (B, H, W, h, D) -> (B, H, W, 8, h, D)."""
     height, width = x.shape[1:3]
     padded = F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1))
-    return torch.stack([padded[:, 1 + i:1 + i + height, 1 + j:1 + j + width] for i, j in NEIGHBORS], dim=3)
+    return torch.stack([padded[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in NEIGHBORS], dim=3)

@@ -1,0 +1,271 @@
+"""The training loop of one run folder: epochs, validation, checkpoints, and the report at the end."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import checkpoint as ckpt
+from . import plots
+from .data.augment import augment
+from .data.images import to_unit
+from .errors import UserError
+from .evaluation import DivergedError, calibrate, evaluate_run, print_table, score_images, validate
+from .files import replacing, write_json
+from .gallery import draw_gallery
+from .training import Trainer
+
+
+class Run:
+    """A run folder and everything that its next checkpoint must hold; opened where its latest checkpoint left it.
+
+    Args:
+        folder: Path of the run folder, which `checkpoint.create_run` made.
+        detector: a `Detector` on the device to train on, initialised from the run's seed.
+        data: splits by name; `train` and, where there is one, a labelled `val` are used for training.
+        seed: of order, augmentation and everything drawn in training.
+        compile: run both networks through torch.compile.
+
+    Raises:
+        CheckpointError: a checkpoint that is damaged or of another configuration.
+    """
+
+    def __init__(self, folder, detector, data, seed, compile=False):
+        self.folder, self.detector, self.config, self.data, self.seed = folder, detector, detector.config, data, seed
+        self.device = next(detector.parameters()).device
+        self.images = data["train"].images.to(self.device)
+        validation = data.get("val")
+        self.validation = validation if validation is not None and validation.labels is not None else None
+        self.trainer = Trainer(detector, compile)
+        self.optimizers = {
+            "generator": self.trainer.generator_optimizer,
+            "discriminator": self.trainer.discriminator_optimizer,
+        }
+        self.select = self.config.select if self.validation is not None else "last"
+        # epoch and iteration count what is done; `last` and `best` say what is known of those detectors.
+        self.state = {
+            "epoch": 0,
+            "iteration": 0,
+            "sums": {},
+            "counts": {},
+            "seconds": 0.0,
+            "peak_memory_mb": 0.0,
+            "finished": False,
+            "best": None,
+            "last": None,
+        }
+        latest = ckpt.latest_checkpoint(folder)
+        if latest:
+            self.state = ckpt.read_state(latest, self.config)
+            ckpt.load_detector(detector, latest, self.state, "last")
+            ckpt.load_optimizers(self.optimizers, latest, self.state)
+        for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
+            if leftover.is_file():
+                leftover.unlink()
+        self.history = self._read_history()
+        self.stop = False
+
+    def train(self):
+        """Trains to the last epoch and reports; False if a signal stopped it (and it was saved) before."""
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.started = time.monotonic() - self.state["seconds"]
+            while self.state["epoch"] < self.config.epochs:
+                if not self._train_epoch():
+                    self._require_finite()
+                    self.state["last"] = {"epoch": self.state["epoch"], "validation": None, "calibration": None}
+                    self._save()
+                    return False
+                self._end_epoch()
+            if not self.state["finished"]:
+                self._finish()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self._report()
+        return True
+
+    def _train_epoch(self):
+        """The rest of the current epoch; False if a signal came."""
+        epoch, state = self.state["epoch"], self.state
+        lr = self.trainer.set_epoch(epoch)
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(mixed(self.seed, epoch)))
+        batches = order.to(self.device).split(self.config.batch_size)
+        self.detector.train()
+        bar = tqdm(
+            batches[state["iteration"] :],
+            desc=f"epoch {epoch + 1}/{self.config.epochs}",
+            unit="step",
+            leave=False,
+            initial=state["iteration"],
+            total=len(batches),
+            disable=not sys.stderr.isatty(),
+        )
+        for batch in bar:
+            # Every step has a seed of its own, so that a resumed run needs no random state.
+            torch.manual_seed(mixed(self.seed, epoch, state["iteration"]))
+            images = augment(to_unit(self.images[batch]), self.config.shift, self.config.zoom)
+            losses = self.trainer.step(images, state["iteration"])
+            for name, loss in losses.items():
+                value = loss.item()
+                if not np.isfinite(value):
+                    raise self._diverged(
+                        f"the {name} loss is {value} at step {state['iteration'] + 1} of epoch {epoch + 1}"
+                    )
+                state["sums"][name] = state["sums"].get(name, 0.0) + value
+                state["counts"][name] = state["counts"].get(name, 0) + 1
+            state["iteration"] += 1
+            bar.set_postfix(loss=f"{losses.get('generator', losses['discriminator']).item():.4g}", lr=f"{lr:.2g}")
+            if self.stop:
+                return False
+        return True
+
+    def _end_epoch(self):
+        """Validation, a line of metrics, a checkpoint."""
+        self._require_finite()
+        state = self.state
+        validation = None
+        try:
+            if self.validation is not None:
+                validation = validate(self.detector, self.validation)
+            best = state["best"]
+            better = self.select == "auc" and (
+                best is None or validation["discriminator"]["auc"] > best["validation"]["discriminator"]["auc"]
+            )
+            calibration = calibrate(self.detector, self.images) if better else None
+        except DivergedError as error:
+            raise self._diverged(f"after epoch {state['epoch'] + 1} {error}") from None
+        line = {
+            "epoch": state["epoch"] + 1,
+            "lr": self.trainer.generator_optimizer.param_groups[0]["lr"],
+            "losses": {name: total / state["counts"][name] for name, total in state["sums"].items()},
+        }
+        if validation:
+            line["validation"] = {name: result["auc"] for name, result in validation.items()}
+        line["seconds"] = round(time.monotonic() - self.started, 3)
+        last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration}
+        state.update(epoch=line["epoch"], iteration=0, sums={}, counts={}, last=last)
+        if better:
+            state["best"] = last
+        self.history.append(line)
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._save(new_best=better)
+        _print_line(line, self.config.epochs, better)
+
+    def _finish(self):
+        """The last detector's calibration, which an epoch that was no best one has not needed."""
+        last = self.state["last"]
+        last["calibration"] = last["calibration"] or calibrate(self.detector, self.images)
+        self.state["finished"] = True
+        self._save()
+
+    def _save(self, new_best=False):
+        self.state["seconds"] = time.monotonic() - self.started
+        self.state["peak_memory_mb"] = max(self.state["peak_memory_mb"], _peak_memory_mb())
+        ckpt.save_checkpoint(
+            self.folder,
+            {**self.state, "config": self.config.to_dict()},
+            self.detector.state_dict(),
+            self.optimizers,
+            new_best,
+        )
+
+    def _require_finite(self):
+        """Refuses to go on, and to save, with a detector whose last update broke it although its losses were finite."""
+        try:
+            score_images(self.detector, self.images[:2])
+        except DivergedError as error:
+            raise self._diverged(
+                f"after step {self.state['iteration']} of epoch {self.state['epoch'] + 1} {error}"
+            ) from None
+
+    def _diverged(self, what):
+        kept = ckpt.latest_checkpoint(self.folder)
+        return UserError(
+            f"{what}: training stopped; "
+            + (f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet")
+            + "; a lower --lr may help"
+        )
+
+    def _report(self):
+        """summary.json, curves and gallery, from the checkpoint that the run stands for."""
+        latest = ckpt.latest_checkpoint(self.folder)
+        state = ckpt.read_state(latest, self.config)
+        name = "best" if state["best"] else "last"
+        ckpt.load_detector(self.detector, latest, state, name)
+        summary = {
+            "preset": self.config.preset,
+            "seed": self.seed,
+            "epochs": self.config.epochs,
+            "seconds": round(state["seconds"], 1),
+            "peak_memory_mb": round(state["peak_memory_mb"]),
+            "device": _device_name(self.device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        summary.update(evaluate_run(self.detector, self.data, state, name))
+        write_json(self.folder / "summary.json", summary)
+        plots.curves(self.history, self.folder / "curves.png")
+        draw_gallery(
+            self.detector,
+            self.data[summary["split"] or "train"],
+            state[name]["calibration"],
+            self.folder / "gallery.png",
+        )
+        print_table(summary)
+
+    def _read_history(self):
+        """Lines of metrics.jsonl up to the checkpoint; a killed run may have left one more, or half of one."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()[: self.state["epoch"]]
+        try:
+            history = [json.loads(line) for line in lines]
+        except ValueError:
+            raise ckpt.CheckpointError(
+                f"{path} is damaged: a line of it is not JSON; use another copy of the run"
+            ) from None
+        with replacing(path) as file:
+            file.writelines(line + "\n" for line in lines)
+        return history
+
+    def _on_signal(self, number, frame):
+        if self.stop:  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self.stop = True
+
+
+def mixed(*numbers):
+    """A 64-bit seed from several non-negative integers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _print_line(line, epochs, better):
+    parts = [
+        f"epoch {line['epoch']}/{epochs}",
+        *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student")),
+    ]
+    if "validation" in line:
+        aucs = (f"{name} {line['validation'][name]:.3f}" for name in ("discriminator", "residual", "patch_residual"))
+        parts.append("validation AUC: " + "  ".join(aucs))
+    tqdm.write("  ".join([*parts, f"{line['seconds']:.0f} s", *(["best so far"] if better else [])]))
+    sys.stdout.flush()
+
+
+def _peak_memory_mb():
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({os.cpu_count()} cores)"

@@ -1,0 +1,147 @@
+"""Checkpoints that are damaged, of another configuration, or pickles; what is read back is what was written."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import XRAYS
+from safetensors.torch import load_file, save_file
+
+from fastsquid import checkpoint, score, train
+
+
+@pytest.fixture
+def damaged(unbroken, tmp_path):
+    return shutil.copytree(unbroken, tmp_path / "damaged")
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["last", "best", "optimizer"])
+def test_a_damaged_checkpoint(damaged, refused, name):
+    flip_a_byte(checkpoint.latest_checkpoint(damaged) / f"{name}.safetensors")
+    # Whatever a command needs of it; training needs all three.
+    assert re.search(rf"{name}.safetensors is damaged: its checksum", refused(train.main, "--resume", damaged))
+
+
+def test_a_missing_file(damaged, refused):
+    (checkpoint.latest_checkpoint(damaged) / "last.safetensors").unlink()
+    assert "last.safetensors is missing" in refused(train.main, "--resume", damaged)
+
+
+def test_a_state_that_is_no_json(damaged, refused):
+    (checkpoint.latest_checkpoint(damaged) / "state.json").write_text('{"epoch": 3, ')
+    assert "state.json is damaged" in refused(train.main, "--resume", damaged)
+
+
+def test_a_config_that_is_no_json(damaged, refused):
+    (damaged / "config.json").write_text("[]")
+    assert "config.json is not a configuration" in refused(train.main, "--resume", damaged)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("pickle-was-run",)
+
+
+def test_a_pickle_is_never_unpickled(damaged, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Bomb()}, checkpoint.latest_checkpoint(damaged) / "last.safetensors")
+    assert "is a pickle" in refused(train.main, "--resume", damaged)
+    torch.save(Bomb(), tmp_path / "model.pth")
+    assert "is a file, not a run folder" in refused(train.main, "--resume", tmp_path / "model.pth")
+    assert not Path("pickle-was-run").exists()
+
+
+def test_a_checkpoint_of_another_configuration(damaged, refused):
+    path = damaged / "config.json"
+    run = json.loads(path.read_text())
+    run["config"]["top_k"] = 3
+    path.write_text(json.dumps(run))
+    assert "from another configuration: top_k is 5 there and 3" in refused(train.main, "--resume", damaged)
+
+
+def test_tensors_that_do_not_fit(damaged, refused):
+    """Consistent files, but of another model."""
+    latest = checkpoint.latest_checkpoint(damaged)
+    tensors = load_file(latest / "last.safetensors")
+    tensors["generator.student.output.bias"] = torch.zeros(2)
+    save_file(tensors, latest / "last.safetensors")
+    state = json.loads((latest / "state.json").read_text())
+    state["sha256"]["last"] = checkpoint.hashlib.sha256((latest / "last.safetensors").read_bytes()).hexdigest()
+    del state["state_sha256"]
+    state["state_sha256"] = checkpoint._digest(state)
+    (latest / "state.json").write_text(json.dumps(state))
+    assert "does not fit the run's configuration" in refused(train.main, "--resume", damaged)
+
+
+def test_an_unknown_field_in_the_config(damaged, refused):
+    path = damaged / "config.json"
+    run = json.loads(path.read_text())
+    run["config"]["slot"] = 3
+    path.write_text(json.dumps(run))
+    assert "unknown config field 'slot': did you mean slots" in refused(train.main, "--resume", damaged)
+
+
+def test_any_flipped_bit_of_a_state_is_noticed(damaged):
+    """But for those that only change the JSON's layout, or nothing of what it says."""
+    latest = checkpoint.latest_checkpoint(damaged)
+    path = latest / "state.json"
+    original, config = path.read_bytes(), checkpoint.read_run(damaged)["config"]
+    state = checkpoint.read_state(latest, config)
+    rng = np.random.default_rng(0)
+    refusals = 0
+    for _ in range(300):
+        content = bytearray(original)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            assert checkpoint.read_state(latest, config) == state
+        except checkpoint.CheckpointError:
+            refusals += 1
+    assert refusals > 200
+
+
+def test_a_checkpoint_without_its_state_is_damaged_and_not_absent(damaged, refused):
+    (checkpoint.latest_checkpoint(damaged) / "state.json").unlink()
+    before = sorted(damaged.rglob("*"))
+    for main, arguments in ((train.main, ["--resume", damaged]), (score.main, [damaged, XRAYS])):
+        assert "has no state.json" in refused(main, *arguments)
+    assert sorted(damaged.rglob("*")) == before
+
+
+def test_a_damaged_line_of_metrics(damaged, refused):
+    (damaged / "metrics.jsonl").write_text("{\n{\n{\n")
+    assert "metrics.jsonl is damaged" in refused(train.main, "--resume", damaged)
+
+
+def test_a_config_that_lacks_something(damaged, refused):
+    path = damaged / "config.json"
+    run = json.loads(path.read_text())
+    del run["seed"]
+    path.write_text(json.dumps(run))
+    assert "config.json is damaged: it has no seed" in refused(train.main, "--resume", damaged)
+
+
+def test_optimizers_come_back(unbroken):
+    from fastsquid.model import Detector
+    from fastsquid.training import Trainer
+
+    latest, config = checkpoint.latest_checkpoint(unbroken), checkpoint.read_run(unbroken)["config"]
+    trainer = Trainer(Detector(config))
+    optimizers = {"generator": trainer.generator_optimizer, "discriminator": trainer.discriminator_optimizer}
+    checkpoint.load_optimizers(optimizers, latest, checkpoint.read_state(latest, config))
+    steps = {
+        name: {fields["step"].item() for fields in optimizer.state_dict()["state"].values()}
+        for name, optimizer in optimizers.items()
+    }
+    assert steps == {"generator": {6.0}, "discriminator": {9.0}}  # 3 epochs of 3 batches, the generator in every other
