@@ -31,9 +31,9 @@ class Detector(nn.Module):
         """The inverse of `to_range`."""
         return images if self.config.value_range == "unit" else (images + 1) / 2
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def scores(self, images):
-        """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher.
+        """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
 
         Args:
             images: float (B, 1, H, W) in [0, 1].

@@ -140,6 +140,21 @@ def test_low_precision_storage_computes_in_float32(dtype):
     torch.testing.assert_close(out.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+def test_a_score_does_not_depend_on_its_batch():
+    """Dots of hundreds, whose rounding in float32 the softmax shows; in inference mode nothing shows."""
+    x, bank = (randn(64, 4, 4096) * 0.5).float(), randn(4, 50, 4096, seed=1).float()
+
+    def largest_difference():
+        together = memory_read(x, bank)[0]
+        return max(
+            (torch.cat([memory_read(part, bank)[0] for part in x.split(n)]) - together).abs().max() for n in (1, 7)
+        )
+
+    assert largest_difference() > 1e-6
+    with torch.inference_mode():
+        assert largest_difference() <= 5e-7  # the last bit of float32 at 4
+
+
 def test_autocast_leaves_scores_in_float32():
     x, bank = randn(4, 3, 16).float(), randn(3, 20, 16, seed=1).float()
     q, k, v = (randn(1, 2, 2, 2, 4, seed=s).float() for s in range(3))

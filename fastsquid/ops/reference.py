@@ -1,6 +1,7 @@
 """Every operation in plain PyTorch: the definition, the CPU path, and the truth that kernels are tested against.
 
-Scores, softmax and weights are computed in float32 at least, whatever the storage dtype, and under autocast too.
+Scores, softmax and weights are computed in float32 at least, whatever the storage dtype, and under autocast too; the
+memory read in float64 in inference mode on a CPU.
 """
 
 import torch
@@ -47,7 +48,11 @@ def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", thresho
 
 def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
     dtype = torch.promote_types(x.dtype, torch.float32)
-    queries, slots = x.to(dtype), bank.to(dtype)
+    # The softmax turns a dot's absolute error into a weight's relative one, and a float32 matrix product rounds by
+    # batch size: where a CPU scores images, more digits make a score independent of the batch it is made in.
+    scoring = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    wide = torch.float64 if scoring and x.device.type == "cpu" else dtype
+    queries, slots = x.to(wide), bank.to(wide)
     dots = torch.einsum("brc,rnc->brn", queries, slots)
     valid = None if filled is None else torch.arange(bank.shape[1], device=bank.device) < filled
     if shrinkage == "hard":
@@ -56,7 +61,7 @@ def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
         weights = weights / weights.abs().sum(-1, keepdim=True).clamp_min(1e-12)
     else:
         if valid is not None:
-            dots = dots.masked_fill(~valid, torch.finfo(dtype).min)
+            dots = dots.masked_fill(~valid, torch.finfo(wide).min)
         softmax = dots.softmax(-1)
         if valid is not None:
             softmax = softmax * valid  # all zero where nothing is filled
@@ -70,7 +75,7 @@ def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
                 shrunk = shrunk / shrunk.sum(-1, keepdim=True).clamp_min(1e-12)
             weights = _StraightThrough.apply(softmax, shrunk)
     out = torch.einsum("brn,rnc->brc", weights, slots)
-    return out.to(x.dtype), weights
+    return out.to(x.dtype), weights.to(dtype)
 
 
 def _largest(scores, k):
