@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from . import __version__
 from .config import Config
 from .errors import UserError
-from .files import write_json
+from .files import replacing, write_json
 from .model import Detector
 
 FORMAT = 1
@@ -238,12 +238,10 @@ def _optimizer_tensors(optimizers):
 
 
 def _write_tensors(path, tensors):
-    """Writes and returns the sha256. Through our own file handle, so that a full disk is an ordinary OSError."""
+    """Writes and returns the sha256. Through a file of our own, so that a full disk is an ordinary OSError."""
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    with open(path, "wb") as file:
+    with replacing(path, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     return hashlib.sha256(data).hexdigest()
 
 

@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
     )
-    assert result.returncode == 2 and "the disk is full" in result.stderr and result.stderr.count("\n") == 1
+    assert result.returncode == 2 and f"{out}: the disk is full" in result.stderr and result.stderr.count("\n") == 1
     assert out.read_text() == "old" and os.listdir(tmp_path) == ["s.csv"]
 
 
