@@ -259,7 +259,7 @@ def _checkpoints(folder):
 def _read_json(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
+    except ValueError:  # UnicodeDecodeError is one
         raise CheckpointError(f"{path} is damaged: it is not JSON") from None
 
 

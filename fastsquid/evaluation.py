@@ -16,7 +16,6 @@ class DivergedError(UserError):
     """A detector that gives scores which are not finite."""
 
 
-@torch.inference_mode()
 def score_images(detector, images, batch_size=64):
     """Scores of images, in their order.
 

@@ -11,7 +11,6 @@ from .plots import save_figure
 _SHOWN = {"D": "discriminator", "residual": "residual", "patch": "patch_residual"}
 
 
-@torch.inference_mode()
 def draw_gallery(detector, split, calibration, path):
     """Draws eight images of a split with their scores, in standard deviations from the normal training images.
 

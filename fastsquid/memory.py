@@ -57,13 +57,8 @@ class SpaceAwareMemory(nn.Module):
         _one_of("shrinkage", shrinkage, ("gumbel", "hard", "none"))
         _one_of("impl", impl, ("auto", "triton", "torch"))
         self.num_regions, self.num_slots, self.slot_dim, self.top_k = num_regions, num_slots, slot_dim, top_k
-        self.kind, self.selection, self.shrinkage, self.threshold, self.impl = (
-            kind,
-            selection,
-            shrinkage,
-            threshold,
-            impl,
-        )
+        self.kind, self.selection, self.impl = kind, selection, impl
+        self.shrinkage, self.threshold = shrinkage, threshold
         if kind == "matrix":
             bound = slot_dim**-0.5
             self.bank = nn.Parameter(torch.empty(num_regions, num_slots, slot_dim).uniform_(-bound, bound))

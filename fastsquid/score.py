@@ -73,7 +73,6 @@ def main(arguments=None):
         return 1
 
 
-@torch.inference_mode()
 def score_batch(detector, images, calibration):
     """Iterator of a row an image: the scores of `SCORES` and the calibrated score, as text.
 
