@@ -50,10 +50,11 @@ class NeighborTransformer(nn.Module):
         nn.init.zeros_(self.query.bias)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, query, memory):
-        """query, memory (B, H, W, C) -> (B, H, W, C)."""
+    def forward(self, query, memory, keys_values=None):
+        """query, memory (B, H, W, C), and what `key_value` makes of the memory, if known -> (B, H, W, C)."""
         q = self.query(query).unflatten(-1, (self.heads, -1))
-        k, v = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        keys_values = self.key_value(memory) if keys_values is None else keys_values
+        k, v = keys_values.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         attended = neighbor_attention(q, k, v, self.border, impl=self.impl).flatten(-2) + self.value_bias
         a = F.relu(self.norm1(self.output(attended)) + memory)
         return F.relu(self.norm2(self.ff(a)) + a)
@@ -112,20 +113,38 @@ class InpaintingBlock(nn.Module):
         index = torch.arange(config.patches)
         code = torch.stack([index >> bit & 1 for bit in reversed(range(bits))], dim=1)
         self.register_buffer("code", code[:, :, None, None].float(), persistent=False)  # (P, bits, 1, 1)
+        self.foldable = config.inpainting == "transformer"
+        self._folded = None
+
+    def folded(self):
+        """Every slot m beside its key and value, [m, m.Wk^T, m.Wv^T] (R, N, 3 C): a read of it needs no projection.
+
+        Kept until bank or projection change in place, are replaced, cast or moved. None where it cannot serve: in
+        training, under gradients, inside torch.compile, and without a transformer.
+        """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.foldable:
+            return None
+        bank, weight = self.memory.bank, self.mix.key_value.weight
+        if bank.is_inference() or weight.is_inference():  # these do not tell when they change
+            return None
+        sources = [(t.data_ptr(), t._version, t.dtype, t.device) for t in (bank, weight)]
+        if self._folded is None or self._folded[0] != sources:
+            with torch.autocast(bank.device.type, enabled=False):
+                self._folded = sources, torch.cat([bank, F.linear(bank, weight.to(bank.dtype))], dim=-1)
+        return self._folded[1]
 
     def forward(self, features):
         """Features (B * P, C0, h, h) -> the same shape, rebuilt; in training mode with the masked shortcut."""
         reduced = self.reduce(features)
         channels, size = reduced.shape[1:3]
         tokens = rearrange(reduced, "(b p) c h w -> b p (c h w)", p=self.grid**2)
-        if self.scope == "patch":
-            remembered = self.memory(tokens)
-        else:
-            remembered = rearrange(
-                self.memory(rearrange(tokens, "b p c -> (b p) 1 c")), "(b p) 1 c -> b p c", p=self.grid**2
-            )
+        folded = self.folded()
+        queries = tokens if self.scope == "patch" else rearrange(tokens, "b p c -> (b p) 1 c")
+        read = self.memory(queries, values=folded).reshape(*tokens.shape[:2], -1)
+        remembered = read[..., : tokens.shape[2]]
         if self.mix is not None:
-            as_grid = [rearrange(t, "b (i j) c -> b i j c", i=self.grid) for t in (tokens, remembered)]
+            parts = [tokens, remembered] + ([] if folded is None else [read[..., tokens.shape[2] :]])
+            as_grid = [rearrange(t, "b (i j) c -> b i j c", i=self.grid) for t in parts]
             remembered = rearrange(self.mix(*as_grid), "b i j c -> b (i j) c")
         rebuilt = rearrange(remembered, "b p (c h w) -> (b p) c h w", c=channels, h=size)
         code = self.code.to(rebuilt.dtype).repeat(tokens.shape[0], 1, 1, 1).expand(-1, -1, size, size)

@@ -70,17 +70,18 @@ class SpaceAwareMemory(nn.Module):
         self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
         self._noted = None
 
-    def forward(self, x, return_weights=False, return_indices=False):
+    def forward(self, x, return_weights=False, return_indices=False, values=None):
         """Reads the memory.
 
         Args:
             x: queries (B, R, C), floating point; B may be 0.
-            return_weights: also return the weights (B, R, N), zero on slots that are not active.
+            return_weights: also return the weights (B, R, N), zero on slots that are not active; without gradient.
             return_indices: also return the active slots (B, R, k), int64, largest weight first, -1 where fewer than
                 k slots are active; k is N for the shrinkages without a top_k.
+            values: (R, N, V), summed in the place of the slots; for inference.
 
         Returns:
-            out (B, R, C), or a tuple (out, [weights], [indices]).
+            out (B, R, C), or (B, R, V) with values; where asked for, a tuple (out, [weights], [indices]).
 
         Raises:
             ValueError: x is not (B, num_regions, slot_dim).
@@ -90,7 +91,7 @@ class SpaceAwareMemory(nn.Module):
                 f"SpaceAwareMemory expects queries of shape (B, {self.num_regions}, {self.slot_dim}), "
                 f"got {tuple(x.shape)}"
             )
-        out, weights = memory_read(
+        out, weights, indices = memory_read(
             x,
             self.bank,
             self.top_k,
@@ -98,22 +99,36 @@ class SpaceAwareMemory(nn.Module):
             self.shrinkage,
             self.threshold,
             self.filled if self.kind == "queue" else None,
+            values,
             impl=self.impl,
         )
-        with torch.no_grad():
-            self.reads += (weights != 0).sum(0)
+        self._count(weights, indices)
         if self.kind == "queue" and self.training and (torch.is_grad_enabled() or self._noted is None):
             self._noted = x.detach()
         if not (return_weights or return_indices):
             return out
         result = [out]
         if return_weights:
-            result.append(weights)
+            result.append(weights if indices is None else self._dense(weights, indices))
         if return_indices:
-            k = self.top_k if self.shrinkage == "gumbel" else self.num_slots
-            largest, indices = weights.detach().sort(dim=-1, descending=True, stable=True)
-            result.append(indices.masked_fill(largest == 0, -1)[..., :k])
+            if indices is None:
+                largest, indices = weights.sort(dim=-1, descending=True, stable=True)
+                indices = indices.masked_fill(largest == 0, -1)
+            result.append(indices)
         return tuple(result)
+
+    def _dense(self, weights, indices):
+        """Weights of the chosen slots (B, R, k) -> of every slot (B, R, N)."""
+        return weights.new_zeros(*weights.shape[:2], self.num_slots).scatter_add(-1, indices.clamp_min(0), weights)
+
+    @torch.no_grad()
+    def _count(self, weights, indices):
+        """Adds the slots that each query activated to `reads`."""
+        if indices is None:
+            self.reads += (weights != 0).sum(0)
+        else:
+            by_region = indices.transpose(0, 1).flatten(1)  # (R, B * k)
+            self.reads.scatter_add_(1, by_region.clamp_min(0), (by_region >= 0).to(self.reads.dtype))
 
     @torch.no_grad()
     def commit(self):

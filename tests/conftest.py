@@ -1,6 +1,7 @@
 """What several tests share: running a command as the shell would, a tiny configuration, a trained run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ import torch
 from fastsquid import checkpoint
 from fastsquid.cli import run_command
 
+# Kernels are tested on the GPU where there is one, else on the CPU by Triton's interpreter.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports the kernels
 XRAYS = Path(__file__).parent / "data" / "xrays"
 # 8 training images in batches of 3, 3 and 2; a queue that wraps; validation AUC picks the best.
 TINY = [
@@ -84,6 +89,21 @@ def refused(command):
         return err
 
     return run
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Every tensor that is allocated without a value holds NaN (or a wild integer): an unwritten element shows."""
+
+    def poison(allocate):
+        def allocated(*arguments, **options):
+            tensor = allocate(*arguments, **options)
+            return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**40))
+
+        return allocated
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastsquid import SpaceAwareMemory, SpaceAwareMemory2d
-from fastsquid.ops import memory_read
+from fastsquid.ops.reference import memory_read
 
 
 def randn(*shape, seed=0):

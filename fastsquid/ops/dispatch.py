@@ -1,15 +1,41 @@
 """Which implementation runs: the one place that decides, and says why."""
 
+import functools
+import importlib.util
+
+import torch
+from torch.autograd.function import once_differentiable
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
 
 class ImplementationError(ValueError):
     """An implementation that was asked for by name and cannot run here."""
 
 
-def use_triton(impl, reason):
+def device_reason(x):
+    """None if Triton kernels can run where the tensor x is, else the reason why not."""
+    if not HAS_TRITON:
+        return "Triton is not installed; on Linux, pip install 'fastsquid[triton]' brings it"
+    if x.is_cuda:
+        return None
+    if x.device.type == "cpu":
+        from ..kernels.launch import INTERPRETED
+
+        if INTERPRETED:
+            return None
+    return (
+        f"the tensor is on the device '{x.device.type}' and Triton's kernels run on a GPU; on a CPU only in Triton's "
+        "interpreter, with TRITON_INTERPRET=1 set before Python starts"
+    )
+
+
+def use_triton(impl, x, reason):
     """True if the Triton kernel is to run.
 
     Args:
-        impl: `auto` (the kernel wherever it can run), `triton` or `torch`.
+        impl: `auto` (the kernel wherever it can run on a GPU), `triton` or `torch`.
+        x: the input whose device decides.
         reason: None if the kernel can run on this input, else the sentence that says why not.
 
     Raises:
@@ -20,4 +46,24 @@ def use_triton(impl, reason):
         raise ValueError(f"impl = {impl!r} is not one of auto, triton, torch")
     if impl == "triton" and reason is not None:
         raise ImplementationError(f"impl='triton' cannot run: {reason}")
-    return impl != "torch" and reason is None
+    return impl == "triton" or (impl == "auto" and x.is_cuda and reason is None)
+
+
+def first_derivative_only(backward):
+    """once_differentiable for a Function's backward, that also speaks where it would be silent.
+
+    By itself it notices a second differentiation only through `dout`: with create_graph=True and a loss linear in the
+    output, what depends on the inputs would be taken as constant.
+    """
+    once = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def checked(ctx, *grads):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            raise RuntimeError(
+                "the Triton kernels have a first derivative only and the backward was asked for a graph of itself "
+                "(create_graph=True): use impl='torch' for second derivatives"
+            )
+        return once(ctx, *grads)
+
+    return checked

@@ -1,19 +1,153 @@
 """Memory read: similarity to the slots of one's own region, shrinkage, weighted sum."""
 
+import torch
+
 from . import reference
-from .dispatch import use_triton
+from .dispatch import device_reason, first_derivative_only, use_triton
 
 
-def can_run(x, bank, shrinkage="gumbel"):
-    """None if the Triton kernel can run on these inputs, else the reason why not."""
-    return "this version of fastsquid has no Triton kernel for the memory read; use impl='torch' or 'auto'"
+def can_run(x, bank, top_k=5, shrinkage="gumbel", values=None):
+    """None if the Triton kernels can run on these inputs, else the reason why not; arguments as `memory_read`."""
+    reason = device_reason(x)
+    if reason is not None:
+        return reason
+    from ..kernels.launch import PAIRS
+    from ..kernels.memory_read import MAX_SLOTS, MAX_TOP_K
+
+    if shrinkage == "hard":
+        return "shrinkage 'hard' has no kernel: its weights may be of any number of slots; use impl='torch' or 'auto'"
+    if bank.device != x.device:
+        return f"queries are on {x.device} and slots on {bank.device}: both should be on one device"
+    if (x.dtype, bank.dtype) not in PAIRS:
+        return (
+            f"queries are {x.dtype} and slots {bank.dtype}: both should be of one floating-point type, "
+            "or the queries of half precision and the slots float32"
+        )
+    if bank.shape[1] > MAX_SLOTS:
+        return f"{bank.shape[1]} slots a region are more than {MAX_SLOTS}"
+    if shrinkage == "gumbel" and top_k > MAX_TOP_K:
+        return f"top_k = {top_k} is more than {MAX_TOP_K}"
+    if values is not None:
+        if values.dtype != bank.dtype or values.device != bank.device:
+            return (
+                f"values are {values.dtype} on {values.device}, slots {bank.dtype} on {bank.device}: both should agree"
+            )
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, bank, values)):
+            return "values other than the slots are for inference: their read has no backward"
+    return None
 
 
-def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", threshold=0.0025, filled=None, impl="auto"):
-    """Region-restricted memory read; arguments and result as in `reference.memory_read`.
+def _forward(*arguments):
+    from ..kernels import memory_read as kernels
+
+    return kernels.forward(*arguments)
+
+
+def _backward(*arguments):
+    from ..kernels import memory_read as kernels
+
+    return kernels.backward(*arguments)
+
+
+# torch.compile sees each launcher as one operator, so that the choice of a launch by batch size is no guard of a
+# graph. Elsewhere the launcher is called as it is: an operator's own dispatch would cost as much again.
+_forward_op = torch.library.custom_op(
+    "fastsquid::memory_read",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor bank, Tensor values, Tensor? filled, int k, bool published, bool keep)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+_backward_op = torch.library.custom_op(
+    "fastsquid::memory_read_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor dout, Tensor x, Tensor bank, Tensor? filled, Tensor y, Tensor? index, Tensor? weight, "
+    "bool need_x, bool need_bank) -> (Tensor, Tensor)",
+)
+
+
+@_forward_op.register_fake
+def _(x, bank, values, filled, k, published, keep):
+    B, R, N = *x.shape[:2], bank.shape[1]
+    accumulator = torch.promote_types(bank.dtype, torch.float32)
+    return (
+        x.new_empty(B, R, values.shape[2]),
+        x.new_empty((B, R, N) if keep or k == 0 else (0,), dtype=accumulator),
+        x.new_empty(B, R, k, dtype=torch.int64),
+        x.new_empty(B, R, k, dtype=accumulator),
+    )
+
+
+@_backward_op.register_fake
+def _(dout, x, bank, filled, y, index, weight, need_x, need_bank):
+    return x.new_empty(x.shape if need_x else (0,)), bank.new_empty(bank.shape if need_bank else (0,))
+
+
+class _MemoryRead(torch.autograd.Function):
+    """The kernels' read; the straight-through gradient of method and reference.
+
+    Nothing in here is an operation that autocast changes: queries of any dtype are read with float32 sums.
+    """
+
+    @staticmethod
+    def forward(ctx, x, bank, filled, k, published):
+        forward = _forward_op if torch.compiler.is_compiling() else _forward
+        out, y, index, weight = forward(x, bank, bank, filled, k, published, True)
+        sparse = (index, weight) if ctx.needs_input_grad[1] else (None, None)  # only dM reads them
+        ctx.save_for_backward(x, bank, filled, y, *sparse)
+        ctx.mark_non_differentiable(y, index, weight)
+        return out, y, index, weight
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx, dout, *_):
+        need_x, need_bank = ctx.needs_input_grad[:2]
+        backward = _backward_op if torch.compiler.is_compiling() else _backward
+        dx, dbank = backward(dout, *ctx.saved_tensors, need_x, need_bank)
+        return dx if need_x else None, dbank if need_bank else None, None, None, None
+
+
+def memory_read(
+    x,
+    bank,
+    top_k=5,
+    selection="exact",
+    shrinkage="gumbel",
+    threshold=0.0025,
+    filled=None,
+    values=None,
+    impl="auto",
+):
+    """Region-restricted memory read (SQUID 3.2, SimSID 3.2); defined by `reference.memory_read`.
+
+    Args:
+        x: queries (B, R, C), floating point.
+        bank: slots (R, N, C).
+        top_k, selection, shrinkage, threshold, filled: as `reference.memory_read`.
+        values: None, or (R, N, V): what is summed in the place of the slots, for inference.
+        impl: `auto`, `triton` or `torch`.
+
+    Returns:
+        out (B, R, C), or (B, R, V) with values, in x's dtype.
+        weights, without gradient, in float32 at least: of the chosen slots (B, R, top_k), largest first; of every slot
+            (B, R, N) for the shrinkages `none` and `hard`.
+        indices of the chosen slots (B, R, top_k), int64, -1 where the weight is 0; None for `none` and `hard`.
 
     Raises:
-        ImplementationError: impl = `triton` where the kernel cannot run.
+        ImplementationError: impl = `triton` where the kernels cannot run.
     """
-    use_triton(impl, can_run(x, bank, shrinkage))
-    return reference.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled)
+    if use_triton(impl, x, can_run(x, bank, top_k, shrinkage, values)):
+        k, published = (top_k if shrinkage == "gumbel" else 0), selection == "published"
+        if torch.is_grad_enabled() and (x.requires_grad or bank.requires_grad):
+            out, y, index, weight = _MemoryRead.apply(x, bank, filled, k, published)
+        else:
+            forward = _forward_op if torch.compiler.is_compiling() else _forward
+            out, y, index, weight = forward(x, bank, bank if values is None else values, filled, k, published, False)
+        return (out, weight, index) if k else (out, y, None)
+    out, weights = reference.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
+    weights = weights.detach()
+    if shrinkage != "gumbel":
+        return out, weights, None
+    weights, indices = weights.topk(top_k)
+    return out, weights, indices.masked_fill(~(weights > 0), -1)

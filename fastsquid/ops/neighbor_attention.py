@@ -1,19 +1,100 @@
 """Neighbor attention: each patch attends to the eight around it, read in place."""
 
+import torch
+
 from . import reference
-from .dispatch import use_triton
+from .dispatch import device_reason, first_derivative_only, use_triton
 
 
-def can_run(q):
-    """None if the Triton kernel can run on this input, else the reason why not."""
-    return "this version of fastsquid has no Triton kernel for neighbor attention; use impl='torch' or 'auto'"
+def can_run(q, k, v):
+    """None if the Triton kernels can run on these inputs, else the reason why not."""
+    reason = device_reason(q)
+    if reason is not None:
+        return reason
+    from ..kernels.launch import DTYPES
+    from ..kernels.neighbor_attention import MAX_HEAD_DIM
+
+    if not q.device == k.device == v.device:
+        return f"q, k and v are on {q.device}, {k.device} and {v.device}: all should be on one device"
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: all should be of one floating-point type"
+    if q.shape[-1] > MAX_HEAD_DIM:
+        return f"heads of size {q.shape[-1]} are larger than {MAX_HEAD_DIM}"
+    return None
+
+
+def _forward(*arguments):
+    from ..kernels import neighbor_attention as kernels
+
+    return kernels.forward(*arguments)
+
+
+def _backward(*arguments):
+    from ..kernels import neighbor_attention as kernels
+
+    return kernels.backward(*arguments)
+
+
+# Operators for torch.compile alone, as in memory_read.py.
+_forward_op = torch.library.custom_op(
+    "fastsquid::neighbor_attention",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, bool pad) -> (Tensor, Tensor)",
+)
+_backward_op = torch.library.custom_op(
+    "fastsquid::neighbor_attention_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, bool need_q, bool need_kv)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+@_forward_op.register_fake
+def _(q, k, v, pad):
+    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+
+
+@_backward_op.register_fake
+def _(dout, q, k, v, out, lse, need_q, need_kv):
+    return tuple(q.new_empty(q.shape if needed else (0,)) for needed in (need_q, need_kv, need_kv))
+
+
+class _NeighborAttention(torch.autograd.Function):
+    """The kernels' attention; saves its inputs, its output and a log-sum-exp a query and head."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, pad):
+        forward = _forward_op if torch.compiler.is_compiling() else _forward
+        out, lse = forward(q, k, v, pad)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx, dout, _):
+        need_q, need_k, need_v = ctx.needs_input_grad[:3]
+        backward = _backward_op if torch.compiler.is_compiling() else _backward
+        dq, dk, dv = backward(dout, *ctx.saved_tensors, need_q, need_k or need_v)
+        return dq if need_q else None, dk if need_k else None, dv if need_v else None, None
 
 
 def neighbor_attention(q, k, v, border="pad", impl="auto"):
-    """Centre-less 3x3 attention over a grid of patches; arguments and result as in `reference.neighbor_attention`.
+    """Centre-less 3x3 attention over a grid of patches (SQUID 3.3, SimSID 3.3); defined by
+    `reference.neighbor_attention`, whose arguments, result and errors it has.
+
+    Args:
+        impl: `auto`, `triton` or `torch`.
 
     Raises:
-        ImplementationError: impl = `triton` where the kernel cannot run.
+        ImplementationError: impl = `triton` where the kernels cannot run.
     """
-    use_triton(impl, can_run(q))
-    return reference.neighbor_attention(q, k, v, border)
+    reference.check_border(q, border)
+    if not use_triton(impl, q, can_run(q, k, v)):
+        return reference.neighbor_attention(q, k, v, border)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _NeighborAttention.apply(q, k, v, border == "pad")[0]
+    forward = _forward_op if torch.compiler.is_compiling() else _forward
+    return forward(q, k, v, border == "pad")[0]

@@ -23,7 +23,7 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
-def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", threshold=0.0025, filled=None):
+def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", threshold=0.0025, filled=None, values=None):
     """Region-restricted memory read: region r's queries read region r's slots only (SQUID 3.2, SimSID 3.2).
 
     `gumbel`: y = softmax(x.M^T), h = y on the selected slots and 0 elsewhere, divided by its sum; out = h.M. The
@@ -38,15 +38,16 @@ def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", thresho
         selection: `exact`, the top_k largest, ties to the lowest index; or `published`, the slots strictly above the
             top_k-th largest probability (top_k - 1 of them without ties; fewer with ties).
         filled: None, or an integer tensor (): only slots below it are read; with none filled the read is zero.
+        values: None, or (R, N, V): what is summed in the place of the slots.
 
     Returns:
-        out (B, R, C) in x's dtype, and the weights h (B, R, N) in float32 at least.
+        out (B, R, C), or (B, R, V) with values, in x's dtype, and the weights h (B, R, N) in float32 at least.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled)
+        return _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
 
 
-def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
+def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values):
     dtype = torch.promote_types(x.dtype, torch.float32)
     # The softmax turns a dot's absolute error into a weight's relative one, and a float32 matrix product rounds by
     # batch size: where a CPU scores images, more digits make a score independent of the batch it is made in.
@@ -74,7 +75,7 @@ def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled):
                 shrunk = softmax * kept
                 shrunk = shrunk / shrunk.sum(-1, keepdim=True).clamp_min(1e-12)
             weights = _StraightThrough.apply(softmax, shrunk)
-    out = torch.einsum("brn,rnc->brc", weights, slots)
+    out = torch.einsum("brn,rnc->brc", weights, slots if values is None else values.to(wide))
     return out.to(x.dtype), weights.to(dtype)
 
 
@@ -107,11 +108,15 @@ def neighbor_attention(q, k, v, border="pad"):
     Raises:
         ValueError: `mask` on a 1 x 1 grid, where no neighbour exists.
     """
-    height, width = q.shape[1:3]
-    if border == "mask" and height * width == 1:
-        raise ValueError("border='mask' needs a grid of at least two patches: a 1 x 1 grid has no neighbours")
+    check_border(q, border)
     with torch.autocast(q.device.type, enabled=False):
         return _neighbor_attention(q, k, v, border)
+
+
+def check_border(q, border):
+    """Raises ValueError for `mask` where no patch has a neighbour."""
+    if border == "mask" and q.shape[1] * q.shape[2] == 1:
+        raise ValueError("border='mask' needs a grid of at least two patches: a 1 x 1 grid has no neighbours")
 
 
 def _neighbor_attention(q, k, v, border):

@@ -1,0 +1,38 @@
+"""What every launcher needs: the device, the accumulator, the precision of float32 products."""
+
+import contextlib
+
+import torch
+import triton
+
+INTERPRETED = triton.knobs.runtime.interpret  # as @triton.jit found it when the kernels were imported
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Dtypes of queries and slots that go together: the same, or slots of more digits.
+PAIRS = [(dtype, dtype) for dtype in DTYPES] + [(torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
+
+
+def accumulator(dtype):
+    """float32 for everything up to float32, float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def precision(backend):
+    """How float32 products are made: three tf32 products on NVIDIA's matrix units, plain float32 on AMD's.
+
+    Both keep float32's accuracy; one tf32 product would not (see the table in memory_read.py).
+    """
+    return "ieee" if backend == "hip" else "tf32x3"
+
+
+def backend():
+    return "hip" if torch.version.hip else "cuda"
+
+
+def rows_contiguous(x):
+    """x itself where its last dimension is contiguous, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def on_device(x):
+    """The context in which kernels are launched on x's device."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,412 @@
+"""DOC"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import INTERPRETED, accumulator, backend, on_device, precision, rows_contiguous
+
+MAX_SLOTS = 4096
+MAX_TOP_K = 64
+PROGRAMS = 264  # aimed at where a launch can be split: two for each of the 132 multiprocessors of an H100 or H200
+
+# Every block that a kernel can be launched with: the launchers below choose among these and nothing else, by the
+# number of queries a region (DOTS, WEIGHTED_SUM, BANK_GRADIENT), of slots (ROWS) or of chosen slots (GATHER).
+DOTS = [
+    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+    dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
+    dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
+]
+ROWS = [dict(BLOCK_N=256, num_warps=4), dict(BLOCK_N=1024, num_warps=4), dict(BLOCK_N=4096, num_warps=16)]
+GATHER = [dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=64)]
+WEIGHTED_SUM = [
+    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+    dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+]
+BANK_GRADIENT = [
+    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
+    dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=8, num_stages=2),
+]
+
+
+@triton.jit
+def _limit(filled_ptr, queue, N):
+    """Slots that may be read: all of a matrix, the filled ones of a queue."""
+    return tl.minimum(tl.load(filled_ptr, mask=queue != 0, other=N), N).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["B", "R", "N", "queue"])
+def _dots(
+    x_ptr,
+    bank_ptr,
+    filled_ptr,
+    partial_ptr,
+    B,
+    R,
+    N,
+    C,
+    chunk,
+    stride_xb,
+    stride_xr,
+    stride_mr,
+    stride_mn,
+    queue,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """partial[z, b, r, n] = sum of x[b, r, c] * bank[r, n, c] over the z-th chunk of c."""
+    ACC: tl.constexpr = partial_ptr.dtype.element_ty
+    # Query tiles are innermost: programs that read the same slots run side by side and share the cache.
+    b_tiles, n_tiles = tl.cdiv(B, BLOCK_B), tl.cdiv(N, BLOCK_N)
+    b = (tl.program_id(0) % b_tiles * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    n = tl.program_id(0) // b_tiles % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    r = (tl.program_id(0) // b_tiles // n_tiles).to(tl.int64)
+    readable = n < _limit(filled_ptr, queue, N)
+    x_rows = x_ptr + r * stride_xr + b * stride_xb
+    slots = bank_ptr + r * stride_mr + n.to(tl.int64) * stride_mn
+    acc = tl.zeros((BLOCK_N, BLOCK_B), ACC)
+    z = tl.program_id(1)
+    for start in range(z * chunk, tl.minimum(z * chunk + chunk, C), BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        m = tl.load(slots[:, None] + c[None, :], mask=readable[:, None] & (c < C)[None, :], other=0.0)  # [BN, BC]
+        x = tl.load(x_rows[None, :] + c[:, None], mask=(b < B)[None, :] & (c < C)[:, None], other=0.0)  # [BC, BB]
+        if UPCAST:
+            m, x = m.to(ACC), x.to(ACC)
+        acc = tl.dot(m, x, acc, input_precision=PRECISION, out_dtype=ACC)
+    row = (z.to(tl.int64) * B + b) * R + r
+    tl.store(partial_ptr + row[None, :] * N + n[:, None], acc, mask=(b < B)[None, :] & (n < N)[:, None])
+
+
+@triton.jit
+def _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N: tl.constexpr):
+    """A row's dots: its partial sums, always added in the same order."""
+    n = tl.arange(0, BLOCK_N)
+    total = tl.load(partial_ptr + row * N + n, mask=n < N, other=0.0)
+    for z in range(1, splits):
+        total += tl.load(partial_ptr + (z * rows + row) * N + n, mask=n < N, other=0.0)
+    return total
+
+
+@triton.jit
+def _row_softmax(partial_ptr, row, rows, N, splits, limit, BLOCK_N: tl.constexpr):
+    """Dots of one query, its softmax over the readable slots (zeros where there are none), and the sum of its exp."""
+    readable = tl.arange(0, BLOCK_N) < limit
+    s = _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N)
+    s = tl.where(readable, s, float("-inf"))
+    top = tl.max(s, 0)
+    e = tl.where(readable, tl.exp(s - tl.where(limit > 0, top, 0.0)), 0.0)
+    total = tl.sum(e, 0)
+    return s, e / tl.where(total == 0, 1.0, total)
+
+
+@triton.jit(do_not_specialize=["B", "R", "N", "splits", "k", "queue", "published", "keep"])
+def _select_gather(
+    partial_ptr,
+    filled_ptr,
+    values_ptr,
+    out_ptr,
+    y_ptr,
+    index_ptr,
+    weight_ptr,
+    B,
+    R,
+    N,
+    V,
+    splits,
+    k,
+    chunk,
+    stride_vr,
+    stride_vn,
+    queue,
+    published,
+    keep,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Softmax, top-k and the weighted sum of the k chosen rows of values, for one query and one chunk of columns.
+
+    Every chunk's program repeats the selection, which reads a few numbers from the cache; its first one stores it.
+    """
+    ACC: tl.constexpr = partial_ptr.dtype.element_ty
+    r = (tl.program_id(0) // B).to(tl.int64)  # queries of one region side by side: their slots stay in the cache
+    rows = B.to(tl.int64) * R
+    row = (tl.program_id(0) % B).to(tl.int64) * R + r
+    n, slot = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    s, y = _row_softmax(partial_ptr, row, rows, N, splits, _limit(filled_ptr, queue, N), BLOCK_N)
+    # Exact: by the dots, whose order the probabilities keep except where these underflow or round to a tie.
+    left = tl.where((published != 0) & (s > float("-inf")), y, s)
+    index = tl.full((BLOCK_K,), 0, tl.int64)
+    weight = tl.zeros((BLOCK_K,), ACC)
+    kth = tl.zeros((), ACC)
+    for j in range(k):
+        best = tl.max(left, 0)
+        i = tl.min(tl.where(left == best, n, BLOCK_N), 0)  # ties to the lowest index
+        kth = tl.sum(tl.where((n == i) & (left > float("-inf")), y, 0.0), 0)
+        index = tl.where(slot == j, i, index)
+        weight = tl.where(slot == j, kth, weight)
+        left = tl.where(n == i, float("-inf"), left)
+    weight = tl.where((published != 0) & (weight <= kth), 0.0, weight)
+    total = tl.sum(weight, 0)
+    weight = weight / tl.where(total < 1e-12, 1e-12, total)
+    broken = tl.sum(y, 0)  # a NaN stays a NaN, though no comparison above finds it
+    weight = tl.where(broken == broken, weight, broken)
+    index = tl.where(weight > 0, index, -1)
+    if tl.program_id(1) == 0:
+        tl.store(y_ptr + row * N + n, y, mask=(n < N) & (keep != 0))
+        tl.store(index_ptr + row * k + slot, index, mask=slot < k)
+        tl.store(weight_ptr + row * k + slot, weight, mask=slot < k)
+    chosen = values_ptr + r * stride_vr + index * stride_vn
+    first = tl.program_id(1) * chunk
+    for start in range(first, tl.minimum(first + chunk, V), BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        picked = tl.load(chosen[:, None] + c[None, :], mask=(index >= 0)[:, None] & (c < V)[None, :], other=0.0)
+        out = tl.sum(picked.to(ACC) * weight[:, None], 0)  # [BK, BC] -> [BC]
+        tl.store(out_ptr + row * V + c, out.to(out_ptr.dtype.element_ty), mask=c < V)
+
+
+@triton.jit(do_not_specialize=["rows", "N", "splits", "queue"])
+def _softmax(partial_ptr, filled_ptr, y_ptr, rows, N, splits, queue, BLOCK_N: tl.constexpr):
+    """y = softmax of one query's dots; y may be the first of the partial sums."""
+    row, n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_N)
+    _, y = _row_softmax(partial_ptr, row, rows, N, splits, _limit(filled_ptr, queue, N), BLOCK_N)
+    tl.store(y_ptr + row * N + n, y, mask=n < N)
+
+
+@triton.jit(do_not_specialize=["rows", "N", "splits"])
+def _score_gradient(partial_ptr, y_ptr, rows, N, splits, BLOCK_N: tl.constexpr):
+    """ds = y * (dy - sum(y * dy)) of one query, in the place of the first partial sum of dy."""
+    row, n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_N)
+    y = tl.load(y_ptr + row * N + n, mask=n < N, other=0.0)
+    dy = _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N)
+    tl.store(partial_ptr + row * N + n, y * (dy - tl.sum(y * dy, 0)), mask=n < N)
+
+
+@triton.jit(do_not_specialize=["B", "R", "N", "queue"])
+def _weighted_sum(
+    weight_ptr,
+    values_ptr,
+    filled_ptr,
+    out_ptr,
+    B,
+    R,
+    N,
+    V,
+    stride_vr,
+    stride_vn,
+    queue,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """out[b, r, c] = sum over n of weight[b, r, n] * values[r, n, c]: dense weights, of `none` and of dx."""
+    ACC: tl.constexpr = weight_ptr.dtype.element_ty
+    b_tiles = tl.cdiv(B, BLOCK_B)
+    b = (tl.program_id(0) % b_tiles * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    r = (tl.program_id(0) // b_tiles).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row = b * R + r
+    limit = _limit(filled_ptr, queue, N)
+    acc = tl.zeros((BLOCK_B, BLOCK_C), ACC)
+    for start in range(0, limit, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        readable = n < limit
+        w = tl.load(weight_ptr + row[:, None] * N + n[None, :], mask=(b < B)[:, None] & readable[None, :], other=0.0)
+        slots = values_ptr + r * stride_vr + n.to(tl.int64)[:, None] * stride_vn + c[None, :]
+        v = tl.load(slots, mask=readable[:, None] & (c < V)[None, :], other=0.0)  # [BN, BC]
+        acc = tl.dot(w, v.to(ACC), acc, input_precision=PRECISION, out_dtype=ACC)
+    mask = (b < B)[:, None] & (c < V)[None, :]
+    tl.store(out_ptr + row[:, None] * V + c[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["B", "R", "N", "k"])
+def _bank_gradient(
+    ds_ptr,
+    y_ptr,
+    index_ptr,
+    weight_ptr,
+    x_ptr,
+    dout_ptr,
+    dbank_ptr,
+    B,
+    R,
+    N,
+    C,
+    k,
+    stride_xb,
+    stride_xr,
+    stride_db,
+    stride_dr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """dM[r, n, c] = sum over b of ds[b, r, n] * x[b, r, c] + h[b, r, n] * dout[b, r, c].
+
+    The program of a tile of slots sums over all queries and stores it once: no atomics. h comes from the k indices
+    and weights of each query; with k = 0 (shrinkage `none`) it is y.
+    """
+    ACC: tl.constexpr = ds_ptr.dtype.element_ty
+    n_tiles = tl.cdiv(N, BLOCK_N)
+    n = (tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    r = (tl.program_id(0) // n_tiles).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    acc = tl.zeros((BLOCK_N, BLOCK_C), ACC)
+    for start in range(0, B, BLOCK_B):
+        b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
+        row = b * R + r
+        dense = row[None, :] * N + n[:, None]
+        inside = (n < N)[:, None] & (b < B)[None, :]
+        ds = tl.load(ds_ptr + dense, mask=inside, other=0.0)  # [BN, BB]
+        h = tl.load(y_ptr + dense, mask=inside & (k == 0), other=0.0)
+        for j in range(k):
+            index = tl.load(index_ptr + row * k + j, mask=b < B, other=-1)
+            weight = tl.load(weight_ptr + row * k + j, mask=b < B, other=0.0)
+            h += tl.where(n[:, None] == index[None, :], weight[None, :], 0.0)
+        tile = (b < B)[:, None] & (c < C)[None, :]
+        x = tl.load(x_ptr + b[:, None] * stride_xb + r * stride_xr + c[None, :], mask=tile, other=0.0)  # [BB, BC]
+        dout = tl.load(dout_ptr + b[:, None] * stride_db + r * stride_dr + c[None, :], mask=tile, other=0.0)
+        acc = tl.dot(ds, x.to(ACC), acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = tl.dot(h, dout.to(ACC), acc, input_precision=PRECISION, out_dtype=ACC)
+    slot = dbank_ptr + (r * N + n)[:, None] * C + c[None, :]
+    tl.store(slot, acc.to(dbank_ptr.dtype.element_ty), mask=(n < N)[:, None] & (c < C)[None, :])
+
+
+def _fitting(blocks, name, size):
+    """The first blocks whose `name` covers size, else the last."""
+    return next((block for block in blocks if block[name] >= size), blocks[-1])
+
+
+def tiles(blocks, dtype):
+    """Those of the blocks that serve a dtype: float64, which is for tests, keeps to the smallest."""
+    return blocks[:1] if dtype == torch.float64 else blocks
+
+
+def _tile(blocks, B, dtype):
+    return _fitting(tiles(blocks, dtype), "BLOCK_B", B)
+
+
+def splits(B, R, N, C, dtype):
+    """S, the programs among which each sum over the slot dimension C is divided, and their share of it."""
+    tile = _tile(DOTS, B, dtype)
+    tiles = R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"])
+    wanted = max(1, min(PROGRAMS // max(tiles, 1), C // 256))
+    chunk = triton.cdiv(triton.cdiv(C, tile["BLOCK_C"]), wanted) * tile["BLOCK_C"]
+    return triton.cdiv(C, chunk), chunk
+
+
+def _launch_dots(x, bank, filled, queue):
+    """Partial sums (S, B, R, N) of x.M^T."""
+    (B, R, C), N = x.shape, bank.shape[1]
+    tile = _tile(DOTS, B, bank.dtype)
+    S, chunk = splits(B, R, N, C, bank.dtype)
+    partial = torch.empty(S, B, R, N, dtype=accumulator(bank.dtype), device=x.device)
+    grid = (R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"]), S)
+    if partial.numel():
+        _dots[grid](
+            x, bank, filled, partial, B, R, N, C, chunk, *x.stride()[:2], *bank.stride()[:2], queue,
+            UPCAST=x.dtype != bank.dtype or (INTERPRETED and x.dtype == torch.bfloat16),
+            PRECISION=precision(backend()), **tile,
+        )  # fmt: skip
+    return partial
+
+
+def _launch_weighted_sum(weight, values, filled, queue, dtype):
+    (B, R, N), V = weight.shape, values.shape[2]
+    tile = _tile(WEIGHTED_SUM, B, values.dtype)
+    out = torch.empty(B, R, V, dtype=dtype, device=weight.device)
+    grid = (R * triton.cdiv(B, tile["BLOCK_B"]), triton.cdiv(V, tile["BLOCK_C"]))
+    if out.numel():
+        _weighted_sum[grid](
+            weight, values, filled, out, B, R, N, V, *values.stride()[:2], queue,
+            PRECISION=precision(backend()), **tile,
+        )  # fmt: skip
+    return out
+
+
+def _queue(filled, x):
+    """The pointer and the flag that stand for `filled` in a launch; a matrix's pointer is never read."""
+    return (torch.empty(0, dtype=torch.int64, device=x.device), 0) if filled is None else (filled, 1)
+
+
+def forward(x, bank, values, filled, k, published, keep):
+    """The read with k chosen slots, or with all of them (k = 0: shrinkage `none`).
+
+    Args:
+        x: queries (B, R, C).
+        bank: slots (R, N, C), of x's dtype or float32.
+        values: (R, N, V), of the bank's dtype: what is summed; the bank itself, or what was folded from it.
+        filled: None, or the int64 count of slots that may be read.
+        k: chosen slots a query, at most min(N, 64); 0 for all.
+        published: the published rule instead of the exact one.
+        keep: return the softmax, which the backward needs; always so with k = 0.
+
+    Returns:
+        out (B, R, V) in x's dtype; the softmax y (B, R, N), empty unless kept; indices (B, R, k), int64, -1 where the
+        weight is 0; weights (B, R, k).
+    """
+    x, bank, values = rows_contiguous(x), rows_contiguous(bank), rows_contiguous(values)
+    (B, R, _), N, V = x.shape, bank.shape[1], values.shape[2]
+    rows = B * R
+    row = _fitting(ROWS, "BLOCK_N", N)
+    filled, queue = _queue(filled, x)
+    with on_device(x):
+        partial = _launch_dots(x, bank, filled, queue)
+        S = partial.shape[0]
+        y = (
+            partial[0]
+            if k == 0 and S == 1
+            else torch.empty_like(partial[0])
+            if keep or k == 0
+            else partial.new_empty(0)
+        )
+        index = torch.empty(B, R, k, dtype=torch.int64, device=x.device)
+        weight = torch.empty(B, R, k, dtype=partial.dtype, device=x.device)
+        if k == 0:
+            if rows:
+                _softmax[(rows,)](partial, filled, y, rows, N, S, queue, **row)
+            return _launch_weighted_sum(y, values, filled, queue, x.dtype), y, index, weight
+        out = torch.empty(B, R, V, dtype=x.dtype, device=x.device)
+        gather = _fitting(GATHER, "BLOCK_K", k)
+        # Enough programs to fill the chip; more would only repeat the selection.
+        pieces = triton.cdiv(V, gather["BLOCK_C"])
+        chunk = triton.cdiv(pieces, max(1, min(pieces, 2 * PROGRAMS // max(rows, 1)))) * gather["BLOCK_C"]
+        if rows:
+            _select_gather[(rows, triton.cdiv(V, chunk))](
+                partial, filled, values, out, y, index, weight, B, R, N, V, S, k, chunk,
+                *values.stride()[:2], queue, int(published), int(keep), **row, **gather,
+            )  # fmt: skip
+    return out, y, index, weight
+
+
+def backward(dout, x, bank, filled, y, index, weight, need_x, need_bank):
+    """dx (B, R, C) in x's dtype and dM (R, N, C) in the bank's; empty where not needed.
+
+    Args:
+        dout: (B, R, C).
+        y, index, weight: as `forward` returned them with keep; index and weight are not read unless need_bank.
+    """
+    dout, x, bank = rows_contiguous(dout), rows_contiguous(x), rows_contiguous(bank)
+    (B, R, C), N = x.shape, bank.shape[1]
+    filled, queue = _queue(filled, x)
+    dx, dbank = x.new_empty(0), bank.new_empty(0)
+    with on_device(x):
+        partial = _launch_dots(dout, bank, filled, queue)
+        ds = partial[0]
+        if ds.numel():
+            _score_gradient[(B * R,)](partial, y, B * R, N, partial.shape[0], **_fitting(ROWS, "BLOCK_N", N))
+        if need_x:
+            dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype)
+        if need_bank:
+            tile = _tile(BANK_GRADIENT, B, bank.dtype)
+            dbank = torch.empty(R, N, C, dtype=bank.dtype, device=x.device)
+            _bank_gradient[(R * triton.cdiv(N, tile["BLOCK_N"]), triton.cdiv(C, tile["BLOCK_C"]))](
+                ds, y, index, weight, x, dout, dbank, B, R, N, C, index.shape[2],
+                *x.stride()[:2], *dout.stride()[:2], PRECISION=precision(backend()), **tile,
+            )  # fmt: skip
+    return dx, dbank

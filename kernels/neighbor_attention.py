@@ -1,0 +1,239 @@
+"""DOC"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import accumulator, on_device, rows_contiguous
+
+MAX_HEAD_DIM = 256
+
+# Every block that the kernels can be launched with, chosen by the head dimension D.
+BLOCKS = [
+    dict(BLOCK_P=8, BLOCK_D=32, num_warps=4),
+    dict(BLOCK_P=4, BLOCK_D=64, num_warps=4),
+    dict(BLOCK_P=2, BLOCK_D=256, num_warps=8),
+]
+
+DQ, DKV = tl.constexpr(1), tl.constexpr(2)  # gradients that a backward launch makes, added up
+
+
+@triton.jit
+def _place(patches, H, W, BLOCK_P: tl.constexpr):
+    """The patches of this program: flat index, image, row and column."""
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    return p, p // (H * W), p // W % H, p % W
+
+
+@triton.jit
+def _step(n):
+    """Row and column offset of the n-th of the eight neighbours, row-major."""
+    cell = n + (n > 3)
+    return cell // 3 - 1, cell % 3 - 1
+
+
+@triton.jit
+def _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr):
+    """Features (BLOCK_P, BLOCK_D) of patches (b, i, j), zero where the mask is false."""
+    row = b.to(tl.int64) * stride_b + i.to(tl.int64) * stride_i + j.to(tl.int64) * stride_j
+    return tl.load(ptr + row[:, None] + d[None, :], mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit(do_not_specialize=["patches", "H", "W", "pad"])
+def _forward(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    lse_ptr,
+    patches,
+    H,
+    W,
+    D,
+    pad,
+    stride_qb,
+    stride_qi,
+    stride_qj,
+    stride_qh,
+    stride_kb,
+    stride_ki,
+    stride_kj,
+    stride_kh,
+    stride_vb,
+    stride_vi,
+    stride_vj,
+    stride_vh,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    SCALE: tl.constexpr,
+):
+    ACC: tl.constexpr = lse_ptr.dtype.element_ty
+    p, b, i, j = _place(patches, H, W, BLOCK_P)
+    h, heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    q_ptr, k_ptr, v_ptr = q_ptr + h * stride_qh, k_ptr + h * stride_kh, v_ptr + h * stride_vh
+    d = tl.arange(0, BLOCK_D)
+    own, inner = p < patches, (d < D)[None, :]
+    q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, own[:, None] & inner, ACC)
+    # Padded neighbours are keys of logit 0: the running maximum starts there, and they are counted at the end.
+    top = tl.where(own & (pad == 0), float("-inf"), 0.0).to(ACC)
+    total = tl.zeros((BLOCK_P,), ACC)
+    absent = tl.zeros((BLOCK_P,), ACC)
+    acc = tl.zeros((BLOCK_P, BLOCK_D), ACC)
+    for n in range(8):
+        di, dj = _step(n)
+        ni, nj = i + di, j + dj
+        near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
+        mask = near[:, None] & inner
+        k = _tile(k_ptr, b, ni, nj, stride_kb, stride_ki, stride_kj, d, mask, ACC)
+        v = _tile(v_ptr, b, ni, nj, stride_vb, stride_vi, stride_vj, d, mask, ACC)
+        logit = tl.where(near, tl.sum(q * k, 1) * SCALE, float("-inf"))
+        new = tl.maximum(top, logit)
+        safe = tl.where(new == float("-inf"), 0.0, new)  # nothing seen yet
+        shrink, e = tl.exp(top - safe), tl.exp(logit - safe)
+        acc = acc * shrink[:, None] + v * e[:, None]
+        total = total * shrink + e
+        absent += tl.where(near, 0.0, 1.0)
+        top = new
+    total += tl.where(pad != 0, absent * tl.exp(-tl.maximum(top, 0.0)), 0.0)
+    total = tl.where(own, total, 1.0)
+    out = acc / total[:, None]
+    row = p.to(tl.int64) * heads + h
+    tl.store(out_ptr + row[:, None] * D + d[None, :], out.to(out_ptr.dtype.element_ty), mask=own[:, None] & inner)
+    tl.store(lse_ptr + row, top + tl.log(total), mask=own)
+
+
+@triton.jit(do_not_specialize=["patches", "H", "W", "parts"])
+def _backward(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    lse_ptr,
+    dout_ptr,
+    dq_ptr,
+    dk_ptr,
+    dv_ptr,
+    patches,
+    H,
+    W,
+    D,
+    parts,
+    stride_qb,
+    stride_qi,
+    stride_qj,
+    stride_qh,
+    stride_kb,
+    stride_ki,
+    stride_kj,
+    stride_kh,
+    stride_vb,
+    stride_vi,
+    stride_vj,
+    stride_vh,
+    stride_ob,
+    stride_oi,
+    stride_oj,
+    stride_oh,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    SCALE: tl.constexpr,
+):
+    """dq of the program's patches from the neighbours they look at, dk and dv from the neighbours that look at them.
+
+    Both are the same eight patches. p = exp(logit - lse); ds = p * (dout.v - dout.out).
+    """
+    ACC: tl.constexpr = lse_ptr.dtype.element_ty
+    p, b, i, j = _place(patches, H, W, BLOCK_P)
+    h, heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    q_ptr, k_ptr, v_ptr = q_ptr + h * stride_qh, k_ptr + h * stride_kh, v_ptr + h * stride_vh
+    dout_ptr += h * stride_oh
+    d = tl.arange(0, BLOCK_D)
+    own, inner = p < patches, (d < D)[None, :]
+    mask = own[:, None] & inner
+    row = p.to(tl.int64) * heads + h
+    if parts & DQ != 0:
+        q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, mask, ACC)
+        dout = _tile(dout_ptr, b, i, j, stride_ob, stride_oi, stride_oj, d, mask, ACC)
+        out = tl.load(out_ptr + row[:, None] * D + d[None, :], mask=mask, other=0.0).to(ACC)
+        lse = tl.load(lse_ptr + row, mask=own, other=0.0)
+        delta = tl.sum(dout * out, 1)
+        dq = tl.zeros((BLOCK_P, BLOCK_D), ACC)
+        for n in range(8):
+            di, dj = _step(n)
+            ni, nj = i + di, j + dj
+            near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
+            there = near[:, None] & inner
+            k = _tile(k_ptr, b, ni, nj, stride_kb, stride_ki, stride_kj, d, there, ACC)
+            v = _tile(v_ptr, b, ni, nj, stride_vb, stride_vi, stride_vj, d, there, ACC)
+            weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
+            ds = weight * (tl.sum(dout * v, 1) - delta) * SCALE
+            dq += ds[:, None] * k
+        tl.store(dq_ptr + row[:, None] * D + d[None, :], dq.to(dq_ptr.dtype.element_ty), mask=mask)
+    if parts & DKV != 0:
+        k = _tile(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d, mask, ACC)
+        v = _tile(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d, mask, ACC)
+        dk = tl.zeros((BLOCK_P, BLOCK_D), ACC)
+        dv = tl.zeros((BLOCK_P, BLOCK_D), ACC)
+        for n in range(8):
+            di, dj = _step(n)
+            ni, nj = i + di, j + dj
+            near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
+            there = near[:, None] & inner
+            looking = row + (di * W + dj) * heads
+            q = _tile(q_ptr, b, ni, nj, stride_qb, stride_qi, stride_qj, d, there, ACC)
+            dout = _tile(dout_ptr, b, ni, nj, stride_ob, stride_oi, stride_oj, d, there, ACC)
+            out = tl.load(out_ptr + looking[:, None] * D + d[None, :], mask=there, other=0.0).to(ACC)
+            lse = tl.load(lse_ptr + looking, mask=near, other=0.0)
+            weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
+            ds = weight * (tl.sum(dout * v, 1) - tl.sum(dout * out, 1)) * SCALE
+            dk += ds[:, None] * q
+            dv += weight[:, None] * dout
+        tl.store(dk_ptr + row[:, None] * D + d[None, :], dk.to(dk_ptr.dtype.element_ty), mask=mask)
+        tl.store(dv_ptr + row[:, None] * D + d[None, :], dv.to(dv_ptr.dtype.element_ty), mask=mask)
+
+
+def _launch(q):
+    """Grid and blocks for queries (B, H, W, heads, D)."""
+    B, H, W, heads, D = q.shape
+    blocks = next(blocks for blocks in BLOCKS if blocks["BLOCK_D"] >= D)
+    return (triton.cdiv(B * H * W, blocks["BLOCK_P"]), heads), blocks
+
+
+def forward(q, k, v, pad):
+    """Attention of every patch to its neighbours.
+
+    Args:
+        q, k, v: (B, H, W, heads, D) of one dtype, D at most 256.
+        pad: neighbours outside the grid are keys of logit 0 and value 0; else they are absent.
+
+    Returns:
+        out (B, H, W, heads, D) in q's dtype, and the log-sum-exp of the logits (B, H, W, heads).
+    """
+    q, k, v = map(rows_contiguous, (q, k, v))
+    B, H, W, heads, D = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:-1], dtype=accumulator(q.dtype), device=q.device)
+    grid, blocks = _launch(q)
+    with on_device(q):
+        if out.numel():
+            _forward[grid](
+                q, k, v, out, lse, B * H * W, H, W, D, int(pad),
+                *q.stride()[:4], *k.stride()[:4], *v.stride()[:4], SCALE=D**-0.5, **blocks,
+            )  # fmt: skip
+    return out, lse
+
+
+def backward(dout, q, k, v, out, lse, need_q, need_kv):
+    """dq, dk, dv, each (B, H, W, heads, D) in q's dtype; empty where not needed."""
+    dout, q, k, v = map(rows_contiguous, (dout, q, k, v))
+    B, H, W, heads, D = q.shape
+    dq, dk, dv = (out.new_empty(out.shape if needed else (0,)) for needed in (need_q, need_kv, need_kv))
+    grid, blocks = _launch(q)
+    with on_device(q):
+        if out.numel():
+            _backward[grid](
+                q, k, v, out, lse, dout, dq, dk, dv,
+                B * H * W, H, W, D, need_q * DQ.value + need_kv * DKV.value,
+                *q.stride()[:4], *k.stride()[:4], *v.stride()[:4], *dout.stride()[:4], SCALE=D**-0.5, **blocks,
+            )  # fmt: skip
+    return dq, dk, dv

@@ -1,0 +1,75 @@
+"""What kernel tests share: inputs rounded to a dtype, and the comparison with the float64 reference.
+
+The error of a kernel may be that of the reference run in the same low precision, plus a rounding budget: one unit in
+the last place of the result's dtype (the interpreter truncates where a GPU rounds) and 64 of the accumulator's, both of
+the largest element.
+"""
+
+import torch
+from conftest import DEVICE
+
+from fastsquid.ops import memory_read, neighbor_attention, reference
+
+
+def randn(*shape, seed=0, dtype=torch.float64, scale=1.0):
+    """Standard normal numbers times scale, rounded to dtype."""
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale).to(
+        DEVICE, dtype
+    )
+
+
+def close(name, ours, truth, eager):
+    """Asserts |ours - truth| <= |eager - truth| + budget, in the largest element."""
+    assert ours.shape == truth.shape, name
+    if not truth.numel():
+        return
+    scale = truth.abs().max().item()
+    wide = torch.promote_types(ours.dtype, torch.float32)
+    budget = scale * (torch.finfo(ours.dtype).eps + 64 * torch.finfo(wide).eps) + 1e-30
+    error = (ours.double() - truth).abs().max().item()  # NaN fails
+    allowed = (eager.double() - truth).abs().max().item() + budget
+    assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def gradients(function, inputs, dout):
+    """Output of a function of several tensors, and the gradients of those that require them."""
+    out = function(*inputs)
+    wanted = [t for t in inputs if t.requires_grad]
+    return [out.detach(), *torch.autograd.grad(out, wanted, dout)]
+
+
+def check_read(
+    B, R, N, C, k=5, dtype=torch.float64, bank_dtype=None, filled=None, seed=0, x=None, bank=None, **options
+):
+    """The kernels' read, dx and (of a matrix) dM against the reference in float64."""
+    x = randn(B, R, C, seed=seed, dtype=dtype) if x is None else x
+    bank = randn(R, N, C, seed=seed + 1, dtype=bank_dtype or dtype) if bank is None else bank
+    dout = randn(B, R, C, seed=seed + 2, dtype=dtype)
+    options |= dict(top_k=k, filled=None if filled is None else torch.tensor(filled, device=DEVICE))
+
+    def run(read, wide):
+        inputs = [t.to(wide) if wide else t.clone() for t in (x, bank)]
+        for tensor in inputs[: 1 if filled is not None else 2]:
+            tensor.requires_grad_()
+        return gradients(lambda *a: read(*a, **options)[0], inputs, dout.to(inputs[0].dtype))
+
+    ours = run(lambda *a, **o: memory_read(*a, **o, impl="triton"), None)
+    truth, eager = run(reference.memory_read, torch.float64), run(reference.memory_read, None)
+    for name, *tensors in zip(("out", "dx", "dM"), ours, truth, eager):
+        close(name, *tensors)
+
+
+def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0, scale=1.0):
+    """The kernels' attention, dq, dk and dv against the reference in float64; k and v are views of one tensor."""
+    q = randn(B, H, W, heads, D, seed=seed, dtype=dtype, scale=scale)
+    k, v = randn(B, H, W, 2, heads, D, seed=seed + 1, dtype=dtype, scale=scale).unbind(3)
+    dout = randn(B, H, W, heads, D, seed=seed + 2, dtype=dtype)
+
+    def run(attention, wide):
+        inputs = [(t.to(wide) if wide else t.detach()).requires_grad_() for t in (q, k, v)]
+        return gradients(lambda *a: attention(*a, border), inputs, dout.to(inputs[0].dtype))
+
+    ours = run(lambda *a: neighbor_attention(*a, impl="triton"), None)
+    truth, eager = run(reference.neighbor_attention, torch.float64), run(reference.neighbor_attention, None)
+    for name, *tensors in zip(("out", "dq", "dk", "dv"), ours, truth, eager):
+        close(name, *tensors)

@@ -1,0 +1,278 @@
+"""The memory read's kernels: values and every gradient against the float64 reference, choices, memory, refusals."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEVICE
+from kernel_checks import check_read, gradients, randn
+
+from fastsquid import SpaceAwareMemory
+from fastsquid.ops import memory_read, reference
+from fastsquid.ops.dispatch import ImplementationError
+
+kernels = pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+
+def read(*arguments, **options):
+    return memory_read(*arguments, **options, impl="triton")
+
+
+# One row by one query to every block of the launchers, and one below and above each of their sizes.
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (3, 2, 10, 20, 3),
+    (2, 3, 31, 63, 5),
+    (2, 1, 32, 64, 8),
+    (2, 1, 33, 65, 9),
+    (17, 1, 65, 33, 5),  # the second tile of queries
+    (65, 1, 63, 31, 5),  # the third
+    (129, 1, 64, 32, 2),
+    (2, 1, 256, 8, 4),
+    (2, 1, 257, 8, 4),
+    (1, 1, 1025, 3, 64),
+    (2, 2, 20, 700, 5),  # the sum over C in two programs
+    (1, 2, 7, 513, 7),  # as many chosen as there are slots
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients(shape):
+    check_read(*shape)
+
+
+def test_smallest_read():
+    """For the compute sanitizer: every kernel, in seconds."""
+    check_read(3, 2, 10, 20, 3, f32)
+    check_read(3, 2, 10, 20, 3, f32, shrinkage="none")
+
+
+def test_most_slots_and_most_chosen():
+    check_read(1, 1, kernels.MAX_SLOTS, 2, kernels.MAX_TOP_K, f32)
+
+
+@pytest.mark.parametrize("dtypes", [(f32, f32), (bf16, bf16), (f16, f16), (bf16, f32), (f16, f32)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2, 33, 65, 5), (20, 1, 20, 520, 3)], ids=str)
+def test_every_dtype(shape, dtypes):
+    check_read(*shape, *dtypes)
+
+
+@pytest.mark.parametrize("filled", [None, 0, 1, 2, 9, 10, 50])
+@pytest.mark.parametrize("how", [dict(), dict(selection="published"), dict(shrinkage="none")], ids=str)
+def test_rules_and_queues(how, filled):
+    check_read(3, 2, 10, 20, 3, filled=filled, **how)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_published_rule(k):
+    check_read(3, 2, 10, 20, k, f32, selection="published")
+    x, bank = randn(3, 2, 20), randn(2, 10, 20)
+    assert ((read(x, bank, k, "published")[2] >= 0).sum(-1) == k - 1).all()
+
+
+@pytest.mark.parametrize("how", [dict(), dict(shrinkage="none")], ids=str)
+def test_an_empty_batch(how):
+    check_read(0, 2, 10, 20, 3, **how)
+
+
+def test_the_choice_is_what_it_says():
+    """Indices and weights, against the softmax itself."""
+    x, bank = randn(6, 3, 20, dtype=f32), randn(3, 40, 20, seed=1, dtype=f32)
+    out, weights, indices = read(x, bank, 7)
+    softmax = torch.einsum("brc,rnc->brn", x.double(), bank.double()).softmax(-1)
+    best = softmax.sort(-1, descending=True)
+    assert torch.equal(indices, best.indices[..., :7])
+    expected = softmax.gather(-1, indices)
+    torch.testing.assert_close(weights.double(), expected / expected.sum(-1, keepdim=True), rtol=1e-5, atol=0)
+    rows = bank[torch.arange(3, device=DEVICE)[:, None], indices]  # (B, R, k, C)
+    torch.testing.assert_close(out, torch.einsum("brk,brkc->brc", weights, rows))
+
+
+def chosen(x, bank, k, **options):
+    x, bank = torch.tensor(x, dtype=f32, device=DEVICE), torch.tensor(bank, dtype=f32, device=DEVICE)
+    out, weights, indices = read(x[None, None, None], bank[None, :, None], k, **options)
+    return out.item(), weights.flatten().tolist(), indices.flatten().tolist()
+
+
+def test_ties_go_to_the_lowest_index():
+    assert chosen(1.0, [2.0] * 9, 3)[2] == [0, 1, 2]
+    assert chosen(1.0, [1.0, 3.0, 2.0, 2.0, 2.0], 3)[2] == [1, 2, 3]
+    # The published rule keeps what is strictly above the k-th: of equal ones nothing.
+    assert chosen(1.0, [2.0] * 9, 3, selection="published") == (0.0, [0.0] * 3, [-1] * 3)
+    assert chosen(1.0, [1.0, 3.0, 2.0, 2.0, 2.0], 3, selection="published")[2] == [1, -1, -1]
+
+
+def test_extreme_logits():
+    # One huge logit: the others underflow to probability 0, and are not active.
+    assert chosen(100.0, [-90.0, 90.0, 0.0, 1.0], 3) == (90.0, [1.0, 0.0, 0.0], [1, -1, -1])
+    assert chosen(-100.0, [-90.0, 90.0, 0.0, 1.0], 2)[2] == [0, -1]
+    # Logits so low that exp of them alone would underflow.
+    _, weights, indices = chosen(-1.0, [200.0, 201.0, 202.0], 2)
+    assert indices == [0, 1] and abs(sum(weights) - 1) < 1e-6
+    for scale in (1e-4, 1e4):
+        check_read(3, 2, 33, 20, 3, f32, x=randn(3, 2, 20, dtype=f32, scale=scale))
+    equal = torch.ones(2, 12, 20, device=DEVICE, dtype=f32)
+    check_read(3, 2, 12, 20, 3, f32, bank=equal)
+    check_read(3, 2, 12, 20, 3, f32, bank=equal, selection="published")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # numpy's word for it in the interpreter
+@pytest.mark.parametrize("how", [dict(), dict(selection="published"), dict(shrinkage="none")], ids=str)
+def test_a_nan_stays_a_nan(how):
+    x, bank = randn(3, 1, 4, dtype=f32), randn(1, 6, 4, seed=1, dtype=f32)
+    x[1, 0, 2] = torch.nan
+    out = read(x, bank, 3, **how)[0]
+    assert out[1].isnan().all() and not out[[0, 2]].isnan().any()
+
+
+def test_only_filled_slots_are_read():
+    x, bank = randn(3, 2, 70), randn(2, 40, 70, seed=1)
+    bank[:, 9:] = torch.nan
+    filled = torch.tensor(9, device=DEVICE)
+    for how in (dict(), dict(selection="published"), dict(shrinkage="none")):
+        ours = gradients(
+            lambda t, how=how: read(t, bank, 4, filled=filled, **how)[0],
+            [x.clone().requires_grad_()],
+            torch.ones_like(x),
+        )
+        truth = gradients(
+            lambda t, how=how: reference.memory_read(t, bank[:, :9], 4, **how)[0],
+            [x.clone().requires_grad_()],
+            torch.ones_like(x),
+        )
+        torch.testing.assert_close(ours, truth)
+
+
+def test_strided_inputs_are_not_copied(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("copied")
+
+    x = randn(2, 4, 20).transpose(0, 1)  # (B, R, C) of a (R, B, C) tensor
+    bank = randn(10, 2, 33, seed=1).transpose(0, 1)[:, :, 5:25]
+    dout = randn(2, 4, 20, seed=2).transpose(0, 1)
+    inputs = [t.detach().requires_grad_() for t in (x, bank)]
+    truth = gradients(lambda *a: reference.memory_read(*a, 3)[0], inputs, dout)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "contiguous", refuse)
+        ours = gradients(lambda *a: read(*a, 3)[0], inputs, dout)
+    torch.testing.assert_close(ours, truth)
+    # Any other stride is copied and works too.
+    columns = randn(4, 20, 2).transpose(1, 2)
+    torch.testing.assert_close(read(columns, bank, 3)[0], reference.memory_read(columns, bank, 3)[0])
+
+
+def test_beyond_two_to_the_31_elements():
+    """Addresses, not values: strides as of a tensor with more elements than 32 bits count."""
+    far = 2**31 + 64
+    storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage((far + 4096) * 2, device=DEVICE))
+    x, bank = storage.as_strided((2, 1, 20), (far, 20, 1)), storage[1024:].as_strided((2, 3, 20), (far - 1024, 20, 1))
+    x.copy_(randn(2, 1, 20, dtype=bf16))
+    bank.copy_(randn(2, 3, 20, seed=1, dtype=bf16))
+    two = x.transpose(0, 1).expand(1, 2, 20)  # the region's stride is the far one
+    for queries, slots in ((x, bank[:1]), (two, bank)):
+        truth = reference.memory_read(queries.double(), slots.double(), 2)[0]
+        torch.testing.assert_close(read(queries, slots, 2)[0].double(), truth, rtol=2e-2, atol=2e-2)
+
+
+def test_values_are_read_in_the_place_of_slots():
+    x, bank, values = randn(3, 2, 20), randn(2, 10, 20, seed=1), randn(2, 10, 47, seed=2)
+    for how in (dict(), dict(selection="published"), dict(shrinkage="none")):
+        ours, truth = (
+            read(x, bank, 3, values=values, **how)[0],
+            reference.memory_read(x, bank, 3, values=values, **how)[0],
+        )
+        assert ours.shape == (3, 2, 47)
+        torch.testing.assert_close(ours, truth)
+    with pytest.raises(ImplementationError, match="no backward"):
+        read(x.requires_grad_(), bank, 3, values=values)
+
+
+def test_twice_the_same_bits():
+    """Nothing is added in an order that changes; also where deterministic algorithms are demanded."""
+    for file in Path(kernels.__file__).parent.glob("*.py"):
+        assert not re.search(r"tl\.atomic", file.read_text())
+    inputs = [randn(20, 2, 600, dtype=f32).requires_grad_(), randn(2, 30, 600, seed=1, dtype=f32).requires_grad_()]
+    dout = randn(20, 2, 600, seed=2, dtype=f32)
+    once = gradients(lambda *a: read(*a, 3)[0], inputs, dout)
+    torch.use_deterministic_algorithms(True)
+    try:
+        again = gradients(lambda *a: read(*a, 3)[0], inputs, dout)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(once, again))
+
+
+def test_without_gradients_nothing_is_kept(monkeypatch):
+    x, bank = randn(3, 2, 20), randn(2, 10, 20, seed=1).requires_grad_()
+    expected = read(x, bank, 3)[0]
+    assert expected.requires_grad
+    monkeypatch.setattr(kernels, "_score_gradient", None)
+    with torch.no_grad():
+        out = read(x, bank, 3)[0]
+    assert torch.equal(out, expected) and not out.requires_grad
+
+
+def test_only_needed_gradients_are_computed(monkeypatch):
+    x, bank, dout = randn(3, 2, 20), randn(2, 10, 20, seed=1), randn(3, 2, 20, seed=2)
+    both = gradients(lambda *a: read(*a, 3)[0], [x.clone().requires_grad_(), bank.clone().requires_grad_()], dout)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_bank_gradient", None)
+        out, dx = gradients(lambda *a: read(*a, 3)[0], [x.clone().requires_grad_(), bank], dout)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_weighted_sum", None)
+        _, dbank = gradients(lambda *a: read(*a, 3)[0], [x, bank.clone().requires_grad_()], dout)
+    assert torch.equal(dx, both[1]) and torch.equal(dbank, both[2])
+
+
+def test_differentiating_twice_is_refused():
+    x, bank = randn(3, 2, 20).requires_grad_(), randn(2, 10, 20, seed=1)
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        torch.autograd.grad(read(x, bank, 3)[0].sum(), x, create_graph=True)
+
+
+def test_autocast_changes_nothing():
+    inputs = [randn(3, 2, 20, dtype=f32).requires_grad_(), randn(2, 10, 20, seed=1, dtype=f32).requires_grad_()]
+    dout = randn(3, 2, 20, seed=2, dtype=f32)
+    plain = gradients(lambda *a: read(*a, 3)[0], inputs, dout)
+    with torch.autocast(DEVICE, dtype=bf16):
+        cast = gradients(lambda *a: read(*a, 3)[0], inputs, dout)
+    assert all(torch.equal(a, b) and a.dtype == f32 for a, b in zip(plain, cast))
+
+
+@pytest.mark.parametrize("kind", ["matrix", "queue"])
+@pytest.mark.parametrize("how", [dict(), dict(selection="published"), dict(shrinkage="none")], ids=str)
+def test_the_module_answers_as_on_the_torch_path(kind, how):
+    memories = [
+        SpaceAwareMemory(2, 7, 20, 3, kind, impl=impl, **how).double().to(DEVICE) for impl in ("triton", "torch")
+    ]
+    memories[1].load_state_dict(memories[0].state_dict())
+    for step in range(3):
+        x, answers = randn(4, 2, 20, seed=step), []
+        for memory in memories:
+            memory.train()
+            answers.append([t.detach() for t in memory(x, return_weights=True, return_indices=True)])
+            memory.commit()
+        torch.testing.assert_close(*answers)
+    assert torch.equal(memories[0].reads, memories[1].reads) and memories[0].reads.any()
+    torch.testing.assert_close(memories[0].usage(), memories[1].usage())
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((randn(1, 1, 2), randn(1, 6, 2)), dict(shrinkage="hard"), "shrinkage 'hard' has no kernel"),
+        ((randn(1, 1, 2), randn(1, 4097, 2)), dict(), "4097 slots a region are more than 4096"),
+        ((randn(1, 1, 2), randn(1, 70, 2)), dict(top_k=65), "top_k = 65 is more than 64"),
+        ((randn(1, 1, 2), randn(1, 6, 2).float()), dict(), "torch.float64 and slots torch.float32"),
+        ((randn(1, 1, 2).int(), randn(1, 6, 2).int()), dict(), "torch.int32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_run_says_why(arguments, options, message):
+    with pytest.raises(ImplementationError, match=f"impl='triton' cannot run: .*{message}") as error:
+        read(*arguments, **options)
+    assert "\n" not in str(error.value)
