@@ -1,4 +1,62 @@
-"""DOC"""
+"""Region-restricted memory read and its backward (SQUID 3.2, SimSID 3.2); defined by fastsquid/ops/reference.py.
+
+Shapes: queries x (B, R, C), bank M (R, N, C), k chosen slots. Region r's queries read region r's slots only; every
+launch serves all regions.
+
+Forward, two launches
+    _dots           s = x.M^T. A batch of skinny products, whose cost is reading the bank: the papers' shapes have only
+                    16 to 64 tiles of slots, so each sum over C is divided among S programs: partial sums (S, B, R, N).
+    _select_gather  Adds the partial sums in a fixed order, takes the softmax y, the k largest by repeated maximum
+                    (ties to the lowest index), their weights divided by their sum, and the weighted sum of the k rows.
+                    For shrinkage `none`: _softmax, and _weighted_sum over all rows.
+Backward, three launches and one for dM (straight-through: the weights' gradient is the softmax's)
+    _dots           dy = dout.M^T, in partial sums again.
+    _score_gradient ds = y * (dy - sum(y * dy)), in the place of the first partial sums.
+    _weighted_sum   dx = ds.M
+    _bank_gradient  dM = ds^T.x + h^T.dout, h being rebuilt from indices and weights. A row of dM is summed by one
+                    program and stored once: no atomics anywhere, the same bits each time.
+
+Memory beyond inputs and outputs: y, kept from forward to backward, and S partial sums, one (B, R, N) each, in the
+accumulator's type; at most (S + 1) of them at a time. Indices and weights are (B, R, k). Without gradients y is not
+stored.
+
+The floor: each input read once and each result written once, at 4.3 TB/s (a copy on an H200), against the products
+at 165 TFLOP/s, a third of the 494 that the H200's data sheet gives for tf32, since a float32 product takes three.
+float32, rows a region x regions x slots x C; forward reads M and x, writes out and y; backward reads M, x, dout and y,
+writes dx and dM:
+
+                                          forward                            backward
+                                          bytes     us   products    us     bytes      us   products     us
+    SQUID in-painting     16x4x200x2048    7.7 MB   1.8   0.05 GF    0.3    14.7 MB    3.4    0.2 GF     1.3
+    SQUID decoder         64x4x200x4096   21.7 MB   5.1   0.42 GF    2.6    39.0 MB    9.1    1.7 GF    10.2
+                          64x4x200x8192   43.2 MB  10.1   0.84 GF    5.1    77.8 MB   18.1    3.4 GF    20.4
+    SimSID in-painting   16x16x100x512     4.4 MB   1.0   0.03 GF    0.2     8.2 MB    1.9    0.1 GF     0.6
+    SimSID decoder       256x4x100x1024   10.4 MB   2.4   0.21 GF    1.3    16.3 MB    3.8    0.8 GF     5.1
+                         256x4x100x2048   20.5 MB   4.8   0.42 GF    2.5    32.1 MB    7.5    1.7 GF    10.2
+    large              256x64x1000x2048    858 MB   200     67 GF    408    1517 MB    353    268 GF    1630
+
+Where this design spends more:
+- Launches. At the papers' shapes each kernel's floor is below what starting a kernel costs the host; a forward is two
+  launches and a backward four where one of each could do. A single forward kernel would need a barrier across the
+  programs that share a region.
+- Partial sums. S * B * R * N numbers are written and read back, mostly in the cache: for SQUID's in-painting 0.4 MB
+  (S = 8) to the bank's 6.6 MB, for its decoders 3.3 MB (S = 16) to 13 and 26 MB.
+- The chosen rows are read again: k rows a query, 2.6 MB to 42 MB at the papers' shapes, from the cache, since the bank
+  has just been read and fits in it. In the large case 671 MB; queries of one region run side by side, so that
+  the region's 8 MB stay in the cache.
+- Tensors read once for each tile of the other side: with 256 rows the bank is read twice, and the queries once for
+  every 64 slots, from the cache.
+- Backward reads M twice (dy and dx), once more than the floor.
+- The rebuilding of h compares every slot of a tile with k indices a query: k * B * R * N * C / 32 comparisons.
+None of these costs has been measured on a GPU yet.
+
+Precision: sums in float32 (float64 for float64). Half-precision queries and slots are multiplied as they are, which is
+exact, unless their types differ. float32 products are three tf32 products (`tf32x3`) on NVIDIA's matrix units and
+plain float32 elsewhere, because a dot's absolute error becomes a weight's relative one and decides which slots are
+chosen. bench/results/precision.md: over random and adversarial inputs three tf32 products err as float32 does (at most
+5.7 against 5.5 units of 2^-24 sum |x.m|) and choose other slots than float64 only where the logits differ by less than
+2 such units; one tf32 product errs by up to 1,600 and chooses otherwise up to 700 units apart.
+"""
 
 import torch
 import triton
@@ -13,19 +71,19 @@ PROGRAMS = 264  # aimed at where a launch can be split: two for each of the 132 
 # Every block that a kernel can be launched with: the launchers below choose among these and nothing else, by the
 # number of queries a region (DOTS, WEIGHTED_SUM, BANK_GRADIENT), of slots (ROWS) or of chosen slots (GATHER).
 DOTS = [
-    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
     dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
-    dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
+    dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=16, num_warps=8, num_stages=3),
 ]
 ROWS = [dict(BLOCK_N=256, num_warps=4), dict(BLOCK_N=1024, num_warps=4), dict(BLOCK_N=4096, num_warps=16)]
-GATHER = [dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=64)]
+GATHER = [dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)]
 WEIGHTED_SUM = [
-    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+    dict(BLOCK_B=16, BLOCK_N=16, BLOCK_C=64, num_warps=4, num_stages=3),
     dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
 ]
 BANK_GRADIENT = [
-    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
-    dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=8, num_stages=2),
+    dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4),
+    dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=32, num_warps=8),
 ]
 
 
@@ -295,9 +353,9 @@ def splits(B, R, N, C, dtype):
     """S, the programs among which each sum over the slot dimension C is divided, and their share of it."""
     tile = _tile(DOTS, B, dtype)
     tiles = R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"])
-    wanted = max(1, min(PROGRAMS // max(tiles, 1), C // 256))
-    chunk = triton.cdiv(triton.cdiv(C, tile["BLOCK_C"]), wanted) * tile["BLOCK_C"]
-    return triton.cdiv(C, chunk), chunk
+    wanted = max(1, min(PROGRAMS // max(tiles, 1), C // 128))
+    chunk = triton.cdiv(triton.cdiv(max(C, 1), tile["BLOCK_C"]), wanted) * tile["BLOCK_C"]
+    return max(1, triton.cdiv(C, chunk)), chunk
 
 
 def _launch_dots(x, bank, filled, queue):
@@ -374,10 +432,10 @@ def forward(x, bank, values, filled, k, published, keep):
         out = torch.empty(B, R, V, dtype=x.dtype, device=x.device)
         gather = _fitting(GATHER, "BLOCK_K", k)
         # Enough programs to fill the chip; more would only repeat the selection.
-        pieces = triton.cdiv(V, gather["BLOCK_C"])
+        pieces = max(1, triton.cdiv(V, gather["BLOCK_C"]))
         chunk = triton.cdiv(pieces, max(1, min(pieces, 2 * PROGRAMS // max(rows, 1)))) * gather["BLOCK_C"]
         if rows:
-            _select_gather[(rows, triton.cdiv(V, chunk))](
+            _select_gather[(rows, max(1, triton.cdiv(V, chunk)))](
                 partial, filled, values, out, y, index, weight, B, R, N, V, S, k, chunk,
                 *values.stride()[:2], queue, int(published), int(keep), **row, **gather,
             )  # fmt: skip

@@ -1,13 +1,16 @@
-"""Whole models against numbers that the published code computed (width 4, 64 x 64, 20 slots), in float64."""
+"""Whole models against numbers that the published code computed (width 4, 64 x 64, 20 slots), in float64; with the
+operations in PyTorch and as Triton kernels."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 
 from fastsquid.config import preset
 from fastsquid.model import Detector
+from fastsquid.ops.dispatch import HAS_TRITON
 from fastsquid.published import discriminator_state, generator_state
 from fastsquid.training import generator_loss
 
@@ -22,17 +25,16 @@ MODELS = {
 class Golden:
     """One file's numbers, and our model after the same training pass."""
 
-    def __init__(self, name):
+    def __init__(self, name, impl):
+        device = DEVICE if impl == "triton" else "cpu"
         arrays = np.load(GOLDEN / f"{name}.npz")
         self.arrays = {
-            key: torch.from_numpy(arrays[key]).double()
-            if arrays[key].dtype == np.float32
-            else torch.from_numpy(arrays[key])
+            key: torch.from_numpy(arrays[key]).to(device, torch.float64 if arrays[key].dtype == np.float32 else None)
             for key in arrays.files
         }
         self.system, changes = MODELS[name]
         config = preset(f"{self.system}-published", width=4, image_size=64, slots=20, shortcut=1.0, **changes)
-        self.detector = Detector(config).double()
+        self.detector = Detector(config, impl).double().to(device)
         state = self.ours("generator/")
         if config.memory == "queue":  # a published queue counts as full
             state |= {"inpaint.memory.pointer": torch.tensor(0), "inpaint.memory.filled": torch.tensor(20)}
@@ -54,9 +56,11 @@ class Golden:
         return generator_state(self.part(prefix), self.system, levels=4)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[(name, impl) for impl in ("torch", "triton") for name in MODELS], ids="-".join)
 def golden(request):
-    return Golden(request.param)
+    if "triton" in request.param and not HAS_TRITON:
+        pytest.skip("needs Triton")
+    return Golden(*request.param)
 
 
 def close(ours, theirs, relative, absolute=0.0):

@@ -1,0 +1,107 @@
+"""torch.compile: one graph of the memory, the in-painting block and both whole detectors, few graphs for all batch
+sizes, the same numbers; with the operations on either path."""
+
+import pytest
+import torch
+from conftest import DEVICE
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from fastsquid import SpaceAwareMemory
+from fastsquid.config import preset
+from fastsquid.inpainting import InpaintingBlock
+from fastsquid.model import Detector
+from fastsquid.ops.dispatch import HAS_TRITON
+
+# torch.compile warns while it traces
+pytestmark = pytest.mark.filterwarnings("default")
+# As few layers as a whole detector can have: tracing takes seconds for each graph.
+SMALL = dict(
+    image_size=40, width=4, levels=2, slots=7, grid=2, heads=1, decoder_memory=1, skips=1, combine=1, shortcut=1.0
+)
+SYSTEMS = {"squid": preset("squid-small", **SMALL), "simsid": preset("simsid-small", **SMALL)}
+IMPLS = ["torch", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="needs Triton"))]
+# A last batch of 1, others smaller and larger; the interpreter, which pays for every program, gets smaller ones.
+BATCHES = {"torch": (16, 1, 8, 3, 2, 5), "triton": (4, 1, 3, 2) if DEVICE == "cpu" else (16, 1, 8, 3, 2, 5)}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def check(module, inputs, train, impl, call=None):
+    """Compiled against eager, output and gradient, over batch sizes; returns the number of graphs."""
+    # Traced and differentiated ahead of time, but not compiled to C++, which takes a minute.
+    counter = CompileCounterWithBackend("aot_eager")
+    call = call or module
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
+    for batch in BATCHES[impl]:
+        x = inputs(batch)
+        with torch.set_grad_enabled(train):
+            results = []
+            for function in (call, compiled):
+                leaf = x.clone().requires_grad_(train)
+                out = function(leaf)
+                gradient = (
+                    torch.autograd.grad(out.square().sum(), [leaf, *module.parameters()], allow_unused=True)
+                    if train
+                    else ()
+                )
+                results.append([out.detach(), *gradient])
+        torch.testing.assert_close(*results, rtol=1e-7, atol=1e-9)
+    return counter.frame_count
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("kind", ["matrix", "queue"])
+def test_memory(kind, train, impl):
+    memory = SpaceAwareMemory(3, 10, 8, 3, kind, impl=impl).double().to(DEVICE)
+    if kind == "queue":
+        memory(torch.randn(7, 3, 8, device=DEVICE, dtype=torch.float64))
+        memory.commit()
+    assert (
+        check(memory.train(train), lambda b: torch.randn(b, 3, 8, device=DEVICE, dtype=torch.float64), train, impl) <= 3
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_block(train, impl):
+    config = SYSTEMS["simsid"]
+    block = InpaintingBlock(config, impl).double().to(DEVICE).train(train)
+    shape = config.channels, config.feature_size, config.feature_size
+    assert (
+        check(block, lambda b: torch.randn(b * config.patches, *shape, device=DEVICE, dtype=torch.float64), train, impl)
+        <= 3
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_whole_detectors_train(system, impl):
+    detector = Detector(SYSTEMS[system], impl).double().to(DEVICE)
+
+    def networks(x):
+        out = detector.generator(x, teacher=True)
+        return torch.cat([out.student.flatten(), out.teacher.flatten(), detector.discriminator(out.student)])
+
+    assert check(detector, images, True, impl, networks) <= 3
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_whole_detectors_score(system, impl):
+    detector = Detector(SYSTEMS[system], impl).double().to(DEVICE).eval()
+
+    def scores(x):
+        scores, reconstruction = detector.scores(x)
+        return torch.cat([*scores.values(), reconstruction.flatten()])
+
+    assert check(detector, images, False, impl, scores) <= 3
+
+
+def images(batch):
+    return torch.rand(batch, 1, SMALL["image_size"], SMALL["image_size"], device=DEVICE, dtype=torch.float64)

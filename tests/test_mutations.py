@@ -1,0 +1,123 @@
+"""Wrong kernels are caught: each deliberate mistake below makes the test named beside it fail."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+import test_memory_read as memory  # noqa: E402
+import test_neighbor_attention as attention  # noqa: E402
+
+import fastsquid.kernels  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+MISTAKES = {
+    "the last C-block is dropped": (
+        "memory_read",
+        "tl.minimum(z * chunk + chunk, C), BLOCK_C)",
+        "tl.minimum(z * chunk + chunk, C) // BLOCK_C * BLOCK_C, BLOCK_C)",
+        lambda: memory.test_values_and_gradients((2, 3, 31, 63, 5)),
+    ),
+    "the last partial sum is dropped": (
+        "memory_read",
+        "for z in range(1, splits):",
+        "for z in range(1, splits - 1):",
+        lambda: memory.test_values_and_gradients((2, 2, 20, 700, 5)),
+    ),
+    "the weights are not renormalised": (
+        "memory_read",
+        "weight = weight / tl.where(total < 1e-12, 1e-12, total)",
+        "weight = weight * 1.0",
+        lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
+    ),
+    "ties go to the highest index": (
+        "memory_read",
+        "i = tl.min(tl.where(left == best, n, BLOCK_N), 0)",
+        "i = tl.max(tl.where(left == best, n, -1), 0)",
+        memory.test_ties_go_to_the_lowest_index,
+    ),
+    "the published rule keeps the k-th": (
+        "memory_read",
+        "(weight <= kth)",
+        "(weight < kth)",
+        lambda: memory.test_published_rule(5),
+    ),
+    "a queue's unfilled slots are read": (
+        "memory_read",
+        "return tl.minimum(tl.load(filled_ptr, mask=queue != 0, other=N), N).to(tl.int32)",
+        "return N + 0 * queue",
+        memory.test_only_filled_slots_are_read,
+    ),
+    "the last column is not written": (
+        "memory_read",
+        "out.to(out_ptr.dtype.element_ty), mask=c < V)",
+        "out.to(out_ptr.dtype.element_ty), mask=c < V - 1)",
+        lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
+    ),
+    "the softmax's gradient lacks its mean": (
+        "memory_read",
+        "y * (dy - tl.sum(y * dy, 0))",
+        "y * dy",
+        lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
+    ),
+    "dM lacks the value path": (
+        "memory_read",
+        "acc = tl.dot(h, dout.to(ACC), acc, input_precision=PRECISION, out_dtype=ACC)",
+        "acc += 0 * tl.sum(h)",
+        lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
+    ),
+    "dM lacks the score path": (
+        "memory_read",
+        "acc = tl.dot(ds, x.to(ACC), acc, input_precision=PRECISION, out_dtype=ACC)",
+        "acc += 0 * tl.sum(ds)",
+        lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
+    ),
+    "a border case is dropped": (
+        "neighbor_attention",
+        " & (nj >= 0) & (nj < W)",
+        " & (nj >= 0)",
+        lambda: attention.test_values_and_gradients((1, 3, 5, 2, 31), "mask"),
+    ),
+    "one neighbour is dropped": (
+        "neighbor_attention",
+        "for n in range(8):",
+        "for n in range(7):",
+        lambda: attention.test_values_and_gradients((1, 3, 5, 2, 31), "pad"),
+    ),
+    "padded neighbours are not counted": (
+        "neighbor_attention",
+        "absent += tl.where(near, 0.0, 1.0)",
+        "absent += tl.where(near, 0.0, 0.0)",
+        lambda: attention.test_values_and_gradients((2, 2, 2, 2, 5), "pad"),
+    ),
+    "dk comes from the wrong side": (
+        "neighbor_attention",
+        "dk += ds[:, None] * q",
+        "dk += ds[:, None] * k",
+        lambda: attention.test_values_and_gradients((2, 2, 2, 2, 5), "pad"),
+    ),
+}
+
+
+@pytest.mark.skipif(
+    memory.DEVICE == "cuda", reason="the unmutated kernels are tested there; mutants are made in the interpreter"
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a wrong kernel may compute with garbage
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_caught(mistake, tmp_path, monkeypatch):
+    name, right, wrong, check = MISTAKES[mistake]
+    source = Path(getattr(fastsquid.kernels, name).__file__).read_text()
+    assert right in source, "the kernel has changed: the mistake should follow"
+    check()
+    (tmp_path / f"{name}.py").write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location(f"fastsquid.kernels.wrong_{name}", tmp_path / f"{name}.py")
+    mutant = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, mutant)
+    spec.loader.exec_module(mutant)
+    monkeypatch.setattr(fastsquid.kernels, name, mutant)
+    with pytest.raises(AssertionError):
+        check()
