@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from conftest import DEVICE
 
 from fastsquid.config import preset
 from fastsquid.inpainting import InpaintingBlock, masked_shortcut
+from fastsquid.ops.dispatch import HAS_TRITON
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 
 
 def block(**changes):
@@ -96,3 +100,86 @@ def test_grid_of_one_is_the_constant():
     dim = mix.value_bias.numel()
     mix(torch.randn(2, 1, 1, dim), torch.randn(2, 1, 1, dim))
     torch.testing.assert_close(seen[0], expected.expand(2, 1, 1, -1))
+
+
+def scored(module, x):
+    with torch.inference_mode():
+        return module(x)
+
+
+@pytest.mark.parametrize("impl", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize(
+    "changes", [{}, dict(memory="matrix"), dict(memory_scope="global"), dict(border="mask")], ids=str
+)
+def test_folded_read_is_the_plain_one(changes, impl, monkeypatch):
+    module = InpaintingBlock(preset("digits", width=4, slots=10, **changes), impl).double().to(DEVICE)
+    x = torch.randn(2 * 9, 32, 2, 2, dtype=torch.float64, device=DEVICE)
+    module(x)
+    module.memory.commit()
+    module.eval()
+    projected = []
+    module.mix.key_value.register_forward_hook(lambda *_: projected.append(1))
+    with torch.enable_grad():
+        plain = module(x).detach()
+    assert projected
+    projected.clear()
+    torch.testing.assert_close(scored(module, x), plain)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), plain)
+        assert module.folded().shape == (module.memory.num_regions, 10, 3 * 32)
+    assert not projected
+
+
+def test_folded_read_is_kept_until_something_changes():
+    module, x = block(), torch.randn(2 * 9, 32, 2, 2)
+    bank, weight = module.memory.bank, module.mix.key_value.weight
+
+    def write():
+        module.train()
+        with torch.no_grad():
+            module(torch.randn(2 * 9, 32, 2, 2))
+        module.memory.commit()
+        module.eval()
+
+    @torch.enable_grad()
+    def step():
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        module(x).square().sum().backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def in_place():
+        bank.mul_(2)
+
+    def load():
+        other = block()
+        other.memory.filled.fill_(10)
+        module.load_state_dict(other.state_dict())
+
+    def replace():
+        module.mix.key_value.weight = torch.nn.Parameter(weight.detach() * 3)
+
+    write()
+    for change in (write, step, in_place, load, replace, module.double):
+        scored(module, x)
+        with torch.no_grad():
+            kept = module.folded()
+            assert module.folded() is kept
+            change()
+            x = x.to(module.memory.bank.dtype)
+            assert module.folded() is not kept, change.__name__
+        with torch.enable_grad():
+            plain = module(x).detach()
+        torch.testing.assert_close(scored(module, x), plain, rtol=1e-4, atol=1e-5, msg=change.__name__)
+
+
+def test_folding_is_for_inference():
+    module = block()
+    assert module.train().folded() is None and module.eval().folded() is None  # gradients are on
+    with torch.no_grad():
+        assert module.folded() is not None and module.train().folded() is None
+        assert block(inpainting="convolution").eval().folded() is None
+    with torch.inference_mode():
+        inside = block().eval()  # its parameters do not tell when they change
+        assert inside.folded() is None
+    assert "folded" not in "".join(module.state_dict())

@@ -92,6 +92,26 @@ def test_the_choice_is_what_it_says():
     torch.testing.assert_close(out, torch.einsum("brk,brkc->brc", weights, rows))
 
 
+@pytest.mark.parametrize("inputs", ["random", "slots around a common one", "slots 2^-20 apart"])
+def test_other_slots_than_in_float64_only_within_rounding(inputs):
+    """Of the inputs of bench/precision.py; the unit is one rounding to float32 of the sum of |x.m|."""
+    k, common = 5, randn(512)
+    x, bank = {
+        "random": (randn(24, 1, 512), randn(1, 60, 512, seed=1)),
+        "slots around a common one": (common + 0.1 * randn(24, 1, 512), common + 1e-3 * randn(1, 60, 512, seed=1)),
+        "slots 2^-20 apart": (
+            randn(24, 1, 512),
+            randn(1, 1, 512, seed=1) * (1 + torch.arange(60, device=DEVICE)[:, None] * 2.0**-20),
+        ),
+    }[inputs]
+    x, bank = (x * 512**-0.5).float(), bank.float()
+    indices = read(x, bank, k)[2]
+    dots = torch.einsum("brc,rnc->brn", x.double(), bank.double())
+    unit = torch.einsum("brc,rnc->brn", x.double().abs(), bank.double().abs()).amax(-1) * 2.0**-24
+    left_out_by = dots.topk(k).values[..., -1] - dots.gather(-1, indices).amin(-1)
+    assert (left_out_by <= 12 * unit).all()  # two dots, each wrong by at most 6 units
+
+
 def chosen(x, bank, k, **options):
     x, bank = torch.tensor(x, dtype=f32, device=DEVICE), torch.tensor(bank, dtype=f32, device=DEVICE)
     out, weights, indices = read(x[None, None, None], bank[None, :, None], k, **options)

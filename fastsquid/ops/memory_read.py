@@ -97,6 +97,7 @@ class _MemoryRead(torch.autograd.Function):
         sparse = (index, weight) if ctx.needs_input_grad[1] else (None, None)  # only dM reads them
         ctx.save_for_backward(x, bank, filled, y, *sparse)
         ctx.mark_non_differentiable(y, index, weight)
+        ctx.set_materialize_grads(False)  # else zeros are made for these
         return out, y, index, weight
 
     @staticmethod

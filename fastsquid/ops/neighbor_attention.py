@@ -70,6 +70,7 @@ class _NeighborAttention(torch.autograd.Function):
         out, lse = forward(q, k, v, pad)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)  # else zeros are made for these
         return out, lse
 
     @staticmethod

@@ -1,0 +1,80 @@
+"""Which implementation runs, and the reasons why one cannot."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import DEVICE
+
+from fastsquid.ops import memory_read, neighbor_attention
+from fastsquid.ops.dispatch import HAS_TRITON, ImplementationError, device_reason, use_triton
+
+
+def test_auto_goes_by_the_device():
+    x = torch.ones(1, device=DEVICE)
+    assert use_triton("auto", x, None) == (DEVICE == "cuda")
+    assert not use_triton("auto", x, "a reason") and not use_triton("torch", x, None)
+    assert use_triton("triton", x, None)
+    with pytest.raises(ImplementationError, match="^impl='triton' cannot run: a reason$"):
+        use_triton("triton", x, "a reason")
+    with pytest.raises(ValueError, match="'cuda' is not one of auto, triton, torch"):
+        use_triton("cuda", x, None)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+def test_a_device_that_triton_does_not_know():
+    assert "device 'meta'" in device_reason(torch.ones(1, device="meta"))
+
+
+OPERATIONS = {
+    "memory_read": lambda: memory_read(torch.ones(1, 1, 2), torch.ones(1, 6, 2), impl="triton"),
+    "neighbor_attention": lambda: neighbor_attention(*[torch.ones(1, 2, 2, 1, 1)] * 3, impl="triton"),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_without_triton(operation, monkeypatch):
+    monkeypatch.setattr("fastsquid.ops.dispatch.HAS_TRITON", False)
+    with pytest.raises(ImplementationError, match="impl='triton' cannot run: Triton is not installed"):
+        OPERATIONS[operation]()
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+def test_on_a_cpu_outside_the_interpreter():
+    code = """
+import torch
+from fastsquid import SpaceAwareMemory
+SpaceAwareMemory(2, 8, 4)(torch.ones(1, 2, 4))  # auto
+SpaceAwareMemory(2, 8, 4, impl="triton")(torch.ones(1, 2, 4))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1].startswith(
+        "fastsquid.ops.dispatch.ImplementationError: impl='triton' cannot run: the tensor is on the device 'cpu'"
+    )
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+@pytest.mark.filterwarnings("default")
+def test_operators_keep_their_promises():
+    """What torch.compile is told of the launchers: schemas, fake results, no hidden writes."""
+    check = {"test_utils": ("test_schema", "test_faketensor")}
+    x, bank = torch.randn(3, 2, 20, device=DEVICE), torch.randn(2, 10, 20, device=DEVICE)
+    filled = torch.tensor(4, device=DEVICE)
+    for k, keep, queue in ((3, True, None), (3, False, filled), (0, True, filled)):
+        arguments = (x, bank, bank, queue, k, False, keep)
+        torch.library.opcheck(torch.ops.fastsquid.memory_read, arguments, **check)
+        if keep:
+            out, y, index, weight = torch.ops.fastsquid.memory_read(*arguments)
+            torch.library.opcheck(
+                torch.ops.fastsquid.memory_read_backward,
+                (out, x, bank, queue, y, index, weight, True, queue is None),
+                **check,
+            )
+    q, k, v = torch.randn(3, 1, 2, 3, 2, 5, device=DEVICE)
+    torch.library.opcheck(torch.ops.fastsquid.neighbor_attention, (q, k, v, True), **check)
+    out, lse = torch.ops.fastsquid.neighbor_attention(q, k, v, True)
+    arguments = (out, q, k, v, out, lse, True, False)
+    torch.library.opcheck(torch.ops.fastsquid.neighbor_attention_backward, arguments, **check)
