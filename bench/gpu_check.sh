@@ -39,7 +39,9 @@ check() { # NAME COMMAND...: runs it and notes its exit status, pytest's closing
 
 pytest=("$python" -m pytest -p no:cacheprovider -q)
 kernels=(tests/test_memory_read.py tests/test_neighbor_attention.py)
-check "tests" "${pytest[@]}" "${kernels[@]}" tests/test_compile.py
+check "kernels" "${pytest[@]}" "${kernels[@]}"
+check "whole models" "${pytest[@]}" -k "not torch" tests/test_golden.py tests/test_inpainting.py tests/test_dispatch.py
+check "torch.compile" "${pytest[@]}" -k "not torch" tests/test_compile.py
 if command -v compute-sanitizer >/dev/null; then
     smallest=("${pytest[@]}" -k smallest "${kernels[@]}")
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # else tensors share allocations, and steps out of one go unseen

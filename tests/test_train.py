@@ -246,7 +246,7 @@ def data(tmp_path):
         (["--data", ""], "--data is empty"),
         (["--seed", "-1"], "whole number from 0"),
         (["--seed", str(2**64)], "whole number from 0"),
-        (["--impl", "triton", "--device", "cpu"], "impl='triton' cannot run"),
+        (["--impl", "triton", "--device", "cpu", "--shrinkage", "hard"], "impl='triton' cannot run"),
     ],
 )
 def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
