@@ -119,8 +119,9 @@ class InpaintingBlock(nn.Module):
     def folded(self):
         """Every slot m beside its key and value, [m, m.Wk^T, m.Wv^T] (R, N, 3 C): a read of it needs no projection.
 
-        Kept until bank or projection change in place, are replaced, cast or moved. None where it cannot serve: in
-        training, under gradients, inside torch.compile, and without a transformer.
+        Kept until bank or projection change in place, are replaced, cast or moved, or `train` or `eval` is called;
+        writes through `.data`, of which no tensor tells, need that. None where it cannot serve: in training, under
+        gradients, inside torch.compile, and without a transformer.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.foldable:
             return None
@@ -130,8 +131,15 @@ class InpaintingBlock(nn.Module):
         sources = [(t.data_ptr(), t._version, t.dtype, t.device) for t in (bank, weight)]
         if self._folded is None or self._folded[0] != sources:
             with torch.autocast(bank.device.type, enabled=False):
-                self._folded = sources, torch.cat([bank, F.linear(bank, weight.to(bank.dtype))], dim=-1)
+                folded = torch.cat([bank, F.linear(bank, weight.to(bank.dtype))], dim=-1)
+            # Held beside it, so that no other tensor is given their address.
+            self._folded = sources, folded, (bank.detach(), weight.detach())
         return self._folded[1]
+
+    def train(self, mode=True):
+        """As `nn.Module.train`; what was folded is forgotten, since not every optimizer marks what it changes."""
+        self._folded = None
+        return super().train(mode)
 
     def forward(self, features):
         """Features (B * P, C0, h, h) -> the same shape, rebuilt; in training mode with the masked shortcut."""

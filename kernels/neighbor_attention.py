@@ -4,7 +4,7 @@ by fastsquid/ops/reference.py.
 Shapes: q, k, v, out (B, H, W, heads, D); the log-sum-exp of the logits (B, H, W, heads). One program owns a few
 patches and one head, and visits the eight neighbours in turn with a running maximum: scores stay in registers, and no
 copy of a neighbour exists in memory. A neighbour outside the grid is a key of logit 0 and value 0 (`pad`), which adds
-exp(0 - max) to the denominator, or absent (`mask`).
+exp(0 - max) to the denominator, or of logit -inf (`mask`).
 
 Backward, one launch: probabilities are recomputed from the log-sum-exp. The patches that a patch looks at are those
 that look at it, so the program that owns a patch sums its dq, dk and dv over the same eight and stores each once: no
@@ -105,10 +105,9 @@ def _forward(
     d = tl.arange(0, BLOCK_D)
     own, inner = p < patches, (d < D)[None, :]
     q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, own[:, None] & inner, ACC)
-    # Padded neighbours are keys of logit 0: the running maximum starts there, and they are counted at the end.
-    top = tl.where(own & (pad == 0), float("-inf"), 0.0).to(ACC)
+    outside = tl.where(pad != 0, 0.0, float("-inf"))  # the logit of a neighbour that is not there
+    top = tl.full((BLOCK_P,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_P,), ACC)
-    absent = tl.zeros((BLOCK_P,), ACC)
     acc = tl.zeros((BLOCK_P, BLOCK_D), ACC)
     for n in range(8):
         di, dj = _step(n)
@@ -117,15 +116,13 @@ def _forward(
         mask = near[:, None] & inner
         k = _tile(k_ptr, b, ni, nj, stride_kb, stride_ki, stride_kj, d, mask, ACC)
         v = _tile(v_ptr, b, ni, nj, stride_vb, stride_vi, stride_vj, d, mask, ACC)
-        logit = tl.where(near, tl.sum(q * k, 1) * SCALE, float("-inf"))
+        logit = tl.where(near, tl.sum(q * k, 1) * SCALE, outside)
         new = tl.maximum(top, logit)
         safe = tl.where(new == float("-inf"), 0.0, new)  # nothing seen yet
         shrink, e = tl.exp(top - safe), tl.exp(logit - safe)
         acc = acc * shrink[:, None] + v * e[:, None]
         total = total * shrink + e
-        absent += tl.where(near, 0.0, 1.0)
         top = new
-    total += tl.where(pad != 0, absent * tl.exp(-tl.maximum(top, 0.0)), 0.0)
     total = tl.where(own, total, 1.0)
     out = acc / total[:, None]
     row = p.to(tl.int64) * heads + h

@@ -18,12 +18,13 @@ def randn(*shape, seed=0, dtype=torch.float64, scale=1.0):
     )
 
 
-def close(name, ours, truth, eager):
-    """Asserts |ours - truth| <= |eager - truth| + budget, in the largest element."""
+def close(name, ours, truth, eager, cancelled=0.0):
+    """Asserts |ours - truth| <= |eager - truth| + budget, in the largest element; `cancelled` is the size of terms that
+    cancel in the truth."""
     assert ours.shape == truth.shape, name
     if not truth.numel():
         return
-    scale = truth.abs().max().item()
+    scale = max(truth.abs().max().item(), cancelled)
     wide = torch.promote_types(ours.dtype, torch.float32)
     budget = scale * (torch.finfo(ours.dtype).eps + 64 * torch.finfo(wide).eps) + 1e-30
     error = (ours.double() - truth).abs().max().item()  # NaN fails
@@ -39,10 +40,27 @@ def gradients(function, inputs, dout):
 
 
 def check_read(
-    B, R, N, C, k=5, dtype=torch.float64, bank_dtype=None, filled=None, seed=0, x=None, bank=None, **options
+    B,
+    R,
+    N,
+    C,
+    k=5,
+    dtype=torch.float64,
+    bank_dtype=None,
+    filled=None,
+    seed=0,
+    x=None,
+    bank=None,
+    cancelled=False,
+    **options,
 ):
-    """The kernels' read, dx and (of a matrix) dM against the reference in float64."""
-    x = randn(B, R, C, seed=seed, dtype=dtype) if x is None else x
+    """The kernels' read, dx and (of a matrix) dM against the reference in float64.
+
+    With `cancelled`, gradients may be wrong by a rounding of the terms that cancel in them: a softmax that is flat or
+    all at one slot has next to no gradient.
+    """
+    # Logits of size 1, so that several slots of a query matter.
+    x = randn(B, R, C, seed=seed, dtype=dtype, scale=C**-0.5) if x is None else x
     bank = randn(R, N, C, seed=seed + 1, dtype=bank_dtype or dtype) if bank is None else bank
     dout = randn(B, R, C, seed=seed + 2, dtype=dtype)
     options |= dict(top_k=k, filled=None if filled is None else torch.tensor(filled, device=DEVICE))
@@ -55,8 +73,12 @@ def check_read(
 
     ours = run(lambda *a, **o: memory_read(*a, **o, impl="triton"), None)
     truth, eager = run(reference.memory_read, torch.float64), run(reference.memory_read, None)
-    for name, *tensors in zip(("out", "dx", "dM"), ours, truth, eager):
-        close(name, *tensors)
+    terms = [0.0, 0.0, 0.0]
+    if cancelled:
+        dy = dout.abs().max().item() * bank.abs().max().item()
+        terms = [0.0, dy * bank.abs().max().item(), dy * x.abs().max().item()]
+    for name, *tensors, size in zip(("out", "dx", "dM"), ours, truth, eager, terms):
+        close(name, *tensors, size)
 
 
 def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0, scale=1.0):

@@ -8,19 +8,26 @@ import pytest
 import torch
 from conftest import DEVICE
 
-from fastsquid.ops import memory_read, neighbor_attention
+from fastsquid.ops import dispatch, memory_read, neighbor_attention
 from fastsquid.ops.dispatch import HAS_TRITON, ImplementationError, device_reason, use_triton
 
 
 def test_auto_goes_by_the_device():
     x = torch.ones(1, device=DEVICE)
-    assert use_triton("auto", x, None) == (DEVICE == "cuda")
-    assert not use_triton("auto", x, "a reason") and not use_triton("torch", x, None)
-    assert use_triton("triton", x, None)
+
+    def can():
+        return None
+
+    def cannot():
+        return "a reason"
+
+    assert use_triton("auto", x, can) == (DEVICE == "cuda")
+    assert not use_triton("auto", x, cannot) and not use_triton("torch", x, None)  # which is not asked
+    assert use_triton("triton", x, can)
     with pytest.raises(ImplementationError, match="^impl='triton' cannot run: a reason$"):
-        use_triton("triton", x, "a reason")
+        use_triton("triton", x, cannot)
     with pytest.raises(ValueError, match="'cuda' is not one of auto, triton, torch"):
-        use_triton("cuda", x, None)
+        use_triton("cuda", x, can)
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
@@ -36,9 +43,16 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_without_triton(operation, monkeypatch):
-    monkeypatch.setattr("fastsquid.ops.dispatch.HAS_TRITON", False)
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "NO_TRITON", dispatch._without_triton())
     with pytest.raises(ImplementationError, match="impl='triton' cannot run: Triton is not installed"):
         OPERATIONS[operation]()
+
+
+def test_a_triton_that_is_too_old(monkeypatch):
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name: "3.3.1")
+    assert dispatch._without_triton() == "Triton 3.3.1 is too old: 3.6 or newer is needed"
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")

@@ -45,6 +45,12 @@ def test_values_and_gradients(shape):
     check_read(*shape)
 
 
+def test_rows_longer_than_a_program_gathers_at_once(monkeypatch):
+    monkeypatch.setattr(kernels, "PROGRAMS", 1)
+    check_read(2, 2, 10, 1100, 3)
+    check_read(2, 2, 10, 1100, 3, shrinkage="none")
+
+
 def test_smallest_read():
     """For the compute sanitizer: every kernel, in seconds."""
     check_read(3, 2, 10, 20, 3, f32)
@@ -134,10 +140,10 @@ def test_extreme_logits():
     _, weights, indices = chosen(-1.0, [200.0, 201.0, 202.0], 2)
     assert indices == [0, 1] and abs(sum(weights) - 1) < 1e-6
     for scale in (1e-4, 1e4):
-        check_read(3, 2, 33, 20, 3, f32, x=randn(3, 2, 20, dtype=f32, scale=scale))
+        check_read(3, 2, 33, 20, 3, f32, x=randn(3, 2, 20, dtype=f32, scale=scale), cancelled=True)
     equal = torch.ones(2, 12, 20, device=DEVICE, dtype=f32)
-    check_read(3, 2, 12, 20, 3, f32, bank=equal)
-    check_read(3, 2, 12, 20, 3, f32, bank=equal, selection="published")
+    check_read(3, 2, 12, 20, 3, f32, bank=equal, cancelled=True)
+    check_read(3, 2, 12, 20, 3, f32, bank=equal, selection="published", cancelled=True)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # numpy's word for it in the interpreter
@@ -196,6 +202,12 @@ def test_beyond_two_to_the_31_elements():
     for queries, slots in ((x, bank[:1]), (two, bank)):
         truth = reference.memory_read(queries.double(), slots.double(), 2)[0]
         torch.testing.assert_close(read(queries, slots, 2)[0].double(), truth, rtol=2e-2, atol=2e-2)
+        dout = randn(*queries.shape, seed=2, dtype=bf16)
+        ours, exact = (
+            gradients(lambda *t, f=f: f(*t, 2)[0], [t.detach().requires_grad_() for t in tensors], dout.to(tensors[0]))
+            for f, tensors in ((read, (queries, slots)), (reference.memory_read, (queries.double(), slots.double())))
+        )
+        torch.testing.assert_close([t.double() for t in ours], exact, rtol=2e-2, atol=2e-2)
 
 
 def test_values_are_read_in_the_place_of_slots():
@@ -230,10 +242,22 @@ def test_without_gradients_nothing_is_kept(monkeypatch):
     x, bank = randn(3, 2, 20), randn(2, 10, 20, seed=1).requires_grad_()
     expected = read(x, bank, 3)[0]
     assert expected.requires_grad
-    monkeypatch.setattr(kernels, "_score_gradient", None)
     with torch.no_grad():
         out = read(x, bank, 3)[0]
     assert torch.equal(out, expected) and not out.requires_grad
+    kept = []
+    forward = kernels.forward
+
+    def noted(*arguments):
+        results = forward(*arguments)
+        kept.append(results[1].numel())
+        return results
+
+    monkeypatch.setattr(kernels, "forward", noted)
+    read(x, bank, 3)
+    with torch.no_grad():
+        read(x, bank, 3)
+    assert kept == [3 * 2 * 10, 0]
 
 
 def test_only_needed_gradients_are_computed(monkeypatch):
@@ -252,6 +276,23 @@ def test_differentiating_twice_is_refused():
     x, bank = randn(3, 2, 20).requires_grad_(), randn(2, 10, 20, seed=1)
     with pytest.raises(RuntimeError, match="first derivative only"):
         torch.autograd.grad(read(x, bank, 3)[0].sum(), x, create_graph=True)
+
+
+def test_an_output_that_nobody_uses():
+    x = randn(3, 2, 20).requires_grad_()
+    unused, zero = read(x, randn(2, 10, 20, seed=1), 3)[0], torch.zeros(3, 2, 20, dtype=f64, device=DEVICE)
+
+    class NoGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, t):
+            return zero.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    (NoGradient.apply(unused) + x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_autocast_changes_nothing():
@@ -286,7 +327,11 @@ def test_the_module_answers_as_on_the_torch_path(kind, how):
     [
         ((randn(1, 1, 2), randn(1, 6, 2)), dict(shrinkage="hard"), "shrinkage 'hard' has no kernel"),
         ((randn(1, 1, 2), randn(1, 4097, 2)), dict(), "4097 slots a region are more than 4096"),
-        ((randn(1, 1, 2), randn(1, 70, 2)), dict(top_k=65), "top_k = 65 is more than 64"),
+        ((randn(1, 1, 2), randn(1, 70, 2)), dict(top_k=65), "top_k = 65 should be between 1 and 64"),
+        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=5), "at most the 4 slots of a region"),
+        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=0), "top_k = 0 should be between 1"),
+        ((randn(1, 2, 2), randn(1, 6, 2)), dict(), "should be .B, R, C. and .R, N, C."),
+        ((randn(1, 1, 2), randn(1, 6, 2)), dict(values=randn(1, 5, 2)), "as many as slots"),
         ((randn(1, 1, 2), randn(1, 6, 2).float()), dict(), "torch.float64 and slots torch.float32"),
         ((randn(1, 1, 2).int(), randn(1, 6, 2).int()), dict(), "torch.int32"),
     ],

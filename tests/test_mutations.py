@@ -15,6 +15,13 @@ import fastsquid.kernels  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
+
+def in_one_program(check):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastsquid.kernels.memory_read, "PROGRAMS", 1)
+        check()
+
+
 MISTAKES = {
     "the last C-block is dropped": (
         "memory_read",
@@ -58,6 +65,12 @@ MISTAKES = {
         "out.to(out_ptr.dtype.element_ty), mask=c < V - 1)",
         lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
     ),
+    "columns after a program's first block are not written": (
+        "memory_read",
+        "tl.minimum(first + chunk, V), BLOCK_C)",
+        "tl.minimum(first + BLOCK_C, V), BLOCK_C)",
+        lambda: in_one_program(lambda: memory.test_values_and_gradients((2, 2, 10, 1100, 3))),
+    ),
     "the softmax's gradient lacks its mean": (
         "memory_read",
         "y * (dy - tl.sum(y * dy, 0))",
@@ -90,8 +103,8 @@ MISTAKES = {
     ),
     "padded neighbours are not counted": (
         "neighbor_attention",
-        "absent += tl.where(near, 0.0, 1.0)",
-        "absent += tl.where(near, 0.0, 0.0)",
+        "outside = tl.where(pad != 0, 0.0,",
+        "outside = tl.where(pad < 0, 0.0,",
         lambda: attention.test_values_and_gradients((2, 2, 2, 2, 5), "pad"),
     ),
     "dk comes from the wrong side": (

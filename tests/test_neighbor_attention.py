@@ -66,6 +66,15 @@ def test_extreme_logits(border):
     q = torch.full((1, 2, 2, 1, 4), -100.0, device=DEVICE)
     k, v = torch.full_like(q, 100.0), randn(1, 2, 2, 1, 4, dtype=f32)  # every logit -20,000
     torch.testing.assert_close(attend(q, k, v, border), reference.neighbor_attention(q, k, v, border))
+    # The patch in the middle has no padding, so that nothing but logits far below 0 enters its softmax.
+    for size in (1.0, 10.0, 100.0):
+        q = torch.full((1, 3, 3, 1, 4), -size, device=DEVICE).requires_grad_()
+        k, v = (10 * size + randn(1, 3, 3, 1, 4, dtype=f32)).requires_grad_(), randn(1, 3, 3, 1, 4, seed=1, dtype=f32)
+        dout = randn(1, 3, 3, 1, 4, seed=2, dtype=f32)
+        ours, truth = (
+            gradients(lambda *t, f=f: f(*t, border), [q, k, v], dout) for f in (attend, reference.neighbor_attention)
+        )
+        torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("border", ["pad", "mask"])
@@ -98,6 +107,12 @@ def test_beyond_two_to_the_31_elements():
     for tensor in (q, q.permute(1, 0, 2, 3, 4), q.permute(1, 2, 0, 3, 4), q.permute(1, 3, 2, 0, 4)):
         truth = reference.neighbor_attention(tensor.double(), tensor.double(), tensor.double())
         torch.testing.assert_close(attend(tensor, tensor, tensor).double(), truth, rtol=2e-2, atol=2e-2)
+        dout = randn(*tensor.shape, seed=2, dtype=bf16)
+        ours, exact = (
+            gradients(f, [t.detach().requires_grad_() for _ in range(3)], dout.to(t))
+            for f, t in ((attend, tensor), (reference.neighbor_attention, tensor.double()))
+        )
+        torch.testing.assert_close([t.double() for t in ours], exact, rtol=2e-2, atol=2e-2)
 
 
 def test_only_needed_gradients_are_computed():
@@ -140,6 +155,7 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize(
     "inputs, message",
     [
+        ([randn(2, 2, 2, 1, 3), randn(1, 2, 2, 1, 3), randn(2, 2, 2, 1, 3)], "should all be .B, H, W, heads, D."),
         ([randn(1, 2, 2, 1, 257)] * 3, "heads of size 257 are larger than 256"),
         ([randn(1, 2, 2, 1, 3), randn(1, 2, 2, 1, 3).float(), randn(1, 2, 2, 1, 3)], "all should be of one"),
         ([torch.ones(1, 2, 2, 1, 3, dtype=torch.int32, device=DEVICE)] * 3, "torch.int32"),

@@ -1,12 +1,28 @@
 """Which implementation runs: the one place that decides, and says why."""
 
 import functools
+import importlib.metadata
 import importlib.util
 
 import torch
 from torch.autograd.function import once_differentiable
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+def _without_triton():
+    """Why there is no Triton to run kernels with, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; on Linux, pip install 'fastsquid[triton]' brings it"
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # PyTorch's nightly builds have names of their own
+        return None
+    if tuple(map(int, version.split(".")[:2])) < (3, 6):
+        return f"Triton {version} is too old: 3.6 or newer is needed"
+    return None
+
+
+NO_TRITON = _without_triton()
+HAS_TRITON = NO_TRITON is None
 
 
 class ImplementationError(ValueError):
@@ -15,8 +31,8 @@ class ImplementationError(ValueError):
 
 def device_reason(x):
     """None if Triton kernels can run where the tensor x is, else the reason why not."""
-    if not HAS_TRITON:
-        return "Triton is not installed; on Linux, pip install 'fastsquid[triton]' brings it"
+    if NO_TRITON:
+        return NO_TRITON
     if x.is_cuda:
         return None
     if x.device.type == "cpu":
@@ -30,13 +46,13 @@ def device_reason(x):
     )
 
 
-def use_triton(impl, x, reason):
+def use_triton(impl, x, can_run, *arguments):
     """True if the Triton kernel is to run.
 
     Args:
         impl: `auto` (the kernel wherever it can run on a GPU), `triton` or `torch`.
         x: the input whose device decides.
-        reason: None if the kernel can run on this input, else the sentence that says why not.
+        can_run, arguments: called where it matters; None if the kernel can run on them, else a sentence saying why not.
 
     Raises:
         ImplementationError: `triton` where it cannot run. An explicit choice never falls back in silence.
@@ -44,9 +60,12 @@ def use_triton(impl, x, reason):
     """
     if impl not in ("auto", "triton", "torch"):
         raise ValueError(f"impl = {impl!r} is not one of auto, triton, torch")
+    if impl == "torch" or (impl == "auto" and not x.is_cuda):
+        return False
+    reason = can_run(*arguments)
     if impl == "triton" and reason is not None:
         raise ImplementationError(f"impl='triton' cannot run: {reason}")
-    return impl == "triton" or (impl == "auto" and x.is_cuda and reason is None)
+    return reason is None
 
 
 def first_derivative_only(backward):

@@ -6,7 +6,7 @@ from . import reference
 from .dispatch import device_reason, first_derivative_only, use_triton
 
 
-def can_run(x, bank, top_k=5, shrinkage="gumbel", values=None):
+def can_run(x, bank, top_k=5, shrinkage="gumbel", filled=None, values=None):
     """None if the Triton kernels can run on these inputs, else the reason why not; arguments as `memory_read`."""
     reason = device_reason(x)
     if reason is not None:
@@ -23,11 +23,17 @@ def can_run(x, bank, top_k=5, shrinkage="gumbel", values=None):
             f"queries are {x.dtype} and slots {bank.dtype}: both should be of one floating-point type, "
             "or the queries of half precision and the slots float32"
         )
+    if x.dim() != 3 or bank.dim() != 3 or bank.shape[::2] != x.shape[1:]:
+        return f"queries {tuple(x.shape)} and slots {tuple(bank.shape)} should be (B, R, C) and (R, N, C)"
+    if filled is not None and filled.device != x.device:
+        return f"queries are on {x.device} and the number of filled slots on {filled.device}: move it there"
     if bank.shape[1] > MAX_SLOTS:
         return f"{bank.shape[1]} slots a region are more than {MAX_SLOTS}"
-    if shrinkage == "gumbel" and top_k > MAX_TOP_K:
-        return f"top_k = {top_k} is more than {MAX_TOP_K}"
+    if shrinkage == "gumbel" and not 1 <= top_k <= min(MAX_TOP_K, bank.shape[1]):
+        return f"top_k = {top_k} should be between 1 and {MAX_TOP_K}, and at most the {bank.shape[1]} slots of a region"
     if values is not None:
+        if values.dim() != 3 or values.shape[:2] != bank.shape[:2]:
+            return f"values {tuple(values.shape)} should be (R, N, V), as many as slots {tuple(bank.shape)}"
         if values.dtype != bank.dtype or values.device != bank.device:
             return (
                 f"values are {values.dtype} on {values.device}, slots {bank.dtype} on {bank.device}: both should agree"
@@ -103,6 +109,8 @@ class _MemoryRead(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, dout, *_):
+        if dout is None:
+            return (None,) * 5
         need_x, need_bank = ctx.needs_input_grad[:2]
         backward = _backward_op if torch.compiler.is_compiling() else _backward
         dx, dbank = backward(dout, *ctx.saved_tensors, need_x, need_bank)
@@ -138,7 +146,7 @@ def memory_read(
     Raises:
         ImplementationError: impl = `triton` where the kernels cannot run.
     """
-    if use_triton(impl, x, can_run(x, bank, top_k, shrinkage, values)):
+    if use_triton(impl, x, can_run, x, bank, top_k, shrinkage, filled, values):
         k, published = (top_k if shrinkage == "gumbel" else 0), selection == "published"
         if torch.is_grad_enabled() and (x.requires_grad or bank.requires_grad):
             out, y, index, weight = _MemoryRead.apply(x, bank, filled, k, published)

@@ -18,6 +18,8 @@ def can_run(q, k, v):
         return f"q, k and v are on {q.device}, {k.device} and {v.device}: all should be on one device"
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: all should be of one floating-point type"
+    if q.dim() != 5 or not q.shape == k.shape == v.shape:
+        return f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} should all be (B, H, W, heads, D)"
     if q.shape[-1] > MAX_HEAD_DIM:
         return f"heads of size {q.shape[-1]} are larger than {MAX_HEAD_DIM}"
     return None
@@ -76,6 +78,8 @@ class _NeighborAttention(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, dout, _):
+        if dout is None:
+            return (None,) * 4
         need_q, need_k, need_v = ctx.needs_input_grad[:3]
         backward = _backward_op if torch.compiler.is_compiling() else _backward
         dq, dk, dv = backward(dout, *ctx.saved_tensors, need_q, need_k or need_v)
@@ -93,7 +97,7 @@ def neighbor_attention(q, k, v, border="pad", impl="auto"):
         ImplementationError: impl = `triton` where the kernels cannot run.
     """
     reference.check_border(q, border)
-    if not use_triton(impl, q, can_run(q, k, v)):
+    if not use_triton(impl, q, can_run, q, k, v):
         return reference.neighbor_attention(q, k, v, border)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _NeighborAttention.apply(q, k, v, border == "pad")[0]
