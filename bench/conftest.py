@@ -1,0 +1,237 @@
+"""`pytest bench/ --benchmark`: what runs, how variants of one case are measured together, and where rows go."""
+
+import csv
+import datetime
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from timing import ceilings, measure, quantiles
+
+from fastsquid.files import replacing
+from fastsquid.ops.dispatch import HAS_TRITON
+
+
+class Playback:
+    """A clock for pytest-benchmark that shows what has been measured."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+playback = Playback()
+RESULTS = Path(__file__).parent / "results"
+KEY = ["group", "case", "variant", "mode", "dtype"]
+FIGURES = ["samples", "p20_ms", "p50_ms", "p80_ms", "unhidden_p50_ms", "gb_per_s", "gflop_per_s", "floor_ms"]
+FIGURES += ["percent_of_floor", "images_per_s", "peak_memory_mb", "copy_gb_per_s", "matrix_gflop_per_s"]
+ABOUT = ["device", "threads", "python", "torch", "triton", "commit", "clean", "date"]
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("fastsquid")
+    group.addoption("--benchmark", action="store_true", help="run the benchmarks, which are only collected otherwise")
+    group.addoption("--sweep", action="store_true", help="also the sweeps, the large cases and compiled whole models")
+    group.addoption("--smallest", action="store_true", help="the smallest sizes once, to see that everything runs")
+    group.addoption("--results", type=Path, help="CSV to put rows in (default: bench/results/DEVICE.csv)")
+    group.addoption("--on-cpu", action="store_true", help="measure the CPU where there is a GPU")
+
+
+def pytest_configure(config):
+    config.on_gpu = torch.cuda.is_available() and not config.getoption("on_cpu")
+    config.addinivalue_line("markers", "large: on a GPU or with --sweep")
+    config.addinivalue_line("markers", "smallest: with --smallest only")
+
+
+def pytest_collection_modifyitems(config, items):
+    running = config.getoption("benchmark") or config.getoption("benchmark_only")
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=playback))
+        item.add_marker(pytest.mark.filterwarnings("default"))  # torch.compile warns while it traces
+        if not running:
+            item.add_marker(pytest.mark.skip(reason="benchmarks run with: pytest bench/ --benchmark"))
+        elif (item.get_closest_marker("smallest") is not None) != config.getoption("smallest"):
+            item.add_marker(pytest.mark.skip(reason="the sizes of --smallest and no others run with it, and only then"))
+        elif item.get_closest_marker("large") and not (config.on_gpu or config.getoption("sweep")):
+            item.add_marker(pytest.mark.skip(reason="takes minutes on a CPU: --sweep runs it"))
+        elif reason := _cannot_run(item.callspec.params.get("variant"), config):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _cannot_run(variant, config):
+    if variant == "triton":
+        if not HAS_TRITON:
+            return "Triton is not installed"
+        if not config.on_gpu and not (config.getoption("smallest") and os.environ.get("TRITON_INTERPRET") == "1"):
+            return "the kernels need a GPU; their interpreter is no measure of speed"
+    if variant == "flex" and not config.on_gpu:
+        return "FlexAttention is compared on a GPU"
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig):
+    return torch.device("cuda" if pytestconfig.on_gpu else "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_products_are_float32():
+    """TF32 off, for all variants alike, unless a benchmark says otherwise."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """Samples of the latest group of variants."""
+    return {}
+
+
+@pytest.fixture
+def compare(request, benchmark, measured, device, results):
+    """Reports one variant of a case: compare(build, sets=1, work=None, images=None, dtype="float32").
+
+    All selected variants of the case are measured together, in turn, when the first of them is asked for;
+    `build(names)` checks that they agree and gives {name: Variant}. Each test then reports its own samples to
+    pytest-benchmark, by a clock that plays them back, so that its tables, files and comparisons serve.
+    """
+
+    def report(build, sets=1, work=None, images=None, dtype="float32"):
+        params = dict(request.node.callspec.params)
+        name = params.pop("variant")
+        case = (request.node.originalname, *sorted(map(str, params.items())))
+        if measured.get("case") != case:
+            measured.clear()
+            torch._dynamo.reset()
+            quick = request.config.getoption("smallest")
+            samples = measure(build(_selected(request, params)), 1 if quick else sets, device, quick)
+            measured.update(case=case, samples=samples)
+        samples = measured["samples"][name]
+        group = request.node.originalname.removeprefix("test_").replace("_", " ")
+        mode = params.pop("mode", "both")
+        shown = " ".join(str(value) for key, value in sorted(params.items()) if key != "dtype")
+        benchmark.group = f"{group} {shown} {mode} {dtype}"
+        benchmark.extra_info.update(variant=name, unhidden_ms=1e3 * quantiles(samples.unhidden)[1])
+        recorded = iter(samples.hidden)
+        benchmark.pedantic(lambda: playback.advance(next(recorded)), rounds=len(samples.hidden))
+        results.add((group, shown, name, mode, dtype), samples, work, images)
+
+    return report
+
+
+def _selected(request, params):
+    """Names of the variants of this case that are to run."""
+    return [
+        item.callspec.params["variant"]
+        for item in request.session.items
+        if item.originalname == request.node.originalname
+        and {k: v for k, v in item.callspec.params.items() if k != "variant"} == params
+        and not any(mark.name == "skip" for mark in item.iter_markers())
+    ]
+
+
+@pytest.fixture(scope="session")
+def results(pytestconfig, device):
+    table = Results(pytestconfig, device)
+    yield table
+    table.write()
+
+
+class Results:
+    """Rows of this run, put in the place of those that an earlier run left in the CSV."""
+
+    def __init__(self, config, device):
+        self.device, self.quick = device, config.getoption("smallest")
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+        about = {
+            "device": name,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _triton_version(),
+            **_commit(),
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        }
+        self.about, self.rows = about, {}
+        file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"
+        self.path = config.getoption("results") or RESULTS / file
+
+    def add(self, key, samples, work, images):
+        """work: (bytes, operations, the instruction that does them) or None; images: handled by one call, or None."""
+        low, middle, high = quantiles(samples.hidden)
+        row = dict(zip(KEY, key), samples=len(samples.hidden), **self.about)
+        row |= {"p20_ms": 1e3 * low, "p50_ms": 1e3 * middle, "p80_ms": 1e3 * high}
+        row["unhidden_p50_ms"] = 1e3 * quantiles(samples.unhidden)[1]
+        if work:
+            nbytes, operations, instruction = work
+            limits = ceilings(self.device, self.quick)
+            products = 3 if instruction == "tf32" and key[-1] == "float32" else 1  # tf32 x 3
+            floor = max(nbytes / limits.copy, products * operations / limits.matrix[instruction])
+            row |= {"gb_per_s": nbytes / middle / 1e9, "gflop_per_s": operations / middle / 1e9}
+            row |= {"floor_ms": 1e3 * floor, "percent_of_floor": 100 * floor / middle}
+            row |= {"copy_gb_per_s": limits.copy / 1e9, "matrix_gflop_per_s": limits.matrix[instruction] / 1e9}
+        if images:
+            row["images_per_s"] = images / middle
+        if samples.memory is not None:
+            row["peak_memory_mb"] = samples.memory / 2**20
+        self.rows[key] = {name: f"{v:.5g}" if isinstance(v, float) else v for name, v in row.items()}
+
+    def write(self):
+        if not self.rows:
+            return
+        rows = {}
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = {tuple(row[name] for name in KEY): row for row in csv.DictReader(file)}
+        rows.update(self.rows)
+        with replacing(self.path) as file:
+            writer = csv.DictWriter(file, [*KEY, *FIGURES, *ABOUT], restval="")
+            writer.writeheader()
+            writer.writerows(rows[key] for key in sorted(rows))
+
+
+def _cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} {torch.get_num_threads()} threads"
+
+
+def _triton_version():
+    if not HAS_TRITON:
+        return ""
+    import triton
+
+    return triton.__version__
+
+
+def _commit():
+    """The commit measured, FASTSQUID_COMMIT where git is absent, and whether the files are as it has them."""
+    given = os.environ.get("FASTSQUID_COMMIT")
+    if given:
+        return {"commit": given.removesuffix("-dirty"), "clean": not given.endswith("-dirty")}
+    try:
+        git = ["git", "-C", str(RESULTS.parent)]
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--", ":/", ":!/bench/results"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "clean": ""}
+    return {"commit": commit.stdout.strip(), "clean": not status.stdout.strip()}

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# bench/gpu_bench.sh [CSV]: every benchmark on this machine's GPU in under eight minutes, ending in a short table.
+# Rows go to bench/results/DEVICE.csv, or CSV. PYTHON names the interpreter (python3); FASTSQUID_COMMIT the commit, where git is
+# absent. With SMALLEST=1 everything runs once at the smallest sizes, without a GPU in Triton's interpreter.
+set -uo pipefail
+python=${PYTHON:-python3}
+results=${1:+--results $(realpath -m "$1")}
+cd "$(dirname "$0")/.." || exit
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if [[ ${SMALLEST:-} ]]; then
+    options=(--smallest)
+    "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || export TRITON_INTERPRET=1
+else
+    options=()
+    unset TRITON_INTERPRET
+    if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        echo "error: bench/gpu_bench.sh needs a GPU, and PyTorch finds none here" >&2
+        exit 2
+    fi
+fi
+installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
+if ! "$python" -c "$installed" 2>/dev/null; then
+    "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
+fi
+# What matters most first: each part keeps its rows, also where the time ends within the next.
+failed=0
+for part in memory_read neighbor_attention inpainting decoder_memory training scoring queue_write; do
+    # shellcheck disable=SC2086
+    timeout $((SECONDS < 460 ? 460 - SECONDS : 1)) "$python" -m pytest "bench/test_$part.py" --benchmark \
+        "${options[@]}" $results --benchmark-disable-gc --benchmark-quiet -q -p no:cacheprovider || failed=1
+done
+csv=${1:-$(ls -t bench/results/*.csv | head -n 1)}
+"$python" bench/report.py "$csv" && sed -n '1,/^$/d;p' "${csv%.csv}-table.md" | tail -n 60
+exit "$failed"

@@ -1,0 +1,55 @@
+"""Scores of a batch of X-rays at 128 x 128, from the tensor: the papers' score and its reconstruction."""
+
+import baselines
+import pytest
+import torch
+from operations import require_close
+from timing import Variant
+
+from fastsquid.config import preset
+from fastsquid.model import Detector
+
+CASES = {
+    "smallest": (preset("simsid", image_size=64, width=4, slots=8, heads=1, selection="published"), 2),
+    "squid 16": (preset("squid", selection="published"), 16),
+    "simsid 16": (preset("simsid", selection="published"), 16),
+    "simsid 1024": (preset("simsid", selection="published"), 1024),
+}
+MARKS = {"smallest": pytest.mark.smallest, "simsid 1024": pytest.mark.large}
+
+
+@pytest.mark.parametrize("variant", ["published", "torch", "triton"])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS.get(case, ())) for case in CASES])
+def test_scoring(compare, device, case, variant):
+    config, batch = CASES[case]
+
+    def build(names):
+        images = torch.rand(batch, 1, config.image_size, config.image_size, device=device)
+        variants, expected = {}, None
+        for name in names:
+            torch.manual_seed(0)
+            detector = Detector(config, name if name == "triton" else "torch").to(device)
+            memory = detector.generator.inpaint.memory
+            if memory.kind == "queue":
+                memory.bank.normal_(0, 0.1)
+                memory.filled.fill_(memory.num_slots)
+            detector.eval()
+            if name == "published":
+                generator = baselines.Generator(detector.generator).eval()
+                detector.discriminator.train()
+
+                def run(_, detector=detector, generator=generator):
+                    return baselines.scores(detector, generator, images)
+
+            else:
+
+                def run(_, detector=detector):
+                    return detector.scores(images)[0]["discriminator"]
+
+            found = run(None)
+            expected = found if expected is None else expected
+            require_close(name, [found], [expected])
+            variants[name] = Variant(lambda i: None, run)
+        return variants
+
+    compare(build, images=batch)

@@ -1,0 +1,198 @@
+"""The benchmarks: baselines compute what ours does, a check that can fail, rows in a CSV; nothing here is timed."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsquid import SpaceAwareMemory2d
+from fastsquid.config import preset
+from fastsquid.inpainting import InpaintingBlock
+from fastsquid.model import Detector
+from fastsquid.ops import memory_read, neighbor_attention
+from fastsquid.training import Trainer
+
+BENCH = Path(__file__).parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
+try:
+    import baselines
+    import operations
+    import report
+    import timing
+finally:
+    sys.path.remove(str(BENCH))
+
+CPU = torch.device("cpu")
+SMALL = dict(image_size=64, width=4, slots=12, selection="published", shortcut=1.0)
+
+
+def full(memory):
+    """A queue that counts as full, of features."""
+    if memory.kind == "queue":
+        memory.bank.normal_(0, 0.3)
+        memory.filled.fill_(memory.num_slots)
+
+
+def test_memory_read():
+    x, bank = torch.randn(5, 3, 20).double(), torch.randn(3, 9, 20).double()
+    functions = {
+        "published": lambda x, bank: baselines.memory_read(x, bank, 4),
+        "torch": lambda x, bank: memory_read(x, bank, 4, "published")[0],
+    }
+    operations.variants_of(functions, lambda i: [x.clone(), bank.clone()], 1, "both", agree=1e-12)
+
+
+@pytest.mark.parametrize("height, width", [(2, 2), (3, 5)])
+def test_attention(height, width):
+    shape = (2, height, width, 2, 4)
+    tensors = torch.randn(3, *shape).double()
+    near = baselines.neighbors_on_grid(height, width, CPU)
+    present = baselines.windows(torch.ones(1, height, width, 1))[:, None, None, :, 0].repeat(2, 1, 1, 1) > 0
+    for border, functions in {
+        "pad": {"published": baselines.neighbor_attention},
+        "mask": {
+            "gathered": lambda *t: baselines.gathered_attention(*t, present),
+            "dense": lambda *t: baselines.dense_attention(*t, near),
+        },
+    }.items():
+        functions = {name: lambda *t, f=f: f(*t).reshape(shape) for name, f in functions.items()}
+        functions["torch"] = lambda *t, border=border: neighbor_attention(*t, border)
+        operations.variants_of(functions, lambda i: [t.clone() for t in tensors], 1, "both", agree=1e-12)
+
+
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_inpainting_block(system):
+    block = InpaintingBlock(preset(system, heads=2, **SMALL)).double()
+    full(block.memory)
+    published = baselines.InpaintingBlock(block).double()
+    x = torch.randn(2 * block.grid**2, 64, 64 // block.grid // 16, 64 // block.grid // 16).double()
+    torch.testing.assert_close(published(x), block(x))
+    for memory in (published, block.memory):
+        before = block.memory.bank.clone()
+        memory.commit()
+        written, block.memory.bank.data = block.memory.bank.clone(), before
+        if system == "squid":
+            assert not torch.equal(written, before)
+        memory.written = written
+    torch.testing.assert_close(published.written, block.memory.written)
+
+
+def test_decoder_memory():
+    module = SpaceAwareMemory2d(4, (8, 8), 2, 9, scope="subwindow", selection="published").double()
+    x = torch.randn(8, 4, 4, 4).double()
+    torch.testing.assert_close(baselines.decoder_memory(x, module.memory.bank, 5), module.read_patches(x))
+
+
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_training_and_scores(system):
+    """Losses and parameters after one iteration in the published order of work, and the scores of the two detectors."""
+    config = preset(system, heads=2, **SMALL)
+    images, detectors = torch.rand(3, 1, 64, 64).double(), []
+    for trainer in (baselines.Trainer, Trainer):
+        torch.manual_seed(0)
+        detector = Detector(config).double().train()
+        full(detector.generator.inpaint.memory)
+        trainer = trainer(detector)
+        losses = trainer.step(images, 0)
+        detectors.append((detector, trainer, {name: float(loss) for name, loss in losses.items()}))
+    (theirs, published, a), (ours, _, b) = detectors
+    assert a == pytest.approx(b, rel=1e-9)
+    for name in ("encoder.blocks.0.conv1.0.weight", "student.memories.0.memory.bank", "inpaint.memory.bank"):
+        torch.testing.assert_close(theirs.generator.state_dict()[name], ours.generator.state_dict()[name])
+    ours.load_state_dict(theirs.state_dict())
+    mix, attention = ours.generator.inpaint.mix, published.generator.inpaint.attention
+    with torch.no_grad():  # what the baseline has trained is its own attention
+        query, *key_value = attention.in_proj_weight.chunk(3)
+        mix.query.weight.copy_(query), mix.key_value.weight.copy_(torch.cat(key_value))
+        mix.query.bias.copy_(attention.in_proj_bias.chunk(3)[0])
+        mix.value_bias.copy_(attention.in_proj_bias.chunk(3)[2])
+        mix.output.load_state_dict(attention.out_proj.state_dict())
+    published.generator.eval()
+    theirs.discriminator.train()
+    torch.testing.assert_close(
+        baselines.scores(theirs, published.generator, images), ours.eval().scores(images)[0]["discriminator"]
+    )
+
+
+def test_a_difference_is_found():
+    with pytest.raises(AssertionError, match="wrong: tensor 0 is off by"):
+        operations.variants_of(
+            {"right": lambda x: 2 * x, "wrong": lambda x: 2.001 * x}, lambda i: [torch.ones(3)], 1, "both"
+        )
+
+
+def test_all_variants_of_a_round_are_measured_in_turn():
+    calls = []
+    variants = {n: timing.Variant(lambda i: i, lambda i, n=n: calls.append((n, i))) for n in "ab"}
+    samples = timing.measure(variants, 2, CPU, quick=True)
+    assert calls[2:] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert all(len(s.hidden) == 2 and s.memory is None for s in samples.values())
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *map(str, arguments)],
+        cwd=BENCH.parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_the_option_it_says_how():
+    result = run("-q")
+    assert result.returncode == 0, result.stdout
+    assert "benchmarks run with: pytest bench/ --benchmark" in result.stdout and "passed" not in result.stdout
+
+
+def test_rows_are_written_and_replaced(tmp_path):
+    path = tmp_path / "here.csv"
+    select = ("-k", "(test_queue_write or test_decoder_memory) and not compile and not triton")
+    for _ in range(2):
+        result = run("--benchmark", "--smallest", "--results", path, "-q", *select, FASTSQUID_COMMIT="abc-dirty")
+        assert result.returncode == 0, result.stdout + result.stderr
+    rows = read(path)
+    assert {(row["group"], row["variant"]) for row in rows} == {
+        (group, variant) for group in ("queue write", "decoder memory") for variant in ("published", "torch")
+    }
+    assert len(rows) == 4 and all(row["commit"] == "abc" and row["clean"] == "False" for row in rows)
+    assert all(float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"]) for row in rows)
+    report.main([str(path)])
+    assert "| queue write | B2-R2-N8-C16 | both | float32 |" in (tmp_path / "here-table.md").read_text()
+
+
+def test_the_report_fits_exponents(tmp_path):
+    fields = ["group", "case", "variant", "mode", "dtype", "p50_ms", "gb_per_s", "gflop_per_s"]
+    fields += ["copy_gb_per_s", "matrix_gflop_per_s", "device", "torch", "python", "threads", "commit", "date"]
+    path = tmp_path / "chip.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields, restval="1")
+        writer.writeheader()
+        for n in (50, 100, 200, 400):
+            row = dict(group="memory read", case=f"B16-R16-N{n}-C512", variant="torch", mode="both", dtype="float32")
+            writer.writerow({**row, "p50_ms": 0.01 * n**1.5})
+    rows = read(path)
+    figure = report.sweeps(rows)
+    assert [axis.get_legend().get_texts()[0].get_text() for axis in figure.axes] == ["torch: N^1.50"]
+    report.main([str(path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "chip-roofline.png",
+        "chip-sweeps.png",
+        "chip-table.md",
+        "chip.csv",
+    ]
+
+
+def test_the_report_needs_rows(tmp_path, refused):
+    (tmp_path / "empty.csv").write_text("")
+    assert "holds no benchmark rows" in refused(report.main, tmp_path / "empty.csv")
+    assert "does not exist" in refused(report.main, tmp_path / "none.csv")
