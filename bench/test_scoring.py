@@ -34,6 +34,7 @@ def test_scoring(compare, device, case, variant):
                 memory.bank.normal_(0, 0.1)
                 memory.filled.fill_(memory.num_slots)
             detector.eval()
+            frozen = detector.frozen()
             if name == "published":
                 generator = baselines.Generator(detector.generator).eval()
                 detector.discriminator.train()
@@ -43,7 +44,7 @@ def test_scoring(compare, device, case, variant):
 
             else:
 
-                def run(_, detector=detector):
+                def run(_, detector=frozen):
                     return detector.scores(images)[0]["discriminator"]
 
             found = run(None)

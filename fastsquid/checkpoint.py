@@ -116,7 +116,7 @@ def load_run(folder, which=None, impl="auto", device="cpu"):
     return detector.to(device).eval(), run, state, name
 
 
-def save_checkpoint(folder, state, last, optimizers, new_best=False):
+def save_checkpoint(folder, state, last, optimizers, best=None):
     """Writes the next checkpoint and removes the one before it.
 
     Args:
@@ -124,7 +124,7 @@ def save_checkpoint(folder, state, last, optimizers, new_best=False):
         state: JSON-able dict; `config` must be in it.
         last: state dict of the detector as it is.
         optimizers: dict of optimizers by name.
-        new_best: this is the best detector so far; else the previous checkpoint's best is kept.
+        best: state dict of a new best detector; None keeps the previous checkpoint's.
     """
     folder = Path(folder)
     previous = _checkpoints(folder)
@@ -138,9 +138,11 @@ def save_checkpoint(folder, state, last, optimizers, new_best=False):
             "last": _write_tensors(temporary / "last.safetensors", last),
             "optimizer": _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizers)),
         }
-        if new_best:
-            _link(temporary / "last.safetensors", temporary / "best.safetensors")
-            digests["best"] = digests["last"]
+        if best is not None:
+            digests["best"] = _write_tensors(temporary / "best.safetensors", best)
+            if digests["best"] == digests["last"]:  # the same bytes, once
+                (temporary / "best.safetensors").unlink()
+                _link(temporary / "last.safetensors", temporary / "best.safetensors")
         elif previous and (previous[-1] / "best.safetensors").exists():
             _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
             digests["best"] = _read_json(previous[-1] / "state.json")["sha256"]["best"]

@@ -30,10 +30,11 @@ def score_images(detector, images, batch_size=64):
         DivergedError: a score is not finite.
     """
     detector.eval()
+    frozen = detector.frozen()
     device = next(detector.parameters()).device
     parts = {name: [] for name in SCORES}
     for batch in images.split(batch_size):
-        scores, _ = detector.scores(to_unit(batch.to(device)))
+        scores, _ = frozen.scores(to_unit(batch.to(device)))
         for name in SCORES:
             parts[name].append(scores[name].float().cpu())
     result = {name: torch.cat(values).numpy() for name, values in parts.items()}

@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from . import checkpoint as ckpt
 from . import plots
-from .data.augment import augment
-from .data.images import to_unit
 from .errors import UserError
 from .evaluation import DivergedError, calibrate, evaluate_run, print_table, score_images, validate
 from .files import replacing, write_json
 from .gallery import draw_gallery
+from .steps import Steps
 from .training import Trainer
+
+SAVE_SECONDS = 30  # a checkpoint is written at most this often, at the end, and when training is stopped
 
 
 class Run:
@@ -29,19 +30,19 @@ class Run:
         detector: a `Detector` on the device to train on, initialised from the run's seed.
         data: splits by name; `train` and, where there is one, a labelled `val` are used for training.
         seed: of order, augmentation and everything drawn in training.
-        compile: run both networks through torch.compile.
+        compile, precision: as `training.Trainer`.
 
     Raises:
         CheckpointError: a checkpoint that is damaged or of another configuration.
     """
 
-    def __init__(self, folder, detector, data, seed, compile=False):
+    def __init__(self, folder, detector, data, seed, compile=False, precision="fp32"):
         self.folder, self.detector, self.config, self.data, self.seed = folder, detector, detector.config, data, seed
         self.device = next(detector.parameters()).device
         self.images = data["train"].images.to(self.device)
         validation = data.get("val")
         self.validation = validation if validation is not None and validation.labels is not None else None
-        self.trainer = Trainer(detector, compile)
+        self.trainer = Trainer(detector, compile, precision)
         self.optimizers = {
             "generator": self.trainer.generator_optimizer,
             "discriminator": self.trainer.discriminator_optimizer,
@@ -52,8 +53,8 @@ class Run:
             "epoch": 0,
             "iteration": 0,
             "sums": {},
-            "counts": {},
             "seconds": 0.0,
+            "first_step_seconds": None,
             "peak_memory_mb": 0.0,
             "finished": False,
             "best": None,
@@ -61,12 +62,15 @@ class Run:
         }
         latest = ckpt.latest_checkpoint(folder)
         if latest:
-            self.state = ckpt.read_state(latest, self.config)
+            self.state |= ckpt.read_state(latest, self.config)
             ckpt.load_detector(detector, latest, self.state, "last")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
         for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
             if leftover.is_file():
                 leftover.unlink()
+        self.steps = Steps(self.trainer, self.images)
+        self.best_tensors = None  # of a best detector that no checkpoint holds yet
+        self.saved = -float("inf")
         self.history = self._read_history()
         self.stop = False
 
@@ -74,10 +78,12 @@ class Run:
         """Trains to the last epoch and reports; False if a signal stopped it (and it was saved) before."""
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self.started = time.monotonic() - self.state["seconds"]
+            self.first_step = time.monotonic()
+            self.started = self.first_step - self.state["seconds"]
             while self.state["epoch"] < self.config.epochs:
                 if not self._train_epoch():
                     self._require_finite()
+                    self.state["sums"], _ = self.steps.totals(self.state["iteration"])
                     self.state["last"] = {"epoch": self.state["epoch"], "validation": None, "calibration": None}
                     self._save()
                     return False
@@ -97,6 +103,7 @@ class Run:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(mixed(self.seed, epoch)))
         batches = order.to(self.device).split(self.config.batch_size)
         self.detector.train()
+        self.steps.start(state["iteration"], state["sums"])
         bar = tqdm(
             batches[state["iteration"] :],
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
@@ -106,21 +113,14 @@ class Run:
             total=len(batches),
             disable=not sys.stderr.isatty(),
         )
+        # Of the epoch before: the losses of this one stay on the device until it ends.
+        bar.set_postfix(lr=f"{lr:.2g}", **{"loss": self.history[-1]["losses"]["generator"]} if self.history else {})
         for batch in bar:
             # Every step has a seed of its own, so that a resumed run needs no random state.
-            torch.manual_seed(mixed(self.seed, epoch, state["iteration"]))
-            images = augment(to_unit(self.images[batch]), self.config.shift, self.config.zoom)
-            losses = self.trainer.step(images, state["iteration"])
-            for name, loss in losses.items():
-                value = loss.item()
-                if not np.isfinite(value):
-                    raise self._diverged(
-                        f"the {name} loss is {value} at step {state['iteration'] + 1} of epoch {epoch + 1}"
-                    )
-                state["sums"][name] = state["sums"].get(name, 0.0) + value
-                state["counts"][name] = state["counts"].get(name, 0) + 1
+            self.steps.run(batch, state["iteration"], mixed(self.seed, epoch, state["iteration"]))
             state["iteration"] += 1
-            bar.set_postfix(loss=f"{losses.get('generator', losses['discriminator']).item():.4g}", lr=f"{lr:.2g}")
+            if self.first_step:
+                self._note_first_step()
             if self.stop:
                 return False
         return True
@@ -129,6 +129,7 @@ class Run:
         """Validation, a line of metrics, a checkpoint."""
         self._require_finite()
         state = self.state
+        sums, counts = self.steps.totals(state["iteration"])
         validation = None
         try:
             if self.validation is not None:
@@ -142,20 +143,22 @@ class Run:
             raise self._diverged(f"after epoch {state['epoch'] + 1} {error}") from None
         line = {
             "epoch": state["epoch"] + 1,
-            "lr": self.trainer.generator_optimizer.param_groups[0]["lr"],
-            "losses": {name: total / state["counts"][name] for name, total in state["sums"].items()},
+            "lr": float(self.trainer.generator_optimizer.param_groups[0]["lr"]),
+            "losses": {name: total / counts[name] for name, total in sums.items()},
         }
         if validation:
             line["validation"] = {name: result["auc"] for name, result in validation.items()}
         line["seconds"] = round(time.monotonic() - self.started, 3)
         last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration}
-        state.update(epoch=line["epoch"], iteration=0, sums={}, counts={}, last=last)
+        state.update(epoch=line["epoch"], iteration=0, sums={}, last=last)
         if better:
             state["best"] = last
+            self.best_tensors = {name: t.detach().clone() for name, t in self.detector.state_dict().items()}
         self.history.append(line)
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._save(new_best=better)
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            self._save()
         _print_line(line, self.config.epochs, better)
 
     def _finish(self):
@@ -165,7 +168,7 @@ class Run:
         self.state["finished"] = True
         self._save()
 
-    def _save(self, new_best=False):
+    def _save(self):
         self.state["seconds"] = time.monotonic() - self.started
         self.state["peak_memory_mb"] = max(self.state["peak_memory_mb"], _peak_memory_mb())
         ckpt.save_checkpoint(
@@ -173,17 +176,31 @@ class Run:
             {**self.state, "config": self.config.to_dict()},
             self.detector.state_dict(),
             self.optimizers,
-            new_best,
+            self.best_tensors,
         )
+        self.best_tensors, self.saved = None, time.monotonic()
 
     def _require_finite(self):
-        """Refuses to go on, and to save, with a detector whose last update broke it although its losses were finite."""
+        """Refuses to go on, and to save, with losses that were not finite or a detector whose last update broke it."""
+        broken = self.steps.broken()
+        if broken is not None:
+            step, name, value = broken
+            raise self._diverged(f"the {name} loss is {value} at step {step + 1} of epoch {self.state['epoch'] + 1}")
         try:
             score_images(self.detector, self.images[:2])
         except DivergedError as error:
             raise self._diverged(
                 f"after step {self.state['iteration']} of epoch {self.state['epoch'] + 1} {error}"
             ) from None
+
+    def _note_first_step(self):
+        """The time of this process's first step, most of which torch.compile takes where it is on."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.state["first_step_seconds"] = round(time.monotonic() - self.first_step, 3)
+        self.first_step = None
+        if self.trainer.compiled:
+            tqdm.write(f"first step, with compilation: {self.state['first_step_seconds']:.1f} s")
 
     def _diverged(self, what):
         kept = ckpt.latest_checkpoint(self.folder)
@@ -204,6 +221,9 @@ class Run:
             "seed": self.seed,
             "epochs": self.config.epochs,
             "seconds": round(state["seconds"], 1),
+            "first_step_seconds": state["first_step_seconds"],
+            "compiled": self.trainer.compiled,
+            "precision": "bf16" if self.trainer.half else "fp32",
             "peak_memory_mb": round(state["peak_memory_mb"]),
             "device": _device_name(self.device),
             "torch": torch.__version__,

@@ -1,7 +1,10 @@
 """The detector: generator and discriminator of one configuration, and the anomaly scores they give."""
 
+import copy
+
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .networks import Discriminator, Generator
 from .patches import to_patches
@@ -30,6 +33,22 @@ class Detector(nn.Module):
     def from_range(self, images):
         """The inverse of `to_range`."""
         return images if self.config.value_range == "unit" else (images + 1) / 2
+
+    def frozen(self):
+        """A copy for scoring, in eval mode: without the teacher, BatchNorm folded into the generator's convolutions.
+
+        It computes what this detector does in eval mode, to rounding, and follows none of its later changes. The
+        discriminator keeps its BatchNorm, which one of the scores uses with each image's own statistics.
+        """
+        detector = copy.deepcopy(self).eval().requires_grad_(False)
+        detector.generator.teacher = None
+        for layers in detector.generator.modules():
+            if isinstance(layers, nn.Sequential):
+                for i in range(len(layers) - 1):
+                    if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
+                        layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+                        layers[i + 1] = nn.Identity()
+        return detector
 
     @torch.inference_mode()
     def scores(self, images):

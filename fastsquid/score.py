@@ -42,6 +42,7 @@ def main(arguments=None):
     device = choose_device(options.device)
     files = _named_files([Path(image) for image in options.images])
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
+    detector = detector.frozen()
     calibration = state[name]["calibration"]
     if calibration is None:
         print(

@@ -21,6 +21,7 @@ from .errors import UserError
 from .loop import Run
 from .metrics import require_both_classes
 from .model import Detector
+from .ops.dispatch import HAS_TRITON
 
 
 def main(arguments=None):
@@ -52,11 +53,21 @@ def main(arguments=None):
             f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    finished = Run(folder, detector, data, run["seed"], options.compile).train()
+    compile, precision = _choose_speed(options, device)
+    finished = Run(folder, detector, data, run["seed"], compile, precision).train()
     if not finished:
         print(f"\nstopped; go on with: python -m fastsquid.train --resume {folder}")
         return 130
     print(f"run folder: {folder}")
+
+
+def _choose_speed(options, device):
+    """Whether to compile, and the precision, where the options leave it open."""
+    gpu = device.type == "cuda"
+    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON)
+    if options.precision != "auto":
+        return compile, options.precision
+    return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _open_data(run):
@@ -101,7 +112,17 @@ def _parse(arguments):
         "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="run both networks through torch.compile, whose first steps take minutes"
+        "--compile",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="torch.compile for both networks, and CUDA graphs of whole steps; auto: on a GPU. The first step then "
+        "takes minutes, unless an earlier run left its compilations in PyTorch's cache",
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "bf16"],
+        help="of convolutions and projections in training; auto: bf16 on a GPU that has it",
     )
     add_device_options(parser)
     fields = [f for f in dataclasses.fields(Config) if f.name != "preset"]
@@ -124,7 +145,7 @@ def _parse(arguments):
         raise UserError("--data is empty: give a folder, or leave it out for DigitAnatomy")
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
-        allowed = ("--resume", "--device", "--impl", "--compile")
+        allowed = ("--resume", "--device", "--impl", "--compile", "--precision")
         for argument in given:
             if argument.startswith("--") and argument.split("=")[0] not in allowed:
                 raise UserError(

@@ -1,5 +1,7 @@
 """Anomaly scores: what each one is, and that a batch does not matter."""
 
+import copy
+
 import pytest
 import torch
 
@@ -70,3 +72,15 @@ def test_calibrated():
     scores = torch.tensor([1.0, 3.0, 5.0])
     torch.testing.assert_close(calibrated(scores, 3.0, 2.0), torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])))
     assert calibrated(scores, 3.0, 0.0).isfinite().all()
+
+
+def test_frozen_scores_the_same(detector):
+    size = detector.config.image_size
+    images = torch.rand(3, 1, size, size)
+    frozen = copy.deepcopy(detector).double().frozen()
+    kinds = [type(module) for module in frozen.generator.modules()]
+    assert torch.nn.BatchNorm2d not in kinds and frozen.generator.teacher is None
+    torch.testing.assert_close(frozen.scores(images.double()), copy.deepcopy(detector).double().scores(images.double()))
+    before = detector.scores(images)[0]["residual"]
+    frozen.generator.student.output.bias.fill_(9.0)
+    assert torch.equal(detector.scores(images)[0]["residual"], before) and detector.generator.teacher is not None

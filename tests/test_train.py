@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,14 +26,14 @@ HERE = Path(__file__).parent
 
 def test_what_a_run_leaves(unbroken):
     assert sorted(path.name for path in unbroken.iterdir()) == [
-        "checkpoint-000004",
+        "checkpoint-000002",
         "config.json",
         "curves.png",
         "gallery.png",
         "metrics.jsonl",
         "summary.json",
     ]
-    assert sorted(path.name for path in (unbroken / "checkpoint-000004").iterdir()) == [
+    assert sorted(path.name for path in (unbroken / "checkpoint-000002").iterdir()) == [
         "best.safetensors",
         "last.safetensors",
         "optimizer.safetensors",
@@ -64,9 +65,9 @@ def test_what_a_run_leaves(unbroken):
     for name in ("curves.png", "gallery.png"):
         with Image.open(unbroken / name) as picture:
             assert picture.size[0] > 400
-    state = json.loads((unbroken / "checkpoint-000004" / "state.json").read_text())
+    state = json.loads((unbroken / "checkpoint-000002" / "state.json").read_text())
     assert state["finished"] and state["best"]["calibration"]["discriminator"]["std"] > 0
-    saved = load_file(unbroken / "checkpoint-000004" / "last.safetensors")
+    saved = load_file(unbroken / "checkpoint-000002" / "last.safetensors")
     # Two generator steps an epoch, of batches of 3 and 2.
     assert (
         saved["generator.inpaint.memory.pointer"] == 3 * (3 + 2) % 7 and saved["generator.inpaint.memory.filled"] == 7
@@ -112,7 +113,22 @@ def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, co
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
     # Nothing is left of what the killed process had begun.
-    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in unbroken.iterdir())
+    left, expected = ([re.sub("-0.*", "", path.name) for path in folder.iterdir()] for folder in (run, unbroken))
+    assert sorted(left) == sorted(expected)
+
+
+def test_a_killed_run_repeats_what_came_after_its_checkpoint(unbroken, tmp_path, command):
+    run = tmp_path / "run"
+    killed = subprocess.run(
+        [sys.executable, HERE / "killed_train.py", "after-step:8", *map(str, tiny(run))],
+        capture_output=True,
+        env={**os.environ, "SAVE_SECONDS": "1000"},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    state = json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())
+    assert state["epoch"] == 1 and len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert command(train.main, "--resume", run)[0] == 0
+    assert files_of(run) == files_of(unbroken)
 
 
 def test_killed_from_outside_twice(unbroken, tmp_path, command):

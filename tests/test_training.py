@@ -133,6 +133,23 @@ def test_images_reach_the_networks_in_the_models_range(values, low):
     assert (seen[0] == low).all()
 
 
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_bf16_is_near_fp32(system):
+    """Mean loss of steps 41 to 50 within 5 %, and nothing that is kept in half precision."""
+    means = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        config = preset(system, image_size=64, width=4, slots=8, heads=1, shortcut=1.0, lr=1e-3)
+        t = Trainer(Detector(config), precision=precision)
+        t.detector.train()
+        images = torch.rand(4, 1, 64, 64)
+        losses = [t.step(images, 0)["generator"] for _ in range(50)]
+        assert all(loss.dtype == torch.float32 for loss in losses)
+        means[precision] = torch.stack(losses[40:]).mean().item()
+        assert all(v.dtype != torch.bfloat16 for v in t.detector.state_dict().values())
+    assert means["fp32"] != means["bf16"] == pytest.approx(means["fp32"], rel=0.05)
+
+
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
 def test_compiled_iteration_is_the_eager_one(monkeypatch):
     # Traced and differentiated ahead of time, but not compiled to C++, which takes a minute.

@@ -1,0 +1,101 @@
+"""Training steps without a word to the host: images, augmentation, losses and their check stay on the device."""
+
+import torch
+
+from .data.augment import augment
+from .data.images import to_unit
+from .training import LOSSES
+
+# A step runs this often as it is, which compiles it and lets its memory settle, before it is captured.
+WARM_UP = 3
+
+
+class Steps:
+    """Runs training steps on batches of images that live on the device.
+
+    The host only queues work: losses are summed on the device, and the first step with a loss that is not finite is
+    noted there, to be read once an epoch. Where the trainer is compiled for a GPU each kind of step (batch size, with
+    or without the generator's) becomes one CUDA graph.
+
+    Args:
+        trainer: a `Trainer`.
+        images: uint8 or uint16 (N, 1, H, W) on the trainer's device.
+    """
+
+    def __init__(self, trainer, images):
+        self.trainer, self.config, self.images = trainer, trainer.config, images
+        device = images.device
+        self.sums = torch.zeros(len(LOSSES), device=device)
+        self.done = torch.zeros((), dtype=torch.int64, device=device)  # steps of this epoch
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_losses = torch.zeros(len(LOSSES), device=device)
+        self.graphs = {} if trainer.compiled and device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if self.graphs is not None else None
+
+    def start(self, iteration, sums):
+        """Sets the epoch's place: steps done, and {name: sum} of their losses."""
+        self.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in LOSSES]))
+        self.done.fill_(iteration)
+
+    def run(self, batch, iteration, seed):
+        """One step on images[batch]; everything that it draws comes from `seed`."""
+        torch.manual_seed(seed)
+        images = self.images[batch]
+        if self.graphs is None:
+            self._step(images, iteration)
+            return
+        key = len(batch), iteration % self.config.generator_every == 0
+        if key not in self.graphs:
+            self.graphs[key] = _Captured(lambda images: self._step(images, 0 if key[1] else 1), self.stream)
+        self.graphs[key](images)
+
+    def totals(self, iteration):
+        """{name: sum} and {name: number} of the losses of the epoch's first `iteration` steps; waits for the device."""
+        generator_steps = -(-iteration // self.config.generator_every)
+        sums = dict(zip(LOSSES, self.sums.tolist()))
+        counts = {name: iteration if name == "discriminator" else generator_steps for name in LOSSES}
+        if not self.config.distillation:
+            del sums["teacher"], sums["distillation"]
+        return {n: s for n, s in sums.items() if counts[n]}, {n: counts[n] for n in sums if counts[n]}
+
+    def broken(self):
+        """(step from 0, name, value) of the first loss that was not finite, or None; waits for the device."""
+        step = self.bad_step.item()
+        if step < 0:
+            return None
+        values = self.bad_losses.tolist()
+        index = int((~torch.isfinite(self.bad_losses)).int().argmax())
+        return step, LOSSES[index], values[index]
+
+    def _step(self, images, iteration):
+        losses = self.trainer.step(augment(to_unit(images), self.config.shift, self.config.zoom), iteration)
+        zero = torch.zeros((), device=self.sums.device)
+        values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
+        first = (self.bad_step < 0) & ~values.isfinite().all()
+        self.bad_step.copy_(torch.where(first, self.done, self.bad_step))
+        self.bad_losses.copy_(torch.where(first, values, self.bad_losses))
+        self.sums += values
+        self.done += 1
+
+
+class _Captured:
+    """A function of one tensor that becomes a CUDA graph after `WARM_UP` calls; all of them on one side stream."""
+
+    def __init__(self, function, stream):
+        self.function, self.stream, self.calls, self.graph = function, stream, 0, None
+
+    def __call__(self, x):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            if self.graph is None and self.calls < WARM_UP:
+                self.calls += 1
+                self.function(x)
+            else:
+                if self.graph is None:
+                    self.input, self.graph = x.clone(), torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(self.graph, stream=self.stream):
+                        self.function(self.input)
+                self.input.copy_(x)
+                self.graph.replay()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        x.record_stream(self.stream)
