@@ -48,7 +48,8 @@ class Detector(nn.Module):
                     if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
                         layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
                         layers[i + 1] = nn.Identity()
-        return detector
+        # The layout that convolutions are fastest in, on a CPU too where no gradients are asked for.
+        return detector.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def scores(self, images):
