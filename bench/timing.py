@@ -68,9 +68,10 @@ def quantiles(seconds):
 
 
 def input_sets(nbytes, device):
-    """How many sets of inputs of `nbytes` make the caches forget: three times L2 on a GPU; a CPU works on one."""
+    """How many sets of inputs of `nbytes` make the caches forget: three times L2 on a GPU; on a CPU five, in each turn
+    of a variant, so that what it measures is not the first call after another variant's."""
     if device.type != "cuda":
-        return 1
+        return 5
     return max(1, min(64, -(-3 * torch.cuda.get_device_properties(device).L2_cache_size // max(1, nbytes))))
 
 

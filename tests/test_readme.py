@@ -1,5 +1,6 @@
 """The README's Python examples run as they stand, its local links exist, and its numbers are the committed ones."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -45,3 +46,25 @@ def test_results_are_the_committed_ones():
     assert len(found) == 3
     for row in found:
         assert row[6:] == aucs(f"zhanglab/{xrays[row[0]]}")
+
+
+def test_speeds_are_the_committed_ones():
+    with open(ROOT / "bench/results/amd-epyc-2-threads.csv", newline="") as file:
+        times = {
+            (row["group"], row["case"], row["variant"]): float(row["p50_ms"])
+            for row in csv.DictReader(file)
+            if row["mode"] == "both"
+        }
+    named = {
+        "two training iterations, `squid`": ("training iteration", "squid"),
+        "two training iterations, `simsid`": ("training iteration", "simsid"),
+        "scores of 16 X-rays, `squid`": ("scoring", "squid 16"),
+        "scores of 16 X-rays, `simsid`": ("scoring", "simsid 16"),
+        "in-painting block, 2 x 2, forward and backward": ("inpainting block", "squid 2x2"),
+        "in-painting block, 4 x 4, forward and backward": ("inpainting block", "simsid 4x4"),
+    }
+    for name, case in named.items():
+        theirs, ours = times[(*case, "published")], times[(*case, "torch")]
+        row = re.search(re.escape(f"| {name} | ") + r"(\d+) \| (\d+) \| ([\d.]+)x \|", README)
+        assert row, name
+        assert row.groups() == (f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"), name

@@ -133,13 +133,12 @@ def test_images_reach_the_networks_in_the_models_range(values, low):
     assert (seen[0] == low).all()
 
 
-@pytest.mark.parametrize("system", ["squid", "simsid"])
-def test_bf16_is_near_fp32(system):
+def test_bf16_is_near_fp32():
     """Mean loss of steps 41 to 50 within 5 %, and nothing that is kept in half precision."""
     means = {}
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        config = preset(system, image_size=64, width=4, slots=8, heads=1, shortcut=1.0, lr=1e-3)
+        config = preset("simsid", image_size=64, width=4, slots=8, heads=1, lr=1e-3)
         t = Trainer(Detector(config), precision=precision)
         t.detector.train()
         images = torch.rand(4, 1, 64, 64)
