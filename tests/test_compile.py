@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastsquid import SpaceAwareMemory
 from fastsquid.config import preset
-from fastsquid.inpainting import InpaintingBlock
+from fastsquid.inpainting import InpaintingBlock, NeighborTransformer
 from fastsquid.model import Detector
 from fastsquid.ops.dispatch import HAS_TRITON
 
@@ -69,9 +69,19 @@ def test_memory(kind, train, impl):
     )
 
 
-# On the torch path the block is compiled within the whole detectors.
-@pytest.mark.parametrize("impl", IMPLS[1:])
-@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_attention_in_training(impl):
+    layer = NeighborTransformer(6, 2, "pad", 0.0, impl).double().to(DEVICE)
+
+    def inputs(batch):
+        return torch.randn(batch, 2, 3, 6, device=DEVICE, dtype=torch.float64)
+
+    assert check(layer, inputs, True, impl, lambda x: layer(x, x)) <= 3
+
+
+# On the torch path the block is compiled within the whole detectors, which are not compiled with the kernels here.
+@pytest.mark.parametrize("impl, train", [("triton", False), pytest.param("triton", True, marks=ON_A_GPU[1].marks)])
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 def test_block(train, impl):
     config = SYSTEMS["simsid"]
     block = InpaintingBlock(config, impl).double().to(DEVICE).train(train)
