@@ -109,10 +109,9 @@ def _on_gpu(variant, sets):
 
 
 def _peak(variant, device):
-    if device.type != "cuda":
-        variant.run(variant.prepare(0))
-        return None
     variant.run(variant.prepare(0))
+    if device.type != "cuda":
+        return None
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

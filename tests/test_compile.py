@@ -79,9 +79,14 @@ def test_attention_in_training(impl):
     assert check(layer, inputs, True, impl, lambda x: layer(x, x)) <= 3
 
 
-# On the torch path the block is compiled within the whole detectors, which are not compiled with the kernels here.
-@pytest.mark.parametrize("impl, train", [("triton", False), pytest.param("triton", True, marks=ON_A_GPU[1].marks)])
-@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+@pytest.mark.parametrize(
+    "impl, train",
+    [
+        ("torch", True),
+        pytest.param("triton", False, marks=IMPLS[1].marks),
+        pytest.param("triton", True, marks=ON_A_GPU[1].marks),
+    ],
+)
 def test_block(train, impl):
     config = SYSTEMS["simsid"]
     block = InpaintingBlock(config, impl).double().to(DEVICE).train(train)

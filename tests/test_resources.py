@@ -58,10 +58,10 @@ def found(chip, blocks, **options):
     config = config._replace(constants=config.constants | blocks, options=config.options | options)
     return failures(measure(config, chip, True), chip)
 
-large = dict(BLOCK_N=256, BLOCK_C=256)
+large = dict(BLOCK_N=128, BLOCK_C=64)
 print(json.dumps([
-    found("sm_90", {}, maxnreg=32), found("sm_90", large),
-    found("gfx942", {}, waves_per_eu=8, num_warps=1), found("gfx942", large),
+    found("sm_90", {}, maxnreg=32), found("sm_90", large, num_stages=8),
+    found("gfx942", {}, waves_per_eu=8, num_warps=1), found("gfx942", large, num_stages=8),
 ]))
 """
     result = compiling("-c", code)
