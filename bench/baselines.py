@@ -69,14 +69,6 @@ def _as_windows(q, k, v):
     return q, k, v
 
 
-def neighbors_on_grid(height, width, device):
-    """(H * W, H * W), true where the second patch is one of the first one's eight neighbours."""
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
-    apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
-    return apart == 1
-
-
 def dense_attention(q, k, v, mask):
     """scaled_dot_product_attention of all patches with all, border `mask`; mask (H * W, H * W)."""
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, heads, H * W, D)

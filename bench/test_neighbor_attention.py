@@ -8,6 +8,7 @@ from operations import AGREE, variants_of
 from timing import input_sets
 
 from fastsquid.ops import neighbor_attention
+from fastsquid.ops.reference import are_neighbors
 
 SHAPES = [
     *(pytest.param(shape, marks=pytest.mark.smallest, id=str(shape)) for shape in SMALLEST_GRIDS),
@@ -51,7 +52,7 @@ def measure(compare, device, shape, mode, dtype, border):
         def same_form(function):
             return lambda *tensors: function(*tensors).reshape(shape)
 
-        near = baselines.neighbors_on_grid(shape.H, shape.W, device)
+        near = are_neighbors(shape.H, shape.W, device)
         present = baselines.windows(torch.ones(1, shape.H, shape.W, 1, device=device))
         present = (present[:, None, None, :, 0] > 0).repeat(shape.B, 1, 1, 1)
         functions = {

@@ -39,6 +39,21 @@ def gradients(function, inputs, dout):
     return [out.detach(), *torch.autograd.grad(out, wanted, dout)]
 
 
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def without_gradient(x):
+    """Zeros that depend on x and send nothing back: what made x is differentiated with no gradient of its output."""
+    return _WithoutGradient.apply(x)
+
+
 def check_read(
     B,
     R,
@@ -52,9 +67,10 @@ def check_read(
     x=None,
     bank=None,
     cancelled=False,
+    impl="triton",
     **options,
 ):
-    """The kernels' read, dx and (of a matrix) dM against the reference in float64.
+    """The kernels' (or another implementation's) read, dx and (of a matrix) dM against the reference in float64.
 
     With `cancelled`, gradients may be wrong by a rounding of the terms that cancel in them: a softmax that is flat or
     all at one slot has next to no gradient.
@@ -71,7 +87,7 @@ def check_read(
             tensor.requires_grad_()
         return gradients(lambda *a: read(*a, **options)[0], inputs, dout.to(inputs[0].dtype))
 
-    ours = run(lambda *a, **o: memory_read(*a, **o, impl="triton"), None)
+    ours = run(lambda *a, **o: memory_read(*a, **o, impl=impl), None)
     truth, eager = run(reference.memory_read, torch.float64), run(reference.memory_read, None)
     terms = [0.0, 0.0, 0.0]
     if cancelled:
@@ -81,8 +97,8 @@ def check_read(
         close(name, *tensors, size)
 
 
-def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0, scale=1.0):
-    """The kernels' attention, dq, dk and dv against the reference in float64; k and v are views of one tensor."""
+def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0, scale=1.0, impl="triton"):
+    """The attention of an implementation, dq, dk and dv against the reference in float64; k and v are views of one tensor."""
     q = randn(B, H, W, heads, D, seed=seed, dtype=dtype, scale=scale)
     k, v = randn(B, H, W, 2, heads, D, seed=seed + 1, dtype=dtype, scale=scale).unbind(3)
     dout = randn(B, H, W, heads, D, seed=seed + 2, dtype=dtype)
@@ -91,7 +107,7 @@ def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0
         inputs = [(t.to(wide) if wide else t.detach()).requires_grad_() for t in (q, k, v)]
         return gradients(lambda *a: attention(*a, border), inputs, dout.to(inputs[0].dtype))
 
-    ours = run(lambda *a: neighbor_attention(*a, impl="triton"), None)
+    ours = run(lambda *a: neighbor_attention(*a, impl=impl), None)
     truth, eager = run(reference.neighbor_attention, torch.float64), run(reference.neighbor_attention, None)
     for name, *tensors in zip(("out", "dq", "dk", "dv"), ours, truth, eager):
         close(name, *tensors)

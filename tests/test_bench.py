@@ -14,6 +14,7 @@ from fastsquid.config import preset
 from fastsquid.inpainting import InpaintingBlock
 from fastsquid.model import Detector
 from fastsquid.ops import memory_read, neighbor_attention
+from fastsquid.ops.reference import are_neighbors
 from fastsquid.training import Trainer
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -50,7 +51,7 @@ def test_memory_read():
 def test_attention(height, width):
     shape = (2, height, width, 2, 4)
     tensors = torch.randn(3, *shape).double()
-    near = baselines.neighbors_on_grid(height, width, CPU)
+    near = are_neighbors(height, width, CPU)
     present = baselines.windows(torch.ones(1, height, width, 1))[:, None, None, :, 0].repeat(2, 1, 1, 1) > 0
     for border, functions in {
         "pad": {"published": baselines.neighbor_attention},

@@ -1,12 +1,38 @@
-"""The reference operations against loops written from the definition, and gradcheck in float64."""
+"""The reference operations, and the torch path beside them, against loops written from the definition; gradcheck."""
 
 import itertools
 import math
 
 import pytest
 import torch
+from kernel_checks import check_attention, check_read, gradients, without_gradient
 
-from fastsquid.ops.reference import memory_read, neighbor_attention
+from fastsquid import ops
+from fastsquid.ops import eager, reference
+
+
+def read_on_the_torch_path(x, bank, *arguments, **options):
+    """As the reference: the weights of every slot."""
+    out, weights, indices = ops.memory_read(x, bank, *arguments, **options, impl="torch")
+    if indices is not None:
+        weights = torch.zeros(*x.shape[:2], bank.shape[1], dtype=weights.dtype).scatter_add(
+            -1, indices.clamp_min(0), weights
+        )
+    return out, weights
+
+
+def attend_on_the_torch_path(*arguments, **options):
+    return ops.neighbor_attention(*arguments, **options, impl="torch")
+
+
+@pytest.fixture(params=["reference", "torch"])
+def memory_read(request):
+    return {"reference": reference.memory_read, "torch": read_on_the_torch_path}[request.param]
+
+
+@pytest.fixture(params=["reference", "torch"])
+def neighbor_attention(request):
+    return {"reference": reference.neighbor_attention, "torch": attend_on_the_torch_path}[request.param]
 
 
 def randn(*shape, seed=0):
@@ -54,7 +80,7 @@ CASES = [
 
 @pytest.mark.parametrize("selection, shrinkage, k", CASES)
 @pytest.mark.parametrize("filled", [None, 0, 1, 3, 6])
-def test_memory_read_is_the_definition(selection, shrinkage, k, filled):
+def test_memory_read_is_the_definition(memory_read, selection, shrinkage, k, filled):
     x, bank = randn(4, 3, 5), randn(3, 7, 5, seed=1)
     counter = None if filled is None else torch.tensor(filled)
     out, weights = memory_read(x, bank, k, selection, shrinkage, 0.1, counter)
@@ -63,7 +89,7 @@ def test_memory_read_is_the_definition(selection, shrinkage, k, filled):
     torch.testing.assert_close(weights, expected_weights)
 
 
-def test_exact_keeps_k_slots_and_published_one_fewer():
+def test_exact_keeps_k_slots_and_published_one_fewer(memory_read):
     x, bank = randn(6, 2, 5), randn(2, 9, 5, seed=1)
     assert ((memory_read(x, bank, 5)[1] > 0).sum(-1) == 5).all()
     assert ((memory_read(x, bank, 5, "published")[1] > 0).sum(-1) == 4).all()
@@ -71,7 +97,7 @@ def test_exact_keeps_k_slots_and_published_one_fewer():
     assert not out.any() and not weights.any()
 
 
-def test_ties_go_to_the_lowest_index():
+def test_ties_go_to_the_lowest_index(memory_read):
     bank = torch.ones(1, 6, 3, dtype=torch.float64)
     bank[0, 2] = 2  # one winner, five equals
     _, weights = memory_read(torch.ones(1, 1, 3, dtype=torch.float64), bank, 3)
@@ -80,7 +106,7 @@ def test_ties_go_to_the_lowest_index():
     assert weights[0, 0].nonzero().flatten().tolist() == [2]
 
 
-def test_one_huge_logit_underflows_the_others():
+def test_one_huge_logit_underflows_the_others(memory_read):
     x, bank = torch.tensor([[[1.0]]]), torch.tensor([[[0.0], [1e4], [1.0], [2.0]]])
     out, weights = memory_read(x, bank, 3)
     assert torch.equal(weights, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])) and out.item() == 1e4
@@ -88,7 +114,7 @@ def test_one_huge_logit_underflows_the_others():
     assert torch.equal(weights, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
 
 
-def test_no_region_reads_another_ones_slots():
+def test_no_region_reads_another_ones_slots(memory_read):
     x, bank = randn(2, 3, 4), randn(3, 5, 4, seed=1)
     before = memory_read(x, bank)[0]
     bank[1] = 100
@@ -98,7 +124,7 @@ def test_no_region_reads_another_ones_slots():
 
 @pytest.mark.parametrize("selection", ["exact", "published"])
 @pytest.mark.parametrize("filled", [None, 4, 0])
-def test_straight_through_gradient_is_the_defined_one(selection, filled):
+def test_straight_through_gradient_is_the_defined_one(memory_read, selection, filled):
     x, bank = randn(4, 3, 5).requires_grad_(), randn(3, 7, 5, seed=1).requires_grad_()
     counter = None if filled is None else torch.tensor(filled)
     out, h = memory_read(x, bank, 3, selection, filled=counter)
@@ -119,18 +145,18 @@ def test_straight_through_gradient_is_the_defined_one(selection, filled):
 
 
 @pytest.mark.parametrize("shrinkage", ["hard", "none"])
-def test_gradcheck_of_the_other_shrinkages(shrinkage):
+def test_gradcheck_of_the_other_shrinkages(memory_read, shrinkage):
     x, bank = randn(2, 2, 3).requires_grad_(), randn(2, 4, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: memory_read(a, b, 2, shrinkage=shrinkage), (x, bank))
 
 
-def test_gumbel_with_every_slot_active_is_a_softmax():
+def test_gumbel_with_every_slot_active_is_a_softmax(memory_read):
     x, bank = randn(2, 2, 3).requires_grad_(), randn(2, 4, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: memory_read(a, b, 4), (x, bank))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_low_precision_storage_computes_in_float32(dtype):
+def test_low_precision_storage_computes_in_float32(memory_read, dtype):
     x, bank = randn(4, 3, 16).to(dtype), randn(3, 20, 16, seed=1).to(dtype)
     out, weights = memory_read(x, bank)
     expected, expected_weights = memory_read(x.double(), bank.double())
@@ -139,7 +165,7 @@ def test_low_precision_storage_computes_in_float32(dtype):
     torch.testing.assert_close(out.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-def test_a_score_does_not_depend_on_its_batch():
+def test_a_score_does_not_depend_on_its_batch(memory_read):
     """Dots of hundreds, whose rounding in float32 the softmax shows; in inference mode nothing shows."""
     x, bank = (randn(64, 4, 4096) * 0.5).float(), randn(4, 50, 4096, seed=1).float()
 
@@ -154,7 +180,7 @@ def test_a_score_does_not_depend_on_its_batch():
         assert largest_difference() <= 5e-7  # the last bit of float32 at 4
 
 
-def test_autocast_leaves_scores_in_float32():
+def test_autocast_leaves_scores_in_float32(memory_read, neighbor_attention):
     x, bank = randn(4, 3, 16).float(), randn(3, 20, 16, seed=1).float()
     q, k, v = (randn(1, 2, 2, 2, 4, seed=s).float() for s in range(3))
     expected = memory_read(x, bank), neighbor_attention(q, k, v)
@@ -166,13 +192,13 @@ def test_autocast_leaves_scores_in_float32():
     )
 
 
-def test_nan_is_not_swallowed():
+def test_nan_is_not_swallowed(memory_read):
     x = torch.full((1, 1, 2), torch.nan)
     for shrinkage in ("gumbel", "none"):
         assert memory_read(x, torch.ones(1, 6, 2), shrinkage=shrinkage)[0].isnan().all()
 
 
-def test_an_empty_batch_is_an_empty_read():
+def test_an_empty_batch_is_an_empty_read(memory_read):
     assert memory_read(torch.empty(0, 2, 3), torch.ones(2, 6, 3))[0].shape == (0, 2, 3)
 
 
@@ -198,7 +224,7 @@ def attend_by_loop(q, k, v, border):
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("border", ["pad", "mask"])
-def test_neighbor_attention_is_the_definition(grid, border):
+def test_neighbor_attention_is_the_definition(neighbor_attention, grid, border):
     if grid == (1, 1) and border == "mask":
         with pytest.raises(ValueError, match="no neighbours"):
             neighbor_attention(*[randn(1, 1, 1, 1, 1)] * 3, border="mask")
@@ -208,12 +234,12 @@ def test_neighbor_attention_is_the_definition(grid, border):
 
 
 @pytest.mark.parametrize("border", ["pad", "mask"])
-def test_neighbor_attention_gradcheck(border):
+def test_neighbor_attention_gradcheck(neighbor_attention, border):
     inputs = [randn(1, 2, 3, 2, 2, seed=s).requires_grad_() for s in range(3)]
     assert torch.autograd.gradcheck(lambda q, k, v: neighbor_attention(q, k, v, border), inputs)
 
 
-def test_pad_is_the_published_zero_padding_before_a_biased_projection():
+def test_pad_is_the_published_zero_padding_before_a_biased_projection(neighbor_attention):
     """nn.MultiheadAttention on copies of the eight zero-padded neighbours, as the published code does it."""
     heads, dim, height, width = 2, 6, 2, 3
     attention = torch.nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
@@ -233,3 +259,104 @@ def test_pad_is_the_published_zero_padding_before_a_biased_projection():
     q, k, v = ((t @ w.T).unflatten(-1, (heads, -1)) for t, w in ((z, wq), (m, wk), (m, wv)))
     ours = attention.out_proj(neighbor_attention(q + bq.view(heads, -1), k, v).flatten(-2) + bv)
     torch.testing.assert_close(ours.reshape(-1, 1, dim), expected)
+
+
+f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (3, 2, 10, 20, 3), (17, 1, 65, 33, 5), (1, 2, 7, 513, 7)], ids=str)
+@pytest.mark.parametrize("how", [dict(), dict(selection="published"), dict(filled=2), dict(filled=0)], ids=str)
+def test_the_torch_path_reads_as_the_reference(shape, how):
+    check_read(*shape, impl="torch", **how)
+
+
+@pytest.mark.parametrize("dtypes", [(f32, f32), (bf16, bf16), (f16, f16), (bf16, f32), (f16, f32)], ids=str)
+def test_every_dtype_on_the_torch_path(dtypes):
+    check_read(3, 2, 33, 65, 5, *dtypes, impl="torch")
+    check_attention(2, 2, 3, 2, 40, dtypes[0], impl="torch")
+
+
+@pytest.mark.parametrize("border", ["pad", "mask"])
+@pytest.mark.parametrize("grid", [(1, 2), (4, 3), (16, 16), (16, 17)])  # the last is too large for a dense product
+def test_the_torch_path_attends_as_the_reference(grid, border, monkeypatch):
+    asked = []
+    plain = reference.neighbor_attention
+    monkeypatch.setattr(reference, "neighbor_attention", lambda *a: asked.append(a) or plain(*a))
+    check_attention(1, *grid, 2, 5, border=border, impl="torch")
+    assert len(asked) == 2 + (grid[0] * grid[1] > eager.MAX_DENSE_PATCHES)
+
+
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+def test_gradients_of_what_needs_them_under_autocast_and_twice(needed):
+    """The torch path has the reference's first and second derivatives."""
+    results = []
+    for read in (reference.memory_read, read_on_the_torch_path):
+        x, bank, dout = (t.requires_grad_(need) for t, need in zip(inputs(), (*needed, True)))
+        wanted = [t for t in (x, bank) if t.requires_grad]
+        with torch.autocast("cpu", dtype=bf16):
+            out = read(x.square(), bank, 3)[0]
+            first = torch.autograd.grad(out, wanted, dout, create_graph=True)
+        penalty = sum(gradient.square().sum() for gradient in first)
+        results.append([out, *first, *torch.autograd.grad(penalty, [*wanted, dout])])
+    torch.testing.assert_close(results[1], results[0])
+
+
+def inputs():
+    return randn(4, 2, 6), randn(2, 9, 6, seed=1), randn(4, 2, 6, seed=2)
+
+
+def test_values_in_the_place_of_slots_keep_their_gradient():
+    x, bank, _ = inputs()
+    leaves = [x, bank, randn(2, 9, 4, seed=3)]
+    dout = randn(4, 2, 4, seed=4)
+    results = [
+        gradients(
+            lambda x, bank, values, read=read: read(x, bank, 3, values=values)[0],
+            [t.detach().clone().requires_grad_() for t in leaves],
+            dout,
+        )
+        for read in (reference.memory_read, read_on_the_torch_path)
+    ]
+    torch.testing.assert_close(results[1], results[0])
+    with torch.no_grad():
+        torch.testing.assert_close(read_on_the_torch_path(x, bank, 3, values=leaves[2])[0], results[0][0])
+
+
+def test_strided_inputs_on_the_torch_path():
+    x, bank = randn(2, 20, 4).permute(2, 0, 1), randn(10, 2, 33, seed=1).transpose(0, 1)[:, :, 5:25]
+    dout = randn(2, 4, 20, seed=2).transpose(0, 1)
+    leaves = [t.detach().requires_grad_() for t in (x, bank)]
+    truth, ours = (
+        gradients(lambda *a, read=read: read(*a, 3)[0], leaves, dout)
+        for read in (reference.memory_read, read_on_the_torch_path)
+    )
+    torch.testing.assert_close(ours, truth)
+
+
+def test_an_output_of_the_torch_path_that_nobody_uses():
+    x = randn(3, 2, 20).requires_grad_()
+    unused = ops.memory_read(x, randn(2, 10, 20, seed=1), 3, impl="torch")[0]
+    (without_gradient(unused) + x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_the_torch_path_makes_no_copies_of_the_bank():
+    """Forward and backward hold one tensor of the bank's size: its gradient."""
+    B, R, N, C = 4, 3, 50, 64
+    x, bank = randn(B, R, C).requires_grad_(), randn(R, N, C, seed=1).requires_grad_()
+    sizes = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            result = function(*arguments, **(options or {}))
+            made = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in results_of(result)}
+            known = {t.untyped_storage().data_ptr() for t in results_of(arguments)}
+            sizes.extend(size for pointer, size in made.items() if pointer not in known and size >= bank.nbytes)
+            return result
+
+    def results_of(tree):
+        return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+    with Sizes():
+        torch.autograd.grad(ops.memory_read(x, bank, 5, impl="torch")[0].sum(), [x, bank])
+    assert len(sizes) == 1

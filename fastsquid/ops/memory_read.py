@@ -2,7 +2,7 @@
 
 import torch
 
-from . import reference
+from . import eager
 from .dispatch import device_reason, first_derivative_only, use_triton
 
 
@@ -154,9 +154,4 @@ def memory_read(
             forward = _forward_op if torch.compiler.is_compiling() else _forward
             out, y, index, weight = forward(x, bank, bank if values is None else values, filled, k, published, False)
         return (out, weight, index) if k else (out, y, None)
-    out, weights = reference.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
-    weights = weights.detach()
-    if shrinkage != "gumbel":
-        return out, weights, None
-    weights, indices = weights.topk(top_k)
-    return out, weights, indices.masked_fill(~(weights > 0), -1)
+    return eager.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)

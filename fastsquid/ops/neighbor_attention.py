@@ -2,7 +2,7 @@
 
 import torch
 
-from . import reference
+from . import eager, reference
 from .dispatch import device_reason, first_derivative_only, use_triton
 
 
@@ -98,7 +98,7 @@ def neighbor_attention(q, k, v, border="pad", impl="auto"):
     """
     reference.check_border(q, border)
     if not use_triton(impl, q, can_run, q, k, v):
-        return reference.neighbor_attention(q, k, v, border)
+        return eager.neighbor_attention(q, k, v, border)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _NeighborAttention.apply(q, k, v, border == "pad")[0]
     forward = _forward_op if torch.compiler.is_compiling() else _forward

@@ -48,11 +48,7 @@ def memory_read(x, bank, top_k=5, selection="exact", shrinkage="gumbel", thresho
 
 
 def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values):
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    # The softmax turns a dot's absolute error into a weight's relative one, and a float32 matrix product rounds by
-    # batch size: where a CPU scores images, more digits make a score independent of the batch it is made in.
-    scoring = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-    wide = torch.float64 if scoring and x.device.type == "cpu" else dtype
+    dtype, wide = torch.promote_types(x.dtype, torch.float32), dots_dtype(x)
     queries, slots = x.to(wide), bank.to(wide)
     dots = torch.einsum("brc,rnc->brn", queries, slots)
     valid = None if filled is None else torch.arange(bank.shape[1], device=bank.device) < filled
@@ -70,7 +66,7 @@ def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values
         if shrinkage == "gumbel":
             with torch.no_grad():
                 # By the dots, not the probabilities: these tie where float32 underflows or rounds.
-                kept = _largest(dots, top_k) if selection == "exact" else _above(softmax, top_k)
+                kept = largest(dots, top_k) if selection == "exact" else _above(softmax, top_k)
                 # A product, not a where: a NaN stays a NaN.
                 shrunk = softmax * kept
                 shrunk = shrunk / shrunk.sum(-1, keepdim=True).clamp_min(1e-12)
@@ -79,7 +75,17 @@ def _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values
     return out.to(x.dtype), weights.to(dtype)
 
 
-def _largest(scores, k):
+def dots_dtype(x):
+    """In which dtype queries x are compared with slots: float32 at least, float64 where a CPU scores images.
+
+    The softmax turns a dot's absolute error into a weight's relative one, and a float32 matrix product rounds by
+    batch size: more digits make a score independent of the batch it is made in.
+    """
+    scoring = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    return torch.float64 if scoring and x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32)
+
+
+def largest(scores, k):
     """Mask of exactly k largest scores in the last dimension, ties to the lowest index."""
     kth = scores.topk(k, dim=-1).values[..., -1:]
     above, equal = scores > kth, scores == kth
@@ -128,6 +134,14 @@ def _neighbor_attention(q, k, v, border):
         present = _neighbors(torch.ones(1, height, width, 1, 1, dtype=torch.bool, device=q.device))
         logits = logits.masked_fill(~present[..., 0].transpose(3, 4), -torch.inf)
     return torch.einsum("bijhn,bijnhd->bijhd", logits.softmax(-1), values).to(q.dtype)
+
+
+def are_neighbors(height, width, device):
+    """(P, P), true where the second patch of a grid, row-major, is one of the first one's eight neighbours."""
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
+    return apart == 1
 
 
 def _neighbors(x):

@@ -1,0 +1,123 @@
+"""The torch path: what runs where no kernel can, the same numbers as `reference` with less work.
+
+The reference is written to be read. Here a memory read touches only the chosen slots for its values and writes no
+intermediate of the bank's size, and the attention on a grid of a few patches is one dense product instead of eight
+copies of every neighbour.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from . import reference
+
+# Up to this many patches a dense product of all with all takes less time than copies of eight neighbours.
+MAX_DENSE_PATCHES = 256
+
+
+def memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values):
+    """As `ops.memory_read`, whose result it has."""
+    # torch.compile fuses the definition by itself, and follows no Function into a second derivative.
+    definition = shrinkage != "gumbel" or torch.compiler.is_compiling()
+    if definition or (values is not None and _needs_graph(x, bank, values)):
+        out, weights = reference.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
+        weights = weights.detach()
+        if shrinkage != "gumbel":
+            return out, weights, None
+        weights, indices = weights.topk(top_k)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            queries, slots = x.to(dtype), bank.to(dtype)
+            if _needs_graph(x, bank):
+                out, weights, indices = _Read.apply(queries, slots, filled, top_k, selection)
+            else:
+                chosen = _choose(queries, slots, filled, top_k, selection, reference.dots_dtype(x))[1:]
+                out = _gather(slots if values is None else values.to(dtype), *chosen)
+                weights, indices = (t.transpose(0, 1) for t in chosen)
+            out = out.to(x.dtype)
+    return out, weights, indices.masked_fill(~(weights > 0), -1)
+
+
+def _needs_graph(*tensors):
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _choose(x, bank, filled, k, selection, dtype):
+    """Softmax (R, B, N), weights and indices of the chosen slots (R, B, k): regions first, as products want them."""
+    dots = torch.bmm(x.transpose(0, 1).to(dtype), bank.transpose(1, 2).to(dtype))
+    if filled is not None:
+        valid = torch.arange(bank.shape[1], device=bank.device) < filled
+        dots = dots.masked_fill(~valid, torch.finfo(dtype).min)
+    y = dots.softmax(-1)
+    if filled is not None:
+        y = y * valid
+    if selection == "exact":
+        index = dots.masked_fill(~reference.largest(dots, k), -torch.inf).topk(k).indices
+        weight = y.gather(-1, index)
+    else:
+        weight, index = y.topk(k)
+        weight = weight * (weight > weight[..., -1:])  # a product: a NaN stays a NaN
+    weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+    return y.to(x.dtype), weight.to(x.dtype), index
+
+
+def _gather(values, weight, index):
+    """Weighted sums of the chosen rows of values (R, N, V): (B, R, V)."""
+    R, N, V = values.shape
+    rows = index + N * torch.arange(R, device=index.device)[:, None, None]
+    rows, weight = (t.transpose(0, 1).reshape(-1, t.shape[-1]) for t in (rows, weight))
+    out = F.embedding_bag(rows, values.reshape(R * N, V), mode="sum", per_sample_weights=weight)
+    return out.unflatten(0, (-1, R))
+
+
+class _Read(torch.autograd.Function):
+    """The read with the gradient of `reference.memory_read` by its formulas; a second derivative is the reference's."""
+
+    @staticmethod
+    def forward(ctx, x, bank, filled, k, selection):
+        y, weight, index = _choose(x, bank, filled, k, selection, x.dtype)
+        ctx.save_for_backward(x, bank, filled, y, weight, index)
+        ctx.k, ctx.selection = k, selection
+        weights, indices = weight.transpose(0, 1), index.transpose(0, 1)
+        ctx.mark_non_differentiable(weights, indices)
+        ctx.set_materialize_grads(False)
+        return _gather(bank, weight, index), weights, indices
+
+    @staticmethod
+    def backward(ctx, dout, *_):
+        if dout is None:
+            return (None,) * 5
+        x, bank, filled, y, weight, index = ctx.saved_tensors
+        need_x, need_bank = ctx.needs_input_grad[:2]
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True
+                out, _ = reference.memory_read(x, bank, ctx.k, ctx.selection, filled=filled)
+                needed = [t for t, need in ((x, need_x), (bank, need_bank)) if need]
+                found = list(torch.autograd.grad(out, needed, dout, create_graph=True))
+                return found.pop(0) if need_x else None, found.pop(0) if need_bank else None, None, None, None
+            xt, dt = x.transpose(0, 1), dout.transpose(0, 1)
+            ds = torch.bmm(dt, bank.transpose(1, 2))
+            ds = y * (ds - (y * ds).sum(-1, keepdim=True))
+            dx = torch.bmm(ds, bank).transpose(0, 1) if need_x else None
+            dbank = None
+            if need_bank:
+                h = torch.zeros_like(y).scatter_(-1, index, weight)
+                dbank = torch.bmm(ds.transpose(1, 2), xt).baddbmm_(h.transpose(1, 2), dt)
+        return dx, dbank, None, None, None
+
+
+def neighbor_attention(q, k, v, border):
+    """As `reference.neighbor_attention`."""
+    height, width = q.shape[1:3]
+    if height * width > MAX_DENSE_PATCHES:
+        return reference.neighbor_attention(q, k, v, border)
+    with torch.autocast(q.device.type, enabled=False):
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        keys, values, queries = (t.to(dtype).flatten(1, 2).transpose(1, 2) for t in (k, v, q))  # (B, heads, P, D)
+        near = reference.are_neighbors(height, width, q.device)
+        # One more key of logit 0, as often as neighbours are absent; a value of 0 is no value.
+        absent = (8 - near.sum(1, keepdim=True)) * (border == "pad")
+        bias = torch.cat([near, absent], dim=1).to(dtype).log()
+        logits = F.pad(queries @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5, (0, 1)) + bias
+        attended = logits.softmax(-1)[..., :-1] @ values
+        return attended.transpose(1, 2).unflatten(1, (height, width)).to(q.dtype)
