@@ -18,6 +18,8 @@ setup(
         "torch>=2.6",
         "numpy>=1.26",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "threadpoolctl>=3.1",
         "einops>=0.8",
         "pillow>=10.3",
         "matplotlib>=3.8",

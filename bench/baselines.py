@@ -4,7 +4,7 @@ routines that come nearest to the neighbor attention.
 `published` keeps the published code's structure (a loop over regions, shrinkage in three operations, neighbour windows
 unfolded and all eight copies projected, the teacher in every pass, D one image at a time) and leaves out what is only
 foolish. Everything takes the selection rule `published`. The modules take the parameters of ours, so that outputs and
-gradients can be compared before anything is timed.
+gradients can be compared before anything is timed; each region's slots are a parameter of their own, as published.
 """
 
 import torch
@@ -16,8 +16,15 @@ from fastsquid.training import discriminator_loss, generator_loss
 
 
 def memory_read(x, bank, top_k):
-    """x (B, R, C), bank (R, N, C) -> (B, R, C), one region after the other."""
-    return torch.stack([_read_region(x[:, r], bank[r], top_k) for r in range(bank.shape[0])], dim=1)
+    """x (B, R, C), bank R times (N, C) -> (B, R, C), one region after the other."""
+    return torch.stack([_read_region(x[:, r], slots, top_k) for r, slots in enumerate(bank)], dim=1)
+
+
+def slots_by_region(memory):
+    """A matrix as one parameter a region; a queue's buffer as it is."""
+    if memory.kind == "queue":
+        return memory.bank
+    return nn.ParameterList([nn.Parameter(slots.detach().clone()) for slots in memory.bank])
 
 
 def _read_region(x, slots, top_k):
@@ -99,6 +106,7 @@ class InpaintingBlock(nn.Module):
     def __init__(self, ours):
         super().__init__()
         self.ours, self.pointer, self.tokens = ours, 0, None
+        self.bank = slots_by_region(ours.memory)
         mix = ours.mix
         weight = mix.query.weight
         options = dict(batch_first=True, device=weight.device, dtype=weight.dtype)
@@ -116,7 +124,7 @@ class InpaintingBlock(nn.Module):
         channels, size = reduced.shape[1:3]
         tokens = reduced.reshape(-1, grid**2, channels * size**2)
         self.tokens = tokens.detach()
-        remembered = memory_read(tokens, ours.memory.bank, ours.memory.top_k)
+        remembered = memory_read(tokens, self.bank, ours.memory.top_k)
         around = windows(remembered.unflatten(1, (grid, grid)))
         attended, _ = self.attention(tokens.flatten(0, 1).unsqueeze(1), around, around, need_weights=False)
         memory = remembered.flatten(0, 1)
@@ -137,7 +145,7 @@ class InpaintingBlock(nn.Module):
 
 
 def decoder_memory(patches, bank, top_k):
-    """Sub-windows of every patch read one after the other: patches (B * P, C, h, w), bank (4, N, C / 4 * h * w)."""
+    """Sub-windows of all patches, one after the other: patches (B * P, C, h, w), bank 4 times (N, C / 4 * h * w)."""
     top, bottom = patches.chunk(2, dim=2)
     read = [
         _read_region(window.flatten(1), slots, top_k).view_as(window)
@@ -152,6 +160,7 @@ class Generator(nn.Module):
     def __init__(self, ours):
         super().__init__()
         self.ours, self.inpaint = ours, InpaintingBlock(ours.inpaint)
+        self.banks = nn.ModuleList([slots_by_region(level.memory) for level in ours.student.memories])
 
     def forward(self, images):
         ours = self.ours
@@ -171,8 +180,7 @@ class Generator(nn.Module):
                 x = torch.cat([skips[i], x], dim=1)
             x = block(x)
             if i < len(decoder.memories):
-                memory = decoder.memories[i].memory
-                read = decoder_memory(x, memory.bank, memory.top_k)
+                read = decoder_memory(x, self.banks[i], decoder.memories[i].memory.top_k)
                 if self.training and decoder.shortcut < 1:
                     mask = torch.empty_like(x[:, :1]).bernoulli_(decoder.shortcut)
                     read = mask * read + (1 - mask) * x

@@ -6,6 +6,8 @@ Forward writes the output; backward reads inputs and the output's gradient and w
 
 from typing import NamedTuple
 
+from fastsquid.config import preset
+
 
 class Read(NamedTuple):
     """Memory read: B rows a region, R regions, N slots, C features, of `itemsize` bytes."""
@@ -74,3 +76,4 @@ GRID_SWEEP = [
 ]
 # For a dry run of everything where there is no time for more.
 SMALLEST_READS, SMALLEST_GRIDS = [Read(2, 2, 8, 16)], [Grid(1, 2, 2, 1, 16)]
+SMALLEST_MODEL = preset("simsid", image_size=64, width=4, slots=8, heads=1, selection="published")

@@ -102,12 +102,30 @@ def measured():
 
 
 @pytest.fixture
-def compare(request, benchmark, measured, device, results):
-    """Reports one variant of a case: compare(build, sets=1, work=None, images=None, dtype="float32").
+def record(request, benchmark, results):
+    """record(samples, work=None, images=None, dtype="float32") puts one variant's samples in pytest-benchmark's tables,
+    by a clock that plays them back, and in the CSV."""
+
+    def report(samples, work=None, images=None, dtype="float32"):
+        params = dict(request.node.callspec.params)
+        name, mode = params.pop("variant"), params.pop("mode", "both")
+        group = request.node.originalname.removeprefix("test_").replace("_", " ")
+        shown = " ".join(str(value) for key, value in sorted(params.items()) if key != "dtype")
+        benchmark.group = f"{group} {shown} {mode} {dtype}"
+        benchmark.extra_info.update(variant=name, unhidden_ms=1e3 * quantiles(samples.unhidden)[1])
+        recorded = iter(samples.hidden)
+        benchmark.pedantic(lambda: playback.advance(next(recorded)), rounds=len(samples.hidden))
+        results.add((group, shown, name, mode, dtype), samples, work, images)
+
+    return report
+
+
+@pytest.fixture
+def compare(request, measured, device, record):
+    """Measures and records one variant of a case: compare(build, sets=1, work=None, images=None, dtype="float32").
 
     All selected variants of the case are measured together, in turn, when the first of them is asked for;
-    `build(names)` checks that they agree and gives {name: Variant}. Each test then reports its own samples to
-    pytest-benchmark, by a clock that plays them back, so that its tables, files and comparisons serve.
+    `build(names)` checks that they agree and gives {name: Variant}.
     """
 
     def report(build, sets=1, work=None, images=None, dtype="float32"):
@@ -120,15 +138,7 @@ def compare(request, benchmark, measured, device, results):
             quick = request.config.getoption("smallest")
             samples = measure(build(_selected(request, params)), 1 if quick else sets, device, quick)
             measured.update(case=case, samples=samples)
-        samples = measured["samples"][name]
-        group = request.node.originalname.removeprefix("test_").replace("_", " ")
-        mode = params.pop("mode", "both")
-        shown = " ".join(str(value) for key, value in sorted(params.items()) if key != "dtype")
-        benchmark.group = f"{group} {shown} {mode} {dtype}"
-        benchmark.extra_info.update(variant=name, unhidden_ms=1e3 * quantiles(samples.unhidden)[1])
-        recorded = iter(samples.hidden)
-        benchmark.pedantic(lambda: playback.advance(next(recorded)), rounds=len(samples.hidden))
-        results.add((group, shown, name, mode, dtype), samples, work, images)
+        record(measured["samples"][name], work, images, dtype)
 
     return report
 

@@ -37,12 +37,11 @@ def test_decoder_memory(compare, device, case, variant):
             options = dict(scope="subwindow", selection="published", impl=impl)
             modules[name] = SpaceAwareMemory2d(channels, (grid * side,) * 2, grid, slots, **options).to(device)
         parameters = {name: [module.memory.bank] for name, module in modules.items()}
-        functions = {
-            name: (lambda x, bank=module.memory.bank: baselines.decoder_memory(x, bank, 5))
-            if name == "published"
-            else module.read_patches
-            for name, module in modules.items()
-        }
+        functions = {name: module.read_patches for name, module in modules.items()}
+        if "published" in names:
+            bank = baselines.slots_by_region(modules["published"].memory)
+            parameters["published"] = list(bank)
+            functions["published"] = lambda x: baselines.decoder_memory(x, bank, 5)
         if "compile" in names:
             functions["compile"] = torch.compile(functions["compile"], fullgraph=True, dynamic=False)
 

@@ -3,15 +3,15 @@
 import baselines
 import pytest
 import torch
+from cases import SMALLEST_MODEL
 from operations import variants_of
 from timing import input_sets
 
 from fastsquid.config import preset
 from fastsquid.inpainting import InpaintingBlock
 
-TINY = dict(image_size=64, width=4, slots=8, heads=1)
 CASES = {
-    "smallest": (preset("simsid", grid=2, selection="published", **TINY), 2),
+    "smallest": (SMALLEST_MODEL, 2),
     "squid 2x2": (preset("squid", selection="published", shortcut=1.0), 16),
     "simsid 4x4": (preset("simsid", selection="published"), 16),
 }
@@ -41,15 +41,18 @@ def test_inpainting_block(compare, device, case, mode, variant):
         functions, parameters = {}, {}
         for name, block in blocks.items():
             if name == "published":
-                published = baselines.InpaintingBlock(block).to(device)
-                attention = published.attention
-                parameters[name] = [*block.reduce.parameters(), attention.in_proj_weight, *block.expand.parameters()]
-                functions[name] = published
+                published = functions[name] = baselines.InpaintingBlock(block).to(device)
+                slots, attention = published.bank, published.attention
+                projections = [attention.in_proj_weight, *attention.out_proj.parameters()]
             else:
-                mix = block.mix
-                weights = [mix.query.weight, mix.key_value.weight]
-                parameters[name] = [*block.reduce.parameters(), *weights, *block.expand.parameters()]
                 functions[name] = torch.compile(block, fullgraph=True, dynamic=False) if name == "compile" else block
+                slots, mix = [block.memory.bank], block.mix
+                projections = [mix.query.weight, mix.key_value.weight, *mix.output.parameters()]
+            rest = [block.reduce, block.mix.norm1, block.mix.norm2, block.mix.ff, block.expand]
+            # The biases of the projections are left out: the published one has one more, without effect.
+            parameters[name] = [*projections, *(p for module in rest for p in module.parameters())]
+            if config.memory == "matrix":
+                parameters[name] += slots
 
         def inputs(i):
             return [torch.randn(shape, device=device, generator=torch.Generator(device).manual_seed(i))]

@@ -1,16 +1,17 @@
-"""Scores of a batch of X-rays at 128 x 128, from the tensor: the papers' score and its reconstruction."""
+"""Scoring a batch of tensors: what the score command does between decoding and writing."""
 
 import baselines
 import pytest
 import torch
-from operations import require_close
+from cases import SMALLEST_MODEL
+from operations import AGREE, require_close
 from timing import Variant
 
 from fastsquid.config import preset
 from fastsquid.model import Detector
 
 CASES = {
-    "smallest": (preset("simsid", image_size=64, width=4, slots=8, heads=1, selection="published"), 2),
+    "smallest": (SMALLEST_MODEL, 2),
     "squid 16": (preset("squid", selection="published"), 16),
     "simsid 16": (preset("simsid", selection="published"), 16),
     "simsid 1024": (preset("simsid", selection="published"), 1024),
@@ -21,6 +22,16 @@ MARKS = {"smallest": pytest.mark.smallest, "simsid 1024": pytest.mark.large}
 @pytest.mark.parametrize("variant", ["published", "torch", "triton"])
 @pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS.get(case, ())) for case in CASES])
 def test_scoring(compare, device, case, variant):
+    measure(compare, device, case, "float32")
+
+
+@pytest.mark.parametrize("variant", ["torch", "triton"])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS[case]) for case in MARKS])
+def test_scoring_bfloat16(compare, device, case, variant):
+    measure(compare, device, case, "bfloat16")
+
+
+def measure(compare, device, case, dtype):
     config, batch = CASES[case]
 
     def build(names):
@@ -34,7 +45,7 @@ def test_scoring(compare, device, case, variant):
                 memory.bank.normal_(0, 0.1)
                 memory.filled.fill_(memory.num_slots)
             detector.eval()
-            frozen = detector.frozen()
+            frozen = detector.frozen(half=dtype == "bfloat16")
             if name == "published":
                 generator = baselines.Generator(detector.generator).eval()
                 detector.discriminator.train()
@@ -49,8 +60,8 @@ def test_scoring(compare, device, case, variant):
 
             found = run(None)
             expected = found if expected is None else expected
-            require_close(name, [found], [expected])
+            require_close(name, [found], [expected], AGREE if dtype == "float32" else 0.05)
             variants[name] = Variant(lambda i: None, run)
         return variants
 
-    compare(build, images=batch)
+    compare(build, images=batch, dtype=dtype)

@@ -3,7 +3,8 @@
     config.json          configuration, data and seed
     metrics.jsonl        a line an epoch
     checkpoint-000012/   state.json, last, best and optimizer .safetensors; one at a time, renamed into place whole
-    summary.json, curves.png, gallery.png    at the end
+    scores-SPLIT.csv, curves.png, gallery.png    at the end
+    summary.json         after them: a run that has one is finished
 
 Tensors are safetensors and everything else is JSON: nothing is ever unpickled.
 """
@@ -43,25 +44,35 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
     Raises:
         UserError: the folder exists.
     """
+    create_folder(
+        folder,
+        "config.json",
+        {
+            "format": FORMAT,
+            "fastsquid": __version__,
+            "torch": torch.__version__,
+            "data": data,
+            "seed": seed,
+            "skip_unreadable": skip_unreadable,
+            "fingerprint": fingerprint,
+            "config": config.to_dict(),
+        },
+    )
+
+
+def create_folder(folder, name, document):
+    """Makes a folder with one JSON file in it, in one step.
+
+    Raises:
+        UserError: the folder exists.
+    """
     folder = Path(folder)
     refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        write_json(
-            temporary / "config.json",
-            {
-                "format": FORMAT,
-                "fastsquid": __version__,
-                "torch": torch.__version__,
-                "data": data,
-                "seed": seed,
-                "skip_unreadable": skip_unreadable,
-                "fingerprint": fingerprint,
-                "config": config.to_dict(),
-            },
-        )
+        write_json(temporary / name, document)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -77,10 +88,12 @@ def read_run(folder):
             "(checkpoints of other programs are never opened, since pickles can run code)"
         )
     if not (folder / "config.json").is_file():
+        inside = sorted(folder.glob("[!.]*/config.json"))  # of a group, or of the folder above the runs
         raise CheckpointError(
             f"{folder} is not a run folder: it has no config.json; give the folder that fastsquid.train wrote"
+            + (f", such as {inside[0].parent}" if inside else "")
         )
-    run = _read_json(folder / "config.json")
+    run = read_json(folder / "config.json")
     if not isinstance(run, dict) or run.get("format") != FORMAT or not isinstance(run.get("config"), dict):
         raise CheckpointError(f"{folder / 'config.json'} is not a configuration of this version of fastsquid")
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
@@ -145,7 +158,7 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
                 _link(temporary / "last.safetensors", temporary / "best.safetensors")
         elif previous and (previous[-1] / "best.safetensors").exists():
             _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
-            digests["best"] = _read_json(previous[-1] / "state.json")["sha256"]["best"]
+            digests["best"] = read_json(previous[-1] / "state.json")["sha256"]["best"]
         state = {**state, "sha256": digests}
         write_json(temporary / "state.json", {**state, "state_sha256": _digest(state)})
         _sync(temporary)
@@ -169,7 +182,7 @@ def latest_checkpoint(folder):
 
 def read_state(checkpoint, config):
     """state.json of a checkpoint, refused where it was made with another configuration."""
-    state = _read_json(checkpoint / "state.json")
+    state = read_json(checkpoint / "state.json")
     if not isinstance(state, dict) or state.pop("state_sha256", None) != _digest(state):
         raise CheckpointError(
             f"{checkpoint / 'state.json'} is damaged: its checksum is not the one in it; use another copy of the run"
@@ -225,6 +238,14 @@ def load_optimizers(optimizers, checkpoint, state):
         optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def read_json(path):
+    """A JSON document, or a CheckpointError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # UnicodeDecodeError is one
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from None
+
+
 def _digest(state):
     """sha256 of a JSON document, whatever its layout on disk."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
@@ -256,13 +277,6 @@ def _link(source, target):
 
 def _checkpoints(folder):
     return sorted(path for path in folder.glob("checkpoint-*") if (path / "state.json").is_file())
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # UnicodeDecodeError is one
-        raise CheckpointError(f"{path} is damaged: it is not JSON") from None
 
 
 def _sync(folder):

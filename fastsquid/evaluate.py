@@ -6,7 +6,7 @@ from .checkpoint import load_run
 from .cli import Parser, add_device_options, choose_device, run_command
 from .data import open_data
 from .errors import UserError
-from .evaluation import evaluate_run, print_table
+from .evaluation import evaluate_run, print_table, reported_split, score_images
 from .files import write_json
 
 
@@ -33,11 +33,13 @@ def main(arguments=None):
         options.skip_unreadable or run["skip_unreadable"],
         splits=("val", "test"),
     )
-    result = evaluate_run(detector, data, state, name, options.out or Path(options.run) / "evaluation")
-    if result["split"] is None:
+    split = reported_split(data)
+    if split is None:
         raise UserError(
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
+    scores = {split: score_images(detector, data[split].images)}
+    result = evaluate_run(data, scores, state, name, options.out or Path(options.run) / "evaluation")
     print_table(result)
     if options.json:
         write_json(options.json, result)

@@ -1,5 +1,6 @@
 """Scores of many images, and what they are worth: what training and the evaluate command share."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from . import plots
 from .data.images import to_unit
 from .errors import UserError
+from .files import replacing
 from .metrics import evaluate, require_both_classes
 from .model import SCORES
 
@@ -61,11 +63,71 @@ def validate(detector, split):
     }
 
 
-def evaluate_run(detector, data, state, name, pictures=None):
-    """Metrics on the test split where it is labelled, else on the validation split.
+def score_splits(detector, data):
+    """`score_images` of every split but train, by the split's name."""
+    return {name: score_images(detector, split.images) for name, split in data.items() if name != "train"}
+
+
+def write_scores(folder, data, scores, suffix=""):
+    """Writes scores-SPLIT[suffix].csv for each split of `scores`: name, label (empty without labels), every score."""
+    for name, values in scores.items():
+        split = data[name]
+        labels = [""] * len(split) if split.labels is None else split.labels.tolist()
+        columns = [[f"{value:.9g}" for value in values[score].tolist()] for score in SCORES]  # float32, exactly
+        with replacing(Path(folder) / f"scores-{name}{suffix}.csv") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", "label", *SCORES])
+            writer.writerows(zip(split.names, labels, *columns))
+
+
+def read_scores(path):
+    """What `write_scores` wrote of a labelled split.
+
+    Returns:
+        names, a list of N; labels, int64 (N,); and dict of float64 (N,) by score.
+
+    Raises:
+        UserError: no such file, not of this kind, or an image without a label.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: python -m fastsquid.train --resume {path.parent} writes it again")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            head, *rows = csv.reader(file)
+        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+        names, labels = list(columns.pop("name")), [("0", "1").index(label) for label in columns.pop("label")]
+        scores = {score: np.array(values, dtype=np.float64) for score, values in columns.items()}
+        intact = all(np.isfinite(values).all() for values in scores.values())
+    except (KeyError, ValueError, csv.Error):
+        intact = False
+    if not intact:
+        raise UserError(
+            f"{path} is damaged: each row should be a name, a label 0 or 1, and finite scores; "
+            f"python -m fastsquid.train --resume {path.parent} writes it again"
+        )
+    return names, np.array(labels), scores
+
+
+def reported_split(data):
+    """Name of the split that is reported: test where it is labelled, else val, else None.
+
+    Raises:
+        UserError: the split has only one class.
+    """
+    for name in ("test", "val"):
+        if name in data and data[name].labels is not None:
+            require_both_classes(data[name].labels, f"the {name} split")
+            return name
+    return None
+
+
+def evaluate_run(data, scores, state, name, pictures=None):
+    """Metrics on the reported split.
 
     Args:
         data: splits by name.
+        scores: `score_images` by split, of the reported one at least.
         state, name: the checkpoint's state, and which of its detectors this is.
         pictures: folder for ROC and precision-recall curves, or None.
 
@@ -77,17 +139,14 @@ def evaluate_run(detector, data, state, name, pictures=None):
     """
     chosen = "validation AUC of discriminator" if name == "best" else "last epoch"
     result = {
-        "split": None,
+        "split": reported_split(data),
         "images": None,
         "scores": {},
         "checkpoint": {"name": name, "epoch": state[name]["epoch"], "chosen_by": chosen},
     }
-    labelled = [split for split in ("test", "val") if split in data and data[split].labels is not None]
-    if not labelled:
+    if result["split"] is None:
         return result
-    split = data[labelled[0]]
-    require_both_classes(split.labels, f"the {labelled[0]} split")
-    scores = score_images(detector, split.images)
+    split, scores = data[result["split"]], scores[result["split"]]
     if pictures is not None:
         Path(pictures).mkdir(parents=True, exist_ok=True)
         plots.roc(split.labels, scores, Path(pictures) / "roc.png")
@@ -95,7 +154,6 @@ def evaluate_run(detector, data, state, name, pictures=None):
     validation = state[name]["validation"]
     return {
         **result,
-        "split": labelled[0],
         "images": {
             "normal": int((split.labels == 0).sum()),
             "abnormal": int((split.labels == 1).sum()),

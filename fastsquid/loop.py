@@ -13,7 +13,16 @@ from tqdm import tqdm
 from . import checkpoint as ckpt
 from . import plots
 from .errors import UserError
-from .evaluation import DivergedError, calibrate, evaluate_run, print_table, score_images, validate
+from .evaluation import (
+    DivergedError,
+    calibrate,
+    evaluate_run,
+    print_table,
+    score_images,
+    score_splits,
+    validate,
+    write_scores,
+)
 from .files import replacing, write_json
 from .gallery import draw_gallery
 from .steps import Steps
@@ -211,11 +220,16 @@ class Run:
         )
 
     def _report(self):
-        """summary.json, curves and gallery, from the checkpoint that the run stands for."""
+        """Scores of every image, curves, gallery and summary.json, from the checkpoint that the run stands for."""
         latest = ckpt.latest_checkpoint(self.folder)
         state = ckpt.read_state(latest, self.config)
         name = "best" if state["best"] else "last"
+        if state[name]["epoch"] != state["last"]["epoch"]:
+            ckpt.load_detector(self.detector, latest, state, "last")
+            write_scores(self.folder, self.data, score_splits(self.detector, self.data), "-last")
         ckpt.load_detector(self.detector, latest, state, name)
+        scores = score_splits(self.detector, self.data)
+        write_scores(self.folder, self.data, scores)
         summary = {
             "preset": self.config.preset,
             "seed": self.seed,
@@ -229,8 +243,7 @@ class Run:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        summary.update(evaluate_run(self.detector, self.data, state, name))
-        write_json(self.folder / "summary.json", summary)
+        summary.update(evaluate_run(self.data, scores, state, name))
         plots.curves(self.history, self.folder / "curves.png")
         draw_gallery(
             self.detector,
@@ -238,6 +251,7 @@ class Run:
             state[name]["calibration"],
             self.folder / "gallery.png",
         )
+        write_json(self.folder / "summary.json", summary)  # last: it says that the run is finished
         print_table(summary)
 
     def _read_history(self):

@@ -1,4 +1,7 @@
-"""AUC, and accuracy, F1, sensitivity and specificity at one threshold; larger scores are more abnormal."""
+"""AUC and its bootstrap interval, and accuracy, F1, sensitivity and specificity at one threshold.
+
+Larger scores are more abnormal.
+"""
 
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
@@ -69,3 +72,60 @@ def evaluate(labels, scores, validation_threshold=None, kinds=None):
             for keep in [(kinds == kind) | (labels == 0)]
         }
     return result
+
+
+def bootstrap_auc(labels, scores, resamples=2000, seed=0):
+    """95 % percentile interval of the AUC over images, normal and abnormal ones resampled separately.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        resamples: how many.
+        seed: of the generator that draws them.
+
+    Returns:
+        (low, high), floats in [0, 1].
+    """
+    return interval(bootstrap_aucs(labels, [scores], resamples, seed)[0])
+
+
+def bootstrap_aucs(labels, scores, resamples=2000, seed=0):
+    """AUCs (K, resamples) of K scores (K, N) of the same images: each resample is the same images for all of them."""
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    parts = []
+    for start in range(0, resamples, 100):  # a part at a time, which bounds the memory of many images
+        weights = np.empty((min(100, resamples - start), len(labels)), np.int64)
+        for label in (0, 1):
+            mine = labels == label
+            count = int(mine.sum())
+            weights[:, mine] = rng.multinomial(count, np.full(count, 1 / count), len(weights))
+        parts.append([weighted_auc(labels, values, weights) for values in scores])
+    return np.concatenate(parts, axis=1)
+
+
+def weighted_auc(labels, scores, weights):
+    """AUC of resamples: the share of drawn (abnormal, normal) pairs in the right order, a tie counting half.
+
+    Args:
+        labels, scores: (N,).
+        weights: int64 (R, N), how often each image is drawn.
+
+    Returns:
+        float64 (R,).
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each distinct score begins
+    normal, abnormal = (
+        np.add.reduceat(weights[:, order] * (labels[order] == label), ties, axis=1) for label in (0, 1)
+    )  # [R, distinct scores]
+    # In whole numbers, twice the pairs: each abnormal image beats the normal ones below it, and half of its equals.
+    pairs = (abnormal * (2 * normal.cumsum(1) - normal)).sum(1)
+    return pairs / (2 * normal.sum(1) * abnormal.sum(1))
+
+
+def interval(values):
+    """The 2.5th and 97.5th percentile of values (R,), as floats."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -25,6 +25,7 @@ class Detector(nn.Module):
         self.config = config
         self.generator = Generator(config, impl)
         self.discriminator = Discriminator(config)
+        self.half_precision = False  # of `scores`; `half` is a method of nn.Module
 
     def to_range(self, images):
         """Images in [0, 1] -> the model's value range."""
@@ -34,13 +35,17 @@ class Detector(nn.Module):
         """The inverse of `to_range`."""
         return images if self.config.value_range == "unit" else (images + 1) / 2
 
-    def frozen(self):
+    def frozen(self, half=False):
         """A copy for scoring, in eval mode: without the teacher, BatchNorm folded into the generator's convolutions.
 
         It computes what this detector does in eval mode, to rounding, and follows none of its later changes. The
         discriminator keeps its BatchNorm, which one of the scores uses with each image's own statistics.
+
+        Args:
+            half: `scores` runs the generator's convolutions and projections in bfloat16.
         """
         detector = copy.deepcopy(self).eval().requires_grad_(False)
+        detector.half_precision = half
         detector.generator.teacher = None
         for layers in detector.generator.modules():
             if isinstance(layers, nn.Sequential):
@@ -56,7 +61,7 @@ class Detector(nn.Module):
         """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
 
         Args:
-            images: float (B, 1, H, W) in [0, 1].
+            images: float32 (B, 1, H, W) in [0, 1].
 
         Returns:
             dict of float32 tensors (B,), larger = more abnormal, and the reconstruction (B, 1, H, W) in [0, 1]:
@@ -69,7 +74,10 @@ class Detector(nn.Module):
         """
         if self.training:
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
-        student = self.generator(self.to_range(images)).student
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
+            student = self.generator(self.to_range(images)).student
+        # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
+        student = student.to(images.dtype)
         reconstruction = self.from_range(student)
         errors = to_patches((images - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
         errors = errors.view(-1, self.config.patches)

@@ -1,8 +1,10 @@
-"""Curves: a run's losses and validation AUC, ROC, precision and recall."""
+"""Curves: a run's losses and validation AUC; of one run or several seeds ROC, precision and recall; histograms."""
+
+import io
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from .files import replacing
 
@@ -19,12 +21,22 @@ LABELS = {
     "residual": "residual",
     "patch_residual": "worst patch's residual",
 }
+GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabelled": "#009e73"}
+# False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that the grid often
+# hits, and rounding should not decide whether it does.
+GRID = np.linspace(0, 1, 201)
+ROUNDING = 1e-9
 
 
-def save_figure(figure, path):
-    """Writes a PNG, whole or not at all."""
+def save_figure(figure, path, largest=None):
+    """Writes a PNG, whole or not at all; of at most `largest` bytes where coarser pixels can achieve it."""
+    for dpi in (110, 100, 90, 72, 56):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight")
+        if largest is None or drawn.tell() <= largest:
+            break
     with replacing(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+        file.write(drawn.getbuffer())
 
 
 def curves(history, path):
@@ -56,35 +68,123 @@ def curves(history, path):
 
 
 def roc(labels, scores, path):
-    """ROC curve of every score; `scores` is {name: (N,)}."""
-    figure = Figure(figsize=(5, 5))
-    axis = figure.subplots()
-    for name, values in scores.items():
-        false, true, _ = roc_curve(labels, values)
-        axis.plot(false, true, color=COLORS[name], label=f"{LABELS[name]}: {auc(false, true):.3f}")
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    axis.set(
-        xlabel="false positive rate (1 - specificity)",
-        ylabel="true positive rate (sensitivity)",
-        title="ROC, with AUC",
-        aspect="equal",
-    )
-    axis.legend(fontsize=8, loc="lower right")
-    axis.grid(alpha=0.3)
-    save_figure(figure, path)
+    """Writes `roc_figure`."""
+    save_figure(roc_figure(labels, scores), path)
 
 
 def precision_recall(labels, scores, path):
-    """Precision-recall curve of every score; `scores` is {name: (N,)}."""
-    figure = Figure(figsize=(5, 5))
+    """Writes `precision_recall_figure`."""
+    save_figure(precision_recall_figure(labels, scores), path)
+
+
+def roc_figure(labels, scores, where=""):
+    """ROC curve of every score, with AUC.
+
+    Of several runs the mean of the true positive rates at the same false positive rate (vertical averaging) in a band
+    of plus and minus one sample standard deviation, and the same of AUC.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: {name: (N,)} of one run or {name: (S, N)} of S runs, larger = more abnormal.
+        where: what the scores are of, for the title.
+
+    Returns:
+        a matplotlib figure.
+    """
+    figure = Figure(figsize=(5.4, 5.4))
     axis = figure.subplots()
     for name, values in scores.items():
-        precision, recall, _ = precision_recall_curve(labels, values)
-        axis.plot(recall, precision, color=COLORS[name], label=LABELS[name], drawstyle="steps-post")
-    axis.axhline(np.asarray(labels).mean(), color="grey", linewidth=0.8, linestyle=":", label="all called abnormal")
+        runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(values)]
+        areas = [auc(false, true) for false, true in runs]
+        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {_mean_deviation(areas)}"}
+        if len(runs) == 1:
+            axis.plot(*runs[0], **style)
+        else:
+            _draw_band(axis, GRID, [np.interp(GRID + ROUNDING, *run) for run in runs], **style)
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":", label="chance: 0.500")
     axis.set(
-        xlabel="recall (sensitivity)", ylabel="precision", title="Precision and recall", xlim=(0, 1), ylim=(0, 1.02)
+        xlabel="false positive rate (1 - specificity)",
+        ylabel="true positive rate (sensitivity)",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+        aspect="equal",
     )
-    axis.legend(fontsize=8, loc="lower left")
+    _finish(axis, "ROC", "AUC", labels, scores, where)
+    return figure
+
+
+def precision_recall_figure(labels, scores, where=""):
+    """Precision-recall curve of every score, with average precision; arguments, band and result as `roc_figure`.
+
+    A curve is a staircase: the precision at a recall is that of the highest threshold that reaches it.
+    """
+    figure = Figure(figsize=(5.4, 5.4))
+    axis = figure.subplots()
+    recalls = GRID[1:]  # at recall 0 no precision is known
+    for name, values in scores.items():
+        rows = np.atleast_2d(values)
+        runs = [precision_recall_curve(labels, row)[:2] for row in rows]
+        precisions = [average_precision_score(labels, row) for row in rows]
+        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {_mean_deviation(precisions)}"}
+        if len(runs) == 1:
+            axis.plot(*runs[0][::-1], **style, drawstyle="steps-post")
+        else:
+            ascending = [(precision[::-1], recall[::-1]) for precision, recall in runs]
+            stairs = [precision[np.searchsorted(recall, recalls - ROUNDING)] for precision, recall in ascending]
+            _draw_band(axis, recalls, stairs, **style)
+    share = np.asarray(labels, dtype=float).mean()
+    axis.axhline(share, color="grey", linewidth=0.8, linestyle=":", label=f"all called abnormal: {share:.3f}")
+    axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    _finish(axis, "Precision and recall", "average precision", labels, scores, where)
+    return figure
+
+
+def histogram_figure(scores, where=""):
+    """Histograms of every score, each group's area 1, all groups of a score in the same bins.
+
+    Args:
+        scores: {name: {group: (N,)}}, groups of `GROUPS`, larger = more abnormal.
+        where: what the scores are of, for the title.
+
+    Returns:
+        a matplotlib figure, a panel a score.
+    """
+    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
+    for axis, (name, groups) in zip(figure.subplots(-(-len(scores) // 2), 2).flat, scores.items()):
+        bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=40)
+        for group, values in groups.items():
+            # The outline stays visible where areas cover each other.
+            for style in ({"histtype": "stepfilled", "alpha": 0.25}, {"histtype": "step", "linewidth": 1.5}):
+                label = f"{group} ({len(values)})" if style["histtype"] == "step" else None
+                axis.hist(values, bins=bins, density=True, color=GROUPS[group], label=label, **style)
+        axis.set(title=LABELS[name], xlabel="score (larger = more abnormal)", ylabel="density (area 1)")
+        axis.title.set_size(10)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.suptitle("\n".join(filter(None, ["Anomaly scores by group of images", where])), fontsize=11)
+    return figure
+
+
+def _draw_band(axis, x, runs, color, label):
+    """Mean of curves on the same x, and plus and minus one standard deviation."""
+    mean, deviation = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
+    axis.plot(x, mean, color=color, label=label)
+    axis.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+
+
+def _mean_deviation(values):
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _finish(axis, what, measure, labels, scores, where):
+    """Title of a curve: what it is, of which images, and what the band means; its legend below, clear of all curves."""
+    labels = np.asarray(labels)
+    runs = max(np.atleast_2d(values).shape[0] for values in scores.values())
+    lines = [
+        what + (f": mean ± standard deviation of {runs} runs" if runs > 1 else ""),
+        where,
+        f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images",
+    ]
+    axis.set_title("\n".join(filter(None, lines)), fontsize=10)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), title=measure, title_fontsize=8)
     axis.grid(alpha=0.3)
-    save_figure(figure, path)

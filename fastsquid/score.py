@@ -1,13 +1,17 @@
 """`python -m fastsquid.score RUN IMAGE|FOLDER... --out scores.csv`: anomaly scores of any number of images."""
 
 import csv
-import itertools
+import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .checkpoint import load_run
@@ -16,6 +20,9 @@ from .data.images import ImageError, find_images, read_image, to_unit
 from .errors import UserError
 from .files import replacing
 from .model import SCORES, calibrated
+
+# Up to so many images are decoded between batches, not beside them: worker processes take a second or two to start.
+MAX_WITHOUT_WORKERS = 256
 
 
 def main(arguments=None):
@@ -32,6 +39,12 @@ def main(arguments=None):
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16"],
+        help="of convolutions and projections; scores of bf16 rank nearly the same; default: fp32",
+    )
     add_device_options(parser)
     options = parser.parse_args(arguments)
     if Path(options.out).is_dir():
@@ -42,7 +55,7 @@ def main(arguments=None):
     device = choose_device(options.device)
     files = _named_files([Path(image) for image in options.images])
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
-    detector = detector.frozen()
+    detector = detector.frozen(options.precision == "bf16")
     calibration = state[name]["calibration"]
     if calibration is None:
         print(
@@ -51,21 +64,31 @@ def main(arguments=None):
             file=sys.stderr,
         )
 
-    failed = 0
+    failed, scoring = 0, 0.0
+    start = time.perf_counter()
     with replacing(options.out) as file:
         writer = csv.writer(file)
         writer.writerow(["name", *SCORES, "calibrated", "error"])
         for batch in tqdm(
-            _read_ahead(files, run["config"].image_size, options.batch_size),
+            _decoded(files, run["config"].image_size, options.batch_size),
             unit="batch",
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
         ):
+            batch_start = time.perf_counter()
             rows = score_batch(detector, [image for _, image, _ in batch if image is not None], calibration)
+            scoring += time.perf_counter() - batch_start
             for image_name, image, error in batch:
                 writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(SCORES) + 1)), error])
                 failed += image is None
-    print(f"{len(files) - failed} of {len(files)} images scored: {options.out}")
+    seconds = time.perf_counter() - start
+    scored = len(files) - failed
+    speed = (
+        f" ({scored / seconds:.1f} images/s from file to row, {scored / scoring:.1f} images/s from tensor to score)"
+        if scored
+        else ""
+    )
+    print(f"{scored} of {len(files)} images scored: {options.out}{speed}")
     if failed:
         print(
             f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",
@@ -113,24 +136,78 @@ def _named_files(paths):
     return files
 
 
-def _read_ahead(files, size, batch_size):
-    """Batches of (name, image or None, error), decoded while the batch before is scored; at most two are held."""
+class _Files(Dataset):
+    """(name, image or None, error) of each of `files`, [(name, path)]."""
 
-    def read(item):
-        name, path = item
+    def __init__(self, files, size):
+        self.files, self.size = files, size
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        name, path = self.files[index]
         try:
-            return name, read_image(path, size), ""
+            return name, read_image(path, self.size), ""
         except ImageError as error:
             return name, None, str(error)
 
-    batches = (files[i : i + batch_size] for i in range(0, len(files), batch_size))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        pending = None
-        for batch in itertools.chain(batches, [None]):
-            submitted = None if batch is None else [pool.submit(read, item) for item in batch]
-            if pending is not None:
-                yield [future.result() for future in pending]
-            pending = submitted
+
+def _decoded(files, size, batch_size):
+    """Batches of (name, image or None, error) in the order of files; many are decoded ahead, in worker processes.
+
+    Raises:
+        UserError: a worker process was killed.
+    """
+    workers = len(files) > MAX_WITHOUT_WORKERS
+    loader = DataLoader(
+        _Files(files, size),
+        batch_size,
+        num_workers=min(8, _cores()) if workers else 0,
+        collate_fn=list,
+        multiprocessing_context=_worker_context() if workers else None,
+    )
+    try:
+        with _interrupt_waits():
+            batches = iter(loader)
+        yield from batches
+    except RuntimeError as error:  # how DataLoader says so; what is wrong with files is part of the batches
+        raise UserError(
+            f"a process that decodes images has died ({error}), usually for want of memory: free some, or use a "
+            "smaller --batch-size"
+        ) from error
+
+
+def _cores():
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _worker_context():
+    """How workers start: never as forks of this process, which has threads. Only this process is to hear Ctrl-C."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fastsquid.data.images"])  # and with it torch, once for all workers
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits, and its workers from it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return context
+
+
+@contextmanager
+def _interrupt_waits():
+    """Ctrl-C takes effect at the end of the block: workers that are left half-started would end in tracebacks."""
+    pressed = []
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""`python -m fastsquid.train`: trains a detector on normal images and leaves a run folder.
+"""`python -m fastsquid.train`: trains a detector on normal images and leaves a run folder, or a group of them.
 
 Without arguments: DigitAnatomy, the `digits` preset, on a GPU if there is one and else on the CPU.
 """
 
 import argparse
 import dataclasses
+import gc
 import hashlib
 import json
 import sys
@@ -18,6 +19,7 @@ from .cli import Parser, add_device_options, choose_device, run_command
 from .config import PRESETS, Config, preset
 from .data import open_data, to_unit
 from .errors import UserError
+from .group import create_group, is_finished, is_group, read_group, report_group, seed_run
 from .loop import Run
 from .metrics import require_both_classes
 from .model import Detector
@@ -29,16 +31,52 @@ def main(arguments=None):
     device = choose_device(options.device)
     if options.resume is not None:
         folder = Path(options.resume)
-        run = ckpt.read_run(folder)
-    else:
-        run = {
-            "config": preset(options.preset, **changes),
-            "seed": options.seed,
-            "skip_unreadable": options.skip_unreadable,
-            "data": None if options.data is None else str(Path(options.data).resolve()),
-        }
-        folder = Path(options.out) if options.out else _free_folder(options.preset)
-        ckpt.refuse_existing(folder)
+        if is_group(folder):
+            return _train_group(folder, read_group(folder), options, device)
+        return _train_single(folder, ckpt.read_run(folder), options, device)
+    run = {
+        "config": preset(options.preset, **changes),
+        "skip_unreadable": options.skip_unreadable,
+        "data": None if options.data is None else str(Path(options.data).resolve()),
+    }
+    folder = Path(options.out) if options.out else _free_folder(options.preset)
+    ckpt.refuse_existing(folder)
+    if options.seeds is not None:
+        return _train_group(folder, {**run, "seeds": options.seeds}, options, device)
+    return _train_single(folder, {**run, "seed": options.seed or 0}, options, device)
+
+
+def _train_single(folder, run, options, device):
+    if not _train_run(folder, run, options, device):
+        return _stopped(folder)
+    print(f"run folder: {folder}")
+
+
+def _train_group(folder, group, options, device):
+    """A run for each seed that has none or an unfinished one, and the summary of all."""
+    for number, seed in enumerate(group["seeds"], 1):
+        run_folder, run = seed_run(folder, group, seed)
+        finished = is_finished(run_folder)
+        print(f"seed {seed} ({number} of {len(group['seeds'])}): {run_folder}{' is finished' * finished}", flush=True)
+        if not finished and not _train_run(run_folder, run, options, device, group):
+            return _stopped(folder)
+        gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
+    report_group(folder)
+    print(f"group folder: {folder}")
+
+
+def _stopped(folder):
+    print(f"\nstopped; go on with: python -m fastsquid.train --resume {folder}")
+    return 130
+
+
+def _train_run(folder, run, options, device, group=None):
+    """Trains one run to its end and reports; False if a signal stopped it before.
+
+    Args:
+        run: config.json of a run that is resumed, or what a new one begins with.
+        group: what a new run's group is to record before there is a run folder, or None.
+    """
     data = _open_data(run)
     fingerprint = _fingerprint(data["train"])
 
@@ -46,7 +84,9 @@ def main(arguments=None):
     detector = Detector(run["config"], options.impl).to(device)
     if options.impl == "triton":  # where it cannot run, say so before there is a run folder
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
-    if options.resume is None:
+    if "fingerprint" not in run:
+        if group is not None:
+            create_group(folder.parent, group)
         ckpt.create_run(folder, **run, fingerprint=fingerprint)
     elif fingerprint != run["fingerprint"]:
         raise UserError(
@@ -54,11 +94,7 @@ def main(arguments=None):
             "put them back, or start a new run"
         )
     compile, precision = _choose_speed(options, device)
-    finished = Run(folder, detector, data, run["seed"], compile, precision).train()
-    if not finished:
-        print(f"\nstopped; go on with: python -m fastsquid.train --resume {folder}")
-        return 130
-    print(f"run folder: {folder}")
+    return Run(folder, detector, data, run["seed"], compile, precision).train()
 
 
 def _choose_speed(options, device):
@@ -105,9 +141,12 @@ def _parse(arguments):
         "--data", help="folder of images, MNIST files, CheXpert or COVIDx release; default: scikit-learn's digits"
     )
     parser.add_argument("--preset", default="digits", help=f"{', '.join(PRESETS)}; default: digits")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of weights, order and augmentation; default: 0")
-    parser.add_argument("--out", help="run folder to make; default: the next free runs/PRESET-N")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, as it was begun")
+    parser.add_argument("--seed", type=_seed, help="seed of weights, order and augmentation; default: 0")
+    parser.add_argument(
+        "--seeds", type=_seed, nargs="+", metavar="SEED", help="a group: a run for each of these, and their mean"
+    )
+    parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
+    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
     )
@@ -143,6 +182,12 @@ def _parse(arguments):
     changes = {f.name: getattr(options, f.name) for f in fields if hasattr(options, f.name)}
     if options.data == "":
         raise UserError("--data is empty: give a folder, or leave it out for DigitAnatomy")
+    if options.seeds is not None:
+        if options.seed is not None:
+            raise UserError("--seed and --seeds are both given: use --seed for one run, --seeds for a group of runs")
+        for seed in options.seeds:
+            if options.seeds.count(seed) > 1:
+                raise UserError(f"--seeds has {seed} more than once: give each seed once")
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
         allowed = ("--resume", "--device", "--impl", "--compile", "--precision")

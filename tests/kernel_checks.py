@@ -98,7 +98,7 @@ def check_read(
 
 
 def check_attention(B, H, W, heads, D, dtype=torch.float64, border="pad", seed=0, scale=1.0, impl="triton"):
-    """The attention of an implementation, dq, dk and dv against the reference in float64; k and v are views of one tensor."""
+    """An implementation's attention, dq, dk and dv against the reference in float64; k and v are views of one."""
     q = randn(B, H, W, heads, D, seed=seed, dtype=dtype, scale=scale)
     k, v = randn(B, H, W, 2, heads, D, seed=seed + 1, dtype=dtype, scale=scale).unbind(3)
     dout = randn(B, H, W, heads, D, seed=seed + 2, dtype=dtype)

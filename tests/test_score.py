@@ -2,7 +2,9 @@
 
 import csv
 import json
+import multiprocessing
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -133,6 +135,74 @@ def test_a_name_that_is_not_utf_8(run, tmp_path, command):
     shutil.copy(XRAYS / "test" / "0000.jpeg", os.fsencode(folder) + b"/caf\xe9.jpeg")
     assert command(score.main, run, folder, "--out", tmp_path / "s.csv")[0] == 0
     assert b"\ncaf\xe9.jpeg," in (tmp_path / "s.csv").read_bytes()
+
+
+def test_worker_processes_change_nothing(run, tmp_path, command, monkeypatch):
+    folder = shutil.copytree(XRAYS / "test", tmp_path / "images")
+    (folder / "0001.jpeg").write_bytes(b"")
+    shutil.copy(folder / "0000.jpeg", os.fsencode(folder) + b"/caf\xe9.jpeg")
+    here = command(score.main, run, folder, "--out", tmp_path / "here.csv", "--batch-size", 2)
+    monkeypatch.setattr(score, "MAX_WITHOUT_WORKERS", 0)
+    monkeypatch.setattr(score, "read_image", None)  # of this process, where nothing is decoded
+    there = command(score.main, run, folder, "--out", tmp_path / "there.csv", "--batch-size", 2)
+    assert here[0] == there[0] == 1 and "1 of 5 images could not be read" in there[2]
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
+def test_a_worker_that_is_killed(run, tmp_path, refused, monkeypatch):
+    def score_batch(*arguments):
+        for process in multiprocessing.active_children():
+            process.kill()
+        return original(*arguments)
+
+    original = score.score_batch
+    monkeypatch.setattr(score, "score_batch", score_batch)
+    monkeypatch.setattr(score, "MAX_WITHOUT_WORKERS", 0)
+    error = refused(score.main, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", 1)
+    assert "a process that decodes images has died" in error and not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_with_workers(run, tmp_path):
+    # As the terminal does: Ctrl-C goes to every process of the group.
+    code = """if True:
+        import os, signal
+        from fastsquid import cli, score
+        score.MAX_WITHOUT_WORKERS = 0
+        score.score_batch = lambda *_: os.killpg(0, signal.SIGINT)
+        cli.run_command(score.main)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", code, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", "1"],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert (result.returncode, result.stderr) == (130, "error: interrupted\n") and not list(tmp_path.iterdir())
+
+
+def test_the_speed(run, tmp_path, command):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "empty.png").touch()
+    code, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
+    assert code == 1 and out == f"0 of 1 images scored: {tmp_path / 's.csv'}\n"
+    shutil.copy(XRAYS / "test" / "0000.jpeg", folder)
+    _, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
+    line = (
+        r"1 of 2 images scored: .*s.csv \(([\d.]+) images/s from file to row, ([\d.]+) images/s from tensor to score\)"
+    )
+    whole, scoring = map(float, re.fullmatch(line, out.splitlines()[-1]).groups())
+    assert 0 < whole <= scoring
+
+
+def test_half_precision(run, tmp_path, command):
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.csv"
+        assert command(score.main, run, XRAYS, "--out", out, "--precision", precision)[0] == 0
+    for full, half in zip(rows_of(tmp_path / "fp32.csv"), rows_of(tmp_path / "bf16.csv")):
+        assert full["name"] == half["name"] and full["residual"] != half["residual"]
+        for name in SCORES:  # measured: within 0.5 %
+            assert float(half[name]) == pytest.approx(float(full[name]), rel=0.02)
 
 
 def test_a_reader_that_has_gone(run, tmp_path):

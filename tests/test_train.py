@@ -1,5 +1,6 @@
 """The train command: what it leaves, the same bits twice, killed and resumed, bad input."""
 
+import csv
 import json
 import os
 import re
@@ -20,17 +21,22 @@ from safetensors.torch import load_file
 
 from fastsquid import checkpoint, loop, train
 from fastsquid.config import preset
+from fastsquid.data import open_data
+from fastsquid.evaluation import score_images
 
 HERE = Path(__file__).parent
 
 
 def test_what_a_run_leaves(unbroken):
-    assert sorted(path.name for path in unbroken.iterdir()) == [
+    # The last detector's scores are written too where another is the best: test_scores_of_both_detectors.
+    assert sorted(path.name for path in unbroken.iterdir() if not path.name.endswith("-last.csv")) == [
         "checkpoint-000002",
         "config.json",
         "curves.png",
         "gallery.png",
         "metrics.jsonl",
+        "scores-test.csv",
+        "scores-val.csv",
         "summary.json",
     ]
     assert sorted(path.name for path in (unbroken / "checkpoint-000002").iterdir()) == [
@@ -177,6 +183,32 @@ def test_resuming_a_finished_run_reports_again(unbroken, tmp_path, command):
         json.loads((run / "summary.json").read_text())["scores"]
         == json.loads((unbroken / "summary.json").read_text())["scores"]
     )
+
+
+def test_scores_of_both_detectors(tmp_path, command, monkeypatch):
+    """Where the best detector is not the last, the scores of both on every image are written."""
+    run, original, epochs = tmp_path / "run", loop.validate, []
+
+    def validate(*arguments):
+        epochs.append(1)
+        result = original(*arguments)
+        return {**result, "discriminator": {**result["discriminator"], "auc": 1 / len(epochs)}}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    assert command(train.main, *tiny(run, "--epochs", "2"))[0] == 0
+    written = {path.name for path in run.glob("scores*")}
+    assert written == {"scores-val.csv", "scores-test.csv", "scores-val-last.csv", "scores-test-last.csv"}
+    data = open_data(XRAYS, 64, splits=("val", "test"))
+    for name in written:
+        detector, *_ = checkpoint.load_run(run, "last" if "last" in name else "best")
+        split = data["val" if "val" in name else "test"]
+        scores = score_images(detector, split.images)
+        with open(run / name, newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["name"] for row in rows] == split.names
+        assert [row["label"] for row in rows] == ([*"000111"] if "val" in name else [""] * 4)
+        for score, values in scores.items():
+            np.testing.assert_allclose([float(row[score]) for row in rows], values, rtol=1e-6)
 
 
 def test_digits_without_arguments(tmp_path, command, monkeypatch):

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import DEVICE, XRAYS
 
 from fastsquid.config import preset
+from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.model import Detector
 from fastsquid.training import Trainer, generator_loss
 
@@ -133,12 +135,13 @@ def test_images_reach_the_networks_in_the_models_range(values, low):
     assert (seen[0] == low).all()
 
 
-def test_bf16_is_near_fp32():
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_bf16_is_near_fp32(system):
     """Mean loss of steps 41 to 50 within 5 %, and nothing that is kept in half precision."""
     means = {}
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        config = preset("simsid", image_size=64, width=4, slots=8, heads=1, lr=1e-3)
+        config = preset(system, image_size=64, width=4, slots=8, heads=1, lr=1e-3)
         t = Trainer(Detector(config), precision=precision)
         t.detector.train()
         images = torch.rand(4, 1, 64, 64)
@@ -150,19 +153,23 @@ def test_bf16_is_near_fp32():
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
-def test_compiled_iteration_is_the_eager_one(monkeypatch):
-    # Traced and differentiated ahead of time, but not compiled to C++, which takes a minute.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_compiled_training_follows_eager(system, monkeypatch):
+    """Every loss within 1e-3 for 10 steps and 2 % over 50, in float32; and the queue is written alike."""
+    if DEVICE == "cpu":  # traced and differentiated ahead of time, but not compiled to C++, which takes a minute
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    few = dict(levels=2, combine=1, skips=1, decoder_memory=1, grid=2)  # layers: tracing takes seconds for each graph
+    config = preset(system, image_size=40, width=4, slots=7, heads=1, shortcut=1.0, **few)
+    images = to_unit(read_images(find_images(XRAYS), 40)[0]).to(DEVICE)
     losses, states = [], []
     for compile in (False, True):
         torch.manual_seed(0)
-        t = Trainer(Detector(preset("digits", width=2, slots=8, shortcut=1.0)), compile=compile)
-        t.detector.train()
-        images = torch.rand(3, 1, 48, 48)
-        losses.append([t.step(images, i) for i in range(3)])
+        t = Trainer(Detector(config).to(DEVICE).train(), compile=compile)
+        losses.append([list(t.step(images, i).values()) for i in range(50)])
         states.append(t.detector.state_dict())
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-6)
-    for name in ("bank", "pointer", "filled"):
+    for i, (eager, compiled) in enumerate(zip(*losses)):
+        torch.testing.assert_close(compiled, eager, rtol=1e-3 if i < 10 else 0.02, atol=1e-8)
+    for name in ("bank", "pointer", "filled") if system == "squid" else ():
         key = f"generator.inpaint.memory.{name}"
-        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-3, atol=1e-4)
-    assert states[1]["generator.inpaint.memory.pointer"] == 6
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=0.02, atol=1e-4)

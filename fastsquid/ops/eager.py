@@ -64,7 +64,7 @@ def _choose(x, bank, filled, k, selection, dtype):
 def _gather(values, weight, index):
     """Weighted sums of the chosen rows of values (R, N, V): (B, R, V)."""
     R, N, V = values.shape
-    rows = index + N * torch.arange(R, device=index.device)[:, None, None]
+    rows = index + torch.arange(0, R * N, N, device=index.device).view(R, 1, 1)
     rows, weight = (t.transpose(0, 1).reshape(-1, t.shape[-1]) for t in (rows, weight))
     out = F.embedding_bag(rows, values.reshape(R * N, V), mode="sum", per_sample_weights=weight)
     return out.unflatten(0, (-1, R))
@@ -96,8 +96,7 @@ class _Read(torch.autograd.Function):
                 found = list(torch.autograd.grad(out, needed, dout, create_graph=True))
                 return found.pop(0) if need_x else None, found.pop(0) if need_bank else None, None, None, None
             xt, dt = x.transpose(0, 1), dout.transpose(0, 1)
-            ds = torch.bmm(dt, bank.transpose(1, 2))
-            ds = y * (ds - (y * ds).sum(-1, keepdim=True))
+            ds = torch._softmax_backward_data(torch.bmm(dt, bank.transpose(1, 2)), y, -1, y.dtype)
             dx = torch.bmm(ds, bank).transpose(0, 1) if need_x else None
             dbank = None
             if need_bank:

@@ -1,0 +1,262 @@
+"""`python -m fastsquid.figures RUN...`: the figures of the papers, from one finished run or from several seeds."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # which scikit-learn requires
+
+from .checkpoint import load_run, read_run
+from .cli import Parser, add_device_options, choose_device, run_command
+from .data import open_data, to_unit
+from .data.digits import is_mnist
+from .drawings import heat_figure, reconstruction_figure, slot_figure, tsne_figure
+from .errors import UserError
+from .evaluation import reported_split, score_images
+from .gradcam import grad_cam
+from .model import SCORES, calibrated
+from .plots import histogram_figure, precision_recall_figure, roc_figure, save_figure
+
+LARGEST = 300_000  # bytes of a PNG
+POINTS = 750  # slots, and as many patch features, that t-SNE is given: less than half a minute on two cores
+
+
+def main(arguments=None):
+    parser = Parser(
+        prog="python -m fastsquid.figures",
+        description="Draw the figures of the papers: ROC and precision-recall curves (of several seeds their mean), "
+        "and of the first run reconstructions, Grad-CAM, t-SNE and use of the memory, and histograms of the scores.",
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run folders of one configuration and data, such as runs/mine/seed-*"
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder for the figures; default: RUN/figures; several runs need it"
+    )
+    parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
+    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: each run's best, where it has one")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
+    )
+    add_device_options(parser)
+    options = parser.parse_args(arguments)
+    if len(options.runs) > 1 and options.out is None:
+        raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
+
+    device = choose_device(options.device)
+    first = _agreeing(options.runs)
+    source = options.data or first["data"]
+    skip = options.skip_unreadable or first["skip_unreadable"]
+    data = open_data(source, first["config"].image_size, first["seed"], skip)
+    runs = [_Loaded(run, options.checkpoint, options.impl, device) for run in options.runs]
+    folder = Path(options.out or Path(options.runs[0]) / "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    if skipped := sum(split.skipped for split in data.values()):
+        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}")
+    for name, figure in draw_figures(runs, data):
+        if isinstance(figure, str):
+            print(f"{name} skipped: {figure}")
+        else:
+            save_figure(figure, folder / name, LARGEST)
+            print(folder / name)
+
+
+class _Loaded:
+    """A run's detector, its seed and calibration, and the words that say which it is."""
+
+    def __init__(self, folder, checkpoint, impl, device):
+        self.detector, run, state, name = load_run(folder, checkpoint, impl, device)
+        self.calibration, self.seed = state[name]["calibration"], run["seed"]
+        if self.calibration is None:
+            raise UserError(
+                f"{folder} has not finished: its scores are not calibrated yet; "
+                f"go on with python -m fastsquid.train --resume {folder}"
+            )
+        self.title = f"{run['config'].preset}, seed {run['seed']}, {name} checkpoint (epoch {state[name]['epoch']})"
+
+
+def draw_figures(runs, data):
+    """Yields the name of each figure's file, and the figure or the reason why there is none.
+
+    Args:
+        runs: `_Loaded` runs of one configuration; all but the curves are of the first.
+        data: splits by name.
+
+    Raises:
+        DivergedError: a detector gives scores that are not finite.
+    """
+    run = runs[0]
+    try:
+        labelled = reported_split(data)
+        reason = "no labelled images"
+    except UserError as error:
+        labelled, reason = None, str(error)
+    name = labelled or next(name for name in ("test", "val", "train") if name in data)
+    split = data[name]
+    scores = score_images(run.detector, split.images)
+    where = f"{run.title}, {name} split"
+
+    if labelled is None:
+        yield "roc.png", reason
+        yield "precision_recall.png", reason
+    else:
+        every = [scores, *(score_images(other.detector, split.images) for other in runs[1:])]
+        stacked = {score: np.stack([one[score] for one in every]) for score in SCORES}
+        seeds = ", ".join(str(one.seed) for one in runs)
+        which = where if len(runs) == 1 else f"{run.detector.config.preset}, seeds {seeds}, {name} split"
+        yield "roc.png", roc_figure(split.labels, stacked, which)
+        yield "precision_recall.png", precision_recall_figure(split.labels, stacked, which)
+
+    chosen = choose_images(split)
+    captions = _captions(split, chosen, scores["discriminator"][chosen], run.calibration["discriminator"])
+    images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(run.detector.parameters()).device)
+    student, teacher = reconstruct(run.detector, images)
+    heat = grad_cam(run.detector, images)[:, None]
+    images, student, heat = (pictures[:, 0].cpu().numpy() for pictures in (images, student, heat))
+    teacher = None if teacher is None else teacher[:, 0].cpu().numpy()
+    yield "reconstructions.png", reconstruction_figure(images, student, teacher, captions, where)
+    side = -(-run.detector.config.image_size // 32)  # of the discriminator's last maps
+    coarse = f"{where}; {side} x {side} cells, interpolated"
+    yield "gradcam.png", heat_figure(images, student, heat, captions, coarse)
+
+    if run.detector.generator.inpaint is None:
+        yield "memory_tsne.png", "this configuration has no in-painting memory"
+        yield "slot_usage.png", "this configuration has no in-painting memory"
+    else:
+        memory = run.detector.generator.inpaint.memory
+        queries = read_memory(run.detector, split.images)
+        slots = memory.bank.detach()[:, : int(memory.filled) if memory.kind == "queue" else None].float().cpu().numpy()
+        yield "memory_tsne.png", tsne_figure(*embed(slots, queries), run.detector.config.grid, where)
+        usage = {key: value.cpu().numpy() for key, value in memory.usage().items()}
+        share = memory.reads[:, : slots.shape[1]].cpu().numpy() / len(queries)
+        yield "slot_usage.png", slot_figure(share, usage, where)
+
+    yield "score_histograms.png", histogram_figure(_by_group(run.detector, data, name, scores), where)
+
+
+def choose_images(split):
+    """Indices of up to eight images: four normal and four abnormal ones, evenly spread; the first without labels."""
+    if split.labels is None:
+        return np.arange(min(8, len(split)))
+    labels = split.labels.numpy()
+    return np.concatenate([_spread(np.flatnonzero(labels == label), 4) for label in (0, 1)])
+
+
+def reconstruct(detector, images):
+    """What student and teacher draw for images (B, 1, H, W) in [0, 1]: the same each; the teacher's None without it."""
+    with torch.no_grad():
+        drawn = detector.generator(detector.to_range(images), teacher=True)
+    return detector.from_range(drawn.student), None if drawn.teacher is None else detector.from_range(drawn.teacher)
+
+
+def read_memory(detector, images, batch_size=64):
+    """Reads the in-painting memory for images, and for nothing else: its `usage()` is afterwards of these.
+
+    Args:
+        detector: a `Detector` in eval mode that has an in-painting block.
+        images: uint8 or uint16 (N, 1, H, W).
+
+    Returns:
+        the queries, float32 numpy (N, R, C); where the memory is global, (N * P, 1, C).
+    """
+    memory, device = detector.generator.inpaint.memory, next(detector.parameters()).device
+    memory.reset_usage()
+    queries = []
+    handle = memory.register_forward_pre_hook(lambda module, inputs: queries.append(inputs[0].float().cpu()))
+    try:
+        with torch.no_grad():
+            for batch in images.split(batch_size):
+                detector.generator(detector.to_range(to_unit(batch.to(device))))
+    finally:
+        handle.remove()
+    return torch.cat(queries).numpy()
+
+
+def embed(slots, queries, most=POINTS):
+    """t-SNE of memory slots and patch features together, of at most `most` each, evenly over regions.
+
+    Args:
+        slots: (R, N, C).
+        queries: (M, R, C).
+
+    Returns:
+        points float32 (K, 2), the region of each (K,), and which of them are slots, bool (K,).
+
+    Source: SQUID Figure 4; van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
+    """
+    parts, regions = [], []
+    for vectors in (slots, queries.transpose(1, 0, 2)):
+        flat = vectors.reshape(-1, vectors.shape[2])
+        kept = _spread(np.arange(len(flat)), most)
+        parts.append(flat[kept])
+        regions.append(kept // vectors.shape[1])
+    points = np.concatenate(parts)
+    # Perplexity counts neighbours: at most a third of the points can be near.
+    perplexity = min(30, max((len(points) - 1) / 3, 1))
+    with threadpool_limits(1):  # sums in one order; and where cores are busy, more threads take longer
+        embedded = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    return embedded, np.concatenate(regions), np.arange(len(points)) < len(parts[0])
+
+
+def _agreeing(folders):
+    """config.json of the first run, after runs that are not its other seeds are refused."""
+    runs = [read_run(folder) for folder in folders]
+    resolved = [Path(folder).resolve() for folder in folders]
+    for i, (folder, run) in enumerate(zip(folders, runs)):
+        if resolved[i] in resolved[:i]:
+            raise UserError(f"{folder} is given twice: give each run once")
+        ours, theirs = (one["config"].to_dict() for one in (runs[0], run))
+        for name in ours:
+            if ours[name] != theirs[name]:
+                raise UserError(
+                    f"{folder} is of another configuration than {folders[0]}: {name} is {theirs[name]!r} there and "
+                    f"{ours[name]!r} here; give runs that differ in their seed"
+                )
+        drawn = run["data"] is None or is_mnist(Path(run["data"]))  # DigitAnatomy's training images are the seed's
+        if run["fingerprint"] != runs[0]["fingerprint"] and not (drawn and run["data"] == runs[0]["data"]):
+            raise UserError(f"{folder} was trained on other images than {folders[0]}: give runs of the same data")
+    return runs[0]
+
+
+def _spread(indices, count):
+    """At most `count` of the indices, evenly spaced."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)]
+
+
+def _captions(split, chosen, scores, calibration):
+    """What each image is, and its raw and calibrated score."""
+    shown = calibrated(torch.from_numpy(scores).double(), **calibration).tolist()
+    captions = []
+    for i, score, probability in zip(chosen, scores, shown):
+        if split.labels is None:
+            what = Path(split.names[i]).name[-18:]
+        else:
+            what = split.kinds[i] if split.kinds is not None else ("normal", "abnormal")[split.labels[i]]
+        captions.append(f"{what}\nscore {score:#.4g}\ncalibrated {probability:.2f}")
+    return captions
+
+
+def _by_group(detector, data, name, scores):
+    """{score: {group: (N,)}} of the training images, and of the split that `scores` are of."""
+    split = data[name]
+    groups = {score: {} for score in SCORES}
+    if "train" in data:
+        for score, values in (scores if name == "train" else score_images(detector, data["train"].images)).items():
+            groups[score]["training"] = values
+    if name != "train":
+        for score, values in scores.items():
+            if split.labels is None:
+                groups[score]["unlabelled"] = values
+            else:
+                labels = split.labels.numpy()
+                groups[score] |= {
+                    group: values[labels == label]
+                    for label, group in enumerate(("normal", "abnormal"))
+                    if label in labels
+                }
+    return groups
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,379 @@
+"""Groups of runs: `train --seeds`, its resumption and summary, and the compare command."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from conftest import TINY, files_of, tiny
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from fastsquid import checkpoint, compare, group, loop, train
+from fastsquid import evaluate as evaluate_command
+from fastsquid.config import preset
+from fastsquid.data import Split
+from fastsquid.errors import UserError
+from fastsquid.evaluation import read_scores, write_scores
+from fastsquid.files import write_json
+from fastsquid.metrics import evaluate
+from fastsquid.model import SCORES
+
+SEEDS = ("0", "1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A group of two seeds, an epoch each, that nothing interrupted; a test that changes it takes a copy."""
+    folder = tmp_path_factory.mktemp("groups") / "trained"
+    assert train.main([str(a) for a in tiny(folder, "--epochs", "1", "--seeds", *SEEDS)]) is None
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def left(folder):
+    """Bytes of every score CSV and of the summary of a group, and what each seed's checkpoint and metrics hold."""
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("scores-*.csv")}
+    runs = {path.name: files_of(path) for path in folder.glob("seed-*")}
+    return {**files, **runs, "summary": (folder / "summary.json").read_bytes()}
+
+
+def test_a_group_of_ordinary_runs(trained, tmp_path, command):
+    assert sorted(path.name for path in trained.iterdir()) == ["group.json", "seed-0", "seed-1", "summary.json"]
+    assert command(train.main, *tiny(tmp_path / "run", "--epochs", "1", "--seed", "1"))[0] == 0
+    alone, inside = tmp_path / "run", trained / "seed-1"
+    assert (
+        files_of(alone) == files_of(inside)
+        and (alone / "config.json").read_text() == (inside / "config.json").read_text()
+    )
+    for name in ("scores-val.csv", "scores-test.csv"):
+        assert (alone / name).read_bytes() == (inside / name).read_bytes()
+
+
+def test_the_summary_is_of_the_scores(trained, command):
+    """Every number again from the CSVs, with scikit-learn and the standard library."""
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["seeds"] == [0, 1] and summary["split"] == "val"
+    assert summary["images"] == {"normal": 3, "abnormal": 3, "skipped": 0}
+    found = {}
+    for seed, run in zip(SEEDS, summary["runs"]):
+        rows = rows_of(trained / f"seed-{seed}" / "scores-val.csv")
+        state = json.loads((checkpoint.latest_checkpoint(trained / f"seed-{seed}") / "state.json").read_text())
+        labels = [int(row["label"]) for row in rows]
+        for score in SCORES:
+            values = [float(row[score]) for row in rows]
+            called = np.array(values) >= state["best"]["validation"][score]["threshold"]
+            auc = roc_auc_score(labels, values)
+            assert run["auc"][score]["value"] == pytest.approx(auc, abs=1e-12)
+            assert run["auc"][score]["low"] <= auc <= run["auc"][score]["high"]
+            for name, value in (
+                ("auc", auc),
+                ("accuracy", accuracy_score(labels, called)),
+                ("f1", f1_score(labels, called)),
+            ):
+                found.setdefault((score, name), []).append(value)
+    for (score, name), values in found.items():
+        assert summary["scores"][score][name]["mean"] == pytest.approx(statistics.fmean(values), abs=1e-12)
+        assert summary["scores"][score][name]["std"] == pytest.approx(statistics.stdev(values), abs=1e-12)
+
+
+def test_unlabelled_images_are_scored_too(trained):
+    rows = rows_of(trained / "seed-0" / "scores-test.csv")
+    assert [row["name"] for row in rows] == [f"000{i}.jpeg" for i in range(4)]
+    assert not list(trained.rglob("scores-*-last.csv")), "the best detector is the last"
+    assert all(row["label"] == "" and all(np.isfinite(float(row[score])) for score in SCORES) for row in rows)
+
+
+def test_an_interrupted_group_ends_as_an_unbroken_one(trained, tmp_path, command, monkeypatch):
+    """Stopped in the first of two seeds: it goes on, and the second begins."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/squid-small-0").mkdir(parents=True)
+    folder, original, steps = Path("runs/squid-small-1"), loop.Trainer.step, []
+
+    def step(self, images, iteration):
+        steps.append(iteration)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, iteration)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    code, out, _ = command(train.main, *TINY, "--epochs", "1", "--seeds", *SEEDS)
+    assert code == 130 and f"python -m fastsquid.train --resume {folder}\n" in out
+    assert sorted(path.name for path in folder.iterdir()) == ["group.json", "seed-0"]
+    code, out, _ = command(train.main, "--resume", folder)
+    assert code == 0 and f"group folder: {folder}" in out
+    assert steps == 2 * [0, 1, 2], "no step was repeated or left out"
+    assert left(folder) == left(trained)
+
+
+def test_a_run_killed_before_its_summary_reports_again(trained, tmp_path, command, monkeypatch):
+    """And a finished one is left alone."""
+    folder = shutil.copytree(trained, tmp_path / "group")
+    for name in ("summary.json", "seed-1/summary.json", "seed-1/scores-val.csv"):
+        (folder / name).unlink()
+    monkeypatch.setattr(loop.Trainer, "step", None)
+    code, out, _ = command(train.main, "--resume", folder)
+    assert code == 0 and f"{folder}/seed-0 is finished" in out and f"{folder}/seed-1 is finished" not in out
+    assert left(folder) == left(trained)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--seeds", "0", "--seed", "0"], "use --seed for one run, --seeds for a group of runs"),
+        (["--seeds", "1", "2", "01"], "--seeds has 1 more than once"),
+        (["--seeds", "0", "one"], "'one' should be a whole number from 0 to 2**64 - 1"),
+        (["--seeds", "-1"], "'-1' should be a whole number"),
+        (["--seeds"], "expected at least one argument"),
+        (["--seeds", "0", "--data", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(train.main, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_group_that_exists_or_is_changed(trained, tmp_path, refused):
+    assert "exists: choose another --out" in refused(train.main, *tiny(trained, "--seeds", "0"))
+    assert "--seeds cannot be changed in a resumed run" in refused(train.main, "--resume", trained, "--seeds", "5")
+    folder = shutil.copytree(trained, tmp_path / "group")
+    shutil.rmtree(folder / "seed-1")
+    shutil.copytree(folder / "seed-0", folder / "seed-1")
+    assert "seed-1 is no run of this group: its seed is" in refused(train.main, "--resume", folder)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda record: "no json", "is damaged: it is not JSON"),
+        (lambda record: "[]", "is not a group of this version"),
+        (lambda record: json.dumps({**record, "format": 0}), "is not a group of this version"),
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "data"}), "it has no data"),
+        (lambda record: json.dumps({**record, "seeds": [0, "1"]}), "its seeds should be"),
+        (lambda record: json.dumps({**record, "seeds": []}), "its seeds should be"),
+        (lambda record: json.dumps({**record, "config": {"slot": 3}}), "did you mean slots?"),
+    ],
+)
+def test_a_damaged_record(trained, tmp_path, refused, change, message):
+    record = json.loads((trained / "group.json").read_text())
+    (tmp_path / "group.json").write_text(change(record))
+    assert message in refused(train.main, "--resume", tmp_path)
+
+
+# Groups whose scores are given
+
+
+def made(folder, seeds, scores, labels=None, names=None, split="test", report=None):
+    """A finished group without training: scores (seeds, N), the same for every score of `SCORES`."""
+    labels = np.arange(scores.shape[1]) % 3 // 2 if labels is None else labels  # a third is abnormal
+    names = [f"{i}.png" for i in range(len(labels))] if names is None else names
+    record = {"config": preset("digits"), "data": None, "skip_unreadable": False}
+    group.create_group(folder, {**record, "seeds": seeds})
+    data = {split: Split(torch.zeros(len(labels), 1, 1, 1), torch.as_tensor(labels), names)}
+    for seed, row in zip(seeds, np.float32(scores)):
+        run = folder / f"seed-{seed}"
+        checkpoint.create_run(run, **record, seed=seed, fingerprint="")
+        write_scores(run, data, {split: dict.fromkeys(SCORES, row)})
+        summary = {"preset": "digits", "split": split, "images": {"normal": 1, "abnormal": 1}, "checkpoint": {}}
+        write_json(run / "summary.json", {**summary, "scores": {s: evaluate(labels, row) for s in SCORES}})
+    return folder
+
+
+def noisy(seeds, images, shift, seed):
+    """Scores (seeds, images), rounded so that some tie, of abnormal images `shift` above those of normal ones."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=images) + shift * (np.arange(images) % 3 // 2)
+    return np.round(common + rng.normal(size=(seeds, images)) / 2, 1)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two groups of 3 and 4 seeds on 90 images."""
+    return made(tmp_path / "a", [0, 1, 2], noisy(3, 90, 0.5, 0)), made(tmp_path / "b", [0, 1, 2, 3], noisy(4, 90, 1, 1))
+
+
+def result_of(first, second):
+    return compare.compare(*(compare.read_scored(folder, "residual") for folder in (first, second)))
+
+
+def test_scores_are_read_as_they_were_written(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {score: np.float32(rng.normal(size=4) * 10.0 ** rng.integers(-20, 20)) for score in SCORES}
+    names = ["a, b.png", 'a "b".png', "caf\udce9.png", "ä.png"]
+    data = {"val": Split(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 1, 0]), names)}
+    write_scores(tmp_path, data, {"val": values}, "-last")
+    found, labels, scores = read_scores(tmp_path / "scores-val-last.csv")
+    assert found == names and labels.tolist() == [0, 1, 1, 0]
+    assert all((scores[score].astype(np.float32) == values[score]).all() for score in SCORES)
+
+
+def test_compare_meets_scipy_and_scikit_learn(pair):
+    result = result_of(*pair)
+    aucs, scores = [], []
+    for folder in pair:
+        rows = [rows_of(path) for path in sorted(folder.rglob("scores-test.csv"))]
+        labels = np.array([int(row["label"]) for row in rows[0]])
+        scores.append([np.array([float(row["residual"]) for row in run]) for run in rows])
+        aucs.append([roc_auc_score(labels, values) for values in scores[-1]])
+    assert result["difference"] == pytest.approx(np.mean(aucs[1]) - np.mean(aucs[0]), abs=1e-12)
+    welch = scipy.stats.ttest_ind(aucs[1], aucs[0], equal_var=False)
+    assert (result["t"], result["p"]) == pytest.approx((welch.statistic, welch.pvalue), rel=1e-9)
+    # The interval by a loop over resamples of its own, hence only nearly the same.
+    rng, differences = np.random.default_rng(5), []
+    for _ in range(1000):
+        abnormal, normal = (rng.choice(np.flatnonzero(labels == label), (labels == label).sum()) for label in (1, 0))
+        means = []
+        for group_scores in scores:
+            pairs = [(values[abnormal][:, None], values[normal]) for values in group_scores]
+            means.append(np.mean([np.mean((a > n) + 0.5 * (a == n)) for a, n in pairs]))
+        differences.append(means[1] - means[0])
+    assert (result["low"], result["high"]) == pytest.approx(np.percentile(differences, [2.5, 97.5]), abs=0.02)
+
+
+def test_both_groups_are_judged_by_the_same_resamples(tmp_path):
+    """Other numbers in the same order have the same AUC on any images: no difference in any resample."""
+    scores = noisy(2, 90, 0.5, 0)
+    result = result_of(made(tmp_path / "a", [0, 1], scores), made(tmp_path / "b", [5, 6], np.exp(scores)))
+    assert (result["difference"], result["low"], result["high"], result["t"], result["p"]) == (0, 0, 0, 0, 1)
+
+
+def test_identical_groups_do_not_differ(pair, command):
+    code, out, _ = command(compare.main, pair[0], pair[0])
+    assert code == 0 and "+0.000" in out and "[+0.000, +0.000]" in out and "p = 1\n" in out
+    assert out.endswith(f"No difference between {pair[0]} and {pair[0]} is shown.\n")
+
+
+def test_a_known_difference_is_found(tmp_path, command):
+    poor, good = (
+        made(tmp_path / "a", [0, 1, 2], noisy(3, 90, 0, 0)),
+        made(tmp_path / "b", [0, 1, 2], noisy(3, 90, 2, 0)),
+    )
+    for order, sign in (((poor, good), "+"), ((good, poor), "-")):
+        code, out, _ = command(compare.main, *order, "--score", "residual")
+        difference = result_of(*order)["difference"]
+        assert code == 0 and "test split: 60 normal, 30 abnormal; AUC of residual" in out
+        assert f"{sign}{abs(difference):.3f}" in out and abs(difference) > 0.2
+        assert f"{good} has a higher AUC than {poor} by {abs(difference):.3f}: more than the choice of images or" in out
+
+
+def test_single_runs_have_no_welch_test(pair, command):
+    code, out, _ = command(compare.main, pair[0] / "seed-1", pair[1])
+    assert code == 0 and "not defined, since it needs two seeds or more in each group" in out
+    assert result_of(pair[0] / "seed-1", pair[1])["p"] is None
+
+
+def test_seeds_that_do_not_vary_have_no_welch_test(tmp_path, command):
+    scores = noisy(1, 90, 0.5, 0)
+    groups = (made(tmp_path / f"{seeds}", list(range(seeds)), np.repeat(scores, seeds, 0)) for seeds in (2, 3))
+    code, out, _ = command(compare.main, *groups)
+    assert code == 0 and "not defined, since the AUC is the same for every seed of both groups" in out
+    assert out.endswith("is shown.\n")
+
+
+@pytest.mark.parametrize(
+    "low, high, p, sentence",
+    [
+        (0.01, 0.05, 0.01, "b has a higher AUC than a by 0.030: more than the choice of images or that of seeds"),
+        (
+            0.01,
+            0.05,
+            0.2,
+            "b has a higher AUC than a by 0.030: more than the choice of images explains, but other seeds",
+        ),
+        (0.01, 0.05, None, "b has a higher AUC than a by 0.030: more than the choice of images explains; what other"),
+        (-0.01, 0.07, 0.01, "b has a higher AUC than a by 0.030: more than the choice of seeds explains, but other im"),
+        (-0.01, 0.07, 0.2, "No difference between a and b is shown."),
+        (-0.01, 0.07, None, "No difference between a and b is shown."),
+    ],
+)
+def test_the_conclusion(low, high, p, sentence):
+    assert compare.conclusion("a", "b", {"difference": 0.03, "low": low, "high": high, "p": p}).startswith(sentence)
+
+
+def test_groups_of_other_images_are_not_compared(tmp_path, refused):
+    scores, labels = noisy(2, 6, 1, 0), np.array([0, 0, 1, 0, 0, 1])
+    first = made(tmp_path / "a", [0, 1], scores, labels)
+    others = {
+        "names": dict(names=[*"01234", "x"]),
+        "labels": dict(labels=np.array([0, 0, 1, 0, 1, 1])),
+        "count": dict(labels=np.array([0, 0, 1, 0, 1])),
+        "split": dict(split="val"),
+    }
+    found = {}
+    for name, options in others.items():
+        options = {"labels": labels, **options}
+        second = made(tmp_path / name, [0, 1], scores[:, : len(options["labels"])], **options)
+        found[name] = refused(compare.main, first, second)
+        assert f"{first} and {second} did not score the same images" in found[name]
+    assert "'0.png' with label 0 in one is '0' with label 0 in the other" in found["names"]
+    assert "'4.png' with label 0 in one is '4.png' with label 1 in the other" in found["labels"]
+    assert "6 and 5 of the test split" in found["count"]
+    assert "the test split in one, the val split in the other" in found["split"]
+    shutil.copy(tmp_path / "labels/seed-1/scores-test.csv", first / "seed-1/scores-test.csv")
+    assert f"{first}/seed-0 and {first}/seed-1 did not score" in refused(compare.main, first, first)
+
+
+def test_what_cannot_be_compared(pair, tmp_path, refused):
+    def refusal(*arguments):
+        return refused(compare.main, pair[0], *arguments)
+
+    assert "required: GROUP" in refusal()
+    assert "--score: invalid choice: 'auc'" in refusal(pair[1], "--score", "auc")
+    assert "nowhere is not a run folder" in refusal("nowhere")
+    assert f"has no config.json; give the folder that fastsquid.train wrote, such as {pair[0] / 'seed-0'}" in refused(
+        evaluate_command.main, pair[0]
+    )
+    scores, summary = (pair[1] / "seed-2" / name for name in ("scores-test.csv", "summary.json"))
+    text = scores.read_text()
+    for damaged, message in (
+        (text.replace("residual", "residue"), "has no residual scores: choose --score discriminator or"),
+        (text.replace(",1,", ",,"), "each row should be a name, a label 0 or 1, and finite scores"),
+        (text.replace(",1,", ",0,"), "has no abnormal ones"),
+        (text.rpartition(",")[0], "is damaged"),
+        (text.replace("0.png,0,", "0.png,0,nan"), "is damaged"),
+        (text.splitlines()[0], "is damaged"),
+        ("", "is damaged"),
+    ):
+        scores.write_text(damaged)
+        sentence = refusal(pair[1], "--score", "residual")
+        assert message in sentence and str(scores) in sentence
+    scores.unlink()
+    assert f"{scores} is missing: python -m fastsquid.train --resume {pair[1] / 'seed-2'}" in refusal(pair[1])
+    record = json.loads(summary.read_text())
+    write_json(summary, {**record, "split": None})
+    assert "seed-2 has no labelled images to compare" in refusal(pair[1])
+    summary.write_text("{}")
+    assert f"{summary} is not what a run leaves" in refusal(pair[1])
+    summary.unlink()
+    assert f"{pair[1]} is not finished (seed 2): go on with python -m fastsquid.train --resume" in refusal(pair[1])
+
+
+def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
+    folder = made(tmp_path / "one", [7], noisy(1, 90, 1, 0))
+    group.report_group(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["scores"]["residual"]["auc"]["std"] is None and summary["scores"]["residual"]["f1"] is None
+    assert "1 seed on the test split" in capsys.readouterr().out
+    for path in folder.glob("seed-*/summary.json"):
+        write_json(path, {**json.loads(path.read_text()), "split": None, "images": None, "scores": {}})
+    group.report_group(folder)
+    assert "no labelled images" in capsys.readouterr().out
+
+
+def test_a_summary_of_runs_on_other_images(tmp_path):
+    folder = made(tmp_path / "a", [0, 1], noisy(2, 90, 1, 0))
+    path = folder / "seed-1" / "summary.json"
+    write_json(path, {**json.loads(path.read_text()), "split": "val"})
+    with pytest.raises(UserError, match="seed-1 was evaluated on other images than .*seed-0"):
+        group.report_group(folder)
