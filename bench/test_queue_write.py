@@ -28,14 +28,17 @@ def test_queue_write(compare, device, shape, variant):
         memory = SpaceAwareMemory(shape.R, shape.N, shape.C, kind="queue").to(device)
         bank = memory.bank.clone()
 
+        def commit(rows):
+            memory._noted = rows
+            memory.commit()
+
         def prepare(i):
             memory.pointer.fill_(first)
-            memory._noted = rows
             return rows
 
         variants = {
             "published": Variant(prepare, lambda rows: baselines.queue_write(bank, first, rows)),
-            "torch": Variant(prepare, lambda rows: memory.commit()),
+            "torch": Variant(prepare, commit),
         }
         for variant in variants.values():
             variant.run(variant.prepare(0))

@@ -1,22 +1,17 @@
 """`python -m fastsquid.score RUN IMAGE|FOLDER... --out scores.csv`: anomaly scores of any number of images."""
 
 import csv
-import multiprocessing
-import os
-import signal
 import sys
 import time
-from contextlib import contextmanager
-from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .checkpoint import load_run
 from .cli import Parser, add_device_options, choose_device, run_command
-from .data.images import ImageError, find_images, read_image, to_unit
+from .data.decoding import decoded
+from .data.images import find_images, to_unit
 from .errors import UserError
 from .files import replacing
 from .model import SCORES, calibrated
@@ -70,7 +65,7 @@ def main(arguments=None):
         writer = csv.writer(file)
         writer.writerow(["name", *SCORES, "calibrated", "error"])
         for batch in tqdm(
-            _decoded(files, run["config"].image_size, options.batch_size),
+            decoded(files, run["config"].image_size, options.batch_size),
             unit="batch",
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
@@ -134,80 +129,6 @@ def _named_files(paths):
         else:
             raise UserError(f"{path} does not exist")
     return files
-
-
-class _Files(Dataset):
-    """(name, image or None, error) of each of `files`, [(name, path)]."""
-
-    def __init__(self, files, size):
-        self.files, self.size = files, size
-
-    def __len__(self):
-        return len(self.files)
-
-    def __getitem__(self, index):
-        name, path = self.files[index]
-        try:
-            return name, read_image(path, self.size), ""
-        except ImageError as error:
-            return name, None, str(error)
-
-
-def _decoded(files, size, batch_size):
-    """Batches of (name, image or None, error) in the order of files; many are decoded ahead, in worker processes.
-
-    Raises:
-        UserError: a worker process was killed.
-    """
-    workers = len(files) > MAX_WITHOUT_WORKERS
-    loader = DataLoader(
-        _Files(files, size),
-        batch_size,
-        num_workers=min(8, _cores()) if workers else 0,
-        collate_fn=list,
-        multiprocessing_context=_worker_context() if workers else None,
-    )
-    try:
-        with _interrupt_waits():
-            batches = iter(loader)
-        yield from batches
-    except RuntimeError as error:  # how DataLoader says so; what is wrong with files is part of the batches
-        raise UserError(
-            f"a process that decodes images has died ({error}), usually for want of memory: free some, or use a "
-            "smaller --batch-size"
-        ) from error
-
-
-def _cores():
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _worker_context():
-    """How workers start: never as forks of this process, which has threads. Only this process is to hear Ctrl-C."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastsquid.data.images"])  # and with it torch, once for all workers
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits, and its workers from it
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    return context
-
-
-@contextmanager
-def _interrupt_waits():
-    """Ctrl-C takes effect at the end of the block: workers that are left half-started would end in tracebacks."""
-    pressed = []
-    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

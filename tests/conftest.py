@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Tests that run beside each other (pytest -n) share the cores, and what they start does too: threads that wait for
+# each other's core take many times as long. Before anything imports torch.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 import pytest
 import torch
 

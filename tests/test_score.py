@@ -18,7 +18,7 @@ from PIL import Image
 
 from fastsquid import evaluate, loop, score, train
 from fastsquid.checkpoint import load_run
-from fastsquid.data import read_image, to_unit
+from fastsquid.data import decoding, read_image, to_unit
 from fastsquid.model import SCORES
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
@@ -142,8 +142,8 @@ def test_worker_processes_change_nothing(run, tmp_path, command, monkeypatch):
     (folder / "0001.jpeg").write_bytes(b"")
     shutil.copy(folder / "0000.jpeg", os.fsencode(folder) + b"/caf\xe9.jpeg")
     here = command(score.main, run, folder, "--out", tmp_path / "here.csv", "--batch-size", 2)
-    monkeypatch.setattr(score, "MAX_WITHOUT_WORKERS", 0)
-    monkeypatch.setattr(score, "read_image", None)  # of this process, where nothing is decoded
+    monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
+    monkeypatch.setattr(decoding, "read_image", None)  # of this process, where nothing is decoded
     there = command(score.main, run, folder, "--out", tmp_path / "there.csv", "--batch-size", 2)
     assert here[0] == there[0] == 1 and "1 of 5 images could not be read" in there[2]
     assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed(run, tmp_path, refused, monkeypatch):
 
     original = score.score_batch
     monkeypatch.setattr(score, "score_batch", score_batch)
-    monkeypatch.setattr(score, "MAX_WITHOUT_WORKERS", 0)
+    monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
     error = refused(score.main, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", 1)
     assert "a process that decodes images has died" in error and not list(tmp_path.iterdir())
 
@@ -165,10 +165,11 @@ def test_a_worker_that_is_killed(run, tmp_path, refused, monkeypatch):
 def test_an_interrupt_with_workers(run, tmp_path):
     # As the terminal does: Ctrl-C goes to every process of the group.
     code = """if True:
-        import os, signal
+        import os, signal, time
         from fastsquid import cli, score
-        score.MAX_WITHOUT_WORKERS = 0
-        score.score_batch = lambda *_: os.killpg(0, signal.SIGINT)
+        from fastsquid.data import decoding
+        decoding.MAX_WITHOUT_WORKERS = 0
+        score.score_batch = lambda *_: (os.killpg(0, signal.SIGINT), time.sleep(60))
         cli.run_command(score.main)
     """
     result = subprocess.run(

@@ -1,0 +1,97 @@
+"""Image files decoded beside what is done with them: in worker processes, batch after batch."""
+
+import multiprocessing
+import os
+import signal
+from contextlib import contextmanager, nullcontext
+from multiprocessing import forkserver
+
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from .images import ImageError, read_image
+
+# Up to so many files are decoded between batches instead of beside them: worker processes take two seconds to start.
+MAX_WITHOUT_WORKERS = 256
+
+
+class _Files(Dataset):
+    """(name, image or None, error) of each of `files`, [(name, path)]."""
+
+    def __init__(self, files, size):
+        self.files, self.size = files, size
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        name, path = self.files[index]
+        try:
+            return name, read_image(path, self.size), ""
+        except ImageError as error:
+            return name, None, str(error)
+
+
+def decoded(files, size, batch_size):
+    """Decodes image files in their order; many of them ahead of their use, in worker processes.
+
+    Args:
+        files: [(name, path)].
+        size: side of the square images in pixels.
+        batch_size: of the files, the last batch may hold fewer.
+
+    Yields:
+        batches, lists of (name, image as `read_image` gives it or None, what was wrong with the file or "").
+
+    Raises:
+        UserError: a worker process was killed.
+    """
+    workers = len(files) > MAX_WITHOUT_WORKERS
+    loader = DataLoader(
+        _Files(files, size),
+        batch_size,
+        num_workers=min(8, _cores()) if workers else 0,
+        collate_fn=list,
+        multiprocessing_context=_worker_context() if workers else None,
+    )
+    try:
+        with _interrupt_waits() if workers else nullcontext():
+            batches = iter(loader)
+        yield from batches
+    except RuntimeError as error:  # how DataLoader says so; what is wrong with files is part of the batches
+        raise UserError(
+            f"a process that decodes images has died ({error}), usually for want of memory: free some, or use a "
+            "smaller --batch-size"
+        ) from error
+
+
+def _cores():
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _worker_context():
+    """How workers start: never as forks of this process, which has threads. Only this process is to hear Ctrl-C."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fastsquid.data.images"])  # and with it torch, once for all workers
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits, and its workers from it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return context
+
+
+@contextmanager
+def _interrupt_waits():
+    """Ctrl-C takes effect at the end of the block: workers that are left half-started would end in tracebacks."""
+    pressed = []
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
