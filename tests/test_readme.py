@@ -62,9 +62,11 @@ def test_speeds_are_the_committed_ones():
         "scores of 16 X-rays, `simsid`": ("scoring", "simsid 16"),
         "in-painting block, 2 x 2, forward and backward": ("inpainting block", "squid 2x2"),
         "in-painting block, 4 x 4, forward and backward": ("inpainting block", "simsid 4x4"),
+        "memory read, 16 x 100 x 512, forward and backward": ("memory read", "B16-R16-N100-C512"),
     }
     for name, case in named.items():
         theirs, ours = times[(*case, "published")], times[(*case, "torch")]
-        row = re.search(re.escape(f"| {name} | ") + r"(\d+) \| (\d+) \| ([\d.]+)x \|", README)
+        row = re.search(re.escape(f"| {name} | ") + r"([\d.]+) \| ([\d.]+) \| ([\d.]+)x \|", README)
         assert row, name
-        assert row.groups() == (f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"), name
+        digits = 0 if theirs >= 20 else 1
+        assert row.groups() == (f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{theirs / ours:.2f}"), name
