@@ -48,6 +48,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.on_gpu = torch.cuda.is_available() and not config.getoption("on_cpu")
     config.addinivalue_line("markers", "large: on a GPU or with --sweep")
+    config.addinivalue_line("markers", "sweep: a size around the papers', to see how time grows")
     config.addinivalue_line("markers", "smallest: with --smallest only")
 
 
@@ -156,9 +157,7 @@ def _selected(request, params):
 
 @pytest.fixture(scope="session")
 def results(pytestconfig, device):
-    table = Results(pytestconfig, device)
-    yield table
-    table.write()
+    return Results(pytestconfig, device)
 
 
 class Results:
@@ -199,10 +198,9 @@ class Results:
         if samples.memory is not None:
             row["peak_memory_mb"] = samples.memory / 2**20
         self.rows[key] = {name: f"{v:.5g}" if isinstance(v, float) else v for name, v in row.items()}
+        self._write()  # at once: what is stopped keeps what it has measured
 
-    def write(self):
-        if not self.rows:
-            return
+    def _write(self):
         rows = {}
         if self.path.exists():
             with open(self.path, newline="", encoding="utf-8") as file:

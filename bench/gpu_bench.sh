@@ -22,13 +22,17 @@ installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kerne
 if ! "$python" -c "$installed" 2>/dev/null; then
     "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
 fi
-# What matters most first: each part keeps its rows, also where the time ends within the next.
+# What matters most first, the sweeps last: a row is written when it is measured, and stays where the time ends.
 failed=0
-for part in memory_read neighbor_attention inpainting decoder_memory training scoring queue_write; do
+measure() {
     # shellcheck disable=SC2086
-    timeout $((SECONDS < 460 ? 460 - SECONDS : 1)) "$python" -m pytest "bench/test_$part.py" --benchmark \
+    timeout $((SECONDS < 460 ? 460 - SECONDS : 1)) "$python" -m pytest "$@" --benchmark \
         "${options[@]}" $results --benchmark-disable-gc --benchmark-quiet -q -p no:cacheprovider || failed=1
+}
+for part in memory_read neighbor_attention training scoring inpainting decoder_memory queue_write; do
+    measure "bench/test_$part.py" -m "not sweep"
 done
+[[ ${SMALLEST:-} ]] || measure bench/test_memory_read.py bench/test_neighbor_attention.py -m sweep
 csv=${1:-$(ls -t bench/results/*.csv | head -n 1)}
 "$python" bench/report.py "$csv" && sed -n '1,/^$/d;p' "${csv%.csv}-table.md" | tail -n 60
 exit "$failed"

@@ -13,7 +13,8 @@ TOP_K = 5
 SHAPES = [
     *(pytest.param(shape, marks=pytest.mark.smallest, id=str(shape)) for shape in SMALLEST_READS),
     *(pytest.param(shape, id=str(shape)) for shape in READS),
-    *(pytest.param(shape, marks=pytest.mark.large, id=str(shape)) for shape in LARGE_READS + READ_SWEEP),
+    *(pytest.param(shape, marks=pytest.mark.large, id=str(shape)) for shape in LARGE_READS),
+    *(pytest.param(shape, marks=[pytest.mark.large, pytest.mark.sweep], id=str(shape)) for shape in READ_SWEEP),
 ]
 
 

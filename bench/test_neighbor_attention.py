@@ -13,7 +13,8 @@ from fastsquid.ops.reference import are_neighbors
 SHAPES = [
     *(pytest.param(shape, marks=pytest.mark.smallest, id=str(shape)) for shape in SMALLEST_GRIDS),
     *(pytest.param(shape, id=str(shape)) for shape in GRIDS),
-    *(pytest.param(shape, marks=pytest.mark.large, id=str(shape)) for shape in LARGE_GRIDS + GRID_SWEEP),
+    *(pytest.param(shape, marks=pytest.mark.large, id=str(shape)) for shape in LARGE_GRIDS),
+    *(pytest.param(shape, marks=[pytest.mark.large, pytest.mark.sweep], id=str(shape)) for shape in GRID_SWEEP),
 ]
 MASKED = [
     pytest.param(shape, marks=pytest.mark.smallest if shape in SMALLEST_GRIDS else pytest.mark.large, id=str(shape))

@@ -16,9 +16,6 @@ from .errors import UserError
 from .files import replacing
 from .model import SCORES, calibrated
 
-# Up to so many images are decoded between batches, not beside them: worker processes take a second or two to start.
-MAX_WITHOUT_WORKERS = 256
-
 
 def main(arguments=None):
     parser = Parser(

@@ -144,10 +144,12 @@ def read(path):
 
 
 def run(*arguments, **environment):
+    # It is no worker of this pytest, where this one is.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *map(str, arguments)],
         cwd=BENCH.parent,
-        env={**os.environ, **environment},
+        env={**ours, **environment},
         capture_output=True,
         text=True,
     )

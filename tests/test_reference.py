@@ -301,6 +301,27 @@ def test_gradients_of_what_needs_them_under_autocast_and_twice(needed):
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.parametrize("cast_backward", [False, True])
+def test_autocast_changes_no_gradient_of_the_torch_path(cast_backward):
+    leaves = [t.float().requires_grad_() for t in inputs()[:2]]
+    dout = inputs()[2].float()
+    results = []
+    for cast in (False, True):
+        with torch.autocast("cpu", dtype=bf16, enabled=cast):
+            out = read_on_the_torch_path(*leaves, 3)[0]
+        with torch.autocast("cpu", dtype=bf16, enabled=cast and cast_backward):
+            results.append([out, *torch.autograd.grad(out, leaves, dout)])
+    assert all(torch.equal(a, b) and a.dtype == f32 for a, b in zip(*results))
+
+
+def test_a_patch_that_is_not_finite_reaches_its_neighbours_only():
+    q, k, v = (randn(1, 4, 4, 1, 3, seed=seed) for seed in range(3))
+    k[0, 0, 0] = torch.nan
+    for attend in (reference.neighbor_attention, attend_on_the_torch_path):
+        broken = attend(q, k, v).isnan().flatten(3).any(-1)[0]
+        assert broken.nonzero().tolist() == [[0, 1], [1, 0], [1, 1]]
+
+
 def inputs():
     return randn(4, 2, 6), randn(2, 9, 6, seed=1), randn(4, 2, 6, seed=2)
 

@@ -58,7 +58,10 @@ def decoded(files, size, batch_size):
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
         yield from batches
-    except RuntimeError as error:  # how DataLoader says so; what is wrong with files is part of the batches
+    except RuntimeError as error:
+        if not workers:
+            raise
+        # DataLoader's word for it; what is wrong with files is part of the batches.
         raise UserError(
             f"a process that decodes images has died ({error}), usually for want of memory: free some, or use a "
             "smaller --batch-size"

@@ -106,7 +106,7 @@ class _Read(torch.autograd.Function):
 
 
 def neighbor_attention(q, k, v, border):
-    """As `reference.neighbor_attention`."""
+    """As `reference.neighbor_attention`, but that a value which is not finite reaches the whole grid of its image."""
     height, width = q.shape[1:3]
     if height * width > MAX_DENSE_PATCHES:
         return reference.neighbor_attention(q, k, v, border)
@@ -116,7 +116,8 @@ def neighbor_attention(q, k, v, border):
         near = reference.are_neighbors(height, width, q.device)
         # One more key of logit 0, as often as neighbours are absent; a value of 0 is no value.
         absent = (8 - near.sum(1, keepdim=True)) * (border == "pad")
-        bias = torch.cat([near, absent], dim=1).to(dtype).log()
-        logits = F.pad(queries @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5, (0, 1)) + bias
+        count = torch.cat([near, absent], dim=1)
+        logits = F.pad(queries @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5, (0, 1))
+        logits = logits.masked_fill(count == 0, -torch.inf) + count.clamp_min(1).to(dtype).log()
         attended = logits.softmax(-1)[..., :-1] @ values
         return attended.transpose(1, 2).unflatten(1, (height, width)).to(q.dtype)

@@ -1,7 +1,7 @@
 """Every operation in plain PyTorch: the definition, the CPU path, and the truth that kernels are tested against.
 
-Scores, softmax and weights are computed in float32 at least, whatever the storage dtype, and under autocast too; the
-memory read in float64 in inference mode on a CPU.
+Scores, softmax and weights are computed in float32 at least, whatever the storage dtype, and under autocast too (but
+PyTorch wants backward called outside it); the memory read in float64 in inference mode on a CPU.
 """
 
 import torch
