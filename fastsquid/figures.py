@@ -14,6 +14,7 @@ from .data.digits import is_mnist
 from .drawings import heat_figure, reconstruction_figure, slot_figure, tsne_figure
 from .errors import UserError
 from .evaluation import reported_split, score_images
+from .gallery import choose_images, spread
 from .gradcam import grad_cam
 from .model import SCORES, calibrated
 from .plots import histogram_figure, precision_recall_figure, roc_figure, save_figure
@@ -135,14 +136,6 @@ def draw_figures(runs, data):
     yield "score_histograms.png", histogram_figure(_by_group(run.detector, data, name, scores), where)
 
 
-def choose_images(split):
-    """Indices of up to eight images: four normal and four abnormal ones, evenly spread; the first without labels."""
-    if split.labels is None:
-        return np.arange(min(8, len(split)))
-    labels = split.labels.numpy()
-    return np.concatenate([_spread(np.flatnonzero(labels == label), 4) for label in (0, 1)])
-
-
 def reconstruct(detector, images):
     """What student and teacher draw for images (B, 1, H, W) in [0, 1]: the same each; the teacher's None without it."""
     with torch.no_grad():
@@ -188,7 +181,7 @@ def embed(slots, queries, most=POINTS):
     parts, regions = [], []
     for vectors in (slots, queries.transpose(1, 0, 2)):
         flat = vectors.reshape(-1, vectors.shape[2])
-        kept = _spread(np.arange(len(flat)), most)
+        kept = spread(np.arange(len(flat)), most)
         parts.append(flat[kept])
         regions.append(kept // vectors.shape[1])
     points = np.concatenate(parts)
@@ -217,11 +210,6 @@ def _agreeing(folders):
         if run["fingerprint"] != runs[0]["fingerprint"] and not (drawn and run["data"] == runs[0]["data"]):
             raise UserError(f"{folder} was trained on other images than {folders[0]}: give runs of the same data")
     return runs[0]
-
-
-def _spread(indices, count):
-    """At most `count` of the indices, evenly spaced."""
-    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)]
 
 
 def _captions(split, chosen, scores, calibration):

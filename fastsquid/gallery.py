@@ -20,7 +20,7 @@ def draw_gallery(detector, split, calibration, path):
         calibration: mean and std by score name.
         path: PNG to write.
     """
-    chosen = torch.as_tensor(_choose(split))
+    chosen = torch.as_tensor(choose_images(split))
     images = to_unit(split.images[chosen])
     scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
     titles = []
@@ -34,19 +34,22 @@ def draw_gallery(detector, split, calibration, path):
     _draw(images[:, 0].numpy(), reconstructions[:, 0].cpu().numpy(), titles, cells, path)
 
 
-def _choose(split):
-    """Indices of the images to show."""
+def choose_images(split):
+    """Indices of at most eight images to show, evenly spaced.
+
+    Of a labelled split four normal and four abnormal ones, one of each kind where kinds are known.
+    """
     if split.labels is None:
-        return _spread(np.arange(len(split)), 8)
+        return spread(np.arange(len(split)), 8)
     labels = split.labels.numpy()
     normal, abnormal = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     if split.kinds is not None:
         kinds = np.asarray(split.kinds)
-        abnormal = np.concatenate([_spread(np.flatnonzero(kinds == kind), 1) for kind in sorted(set(kinds[abnormal]))])
-    return np.concatenate([_spread(normal, 4), _spread(abnormal, 4)])
+        abnormal = np.concatenate([spread(np.flatnonzero(kinds == kind), 1) for kind in sorted(set(kinds[abnormal]))])
+    return np.concatenate([spread(normal, 4), spread(abnormal, 4)])
 
 
-def _spread(indices, count):
+def spread(indices, count):
     """At most `count` of the indices, evenly spaced; a single one from the middle."""
     count = min(count, len(indices))
     return indices[[(2 * i + 1) * len(indices) // (2 * count) for i in range(count)]]

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 from contextlib import contextmanager, nullcontext
-from multiprocessing import forkserver
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -77,6 +76,8 @@ def _worker_context():
     """How workers start: never as forks of this process, which has threads. Only this process is to hear Ctrl-C."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # of systems that have it
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fastsquid.data.images"])  # and with it torch, once for all workers
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits, and its workers from it
