@@ -1,0 +1,97 @@
+"""Where an image is abnormal: maps of what the model computes anyway, calibrated on normal images.
+
+Both papers name localisation as what they cannot do (SQUID 6). A place counts as abnormal where it differs from its own
+values in healthy images, so that an edge that is drawn badly in every image does not.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .data.images import to_unit
+from .gradcam import grad_cam
+from .patches import to_patches
+
+
+def raw_maps(detector, images):
+    """What is known of every pixel, larger = more abnormal.
+
+    Args:
+        detector: a `Detector` in eval mode.
+        images: float (B, 1, H, W) in [0, 1], on the detector's device.
+
+    Returns:
+        dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
+        the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
+        there is an in-painting memory; `grad_cam` where there is a discriminator.
+    """
+    size, grid = images.shape[-1], detector.config.grid
+    with torch.no_grad():
+        inputs = detector.to_range(images)
+        out = detector.generator(inputs)
+        seen, drawn = detector.from_range(inputs), detector.from_range(out.student)
+        maps = {"residual": smooth((seen - drawn) ** 2, size / 32)[:, 0]}
+        if out.memory_distance is not None:
+            distance = out.memory_distance.view(-1, 1, grid, grid)
+            maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
+    if detector.discriminator is not None:
+        maps["grad_cam"] = grad_cam(detector, images)
+    return {name: values.float() for name, values in maps.items()}
+
+
+def smooth(images, deviation):
+    """Images (B, 1, H, W) convolved with a Gaussian of so many pixels; the border counts what is inside."""
+    radius = math.ceil(3 * deviation)
+    x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-(x**2) / (2 * deviation**2))
+
+    def blur(images):
+        images = F.conv2d(images, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        return F.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, radius))
+
+    return blur(images) / blur(torch.ones_like(images[:1]))
+
+
+def calibrate_maps(detector, images, batch_size=64):
+    """Mean and standard deviation of every map at every pixel, over normal images.
+
+    A deviation counts at least as much as the map's mean one, so that places that hardly ever vary decide nothing.
+
+    Args:
+        detector: a `Detector` in eval mode.
+        images: uint8 or uint16 (N, 1, H, W), normal ones.
+
+    Returns:
+        {map: (mean (H, W), standard deviation (H, W))}.
+    """
+    sums, device = {}, next(detector.parameters()).device
+    for batch in images.split(batch_size):
+        for name, values in raw_maps(detector, to_unit(batch.to(device))).items():
+            moments = torch.stack([values.double().sum(0), values.double().square().sum(0)])
+            sums[name] = sums.get(name, 0) + moments
+    result = {}
+    for name, moments in sums.items():
+        mean, square = moments / len(images)
+        deviation = (square - mean**2).clamp_min(0).sqrt()
+        result[name] = mean.float(), deviation.clamp_min(deviation.mean()).clamp_min(1e-12).float()
+    return result
+
+
+def anomaly_maps(detector, images, calibration):
+    """Maps in standard deviations from what is normal at each pixel.
+
+    Args:
+        detector, images: as `raw_maps`.
+        calibration: as `calibrate_maps` gives it.
+
+    Returns:
+        dict of float32 (B, H, W), the maps of `raw_maps`.
+    """
+    raw = raw_maps(detector, images)
+    return {name: (values - calibration[name][0]) / calibration[name][1] for name, values in raw.items()}
+
+
+def by_cell(maps, side):
+    """Mean of maps (B, H, W) over each of side x side cells: (B, side * side), row by row."""
+    return to_patches(maps[:, None], side).mean((1, 2, 3)).view(len(maps), -1)

@@ -1,0 +1,119 @@
+"""Changes that are no anomaly, and the synthetic one, against definitions written out here."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastsquid.data.perturb import PERTURBATIONS, with_opacity
+
+
+@pytest.fixture
+def images():
+    """Noise, an image of the middle greys alone, black, white, and a step."""
+    images = torch.rand(5, 1, 40, 40)
+    images[1] = 0.3 + 0.4 * images[1]
+    images[2], images[3] = 0, 1
+    images[4, :, :, :17], images[4, :, :, 17:] = 0, 1
+    return images
+
+
+def resized(rows, size):
+    """Rows (n, m) -> (size, m): bilinear, a triangle as wide as the coarser pixels around each new pixel's centre."""
+    scale = len(rows) / size
+    distance = np.abs(np.arange(len(rows)) + 0.5 - (np.arange(size)[:, None] + 0.5) * scale)
+    weights = np.maximum(0, 1 - distance / max(scale, 1))
+    return weights / weights.sum(1, keepdims=True) @ rows
+
+
+def framed(image, size):
+    return resized(resized(image, size).T, size).T
+
+
+def expected(name, image):
+    """The perturbation of one image (S, S), in float64."""
+    kind, parameter = name.split()[:2]
+    if kind == "gamma":
+        return np.exp(float(parameter) * np.log(np.maximum(image, 1e-300)))
+    if kind == "contrast":
+        return np.clip(image.mean() + float(parameter) * (image - image.mean()), 0, 1)
+    edge = max(1, round(len(image) * float(parameter) / 100))
+    return framed(image[edge:-edge, edge:-edge] if kind == "crop" else np.pad(image, edge), len(image))
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_each_is_its_definition(name, images):
+    for batch in (images, torch.rand(3, 1, 64, 64), torch.rand(3, 1, 9, 9)):
+        for image, mine in zip(batch.double()[:, 0].numpy(), PERTURBATIONS[name](batch)[:, 0].numpy()):
+            np.testing.assert_allclose(mine, expected(name, image), atol=2e-6)
+
+
+@pytest.mark.parametrize("change", PERTURBATIONS.values(), ids=PERTURBATIONS)
+def test_range_shape_type_and_batch(change, images):
+    before = images.clone()
+    for kind in (torch.float32, torch.float64):
+        changed = change(images.to(kind))
+        assert changed.dtype == kind and changed.shape == images.shape
+        assert changed.min() >= 0 and changed.max() <= 1 + 1e-6  # resizing's weights sum to 1 but for rounding
+        alone = torch.cat([change(image[None]) for image in images.to(kind)])
+        torch.testing.assert_close(changed, alone, atol=1e-6, rtol=0)
+        assert (changed - images)[0].abs().max() > 0.01
+    assert torch.equal(images, before)
+
+
+def test_what_they_mean(images):
+    at = {name: change(images) for name, change in PERTURBATIONS.items()}
+    # Below 1 a gamma brightens, above it darkens; black and white stay.
+    assert (at["gamma 0.8"][0] >= images[0]).all() and (at["gamma 1.25"][0] <= images[0]).all()
+    for name in ("gamma 0.8", "gamma 1.25"):
+        assert torch.equal(at[name][2:4], images[2:4])
+    # Where nothing is cut, contrast keeps the mean and multiplies the deviation.
+    for name, factor in (("contrast 0.8", 0.8), ("contrast 1.2", 1.2)):
+        assert at[name][1].mean() == pytest.approx(images[1].mean().item(), abs=1e-6)
+        assert at[name][1].std() == pytest.approx(factor * images[1].std().item(), rel=1e-5)
+    # 5 % of 40 are 2 pixels: a bright edge of 2 is cropped away, and a black one of almost 2 is added.
+    edge = torch.ones(1, 1, 40, 40)
+    edge[..., 2:-2, 2:-2] = 0
+    assert torch.equal(PERTURBATIONS["crop 5 %"](edge), torch.zeros(1, 1, 40, 40))
+    white = at["pad 5 %"][3, 0]
+    assert (white[0] < 1e-6).all() and (white[:, -1] < 1e-6).all() and (white[3:-3, 3:-3] > 1 - 1e-6).all()
+    # The step, at 17 of 40: cropping moves it away from the centre, padding towards it.
+    for name, place in (("crop 5 %", 15 * 40 / 36), ("pad 5 %", 19 * 40 / 44)):
+        row = at[name][4, 0, 20, 5:30]
+        assert 5 + (row < 0.5).sum() == pytest.approx(place, abs=0.6)
+
+
+def test_opacity():
+    images = 0.1 + 0.8 * torch.rand(50, 1, 32, 32)
+    opaque = with_opacity(images)
+    assert opaque.dtype == torch.float32 and opaque.shape == images.shape
+    assert torch.equal(opaque, with_opacity(images)) and with_opacity(images.double()).dtype == torch.float64
+    other = with_opacity(images, seed=1)
+    for a, b, c in zip(images, opaque, other):
+        assert (a - b).abs().max() > 0.01 and (b - c).abs().max() > 0.01
+    assert 0 <= opaque.min() and opaque.max() <= 1
+    for extreme in (0, 1):
+        assert 0 <= with_opacity(images * 0 + extreme).min() <= with_opacity(images * 0 + extreme).max() <= 1
+
+
+def test_where_an_opacity_is():
+    """On grey it is a disc that all points of it agree on: its centre, its size, its sign."""
+    shift = (with_opacity(torch.full((60, 1, 64, 64), 0.5), seed=3) - 0.5)[:, 0].double().numpy()
+    y, x = np.mgrid[:64, :64] / 64
+    largest, signs = [], []
+    for one in shift:
+        sign = np.sign(one[np.unravel_index(np.abs(one).argmax(), one.shape)])
+        assert (sign * one >= 0).all()
+        signs.append(sign)
+        size = np.abs(one)
+        row, column = np.unravel_index(size.argmax(), size.shape)
+        assert 0.1 <= y[row, 0] + 1e-9 and y[row, 0] <= 0.9 + 1 / 64 and 0.1 <= x[0, column] + 1 / 64 <= 0.9 + 2 / 64
+        largest.append(2 * size.max())  # half the way to white or black on grey 0.5
+        distance = np.hypot(y - y[row, column], x - x[row, column])
+        assert size[distance > 0.65].max(initial=0) < 1e-4
+        # A Gaussian's logarithm is a parabola: its deviation from the points that are above rounding.
+        clear = size > 0.02
+        terms = np.stack([y**2 + x**2, y, x, np.ones_like(x)], -1)[clear]
+        curvature, *_ = np.linalg.lstsq(terms, np.log(size[clear]), rcond=None)[0]
+        assert 0.05 - 1e-3 <= (-2 * curvature) ** -0.5 <= 0.15 + 1e-3
+    assert 0.19 < min(largest) < 0.25 and 0.45 < max(largest) <= 0.5 + 1e-6
+    assert {-1, 1} == set(signs)
