@@ -49,6 +49,10 @@ def test_sizes_labels_and_names(splits):
 
 
 def test_every_cell_is_what_its_kind_says(splits, digits):
+    check_cells(splits, digits)
+
+
+def check_cells(splits, digits):
     """Each cell traced back to its handwritten digit: right value, right cells, and no digit in two splits."""
     index, values = digits
     allowed = {"train": range(0, 1000), "val": range(1000, 1200), "test": range(1200, 1797)}
@@ -113,6 +117,32 @@ def test_validation_and_test_are_the_same_for_every_seed_and_train_is_not(splits
     assert not torch.equal(trains[0], trains[1]) and not torch.equal(trains[1], trains[2])
     again = open_data(size=TRUE_SIZE, seed=1, splits=("train",))
     assert list(again) == ["train"] and torch.equal(again["train"].images, trains[1])
+
+
+@pytest.mark.parametrize("share, kinds", [(0.1, (25, 25, 25, 25)), (0.3, (75,) * 4), (0.006, (2, 2, 1, 1))])
+def test_contamination_replaces_a_share_of_the_training_images(splits, digits, share, kinds):
+    """The normal images before it are those of the seed; nothing else changes."""
+    contaminated = open_data(size=TRUE_SIZE, contamination=share)
+    train, normal = contaminated["train"], 1000 - sum(kinds)
+    assert len(train) == 1000 and Counter(train.kinds) == {"normal": normal, **dict(zip(KINDS[1:], kinds))}
+    assert torch.equal(train.images[:normal], splits["train"].images[:normal])
+    assert train.labels.tolist() == [0] * normal + [1] * sum(kinds)
+    assert train.names[-1] == "train-0999-zero"
+    for name in ("val", "test"):
+        assert torch.equal(contaminated[name].images, splits[name].images)
+    check_cells({"train": train}, digits)
+
+
+def test_contamination_of_nothing_changes_nothing(splits):
+    train = open_data(size=TRUE_SIZE, splits=("train",), contamination=0.0)["train"]
+    assert torch.equal(train.images, splits["train"].images) and train.kinds == ["normal"] * 1000
+
+
+def test_contamination_is_the_seeds():
+    first, again, other = (
+        open_data(size=9, seed=seed, splits=("train",), contamination=0.5)["train"].images for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again) and not torch.equal(first[500:], other[500:])
 
 
 def test_any_integer_is_a_seed():

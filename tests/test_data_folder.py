@@ -47,6 +47,88 @@ def test_train_opens_normal_only(xrays, monkeypatch):
     assert sorted(opened) == find_images(xrays / "train" / "NORMAL")
 
 
+@pytest.fixture
+def ill(xrays):
+    """Eight normal training images, and three and two of two abnormal classes; each file has a grey of its own."""
+    shutil.rmtree(xrays / "train")
+    for i in range(8):
+        put(xrays / "train" / "Normal" / f"{i}.png", i)
+    for i in range(3):
+        put(xrays / "train" / "PNEUMONIA" / "sub" / f"{i}.png", 100 + i)
+    for i in range(2):
+        put(xrays / "train" / "COVID" / f"{i}.png", 200 + i)
+    return xrays
+
+
+@pytest.mark.parametrize("share, abnormal", [(0.1, 1), (0.25, 2), (0.5, 4), (0.6, 5)])
+def test_contamination_replaces_a_share_of_the_training_images(ill, monkeypatch, share, abnormal):
+    opened, original = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(Path(path)) or original(path))
+    train = open_data(ill, size=8, splits=("train",), contamination=share)["train"]
+    assert len(train) == len(set(train.names)) == len(train.images) == 8
+    assert train.labels.tolist() == [0] * (8 - abnormal) + [1] * abnormal and train.labels.dtype == torch.int64
+    classes = [name.split("/")[0] for name in train.names]
+    assert [name != "Normal" for name in classes] == train.labels.bool().tolist()
+    assert sorted(opened) == sorted(ill / "train" / name for name in train.names), "no other is decoded"
+    first = {"Normal": 0, "PNEUMONIA": 100, "COVID": 200}
+    greys = [first[name.split("/")[0]] + int(Path(name).stem) for name in train.names]
+    assert train.images[:, 0, 0, 0].tolist() == greys
+
+
+def test_contamination_is_the_seeds_and_grows(ill):
+    def names(seed, share):
+        train = open_data(ill, size=8, seed=seed, splits=("train",), contamination=share)["train"]
+        return train.names[: -train.labels.sum()], train.names[-train.labels.sum() :]
+
+    assert names(0, 0.5) == names(0, 0.5)
+    drawn = [names(seed, 0.5) for seed in range(4)]
+    for part in (0, 1):
+        assert len({tuple(split[part]) for split in drawn}) > 1
+    less, more = names(0, 0.25), names(0, 0.5)
+    assert set(more[0]) < set(less[0]) and set(less[1]) < set(more[1])
+    assert len(open_data(ill, size=8, seed=-1, splits=("train",), contamination=0.5)["train"]) == 8
+
+
+def test_contamination_leaves_validation_and_test_alone(ill):
+    clean, contaminated = (open_data(ill, size=16, contamination=share) for share in (0, 0.5))
+    for name in ("val", "test"):
+        assert contaminated[name].names == clean[name].names
+        assert torch.equal(contaminated[name].images, clean[name].images)
+    assert contaminated["val"].labels.tolist() == [0] * 3 + [1] * 3 and contaminated["test"].labels is None
+
+
+def test_without_contamination_abnormal_training_images_are_not_touched(ill):
+    for path in find_images(ill / "train" / "PNEUMONIA") + find_images(ill / "train" / "COVID"):
+        path.write_bytes(b"corrupt")
+    train = open_data(ill, size=8, contamination=0.0)["train"]
+    assert train.labels.tolist() == [0] * 8 and train.images[:, 0, 0, 0].tolist() == list(range(8))
+    with pytest.raises(ImageError, match="--skip-unreadable"):
+        open_data(ill, size=8, contamination=0.5)
+
+
+def test_too_few_abnormal_images_to_contaminate_with(ill):
+    sentence = "0.7 of the 8 training images needs 6 abnormal ones, but .*train has 5 .* use contamination <= 0.62"
+    with pytest.raises(UserError, match=sentence):
+        open_data(ill, size=8, contamination=0.7)
+    for name in ("PNEUMONIA", "COVID"):
+        shutil.rmtree(ill / "train" / name)
+    with pytest.raises(
+        UserError, match="needs 4 abnormal ones, but .* has 0 beside NORMAL: .* use contamination <= 0$"
+    ):
+        open_data(ill, size=8, contamination=0.5)
+
+
+def test_contamination_of_a_source_without_abnormal_training_images(xrays, tmp_path):
+    put(tmp_path / "plain" / "a.png")
+    put(tmp_path / "covidx" / "train" / "a.png")
+    (tmp_path / "covidx" / "train.txt").write_text("1 a.png COVID-19 cohen\n")
+    put(tmp_path / "chexpert" / "train" / "a.png")
+    (tmp_path / "chexpert" / "train.csv").write_text("Path,Pneumonia\n")
+    for root in (tmp_path / "plain", tmp_path / "covidx", tmp_path / "chexpert", xrays / "val"):
+        with pytest.raises(UserError, match=f"{root.name} does not have apart: give a folder with train/NORMAL beside"):
+            open_data(root, size=8, contamination=0.1)
+
+
 def test_only_the_splits_asked_for_are_read(xrays):
     for path in [*find_images(xrays / "train"), *find_images(xrays / "test")]:
         path.write_bytes(b"corrupt")

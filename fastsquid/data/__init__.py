@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, splits=SPLITS):
+def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, splits=SPLITS, contamination=0.0):
     """Opens the data at a path, recognised by what is there.
 
     None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, CheXpert's train.csv
@@ -35,27 +35,36 @@ def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, 
     Args:
         path: folder, or None.
         size: side of the square images in pixels.
-        seed: draws DigitAnatomy's training images; nothing else depends on it.
+        seed: draws DigitAnatomy's training images, and which images contamination replaces by which; nothing else
+            depends on it.
         skip_unreadable: leave out files that cannot be read, counted in Split.skipped, instead of raising.
         splits: the splits to read; no others are decoded.
+        contamination: share of the training images, in [0, 1), that is abnormal; their number does not change. More
+            of it at the same seed keeps the abnormal images of less. 0 opens no abnormal training image.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
 
     Raises:
         ImageError: a file that cannot be read.
-        UserError: no such folder, no images in it, or anything else wrong with the source.
+        UserError: no such folder, no images in it, contamination of a source without abnormal training images, or
+            anything else wrong with the source.
     """
     if path is None:
-        return open_digits(None, size, seed, splits)
+        return open_digits(None, size, seed, splits, contamination)
     root = Path(path)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"{root} {what}: give a folder of images, or none for DigitAnatomy")
     if is_mnist(root):
-        return open_digits(root, size, seed, splits)
+        return open_digits(root, size, seed, splits, contamination)
+    if contamination and (is_chexpert(root) or is_covidx(root) or not (root / "train").is_dir()):
+        raise UserError(
+            f"contamination = {contamination} needs abnormal training images, which {root} does not have apart: give "
+            "a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
+        )
     if is_chexpert(root):
         return open_chexpert(root, size, skip_unreadable, splits)
     if is_covidx(root):
         return open_covidx(root, size, skip_unreadable, splits)
-    return open_folder(root, size, skip_unreadable, splits)
+    return open_folder(root, size, seed, skip_unreadable, splits, contamination)

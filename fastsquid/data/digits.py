@@ -20,7 +20,7 @@ KINDS = ("normal", "missing", "swapped", "flipped", "zero")
 COUNTS = {"train": (1000, 0, 0, 0, 0), "val": (100, 25, 25, 25, 25), "test": (200, 50, 50, 50, 50)}  # of each kind
 
 
-def open_digits(root, size, seed, splits):
+def open_digits(root, size, seed, splits, contamination):
     """Draws DigitAnatomy; the splits share no handwritten digit.
 
     Of the digits for training the last sixth is kept for validation. `seed` draws the training images; validation and
@@ -30,6 +30,8 @@ def open_digits(root, size, seed, splits):
         root: Path of a folder with MNIST idx files, or None for scikit-learn's digits.
         size: side of the images; drawn at the next multiple of 3, and resized where that is another.
         splits: the splits to draw.
+        contamination: share of the training images that is abnormal, its kinds in equal parts; the normal images
+            before them are those that the seed draws without it.
 
     Returns:
         dict of split name to Split: uint8 images, labels, cells and kinds; names like "test-0007-swapped".
@@ -45,9 +47,9 @@ def open_digits(root, size, seed, splits):
         absent = set(range(10)) - set(values[pools[name]].tolist())
         if absent:
             raise UserError(f"{root} has no digit {min(absent)} for the {name} images: use the complete MNIST files")
+    counts = {**COUNTS, "train": _contaminated(COUNTS["train"], contamination)}
     return {
-        name: _draw(name, digits[pools[name]], values[pools[name]], size, np.random.default_rng(seeds[name]))
-        for name in splits
+        name: _draw(name, counts[name], digits[pools[name]], values[pools[name]], size, seeds[name]) for name in splits
     }
 
 
@@ -56,9 +58,16 @@ def is_mnist(root):
     return any(_find(root, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
 
 
-def _draw(name, digits, values, size, rng):
-    """The Split of COUNTS[name] images from a pool of digits, uint8 (P, h, w), and their values, (P,)."""
-    kinds = [kind for kind, count in zip(KINDS, COUNTS[name]) for _ in range(count)]
+def _contaminated(counts, contamination):
+    """Counts of each kind with a share of the normal images replaced by the four kinds evenly, earlier ones first."""
+    abnormal = round(contamination * counts[0])
+    return (counts[0] - abnormal, *((abnormal + 3 - i) // 4 for i in range(4)))
+
+
+def _draw(name, counts, digits, values, size, seed):
+    """The Split of so many images of each kind from a pool of digits, uint8 (P, h, w), and their values, (P,)."""
+    rng = np.random.default_rng(seed)
+    kinds = [kind for kind, count in zip(KINDS, counts) for _ in range(count)]
     pick = _picker(digits, values, -(-size // 3), rng)
     images, cells = zip(*(_anatomy(kind, pick, rng) for kind in kinds))
     if size % 3:

@@ -1,15 +1,18 @@
 """Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
 
+import numpy as np
+
 from ..errors import UserError
 from .images import find_images
 from .split import SPLITS, read_split
 
 
-def open_folder(root, size, skip_unreadable, splits):
+def open_folder(root, size, seed, skip_unreadable, splits, contamination):
     """Reads a folder of images by its layout.
 
-    - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened; in
-      `val` and `test` class folders give labels, NORMAL 0 and every other 1, and images without class folders none.
+    - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
+      unless there is contamination; in `val` and `test` class folders give labels, NORMAL 0 and every other 1, and
+      images without class folders none.
     - class folders, NORMAL among them: one labelled "test" split.
     - images: one unlabelled "train" split, taken as normal.
 
@@ -17,20 +20,26 @@ def open_folder(root, size, skip_unreadable, splits):
 
     Args:
         root: Path of the folder.
+        seed: draws what contamination replaces.
         splits: the splits to decode.
+        contamination: share of the normal training images that abnormal ones replace, which the other class folders
+            of `train` hold.
 
     Returns:
         dict of split name to Split, without the splits that the folder does not have.
 
     Raises:
-        UserError: a split without images, a train folder without normal images, or a data set deeper inside.
+        UserError: a split without images, a train folder without normal images or with too few abnormal ones, or a
+            data set deeper inside.
     """
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
     if folders:
         return {
-            name: (_read_train if name == "train" else _read_evaluation)(folders[name], size, skip_unreadable)
+            name: _read_train(folders[name], size, seed, skip_unreadable, contamination)
+            if name == "train"
+            else _read_evaluation(folders[name], size, skip_unreadable)
             for name in splits
             if name in folders
         }
@@ -41,11 +50,33 @@ def open_folder(root, size, skip_unreadable, splits):
     return {"train": _read(paths, root, None, size, skip_unreadable)} if "train" in splits else {}
 
 
-def _read_train(folder, size, skip_unreadable):
+def _read_train(folder, size, seed, skip_unreadable, contamination):
     paths = [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
     if not paths:
         raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
-    return _read(paths, folder, [0] * len(paths), size, skip_unreadable)
+    labels = [0] * len(paths)
+    if contamination:
+        paths, labels = _contaminate(folder, paths, contamination, seed)
+    return _read(paths, folder, labels, size, skip_unreadable)
+
+
+def _contaminate(folder, normal, contamination, seed):
+    """The paths and labels of as many training images, a share of them abnormal; still in order, normal ones first."""
+    classes = [child for child in _class_folders(folder) if not _is_normal(child)]
+    abnormal = [path for child in classes for path in find_images(child)]
+    count = round(contamination * len(normal))
+    if count > len(abnormal):
+        most = int(100 * len(abnormal) / len(normal)) / 100
+        raise UserError(
+            f"contamination = {contamination} of the {len(normal)} training images needs {count} abnormal ones, but "
+            f"{folder} has {len(abnormal)} beside NORMAL: put more into folders like {folder / 'PNEUMONIA'}, or use "
+            f"contamination <= {most:g}"
+        )
+    # Beginnings of one order each, so that more contamination adds to less; a stream that DigitAnatomy does not draw.
+    rng = np.random.default_rng((3, seed % 2**64))
+    staying, joining = rng.permutation(len(normal))[count:], rng.permutation(len(abnormal))[:count]
+    paths = [normal[i] for i in sorted(staying)] + [abnormal[i] for i in sorted(joining)]
+    return paths, [0] * len(staying) + [1] * count
 
 
 def _read_evaluation(folder, size, skip_unreadable):
