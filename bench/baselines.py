@@ -231,6 +231,7 @@ class _Reconstruction:
     def __init__(self, student, student_levels, teacher, teacher_levels):
         self.student, self.student_levels = student, student_levels
         self.teacher, self.teacher_levels = teacher, teacher_levels
+        self.entropy = None
 
 
 @torch.no_grad()

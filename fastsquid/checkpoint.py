@@ -122,14 +122,14 @@ def load_run(folder, which=None, impl="auto", device="cpu"):
     name = which or ("best" if state["best"] else "last")
     if state[name] is None:
         raise CheckpointError(
-            f"{folder} has no best checkpoint, since none was chosen by validation AUC: use --checkpoint last"
+            f"{folder} has no best checkpoint, since none was chosen by an AUC: use --checkpoint last"
         )
     detector = Detector(run["config"], impl)
     load_detector(detector, latest, state, name)
     return detector.to(device).eval(), run, state, name
 
 
-def save_checkpoint(folder, state, last, optimizers, best=None):
+def save_checkpoint(folder, state, last, optimizers, best=None, training=None):
     """Writes the next checkpoint and removes the one before it.
 
     Args:
@@ -138,6 +138,7 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
         last: state dict of the detector as it is.
         optimizers: dict of optimizers by name.
         best: state dict of a new best detector; None keeps the previous checkpoint's.
+        training: state dict of the detector that trains, where `last` is its average.
     """
     folder = Path(folder)
     previous = _checkpoints(folder)
@@ -151,6 +152,8 @@ def save_checkpoint(folder, state, last, optimizers, best=None):
             "last": _write_tensors(temporary / "last.safetensors", last),
             "optimizer": _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizers)),
         }
+        if training is not None:
+            digests["training"] = _write_tensors(temporary / "training.safetensors", training)
         if best is not None:
             digests["best"] = _write_tensors(temporary / "best.safetensors", best)
             if digests["best"] == digests["last"]:  # the same bytes, once
@@ -198,7 +201,7 @@ def read_state(checkpoint, config):
 
 
 def read_tensors(checkpoint, state, name):
-    """The tensors of `last`, `best` or `optimizer`; their bytes are checked before they are parsed."""
+    """The tensors of `last`, `best`, `training` or `optimizer`; their bytes are checked before they are parsed."""
     path = checkpoint / f"{name}.safetensors"
     try:
         data = path.read_bytes()
@@ -217,7 +220,7 @@ def read_tensors(checkpoint, state, name):
 
 
 def load_detector(detector, checkpoint, state, name):
-    """Loads `last` or `best` into a detector."""
+    """Loads `last`, `best` or `training` into a detector."""
     try:
         detector.load_state_dict(read_tensors(checkpoint, state, name))
     except RuntimeError as error:

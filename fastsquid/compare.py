@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
+from .checkpoint import read_run
 from .cli import Parser, run_command
+from .config import SCORES
 from .errors import UserError
 from .evaluation import read_scores
 from .group import finished_runs, mean_and_std, mean_and_std_text, read_summary
 from .metrics import bootstrap_aucs, interval, require_both_classes, weighted_auc
-from .model import SCORES
 
 
 def main(arguments=None):
@@ -24,11 +25,11 @@ def main(arguments=None):
         nargs=2,
         help="folder that fastsquid.train --seeds wrote; a run folder is a group of one seed",
     )
-    parser.add_argument("--score", default="discriminator", choices=SCORES, help="default: discriminator")
+    parser.add_argument("--score", choices=SCORES, help="default: the one that each group's configuration ranks by")
     options = parser.parse_args(arguments)
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
     _refuse_other_images(first, second)
-    print_comparison(first, second, options.score, compare(first, second))
+    print_comparison(first, second, compare(first, second))
 
 
 @dataclass
@@ -37,12 +38,14 @@ class Scored:
 
     Attributes:
         folder: Path of the group or run.
+        score: the score's name.
         split: the split's name.
         names, labels: of its images; a list of N, and int64 (N,).
         scores: float64 (runs, N).
     """
 
     folder: Path
+    score: str
     split: str
     names: list[str]
     labels: np.ndarray
@@ -54,8 +57,8 @@ class Scored:
         return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
 
 
-def read_scored(folder, score):
-    """`Scored` of a group, or of a run, which is a group of one.
+def read_scored(folder, score=None):
+    """`Scored` of a group, or of a run, which is a group of one; by default the score that its configuration ranks by.
 
     Raises:
         UserError: it is not finished, has no labelled split or not that score, or its runs scored different images.
@@ -89,10 +92,11 @@ def compare(first, second, resamples=2000, seed=0):
     return result
 
 
-def print_comparison(first, second, score, result):
+def print_comparison(first, second, result):
     """What `compare` gives as a table for people, and one sentence on it."""
     normal, abnormal = ((first.labels == label).sum() for label in (0, 1))
-    print(f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {score}\n")
+    scores = " and ".join(dict.fromkeys((first.score, second.score)))
+    print(f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {scores}\n")
     width = max(len(name) for name in ("difference", str(first.folder), str(second.folder)))
     print(f"{'':{width}} {'seeds':>6}   {'AUC':>15}   mean ± sample standard deviation over seeds")
     for group in (first, second):
@@ -129,7 +133,7 @@ def conclusion(first, second, result):
 
 
 def _read_run(run, score):
-    split = read_summary(run)["split"]
+    split, score = read_summary(run)["split"], score or read_run(run)["config"].score
     if split is None:
         raise UserError(f"{run} has no labelled images to compare: train on data with a labelled test or val split")
     path = run / f"scores-{split}.csv"
@@ -137,7 +141,7 @@ def _read_run(run, score):
     if score not in scores:
         raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")
     require_both_classes(labels, path)
-    return Scored(run, split, names, labels, scores[score][None])
+    return Scored(run, score, split, names, labels, scores[score][None])
 
 
 def _refuse_other_images(first, second):

@@ -1,8 +1,8 @@
 """Every number of both papers, in one dataclass: a preset is data, an ablation is a field.
 
 `Config` is the squid preset of the SQUID paper by default; `PRESETS` holds what each other preset changes, and
-`ABLATIONS` what each row of the papers' tables changes. An impossible combination is refused when the config is
-built, with what would fit.
+`ABLATIONS` what each row of the papers' ablation tables changes in it. An impossible combination is refused when the
+config is built, with what would fit.
 """
 
 import dataclasses
@@ -12,6 +12,16 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin
 
 from .errors import UserError
+
+# Every score, larger = more abnormal; `Detector.scores` says what each is.
+SCORES = (
+    "discriminator",
+    "discriminator_running",
+    "discriminator_image",
+    "residual",
+    "patch_residual",
+    "memory_distance",
+)
 
 
 class ConfigError(UserError, ValueError):
@@ -42,6 +52,10 @@ class Config:
     discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
     value_range: Literal["unit", "symmetric"] = _option(
         "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh"
+    )
+
+    standardize: bool = _option(
+        False, "shift and scale every image to mean 1/2 and standard deviation 1/5 before the model, cut to [0, 1]"
     )
 
     # Memory (SQUID 3.2, SimSID 3.2)
@@ -86,6 +100,8 @@ class Config:
     combine: int = _option(2, "patches are stitched into the image before this decoder level upsamples")
     distillation: bool = _option(True, "train a teacher generator and distil it into the student; false = no teacher")
     stop_gradient: bool = _option(True, "detach the teacher's input and skips from the encoder")
+    discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
+    spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
     # Losses and schedule (SQUID 5.1, SimSID 4)
     student_weight: float = _option(10.0, "weight of the student's squared error")
@@ -93,10 +109,17 @@ class Config:
     distillation_weight: float = _option(0.001, "weight of the distillation loss")
     adversarial_weight: float = _option(0.005, "weight of the generator's adversarial loss")
     discriminator_weight: float = _option(0.005, "weight of the discriminator's loss")
+    gradient_penalty: float = _option(
+        0.0, "weight, in the discriminator's loss, of half its squared input gradient on real images (R1); 0 = none"
+    )
+    entropy_weight: float = _option(0.0, "weight of the entropy of hard shrinkage's weights (MemAE)")
     order: Literal["separate", "shared"] = _option(
         "separate", "generator forward passes an iteration: one for each network's step, or one shared by both"
     )
     generator_every: int = _option(2, "the generator steps in iterations 0, N, 2N, ... of an epoch")
+    contamination: float = _option(
+        0.0, "share of the training images, their number unchanged, that is abnormal (where the data has such images)"
+    )
     epochs: int = _option(200, "passes over the training images")
     batch_size: int = _option(16, "images a training step")
     lr: float = _option(1e-4, "learning rate at the first epoch")
@@ -107,8 +130,17 @@ class Config:
     weight_decay: float = _option(1e-5, "weight decay of the generator")
     shift: float = _option(0.05, "augmentation: largest shift, as a fraction of the side")
     zoom: float = _option(0.05, "augmentation: scale between 1 - zoom and 1 + zoom")
-    select: Literal["auc", "last"] = _option(
-        "auc", "best checkpoint: highest validation AUC of the discriminator score (the papers' protocol), or the last"
+    averaging: float = _option(
+        0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
+    )
+    score: Literal[SCORES] = _option("discriminator", "the score that ranks, calibrates and selects")
+    select: Literal["auc", "synthetic", "last"] = _option(
+        "auc",
+        "best checkpoint: highest validation AUC of `score` (the papers' protocol); without labels, its highest AUC "
+        "of training images against the same with a synthetic opacity; or the last",
+    )
+    monitor: bool = _option(
+        False, "every epoch also writes AUCs of perturbed validation images and of synthetic opacities"
     )
 
     def __post_init__(self):
@@ -141,6 +173,14 @@ class Config:
         """Dimension C of a patch's token, C0/4 * h * h."""
         return self.channels // 4 * self.feature_size**2
 
+    @property
+    def scores(self):
+        """Names of the scores that this configuration gives, in the order of `SCORES`."""
+        missing = set() if self.discriminator else {name for name in SCORES if name.startswith("discriminator")}
+        if self.inpainting == "off":
+            missing.add("memory_distance")
+        return tuple(name for name in SCORES if name not in missing)
+
     def to_dict(self):
         return dataclasses.asdict(self)
 
@@ -170,7 +210,7 @@ class Config:
                 getattr(self, name),
                 f"between 0 and levels = {self.levels}",
             )
-        for name in ("ff_dropout", "patch_dropout", "shift", "zoom", "beta1", "beta2"):
+        for name in ("ff_dropout", "patch_dropout", "shift", "zoom", "beta1", "beta2", "averaging", "contamination"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(0 < self.shortcut <= 1, "shortcut", self.shortcut, "above 0 and at most 1 (1 = no shortcut)")
         for name in (
@@ -179,6 +219,8 @@ class Config:
             "distillation_weight",
             "adversarial_weight",
             "discriminator_weight",
+            "gradient_penalty",
+            "entropy_weight",
             "lr",
             "lr_final",
             "weight_decay",
@@ -186,6 +228,18 @@ class Config:
         ):
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, value, "finite and not negative")
+
+        if self.score not in self.scores:
+            raise ConfigError(
+                f"score = {self.score} is not one that this configuration gives: use {', '.join(self.scores)}"
+            )
+        if self.averaging and not self.discriminator:
+            raise ConfigError(f"averaging = {self.averaging} is of the discriminator: use averaging 0 without one")
+        if self.entropy_weight and (self.shrinkage != "hard" or self.inpainting == "off"):
+            raise ConfigError(
+                f"entropy_weight = {self.entropy_weight} needs an in-painting memory with hard shrinkage: "
+                "use shrinkage hard, or entropy_weight 0"
+            )
 
     def _check_sizes(self):
         if self.top_k > self.slots:
@@ -271,6 +325,32 @@ _SIMSID = dict(
     memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256, order="shared"
 )
 _SMALL = dict(image_size=64, width=16)
+# DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
+DIGITS = dict(
+    image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12, lr=1e-3, select="last"
+)
+# Ours: judged by what the discriminator, averaged over steps, says of the image itself, whatever its exposure
+_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995, epochs=15, score="discriminator_image")
+# What the papers compare with: encoder and student with the squared error alone, and with one global memory between
+_AUTO_ENCODER = dict(
+    inpainting="off",
+    skips=0,
+    decoder_memory=0,
+    distillation=False,
+    discriminator=False,
+    shortcut=1.0,
+    generator_every=1,
+    score="residual",
+)
+_MEMAE = dict(
+    _AUTO_ENCODER,
+    inpainting="memory",
+    memory="matrix",
+    memory_scope="global",
+    slots=2000,
+    shrinkage="hard",
+    entropy_weight=0.0002,
+)
 
 PRESETS = {
     # The papers
@@ -279,37 +359,45 @@ PRESETS = {
     # What the published code really computes
     "squid-published": dict(selection="published", decay_discriminator=False),
     "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
+    # Ours
+    "fastsquid": _FASTSQUID,
+    # Baselines
+    "auto-encoder": _AUTO_ENCODER,
+    "memae": _MEMAE,
     # For a CPU
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
-    # DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
-    "digits": dict(
-        image_size=48,
-        width=8,
-        levels=3,
-        grid=3,
-        decoder_scope="patch",
-        order="shared",
-        epochs=12,
-        lr=1e-3,
-        select="last",
-    ),
+    "fastsquid-small": dict(_FASTSQUID, **_SMALL),
+    "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
+    "memae-small": dict(_MEMAE, **_SMALL),
+    "digits": DIGITS,
+    # Ours there: digits differ in shape, not in texture, which the residual tells
+    "fastsquid-digits": dict(DIGITS, epochs=20, score="patch_residual"),
 }
 
-# Rows of Table 2 of both papers, each as what it changes in `squid` or `simsid`.
+# Rows of Table 2 of each paper, as what each changes in the preset.
+_BOTH = {
+    "w/o Space-aware Memory": dict(memory_scope="global", decoder_scope="global"),
+    "w/o In-painting Block": dict(inpainting="memory"),
+    "w/o Gumbel Shrinkage": dict(shrinkage="none"),
+    "w/o Knowledge Distillation": dict(distillation=False),
+    "w/o Stop Gradient": dict(stop_gradient=False),
+}
 ABLATIONS = {
-    "w/o space-aware memory": dict(memory_scope="global", decoder_scope="global"),
-    "w/o skip connection": dict(skips=0),
-    "w/o in-painting block": dict(inpainting="memory"),
-    "w/o gumbel shrinkage": dict(shrinkage="none"),
-    "w/o knowledge distillation": dict(distillation=False),
-    "w/o stop gradient": dict(stop_gradient=False),
-    "w/ memory matrix": dict(memory="matrix"),
-    "w/ memory queue": dict(memory="queue"),
-    "w/o masked shortcuts": dict(shortcut=1.0),
-    "w/o decoder memory": dict(decoder_memory=0),
-    "convolution layers": dict(inpainting="convolution"),
-    "pixel-level in-painting": dict(inpainting="off", patch_dropout=0.25),
+    "squid": {
+        **_BOTH,
+        "w/o Memory Queue": dict(memory="matrix"),
+        "w/o Masked Shortcuts": dict(shortcut=1.0),
+        "w/o Decoder Memory": dict(decoder_memory=0),
+    },
+    "simsid": {
+        **_BOTH,
+        "w/o Skip Connection": dict(skips=0),
+        "w/o Hierarchical Memory": dict(decoder_memory=0),
+        "w/ Memory Queue instead": dict(memory="queue"),
+        "Convolution Layers": dict(inpainting="convolution"),
+        "Pixel-level In-painting": dict(inpainting="off", patch_dropout=0.25),
+    },
 }
 
 

@@ -6,10 +6,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 _DEAD = "#d9d9d9"
 # Okabe and Ito's colours without black, told apart in the common forms of colour blindness.
 _REGIONS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
+_MAPS = {
+    "residual": "residual",
+    "memory_distance": "memory distance",
+    "grad_cam": "Grad-CAM",
+}
+_MOST = 5  # standard deviations that a map's colours reach
 
 
 def reconstruction_figure(images, student, teacher, captions, where=""):
@@ -62,6 +69,31 @@ def heat_figure(images, student, heat, captions, where=""):
         where,
         (*inferno, "share of the image's largest value (no colour: nothing raises the score)"),
     )
+
+
+def map_figure(images, student, maps, captions, cells=None, where=""):
+    """Images, their reconstructions, and over the images each map of what is abnormal, all maps on one scale.
+
+    Args:
+        images, student: (N, H, W) in [0, 1].
+        maps: {name: (N, H, W)} in standard deviations, as `maps.anomaly_maps` gives them.
+        captions, where: as `reconstruction_figure`.
+        cells: bool (N, G * G), the cells of a G x G grid to frame as anomalous, row by row; or None.
+
+    Returns:
+        a matplotlib figure.
+    """
+    grey, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, _MOST))
+    columns = [
+        ("input", [(images, *grey, None)]),
+        ("reconstruction", [(student, *grey, None)]),
+    ]
+    for name, values in maps.items():
+        values = values.clip(0, _MOST)
+        columns.append((_MAPS[name], [(images, *grey, None), (values, *inferno, 0.7 * values / _MOST)]))
+    title = "Where images are abnormal" + ("" if cells is None else " (anomalous cells framed)")
+    bar = (*inferno, "standard deviations above normal (no colour: none)")
+    return _picture_table(title, columns, captions, where, bar, cells)
 
 
 def tsne_figure(points, regions, slots, grid, where=""):
@@ -143,12 +175,13 @@ def slot_figure(share, usage, where=""):
     return figure
 
 
-def _picture_table(title, columns, captions, where, bar):
+def _picture_table(title, columns, captions, where, bar, cells=None):
     """Two blocks side by side, a row an image and a column a kind of picture; and a colour bar below.
 
     Args:
         columns: [(heading, layers)], a layer (pictures (N, H, W), colour map, norm, alpha (N, H, W) or None).
         bar: colour map, norm and label of the colour bar.
+        cells: bool (N, G * G), the cells of a G x G grid to frame in each of a row's pictures; or None.
     """
     count = len(captions)
     rows, blocks = (-(-count // 2), 2) if count > 1 else (1, 1)
@@ -165,6 +198,8 @@ def _picture_table(title, columns, captions, where, bar):
             for pictures, colors, norm, alpha in layers:
                 shown = None if alpha is None else alpha[i]
                 axis.imshow(pictures[i], cmap=colors, norm=norm, alpha=shown, interpolation="nearest")
+            if cells is not None:
+                _frame(axis, cells[i], layers[0][0].shape[-1])
             if row == 0:
                 axis.set_title(heading, fontsize=9)
             if column == 0:
@@ -176,6 +211,15 @@ def _picture_table(title, columns, captions, where, bar):
     axis.set_xlabel(label, fontsize=8)
     figure.suptitle("\n".join(filter(None, [title, where])), fontsize=11, y=1 - 0.05 / down, va="top")
     return figure
+
+
+def _frame(axis, cells, size):
+    """Frames the cells (G * G,) of a G x G grid over a picture of so many pixels a side."""
+    side = round(len(cells) ** 0.5)
+    cell = size / side
+    for index in np.flatnonzero(cells):
+        corner = (index % side * cell - 0.5, index // side * cell - 0.5)
+        axis.add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=1.2))
 
 
 def _region_colors(count):

@@ -1,12 +1,13 @@
 """`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a trained run, with curves."""
 
 from pathlib import Path
+from statistics import fmean
 
 from .checkpoint import load_run
 from .cli import Parser, add_device_options, choose_device, run_command
 from .data import open_data
 from .errors import UserError
-from .evaluation import evaluate_run, print_table, reported_split, score_images
+from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
 from .files import write_json
 
 
@@ -16,6 +17,9 @@ def main(arguments=None):
     parser.add_argument("--data", help="labelled data; default: what the run was trained with")
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
+    parser.add_argument(
+        "--robustness", action="store_true", help="also AUC where gamma, contrast or framing of all images is changed"
+    )
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
@@ -39,10 +43,28 @@ def main(arguments=None):
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
     scores = {split: score_images(detector, data[split].images)}
-    result = evaluate_run(data, scores, state, name, options.out or Path(options.run) / "evaluation")
+    pictures = options.out or Path(options.run) / "evaluation"
+    result = evaluate_run(data, scores, state, name, run["config"], pictures)
     print_table(result)
+    if options.robustness:
+        result["robustness"] = _robustness(result["scores"], perturbed_aucs(detector, data[split]))
+        print_robustness(result["robustness"])
     if options.json:
         write_json(options.json, result)
+
+
+def _robustness(metrics, perturbed):
+    """{score: {clean, each perturbation, mean: AUC}}, the mean over the clean images and all perturbations.
+
+    Args:
+        metrics: `evaluate_run`'s scores.
+        perturbed: as `perturbed_aucs` gives it.
+    """
+    result = {}
+    for score in metrics:
+        aucs = {"clean": metrics[score]["auc"], **{change: values[score] for change, values in perturbed.items()}}
+        result[score] = {**aucs, "mean": fmean(aucs.values())}
+    return result
 
 
 if __name__ == "__main__":

@@ -5,28 +5,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from . import plots
 from .data.images import to_unit
+from .data.perturb import PERTURBATIONS, with_opacity
 from .errors import UserError
 from .files import replacing
 from .metrics import evaluate, require_both_classes
-from .model import SCORES
 
 
 class DivergedError(UserError):
     """A detector that gives scores which are not finite."""
 
 
-def score_images(detector, images, batch_size=64):
+def score_images(detector, images, batch_size=64, change=None):
     """Scores of images, in their order.
 
     Args:
         detector: a `Detector`; it is put in eval mode.
         images: uint8 or uint16 (N, 1, H, W) at the model's size, on any device.
+        change: function of the images in [0, 1], a batch at a time, before they are scored; or None.
 
     Returns:
-        dict of float32 numpy arrays (N,), by the names in `model.SCORES`.
+        dict of float32 numpy arrays (N,), by the names in the config's `scores`.
 
     Raises:
         DivergedError: a score is not finite.
@@ -34,10 +36,11 @@ def score_images(detector, images, batch_size=64):
     detector.eval()
     frozen = detector.frozen()
     device = next(detector.parameters()).device
-    parts = {name: [] for name in SCORES}
+    parts = {name: [] for name in detector.config.scores}
     for batch in images.split(batch_size):
-        scores, _ = frozen.scores(to_unit(batch.to(device)))
-        for name in SCORES:
+        batch = to_unit(batch.to(device))
+        scores, _ = frozen.scores(batch if change is None else change(batch))
+        for name in parts:
             parts[name].append(scores[name].float().cpu())
     result = {name: torch.cat(values).numpy() for name, values in parts.items()}
     for name, values in result.items():
@@ -63,6 +66,29 @@ def validate(detector, split):
     }
 
 
+def perturbed_aucs(detector, split):
+    """AUC of every score on a labelled split whose images are all perturbed alike: {perturbation: {score: AUC}}."""
+    return {
+        name: {
+            score: float(roc_auc_score(split.labels, values))
+            for score, values in score_images(detector, split.images, change=change).items()
+        }
+        for name, change in PERTURBATIONS.items()
+    }
+
+
+def synthetic_aucs(detector, images):
+    """AUC of every score, {score: AUC}, between at most 256 normal images and the same with a synthetic opacity.
+
+    No label is used: `images` uint8 or uint16 (N, 1, H, W) are the training images.
+    """
+    images = images[:: -(-len(images) // 256)]
+    normal = score_images(detector, images)
+    abnormal = score_images(detector, (with_opacity(to_unit(images)) * 255).round().to(torch.uint8))
+    labels = np.repeat([0, 1], len(images))
+    return {name: float(roc_auc_score(labels, np.r_[normal[name], abnormal[name]])) for name in normal}
+
+
 def score_splits(detector, data):
     """`score_images` of every split but train, by the split's name."""
     return {name: score_images(detector, split.images) for name, split in data.items() if name != "train"}
@@ -73,10 +99,10 @@ def write_scores(folder, data, scores, suffix=""):
     for name, values in scores.items():
         split = data[name]
         labels = [""] * len(split) if split.labels is None else split.labels.tolist()
-        columns = [[f"{value:.9g}" for value in values[score].tolist()] for score in SCORES]  # float32, exactly
+        columns = [[f"{value:.9g}" for value in column.tolist()] for column in values.values()]  # float32, exactly
         with replacing(Path(folder) / f"scores-{name}{suffix}.csv") as file:
             writer = csv.writer(file)
-            writer.writerow(["name", "label", *SCORES])
+            writer.writerow(["name", "label", *values])
             writer.writerows(zip(split.names, labels, *columns))
 
 
@@ -122,13 +148,14 @@ def reported_split(data):
     return None
 
 
-def evaluate_run(data, scores, state, name, pictures=None):
+def evaluate_run(data, scores, state, name, config, pictures=None):
     """Metrics on the reported split.
 
     Args:
         data: splits by name.
         scores: `score_images` by split, of the reported one at least.
         state, name: the checkpoint's state, and which of its detectors this is.
+        config: its `Config`, by whose score and rule the best one was chosen.
         pictures: folder for ROC and precision-recall curves, or None.
 
     Returns:
@@ -137,7 +164,10 @@ def evaluate_run(data, scores, state, name, pictures=None):
     Raises:
         UserError: the split has only one class.
     """
-    chosen = "validation AUC of discriminator" if name == "best" else "last epoch"
+    chosen = "last epoch"
+    if name == "best":
+        images = "validation" if config.select == "auc" else "synthetic opacity"
+        chosen = f"{images} AUC of {config.score}"
     result = {
         "split": reported_split(data),
         "images": None,
@@ -193,3 +223,11 @@ def _cells(at):
     if at is None:
         return f"{'-':>9} {'-':>6} {'-':>6} {'-':>6}"
     return f"{at['accuracy']:9.3f} {at['f1']:6.3f} {at['sensitivity']:6.3f} {at['specificity']:6.3f}"
+
+
+def print_robustness(robustness):
+    """AUCs {score: {perturbation: AUC}} as a table for people: a row a score, a column a perturbation."""
+    names = next(iter(robustness.values()))
+    print(f"\n{'AUC of changed images':22} " + " ".join(f"{name:>6}" for name in names))
+    for score, aucs in robustness.items():
+        print(f"{score:22} " + " ".join(f"{value:{max(6, len(name))}.3f}" for name, value in aucs.items()))

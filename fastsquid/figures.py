@@ -16,7 +16,7 @@ from .errors import UserError
 from .evaluation import reported_split, score_images
 from .gallery import choose_images, spread
 from .gradcam import grad_cam
-from .model import SCORES, calibrated
+from .model import calibrated
 from .plots import histogram_figure, precision_recall_figure, roc_figure, save_figure
 
 LARGEST = 300_000  # bytes of a PNG
@@ -103,23 +103,27 @@ def draw_figures(runs, data):
         yield "precision_recall.png", reason
     else:
         every = [scores, *(score_images(other.detector, split.images) for other in runs[1:])]
-        stacked = {score: np.stack([one[score] for one in every]) for score in SCORES}
+        stacked = {score: np.stack([one[score] for one in every]) for score in scores}
         seeds = ", ".join(str(one.seed) for one in runs)
         which = where if len(runs) == 1 else f"{run.detector.config.preset}, seeds {seeds}, {name} split"
         yield "roc.png", roc_figure(split.labels, stacked, which)
         yield "precision_recall.png", precision_recall_figure(split.labels, stacked, which)
 
     chosen = choose_images(split)
-    captions = _captions(split, chosen, scores["discriminator"][chosen], run.calibration["discriminator"])
+    score = run.detector.config.score
+    captions = _captions(split, chosen, scores[score][chosen], run.calibration[score])
     images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(run.detector.parameters()).device)
     student, teacher = reconstruct(run.detector, images)
-    heat = grad_cam(run.detector, images)[:, None]
-    images, student, heat = (pictures[:, 0].cpu().numpy() for pictures in (images, student, heat))
+    heat = None if run.detector.discriminator is None else grad_cam(run.detector, images).cpu().numpy()
+    images, student = (pictures[:, 0].cpu().numpy() for pictures in (images, student))
     teacher = None if teacher is None else teacher[:, 0].cpu().numpy()
     yield "reconstructions.png", reconstruction_figure(images, student, teacher, captions, where)
-    side = -(-run.detector.config.image_size // 32)  # of the discriminator's last maps
-    coarse = f"{where}; {side} x {side} cells, interpolated"
-    yield "gradcam.png", heat_figure(images, student, heat, captions, coarse)
+    if heat is None:
+        yield "gradcam.png", "this configuration has no discriminator"
+    else:
+        side = -(-run.detector.config.image_size // 32)  # of the discriminator's last maps
+        coarse = f"{where}; {side} x {side} cells, interpolated"
+        yield "gradcam.png", heat_figure(images, student, heat, captions, coarse)
 
     if run.detector.generator.inpaint is None:
         yield "memory_tsne.png", "this configuration has no in-painting memory"
@@ -140,7 +144,11 @@ def reconstruct(detector, images):
     """What student and teacher draw for images (B, 1, H, W) in [0, 1]: the same each; the teacher's None without it."""
     with torch.no_grad():
         drawn = detector.generator(detector.to_range(images), teacher=True)
-    return detector.from_range(drawn.student), None if drawn.teacher is None else detector.from_range(drawn.teacher)
+    student, teacher = (
+        None if drawing is None else detector.restore(detector.from_range(drawing), images)
+        for drawing in (drawn.student, drawn.teacher)
+    )
+    return student, teacher
 
 
 def read_memory(detector, images, batch_size=64):
@@ -228,7 +236,7 @@ def _captions(split, chosen, scores, calibration):
 def _by_group(detector, data, name, scores):
     """{score: {group: (N,)}} of the training images, and of the split that `scores` are of."""
     split = data[name]
-    groups = {score: {} for score in SCORES}
+    groups = {score: {} for score in scores}
     if "train" in data:
         for score, values in (scores if name == "train" else score_images(detector, data["train"].images)).items():
             groups[score]["training"] = values

@@ -8,7 +8,13 @@ from matplotlib.patches import Rectangle
 from .data.images import to_unit
 from .plots import save_figure
 
-_SHOWN = {"D": "discriminator", "residual": "residual", "patch": "patch_residual"}
+_SHOWN = {
+    "D": "discriminator",
+    "D of image": "discriminator_image",
+    "residual": "residual",
+    "patch": "patch_residual",
+    "memory": "memory_distance",
+}
 
 
 def draw_gallery(detector, split, calibration, path):
@@ -26,12 +32,18 @@ def draw_gallery(detector, split, calibration, path):
     titles = []
     for row, index in enumerate(chosen.tolist()):
         lines = [_kind(split, index)]
-        for short, name in _SHOWN.items():
+        for short, name in _shown(detector.config):
             deviations = (scores[name][row].item() - calibration[name]["mean"]) / max(calibration[name]["std"], 1e-12)
             lines.append(f"{short} {deviations:+.1f}")
         titles.append("\n".join(filter(None, lines)))
     cells = None if split.cells is None else split.cells[chosen].numpy()
     _draw(images[:, 0].numpy(), reconstructions[:, 0].cpu().numpy(), titles, cells, path)
+
+
+def _shown(config):
+    """(short, full) name of three scores: the config's own, and residuals."""
+    names = dict.fromkeys((config.score, "residual", "patch_residual"))
+    return [(short, name) for short, name in _SHOWN.items() if name in names]
 
 
 def choose_images(split):

@@ -6,7 +6,8 @@ from torch import nn
 
 
 def grad_cam(detector, images, layer=-1):
-    """Heat maps of the `discriminator` score, minus the logit with each image normalised by its own statistics.
+    """Heat maps of minus the discriminator's logit, each image normalised by its own statistics: of the score
+    `discriminator`, on reconstructions, or where the config's score is `discriminator_image` of that, on the images.
 
     relu(sum_k w_k A_k), A_k the feature maps that a convolution leaves after normalisation and LeakyReLU, w_k the mean
     over space of the score's gradient in A_k; bilinearly upsampled and divided by its largest value.
@@ -19,7 +20,7 @@ def grad_cam(detector, images, layer=-1):
 
     Args:
         detector: a `Detector` in eval mode; neither its parameters nor their gradients are changed.
-        images: float (B, 1, H, W) in [0, 1], on the detector's device; the score is of their student reconstructions.
+        images: float (B, 1, H, W) in [0, 1], on the detector's device.
         layer: which of the discriminator's convolutions, counted as in a list.
 
     Returns:
@@ -33,7 +34,9 @@ def grad_cam(detector, images, layer=-1):
     if detector.training:
         raise RuntimeError("grad_cam needs eval mode: call detector.eval() first")
     with torch.no_grad():
-        student = detector.generator(detector.to_range(images)).student
+        judged = detector.to_range(images)
+        if detector.config.score != "discriminator_image":
+            judged = detector.generator(judged).student
     activation = [module for module in detector.discriminator.layers if isinstance(module, nn.LeakyReLU)][layer]
     kept = []
 
@@ -44,7 +47,7 @@ def grad_cam(detector, images, layer=-1):
     handle = activation.register_forward_hook(cut)
     try:
         with torch.enable_grad():
-            scores = -detector.discriminator(student, norm="image")
+            scores = -detector.discriminator(judged, norm="image")
     finally:
         handle.remove()
     # An image's score depends on its own maps only, so that the gradient of the sum is each image's gradient.

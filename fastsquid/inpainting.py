@@ -1,5 +1,7 @@
 """The in-painting block: a patch's feature rebuilt from its eight neighbours' memories (SQUID 3.3, SimSID 3.3)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -72,6 +74,15 @@ class NeighborConvolution(nn.Module):
         return F.relu(rearrange(self.conv(rearrange(memory, "b i j c -> b c i j")), "b c i j -> b i j c"))
 
 
+class Rebuilt(NamedTuple):
+    """What the block gives: features (B * P, C0, h, h); outside training the distance of each patch's token to its
+    memory, |z - m|^2 / |z|^2 (B, P); and in training, where the config weighs it, the mean entropy of the weights."""
+
+    features: torch.Tensor
+    distance: torch.Tensor | None
+    entropy: torch.Tensor | None
+
+
 class InpaintingBlock(nn.Module):
     """Rebuilds patch features from memory; input and output (B * P, C0, h, h), patches row-major.
 
@@ -86,6 +97,7 @@ class InpaintingBlock(nn.Module):
     def __init__(self, config, impl="auto"):
         super().__init__()
         self.grid, self.shortcut, self.scope = config.grid, config.shortcut, config.memory_scope
+        self.entropy = config.entropy_weight > 0
         inner = config.channels // 4
         # The code counts patches from 0, most significant bit first, in floor(log2 P) + 1 planes.
         bits = config.patches.bit_length()
@@ -143,13 +155,25 @@ class InpaintingBlock(nn.Module):
 
     def forward(self, features):
         """Features (B * P, C0, h, h) -> the same shape, rebuilt; in training mode with the masked shortcut."""
+        return self.rebuild(features).features
+
+    def rebuild(self, features):
+        """As `forward`: `Rebuilt`."""
         reduced = self.reduce(features)
         channels, size = reduced.shape[1:3]
         tokens = rearrange(reduced, "(b p) c h w -> b p (c h w)", p=self.grid**2)
         folded = self.folded()
         queries = tokens if self.scope == "patch" else rearrange(tokens, "b p c -> (b p) 1 c")
-        read = self.memory(queries, values=folded).reshape(*tokens.shape[:2], -1)
+        entropy = None
+        if self.entropy and self.training:
+            read, weights = self.memory(queries, return_weights=True)
+            # Of a weight of zero the entropy is zero, but its derivative infinite.
+            entropy = torch.special.entr(weights.clamp_min(1e-12)).sum(-1).mean()
+        else:
+            read = self.memory(queries, values=folded)
+        read = read.reshape(*tokens.shape[:2], -1)
         remembered = read[..., : tokens.shape[2]]
+        distance = None if self.training else _distance(tokens, remembered)
         if self.mix is not None:
             parts = [tokens, remembered] + ([] if folded is None else [read[..., tokens.shape[2] :]])
             as_grid = [rearrange(t, "b (i j) c -> b i j c", i=self.grid) for t in parts]
@@ -157,4 +181,9 @@ class InpaintingBlock(nn.Module):
         rebuilt = rearrange(remembered, "b p (c h w) -> (b p) c h w", c=channels, h=size)
         code = self.code.to(rebuilt.dtype).repeat(tokens.shape[0], 1, 1, 1).expand(-1, -1, size, size)
         out = self.expand(torch.cat([rebuilt, code], dim=1))
-        return masked_shortcut(out, features, self.shortcut, self.training)
+        return Rebuilt(masked_shortcut(out, features, self.shortcut, self.training), distance, entropy)
+
+
+def _distance(tokens, remembered):
+    tokens, remembered = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (tokens, remembered))
+    return (tokens - remembered).square().sum(-1) / tokens.square().sum(-1).clamp_min(1e-12)

@@ -17,9 +17,11 @@ from .evaluation import (
     DivergedError,
     calibrate,
     evaluate_run,
+    perturbed_aucs,
     print_table,
     score_images,
     score_splits,
+    synthetic_aucs,
     validate,
     write_scores,
 )
@@ -52,11 +54,12 @@ class Run:
         validation = data.get("val")
         self.validation = validation if validation is not None and validation.labels is not None else None
         self.trainer = Trainer(detector, compile, precision)
-        self.optimizers = {
-            "generator": self.trainer.generator_optimizer,
-            "discriminator": self.trainer.discriminator_optimizer,
-        }
-        self.select = self.config.select if self.validation is not None else "last"
+        self.optimizers = {"generator": self.trainer.generator_optimizer}
+        if self.trainer.discriminator_optimizer is not None:
+            self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
+        # The detector that scores, and is saved: of averaged weights, or the one that trains.
+        self.judge = detector if self.trainer.average is None else self.trainer.average.detector
+        self.select = "last" if self.config.select == "auc" and self.validation is None else self.config.select
         # epoch and iteration count what is done; `last` and `best` say what is known of those detectors.
         self.state = {
             "epoch": 0,
@@ -72,7 +75,9 @@ class Run:
         latest = ckpt.latest_checkpoint(folder)
         if latest:
             self.state |= ckpt.read_state(latest, self.config)
-            ckpt.load_detector(detector, latest, self.state, "last")
+            ckpt.load_detector(self.judge, latest, self.state, "last")
+            if self.judge is not detector:
+                ckpt.load_detector(detector, latest, self.state, "training")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
         for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
             if leftover.is_file():
@@ -139,15 +144,21 @@ class Run:
         self._require_finite()
         state = self.state
         sums, counts = self.steps.totals(state["iteration"])
-        validation = None
+        validation = synthetic = perturbed = criterion = None
         try:
             if self.validation is not None:
-                validation = validate(self.detector, self.validation)
+                validation = validate(self.judge, self.validation)
+                if self.config.monitor:
+                    perturbed = perturbed_aucs(self.judge, self.validation)
+            if self.config.monitor or self.select == "synthetic":
+                synthetic = synthetic_aucs(self.judge, self.images)
+            if self.select == "auc":
+                criterion = validation[self.config.score]["auc"]
+            elif self.select == "synthetic":
+                criterion = synthetic[self.config.score]
             best = state["best"]
-            better = self.select == "auc" and (
-                best is None or validation["discriminator"]["auc"] > best["validation"]["discriminator"]["auc"]
-            )
-            calibration = calibrate(self.detector, self.images) if better else None
+            better = criterion is not None and (best is None or criterion > best["criterion"])
+            calibration = calibrate(self.judge, self.images) if better else None
         except DivergedError as error:
             raise self._diverged(f"after epoch {state['epoch'] + 1} {error}") from None
         line = {
@@ -157,23 +168,24 @@ class Run:
         }
         if validation:
             line["validation"] = {name: result["auc"] for name, result in validation.items()}
+        line |= {name: aucs for name, aucs in (("perturbed", perturbed), ("synthetic", synthetic)) if aucs}
         line["seconds"] = round(time.monotonic() - self.started, 3)
-        last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration}
+        last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration, "criterion": criterion}
         state.update(epoch=line["epoch"], iteration=0, sums={}, last=last)
         if better:
             state["best"] = last
-            self.best_tensors = {name: t.detach().clone() for name, t in self.detector.state_dict().items()}
+            self.best_tensors = {name: t.detach().clone() for name, t in self.judge.state_dict().items()}
         self.history.append(line)
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
-        _print_line(line, self.config.epochs, better)
+        _print_line(line, self.config.epochs, self.config.score, better)
 
     def _finish(self):
         """The last detector's calibration, which an epoch that was no best one has not needed."""
         last = self.state["last"]
-        last["calibration"] = last["calibration"] or calibrate(self.detector, self.images)
+        last["calibration"] = last["calibration"] or calibrate(self.judge, self.images)
         self.state["finished"] = True
         self._save()
 
@@ -183,9 +195,10 @@ class Run:
         ckpt.save_checkpoint(
             self.folder,
             {**self.state, "config": self.config.to_dict()},
-            self.detector.state_dict(),
+            self.judge.state_dict(),
             self.optimizers,
             self.best_tensors,
+            None if self.judge is self.detector else self.detector.state_dict(),
         )
         self.best_tensors, self.saved = None, time.monotonic()
 
@@ -196,7 +209,8 @@ class Run:
             step, name, value = broken
             raise self._diverged(f"the {name} loss is {value} at step {step + 1} of epoch {self.state['epoch'] + 1}")
         try:
-            score_images(self.detector, self.images[:2])
+            for detector in {self.judge, self.detector}:  # an average takes a while to show what broke
+                score_images(detector, self.images[:2])
         except DivergedError as error:
             raise self._diverged(
                 f"after step {self.state['iteration']} of epoch {self.state['epoch'] + 1} {error}"
@@ -225,10 +239,10 @@ class Run:
         state = ckpt.read_state(latest, self.config)
         name = "best" if state["best"] else "last"
         if state[name]["epoch"] != state["last"]["epoch"]:
-            ckpt.load_detector(self.detector, latest, state, "last")
-            write_scores(self.folder, self.data, score_splits(self.detector, self.data), "-last")
-        ckpt.load_detector(self.detector, latest, state, name)
-        scores = score_splits(self.detector, self.data)
+            ckpt.load_detector(self.judge, latest, state, "last")
+            write_scores(self.folder, self.data, score_splits(self.judge, self.data), "-last")
+        ckpt.load_detector(self.judge, latest, state, name)
+        scores = score_splits(self.judge, self.data)
         write_scores(self.folder, self.data, scores)
         summary = {
             "preset": self.config.preset,
@@ -243,10 +257,10 @@ class Run:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        summary.update(evaluate_run(self.data, scores, state, name))
+        summary.update(evaluate_run(self.data, scores, state, name, self.config))
         plots.curves(self.history, self.folder / "curves.png")
         draw_gallery(
-            self.detector,
+            self.judge,
             self.data[summary["split"] or "train"],
             state[name]["calibration"],
             self.folder / "gallery.png",
@@ -281,14 +295,14 @@ def mixed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _print_line(line, epochs, better):
+def _print_line(line, epochs, score, better):
     parts = [
         f"epoch {line['epoch']}/{epochs}",
-        *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student")),
+        *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student") if name in line["losses"]),
     ]
     if "validation" in line:
-        aucs = (f"{name} {line['validation'][name]:.3f}" for name in ("discriminator", "residual", "patch_residual"))
-        parts.append("validation AUC: " + "  ".join(aucs))
+        shown = (score, *(name for name in ("residual", "patch_residual") if name != score))
+        parts.append("validation AUC: " + "  ".join(f"{name} {line['validation'][name]:.3f}" for name in shown))
     tqdm.write("  ".join([*parts, f"{line['seconds']:.0f} s", *(["best so far"] if better else [])]))
     sys.stdout.flush()
 

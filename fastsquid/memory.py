@@ -75,7 +75,8 @@ class SpaceAwareMemory(nn.Module):
 
         Args:
             x: queries (B, R, C), floating point; B may be 0.
-            return_weights: also return the weights (B, R, N), zero on slots that are not active; without gradient.
+            return_weights: also return the weights (B, R, N), zero on slots that are not active; with a
+                gradient for the shrinkage `hard` only.
             return_indices: also return the active slots (B, R, k), int64, largest weight first, -1 where fewer than
                 k slots are active; k is N for the shrinkages without a top_k.
             values: (R, N, V), summed in the place of the slots; for inference.

@@ -9,7 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .networks import Discriminator, Generator
 from .patches import to_patches
 
-SCORES = ("discriminator", "discriminator_running", "residual", "patch_residual")
+# Mean and standard deviation of a standardised image's values: 2.5 deviations fit in [0, 1].
+MEAN, DEVIATION = 0.5, 0.2
 
 
 class Detector(nn.Module):
@@ -24,16 +25,31 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.generator = Generator(config, impl)
-        self.discriminator = Discriminator(config)
+        self.discriminator = Discriminator(config) if config.discriminator else None
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
 
+    def prepare(self, images):
+        """Images in [0, 1] as the detector sees them, in [0, 1]: standardised where the config says so."""
+        if not self.config.standardize:
+            return images
+        mean, deviation = _moments(images)
+        return ((images - mean) / deviation * DEVIATION + MEAN).clamp(0, 1)
+
     def to_range(self, images):
-        """Images in [0, 1] -> the model's value range."""
+        """Images in [0, 1] -> prepared, and in the model's value range."""
+        images = self.prepare(images)
         return images if self.config.value_range == "unit" else images * 2 - 1
 
     def from_range(self, images):
-        """The inverse of `to_range`."""
+        """The model's value range -> [0, 1], as the detector sees images."""
         return images if self.config.value_range == "unit" else (images + 1) / 2
+
+    def restore(self, seen, images):
+        """What the detector sees or draws -> the exposure of the images (B, 1, H, W) that it was given."""
+        if not self.config.standardize:
+            return seen
+        mean, deviation = _moments(images)
+        return ((seen - MEAN) / DEVIATION * deviation + mean).clamp(0, 1)
 
     def frozen(self, half=False):
         """A copy for scoring, in eval mode: without the teacher, BatchNorm folded into the generator's convolutions.
@@ -64,29 +80,40 @@ class Detector(nn.Module):
             images: float32 (B, 1, H, W) in [0, 1].
 
         Returns:
-            dict of float32 tensors (B,), larger = more abnormal, and the reconstruction (B, 1, H, W) in [0, 1]:
-            `discriminator`, minus D's logit with each image normalised by its own statistics (the papers' score as
-            their code computes it, SQUID 3.4); `discriminator_running`, the same with running statistics;
-            `residual`, mean squared error; `patch_residual`, mean squared error of the worst patch.
+            dict of float32 tensors (B,), larger = more abnormal, those that the config gives, and the reconstruction
+            (B, 1, H, W) in [0, 1]: `discriminator`, minus D's logit on the reconstruction with each image normalised by
+            its own statistics (the papers' score as their code computes it, SQUID 3.4); `discriminator_running`, the
+            same with running statistics; `discriminator_image`, as the first, on the image itself; `residual`, mean
+            squared error; `patch_residual`, mean squared error of the worst patch; `memory_distance`, mean over patches
+            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
 
         Raises:
             RuntimeError: the detector is in training mode.
         """
         if self.training:
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
+        inputs = self.to_range(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
-            student = self.generator(self.to_range(images)).student
+            out = self.generator(inputs)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
-        student = student.to(images.dtype)
+        student = out.student.to(images.dtype)
         reconstruction = self.from_range(student)
-        errors = to_patches((images - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
+        errors = to_patches((self.prepare(images) - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
         errors = errors.view(-1, self.config.patches)
-        return {
-            "discriminator": -self.discriminator(student, norm="image"),
-            "discriminator_running": -self.discriminator(student),
-            "residual": errors.mean(1),
-            "patch_residual": errors.amax(1),
-        }, reconstruction
+        scores = {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
+        if self.discriminator is not None:
+            scores["discriminator"] = -self.discriminator(student, norm="image")
+            scores["discriminator_running"] = -self.discriminator(student)
+            scores["discriminator_image"] = -self.discriminator(inputs, norm="image")
+        if out.memory_distance is not None:
+            scores["memory_distance"] = out.memory_distance.mean(1)
+        return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
+
+
+def _moments(images):
+    """Mean and standard deviation of each image (B, 1, 1, 1); of an image of one value the deviation counts as 1."""
+    deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True, correction=0)
+    return mean, torch.where(deviation > 1e-6, deviation, 1)
 
 
 def calibrated(score, mean, std):

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from .inpainting import InpaintingBlock, masked_shortcut
+from .inpainting import InpaintingBlock, Rebuilt, masked_shortcut
 from .memory import SpaceAwareMemory2d
 from .patches import to_image, to_patches
 
@@ -105,6 +106,8 @@ class Reconstruction(NamedTuple):
     student_levels: list
     teacher: torch.Tensor | None
     teacher_levels: list | None
+    memory_distance: torch.Tensor | None  # (B, P), outside training, of the in-painting memory
+    entropy: torch.Tensor | None  # scalar, in training, where the config weighs it
 
 
 class Generator(nn.Module):
@@ -125,12 +128,13 @@ class Generator(nn.Module):
             patches = patches * torch.empty_like(patches[:, :1, :1, :1]).bernoulli_(1 - self.patch_dropout)
         *skips, deepest = self.encoder(patches)
         skips = skips[::-1]
-        student, student_levels = self.student(deepest if self.inpaint is None else self.inpaint(deepest), skips)
+        rebuilt = Rebuilt(deepest, None, None) if self.inpaint is None else self.inpaint.rebuild(deepest)
+        student, student_levels = self.student(rebuilt.features, skips)
         if not (teacher and self.teacher is not None):
-            return Reconstruction(student, student_levels, None, None)
+            return Reconstruction(student, student_levels, None, None, *rebuilt[1:])
         if self.stop_gradient:
             deepest, skips = deepest.detach(), [skip.detach() for skip in skips]
-        return Reconstruction(student, student_levels, *self.teacher(deepest, skips))
+        return Reconstruction(student, student_levels, *self.teacher(deepest, skips), *rebuilt[1:])
 
     def commit(self):
         """Writes the latest training forward into the memory queue; does nothing where there is none."""
@@ -141,20 +145,22 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Image (B, 1, H, W) -> one logit an image (B,), large where it looks like a real healthy image.
 
-    Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer.
+    Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer; each weight divided
+    by its spectral norm where the config says so.
     """
 
     def __init__(self, config):
         super().__init__()
         widths = [1, 16, 32, 64, 128, config.discriminator_width]
+        normed = spectral_norm if config.spectral_norm else nn.Identity()
         layers = []
         for i, (a, b) in enumerate(zip(widths, widths[1:])):
-            layers.append(nn.Conv2d(a, b, 5, stride=2, padding=2))
+            layers.append(normed(nn.Conv2d(a, b, 5, stride=2, padding=2)))
             if i:
                 layers.append(nn.BatchNorm2d(b))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
-        self.logit = nn.Linear(widths[-1] * (-(-config.image_size // 32)) ** 2, 1)
+        self.logit = normed(nn.Linear(widths[-1] * (-(-config.image_size // 32)) ** 2, 1))
 
     def forward(self, images, norm="running"):
         """norm: `running`, BatchNorm as the module's mode has it; `image`, each image by its own statistics.

@@ -12,14 +12,18 @@ from .files import replacing
 COLORS = {
     "discriminator": "#d55e00",
     "discriminator_running": "#e69f00",
+    "discriminator_image": "#cc79a7",
     "residual": "#0072b2",
     "patch_residual": "#009e73",
+    "memory_distance": "#56b4e9",
 }
 LABELS = {
     "discriminator": "discriminator (the papers' score)",
     "discriminator_running": "discriminator, running statistics",
+    "discriminator_image": "discriminator of the image itself",
     "residual": "residual",
     "patch_residual": "worst patch's residual",
+    "memory_distance": "distance to memory",
 }
 GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabelled": "#009e73"}
 # False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that the grid often
@@ -54,10 +58,9 @@ def curves(history, path):
     axes[0].yaxis.label.set_size(8)
     axes[0].legend(fontsize=8)
     if labelled:
-        for name, color in COLORS.items():
-            axes[1].plot(
-                epochs, [line["validation"][name] for line in history], label=LABELS[name], color=color, marker=marker
-            )
+        for name in history[0]["validation"]:
+            aucs = [line["validation"][name] for line in history]
+            axes[1].plot(epochs, aucs, label=LABELS[name], color=COLORS[name], marker=marker)
         axes[1].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
         axes[1].set(xlabel="epoch", ylabel="AUC", ylim=(0, 1.02), title="Validation AUC")
         axes[1].legend(fontsize=8, loc="lower right")
@@ -149,9 +152,14 @@ def histogram_figure(scores, where=""):
     Returns:
         a matplotlib figure, a panel a score.
     """
-    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
-    for axis, (name, groups) in zip(figure.subplots(-(-len(scores) // 2), 2).flat, scores.items()):
-        bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=40)
+    rows = -(-len(scores) // 2)
+    figure = Figure(figsize=(9.5, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).flat
+    for axis in axes[len(scores) :]:
+        axis.remove()
+    for axis, (name, groups) in zip(axes, scores.items()):
+        # In float64: between float32 scores that are almost the same there would be no room for so many edges.
+        bins = np.histogram_bin_edges(np.concatenate(list(groups.values())).astype(np.float64), bins=40)
         for group, values in groups.items():
             # The outline stays visible where areas cover each other.
             for style in ({"histtype": "stepfilled", "alpha": 0.25}, {"histtype": "step", "linewidth": 1.5}):

@@ -14,7 +14,7 @@ from .data.decoding import decoded
 from .data.images import find_images, to_unit
 from .errors import UserError
 from .files import replacing
-from .model import SCORES, calibrated
+from .model import calibrated
 
 
 def main(arguments=None):
@@ -26,7 +26,7 @@ def main(arguments=None):
     parser.add_argument(
         "--out",
         default="scores.csv",
-        help="CSV to write (default: scores.csv): name, four raw scores, calibrated score, error; a single "
+        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, error; a single "
         "folder's images are named by their path inside it, all others by their path as given",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
@@ -60,7 +60,8 @@ def main(arguments=None):
     start = time.perf_counter()
     with replacing(options.out) as file:
         writer = csv.writer(file)
-        writer.writerow(["name", *SCORES, "calibrated", "error"])
+        names = run["config"].scores
+        writer.writerow(["name", *names, "calibrated", "error"])
         for batch in tqdm(
             decoded(files, run["config"].image_size, options.batch_size),
             unit="batch",
@@ -71,7 +72,7 @@ def main(arguments=None):
             rows = score_batch(detector, [image for _, image, _ in batch if image is not None], calibration)
             scoring += time.perf_counter() - batch_start
             for image_name, image, error in batch:
-                writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(SCORES) + 1)), error])
+                writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(names) + 1)), error])
                 failed += image is None
     seconds = time.perf_counter() - start
     scored = len(files) - failed
@@ -90,7 +91,7 @@ def main(arguments=None):
 
 
 def score_batch(detector, images, calibration):
-    """Iterator of a row an image: the scores of `SCORES` and the calibrated score, as text.
+    """Iterator of a row an image: the config's `scores` and its `score` calibrated, as text.
 
     Args:
         images: list of arrays (H, W), uint8 or uint16, at the model's size.
@@ -101,14 +102,12 @@ def score_batch(detector, images, calibration):
     device = next(detector.parameters()).device
     batch = torch.cat([to_unit(torch.from_numpy(image)[None, None]) for image in images])
     scores, _ = detector.scores(batch.to(device))
+    score = detector.config.score
     if calibration is None:
         shown = [""] * len(images)
     else:
-        shown = [
-            f"{value:.6g}"
-            for value in calibrated(scores["discriminator"].cpu().double(), **calibration["discriminator"]).tolist()
-        ]
-    columns = [[f"{value:.9g}" for value in scores[name].tolist()] for name in SCORES]
+        shown = [f"{value:.6g}" for value in calibrated(scores[score].cpu().double(), **calibration[score]).tolist()]
+    columns = [[f"{value:.9g}" for value in column.tolist()] for column in scores.values()]
     return zip(*columns, shown)
 
 

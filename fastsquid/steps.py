@@ -54,9 +54,16 @@ class Steps:
         generator_steps = -(-iteration // self.config.generator_every)
         sums = dict(zip(LOSSES, self.sums.tolist()))
         counts = {name: iteration if name == "discriminator" else generator_steps for name in LOSSES}
-        if not self.config.distillation:
-            del sums["teacher"], sums["distillation"]
-        return {n: s for n, s in sums.items() if counts[n]}, {n: counts[n] for n in sums if counts[n]}
+        config = self.config
+        has = dict(
+            discriminator=config.discriminator,
+            adversarial=config.discriminator,
+            teacher=config.distillation,
+            distillation=config.distillation,
+            entropy=config.entropy_weight > 0,
+        )
+        sums = {name: total for name, total in sums.items() if counts[name] and has.get(name, True)}
+        return sums, {name: counts[name] for name in sums}
 
     def broken(self):
         """(step from 0, name, value) of the first loss that was not finite, or None; waits for the device."""

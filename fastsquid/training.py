@@ -1,33 +1,39 @@
 """One training iteration: losses and order of work of both papers (SQUID 3 and 5.1, SimSID 3 and 4)."""
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
 
 # What a step reports: the two that are stepped on, and the generator's unweighted parts.
-LOSSES = ("discriminator", "generator", "student", "adversarial", "teacher", "distillation")
+LOSSES = ("discriminator", "generator", "student", "adversarial", "teacher", "distillation", "entropy")
 
 
-def generator_loss(config, images, out, logits):
+def generator_loss(config, images, out, logits=None):
     """Loss of the generator, and its parts.
 
     10 MSE(student) + 0.01 MSE(teacher) + 0.001 sum over levels of MSE(teacher level, student level) +
-    0.005 BCE(D(student), 1), with the config's weights. The distillation term stops no gradient.
+    0.005 BCE(D(student), 1), with the config's weights; of those parts that the config has, and plus MemAE's entropy
+    of the memory's weights (Gong et al., ICCV 2019, section 3.4) where it is weighed. The distillation term stops no
+    gradient.
 
     Args:
         images: (B, 1, H, W) in the model's value range.
         out: the `Reconstruction` of a pass with teacher.
-        logits: D's logits (B,) on the student's image.
+        logits: D's logits (B,) on the student's image; None without a discriminator.
 
     Returns:
         scalar loss, and a dict of its detached unweighted parts.
     """
-    parts = {
-        "student": F.mse_loss(_wide(out.student), images),
-        "adversarial": _entropy(logits, 1.0),
-    }
-    loss = config.student_weight * parts["student"] + config.adversarial_weight * parts["adversarial"]
+    parts = {"student": F.mse_loss(_wide(out.student), images)}
+    loss = config.student_weight * parts["student"]
+    if logits is not None:
+        parts["adversarial"] = _entropy(logits, 1.0)
+        loss = loss + config.adversarial_weight * parts["adversarial"]
+    if out.entropy is not None:
+        parts["entropy"] = out.entropy
+        loss = loss + config.entropy_weight * parts["entropy"]
     if out.teacher is not None:
         parts["teacher"] = F.mse_loss(_wide(out.teacher), images)
         levels = zip(out.teacher_levels, out.student_levels)
@@ -41,6 +47,17 @@ def discriminator_loss(config, real, fake):
     return config.discriminator_weight * (_entropy(real, 1.0) + _entropy(fake, 0.0))
 
 
+def gradient_penalty(discriminator, real):
+    """Half the squared gradient of D's logits at real images, its mean over the batch, and the logits (B,).
+
+    Source: R1 of Mescheder et al., ICML 2018, section 4.1.
+    """
+    real = real.detach().requires_grad_()
+    logits = discriminator(real)
+    (gradient,) = torch.autograd.grad(_wide(logits).sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / 2, logits
+
+
 def _wide(x):
     """Half precision -> float32, in which losses are summed."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -51,12 +68,46 @@ def _entropy(logits, target):
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
+class Average:
+    """A detector whose discriminator is the running mean of another's, which swings from step to step.
+
+    Its generator is the other's as it is: BatchNorm's statistics, averaged too, do not fit averaged weights that still
+    change fast, and an average over several epochs draws nothing.
+
+    Args:
+        detector: a `Detector`, whose discriminator is the first mean.
+        decay: part of the mean that an update keeps, in [0, 1).
+        prefix: of the names of the tensors that are averaged.
+    """
+
+    def __init__(self, detector, decay, prefix="discriminator."):
+        self.detector, self.decay = copy.deepcopy(detector).requires_grad_(False), decay
+        # Spectral norm's vectors have length 1, which a mean of them has not.
+        self.averaged = [
+            name
+            for name, tensor in detector.state_dict().items()
+            if name.startswith(prefix) and tensor.is_floating_point() and not name.endswith(("_u", "_v"))
+        ]
+        self.copied = [name for name in detector.state_dict() if name not in self.averaged]
+
+    @torch.no_grad()
+    def update(self, detector):
+        """One step nearer to the detector's weights as they are."""
+        mine, theirs = self.detector.state_dict(), detector.state_dict()
+        torch._foreach_lerp_(
+            [mine[name] for name in self.averaged], [theirs[name] for name in self.averaged], 1 - self.decay
+        )
+        for name in self.copied:
+            mine[name].copy_(theirs[name])
+
+
 class Trainer:
     """Detector, optimizers and the order of work.
 
-    In every iteration the discriminator steps; in iterations 0, generator_every, ... the generator steps after it,
-    against the updated discriminator, and commits its features to the memory queue. The teacher runs, and a
-    generator graph is built, only in a pass that the generator's step uses.
+    In every iteration the discriminator steps, where there is one; in iterations 0, generator_every, ... the generator
+    steps after it, against the updated discriminator, and commits its features to the memory queue. The teacher runs,
+    and a generator graph is built, only in a pass that the generator's step uses. `average` is the detector of the
+    averaged weights, or None.
 
     Args:
         detector: a `Detector`, on the device to train on.
@@ -77,7 +128,8 @@ class Trainer:
             # There are two batch sizes in a run, which is cheaper than one graph for any.
             options = dict(dynamic=False) if gpu else {}
             self.generator = torch.compile(self.generator, **options)
-            self.discriminator = torch.compile(self.discriminator, **options)
+            if self.discriminator is not None:
+                self.discriminator = torch.compile(self.discriminator, **options)
         c = self.config
         self.generator_parameters = list(detector.generator.parameters())
         # A tensor as learning rate: a CUDA graph reads it anew in every replay.
@@ -88,14 +140,18 @@ class Trainer:
             capturable=gpu,
         )
         self.generator_optimizer = torch.optim.Adam(self.generator_parameters, weight_decay=c.weight_decay, **options)
-        self.discriminator_optimizer = torch.optim.Adam(detector.discriminator.parameters(), **options)
+        self.discriminator_optimizer = None
+        if self.discriminator is not None:
+            self.discriminator_optimizer = torch.optim.Adam(detector.discriminator.parameters(), **options)
+        self.average = Average(detector, c.averaging) if c.averaging else None
 
     def set_epoch(self, epoch):
         """Learning rates of an epoch: a cosine from lr to lr_final over the run, one step an epoch."""
         c = self.config
         lr = c.lr_final + (c.lr - c.lr_final) * (1 + math.cos(math.pi * epoch / c.epochs)) / 2
         _set_lr(self.generator_optimizer, lr)
-        _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
+        if self.discriminator_optimizer is not None:
+            _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
         return lr
 
     def step(self, images, iteration):
@@ -112,30 +168,41 @@ class Trainer:
         if self.device.type == "cuda":
             images = images.contiguous(memory_format=torch.channels_last)
         generator_steps = iteration % self.config.generator_every == 0
-        shared = generator_steps and self.config.order == "shared"
-        if shared:
-            out = self._generate(images, teacher=True)
-        else:
-            with torch.no_grad():
-                out = self._generate(images)
-
-        real, fake = self._judge(images), self._judge(out.student.detach())
-        loss = discriminator_loss(self.config, real, fake)
-        self.discriminator_optimizer.zero_grad()
-        loss.backward()
-        self.discriminator_optimizer.step()
-        losses = {"discriminator": loss.detach()}
-
+        shared = generator_steps and (self.config.order == "shared" or self.discriminator is None)
+        losses, out = {}, self._generate(images, teacher=True) if shared else None
+        if self.discriminator is not None:
+            losses["discriminator"] = self._step_discriminator(images, out)
         if generator_steps:
             if not shared:
                 out = self._generate(images, teacher=True)
-            loss, parts = generator_loss(self.config, images, out, self._judge(out.student))
+            logits = None if self.discriminator is None else self._judge(out.student)
+            loss, parts = generator_loss(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
             loss.backward(inputs=self.generator_parameters)
             self.generator_optimizer.step()
             self.detector.generator.commit()
+            if self.average is not None:
+                self.average.update(self.detector)
             losses.update(generator=loss.detach(), **parts)
         return losses
+
+    def _step_discriminator(self, images, out):
+        """D's step on the generator's pass `out`, or on one of its own where that is None; the loss."""
+        if out is None:
+            with torch.no_grad():
+                out = self._generate(images)
+        penalty, weight = 0, self.config.gradient_penalty
+        if weight:  # of the networks as written: torch.compile has no second derivative
+            with self._autocast():
+                penalty, real = gradient_penalty(self.detector.discriminator, images)
+        else:
+            real = self._judge(images)
+        loss = discriminator_loss(self.config, real, self._judge(out.student.detach()))
+        loss = loss + self.config.discriminator_weight * weight * penalty
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return loss.detach()
 
     def _generate(self, images, teacher=False):
         with self._autocast():

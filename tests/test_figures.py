@@ -17,11 +17,11 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fastsquid import checkpoint, figures, gallery, gradcam, plots, train
-from fastsquid.config import preset
+from fastsquid.config import SCORES, preset
 from fastsquid.data import Split, open_data, to_unit
 from fastsquid.drawings import slot_figure, tsne_figure
 from fastsquid.evaluation import calibrate, score_images
-from fastsquid.model import SCORES, Detector, calibrated
+from fastsquid.model import Detector, calibrated
 from fastsquid.networks import Reconstruction
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
@@ -180,6 +180,13 @@ def test_curves_of_one_run_have_no_band(draw):
         np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
 
 
+def test_histograms_of_scores_that_are_almost_the_same():
+    one = np.float32(1000)
+    groups = {"normal": np.full(5, one), "abnormal": np.full(5, np.nextafter(one, np.float32(2000)))}
+    (axis,) = plots.histogram_figure({"residual": groups}).axes
+    assert len(axis.get_legend().get_texts()) == 2
+
+
 def test_histograms_have_area_one():
     rng = np.random.default_rng(0)
     groups = {"training": rng.normal(size=200), "normal": rng.normal(size=9), "abnormal": rng.normal(3, 1, size=30)}
@@ -211,7 +218,7 @@ def test_grad_cam_is_its_definition(monkeypatch):
         torch.nn.init.normal_(parameter, std=0.1)
     detector.discriminator.logit.weight.detach().abs_().neg_()  # something raises every score
     # A reconstruction that depends on the image, which an untrained generator's hardly does.
-    monkeypatch.setattr(detector.generator, "forward", lambda images: Reconstruction(images.flip(-1), None, None, None))
+    monkeypatch.setattr(detector.generator, "forward", lambda images: Reconstruction(images.flip(-1), *[None] * 5))
     student = detector.to_range(images).flip(-1)
     convolutions = [m for m in detector.discriminator.layers if isinstance(m, torch.nn.Conv2d)]
     norms = [None, *(m for m in detector.discriminator.layers if isinstance(m, torch.nn.BatchNorm2d))]
@@ -245,7 +252,7 @@ def test_grad_cam_image_by_image(unbroken, data, monkeypatch):
     frozen = gradcam.grad_cam(detector.frozen(), images)  # it needs no gradients of the parameters
     torch.testing.assert_close(frozen, gradcam.grad_cam(detector, images), atol=1e-3, rtol=0)
     # After three epochs reconstructions are much alike; the images themselves are not.
-    monkeypatch.setattr(detector.generator, "forward", lambda images: Reconstruction(images, None, None, None))
+    monkeypatch.setattr(detector.generator, "forward", lambda images: Reconstruction(images, *[None] * 5))
     together = gradcam.grad_cam(detector, images)
     alone = torch.cat([gradcam.grad_cam(detector, image[None]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
@@ -270,7 +277,7 @@ def test_curves_of_two_runs(drawn, loaded, data):
     assert (scores[0]["residual"] != scores[1]["residual"]).all()
     for name, measure in (("roc.png", roc_auc_score), ("precision_recall.png", average_precision_score)):
         (axis,) = drawn[name].axes
-        assert len(axis.collections) == 4 and "squid-small, seeds 0, 1, val split" in axis.get_title()
+        assert len(axis.collections) == len(SCORES) and "squid-small, seeds 0, 1, val split" in axis.get_title()
         for text, score in zip(texts(axis), SCORES):
             values = [measure(split.labels, one[score]) for one in scores]
             assert text.endswith(f": {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")

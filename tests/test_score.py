@@ -18,8 +18,8 @@ from PIL import Image
 
 from fastsquid import evaluate, loop, score, train
 from fastsquid.checkpoint import load_run
+from fastsquid.config import SCORES
 from fastsquid.data import decoding, read_image, to_unit
-from fastsquid.model import SCORES
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 
@@ -166,6 +166,7 @@ def test_an_interrupt_with_workers(run, tmp_path):
     # As the terminal does: Ctrl-C goes to every process of the group.
     code = """if True:
         import os, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
         from fastsquid import cli, score
         from fastsquid.data import decoding
         decoding.MAX_WITHOUT_WORKERS = 0

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastsquid import checkpoint, loop, train
-from fastsquid.config import preset
+from fastsquid.config import SCORES, preset
 from fastsquid.data import open_data
 from fastsquid.evaluation import score_images
 
@@ -44,6 +44,7 @@ def test_what_a_run_leaves(unbroken):
         "last.safetensors",
         "optimizer.safetensors",
         "state.json",
+        "training.safetensors",
     ]
     summary = json.loads((unbroken / "summary.json").read_text())
     assert (
@@ -52,7 +53,7 @@ def test_what_a_run_leaves(unbroken):
         and summary["split"] == "val"
         and summary["preset"] == "squid-small"
     )
-    assert set(summary["scores"]) == {"discriminator", "discriminator_running", "residual", "patch_residual"}
+    assert set(summary["scores"]) == set(SCORES)
     for metrics in summary["scores"].values():
         assert 0 <= metrics["auc"] <= 1
         assert (

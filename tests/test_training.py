@@ -56,7 +56,7 @@ def test_scoring_runs_no_teacher():
     t = trainer()
     watch = Watch(t)
     t.detector.eval().scores(torch.rand(3, 1, 48, 48))
-    assert watch.calls == {"encoder": 1, "student": 1, "teacher": 0, "discriminator": 2} and watch.graphs == [False]
+    assert watch.calls == {"encoder": 1, "student": 1, "teacher": 0, "discriminator": 3} and watch.graphs == [False]
 
 
 @pytest.mark.parametrize("order", ["separate", "shared"])
@@ -114,6 +114,50 @@ def test_losses_are_the_papers():
     torch.testing.assert_close(loss, expected)
     assert len(out.teacher_levels) == 3
     torch.testing.assert_close(parts["distillation"], distillation)
+
+
+def test_averaged_weights():
+    """The discriminator's weights and statistics as a mean that forgets; its counters and the generator as they are."""
+    t = trainer(averaging=0.75)
+    expected = {name: value.clone() for name, value in t.detector.state_dict().items()}
+    for iteration in range(3):  # the generator steps in the first and the last
+        t.step(torch.rand(3, 1, 48, 48), iteration)
+        for name, value in t.detector.state_dict().items() if iteration != 1 else ():
+            if name.startswith("discriminator") and value.is_floating_point():
+                expected[name] = 0.75 * expected[name] + 0.25 * value
+            else:
+                expected[name] = value.clone()
+    torch.testing.assert_close(t.average.detector.state_dict(), expected)
+    assert not any(p.requires_grad for p in t.average.detector.parameters()) and trainer().average is None
+
+
+def test_an_auto_encoder_learns_by_squared_error_alone():
+    config = preset("auto-encoder-small", width=2)
+    t = Trainer(Detector(config).train())
+    images = torch.rand(3, 1, 64, 64)
+    expected = 10 * F.mse_loss(t.generator(images).student, images)
+    losses = [t.step(images, iteration) for iteration in range(2)]
+    assert all(set(loss) == {"generator", "student"} for loss in losses)
+    torch.testing.assert_close(losses[0]["generator"], expected.detach())
+    assert t.detector.discriminator is None and losses[1]["generator"] < losses[0]["generator"]
+    assert not any("memor" in name or "teacher" in name for name, _ in t.detector.named_parameters())
+
+
+def test_memae_weighs_the_entropy_of_what_it_reads():
+    t = Trainer(Detector(preset("memae-small", width=4, slots=30)).train())
+    images, seen = torch.rand(3, 1, 64, 64), []
+    memory = t.detector.generator.inpaint.memory
+    memory.register_forward_hook(lambda module, inputs, out: seen.append((inputs[0], out[1])))
+    out = t.generator(images)
+    ((queries, weights),) = seen
+    dots = torch.einsum("brc,rnc->brn", queries, memory.bank)
+    kept = dots * (dots > 0.0025)
+    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True).clamp_min(1e-12))
+    entropy = -(weights * (weights + 1e-30).log()).sum(-1).mean()
+    torch.testing.assert_close(out.entropy, entropy)
+    loss, parts = generator_loss(t.config, images, out)
+    torch.testing.assert_close(loss, 10 * parts["student"] + 0.0002 * entropy)
+    assert torch.autograd.grad(out.entropy, memory.bank)[0].any()
 
 
 def test_learning_rates():

@@ -20,10 +20,9 @@ def memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
     definition = shrinkage != "gumbel" or torch.compiler.is_compiling()
     if definition or (values is not None and _needs_graph(x, bank, values)):
         out, weights = reference.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
-        weights = weights.detach()
         if shrinkage != "gumbel":
-            return out, weights, None
-        weights, indices = weights.topk(top_k)
+            return out, weights if shrinkage == "hard" else weights.detach(), None
+        weights, indices = weights.detach().topk(top_k)
     else:
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)

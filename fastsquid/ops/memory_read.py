@@ -139,8 +139,8 @@ def memory_read(
 
     Returns:
         out (B, R, C), or (B, R, V) with values, in x's dtype.
-        weights, without gradient, in float32 at least: of the chosen slots (B, R, top_k), largest first; of every slot
-            (B, R, N) for the shrinkages `none` and `hard`.
+        weights, in float32 at least: of the chosen slots (B, R, top_k), largest first; of every slot (B, R, N) for the
+            shrinkages `none` and `hard`; without gradient, but for `hard`.
         indices of the chosen slots (B, R, top_k), int64, -1 where the weight is 0; None for `none` and `hard`.
 
     Raises:
