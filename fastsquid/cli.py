@@ -45,6 +45,38 @@ def add_device_options(parser):
     )
 
 
+def add_training_options(parser):
+    """How a run is trained, which changes no more than rounding and speed."""
+    parser.add_argument(
+        "--compile",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="torch.compile for both networks, and CUDA graphs of whole steps; auto: on a GPU. The first step then "
+        "takes minutes, unless an earlier run left its compilations in PyTorch's cache",
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "bf16"],
+        help="of convolutions and projections in training; auto: bf16 on a GPU that has it",
+    )
+    add_device_options(parser)
+
+
+def seed_option(text):
+    """The whole number that an option's text stands for."""
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 to 2**64 - 1")
+    return int(text)
+
+
+def refuse_repeated(seeds):
+    """Raises UserError if a seed of --seeds is given twice."""
+    for number in seeds:
+        if seeds.count(number) > 1:
+            raise UserError(f"--seeds has {number} more than once: give each seed once")
+
+
 def choose_device(name):
     """The torch device that a name stands for, or a UserError that says why it is not to be had."""
     if name == "auto":

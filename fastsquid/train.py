@@ -6,24 +6,16 @@ Without arguments: DigitAnatomy, the `digits` preset, on a GPU if there is one a
 import argparse
 import dataclasses
 import gc
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import get_args
 
-import torch
-
 from . import checkpoint as ckpt
-from .cli import Parser, add_device_options, choose_device, run_command
+from .cli import Parser, add_training_options, choose_device, refuse_repeated, run_command, seed_option
 from .config import PRESETS, Config, preset
-from .data import open_data, to_unit
 from .errors import UserError
-from .group import create_group, is_finished, is_group, read_group, report_group, seed_run
-from .loop import Run
-from .metrics import require_both_classes
-from .model import Detector
-from .ops.dispatch import HAS_TRITON
+from .group import is_finished, is_group, read_group, report_group, seed_run
+from .launch import train_run
 
 
 def main(arguments=None):
@@ -33,6 +25,8 @@ def main(arguments=None):
         folder = Path(options.resume)
         if is_group(folder):
             return _train_group(folder, read_group(folder), options, device)
+        if options.only is not None:
+            raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
         return _train_single(folder, ckpt.read_run(folder), options, device)
     run = {
         "config": preset(options.preset, **changes),
@@ -47,84 +41,33 @@ def main(arguments=None):
 
 
 def _train_single(folder, run, options, device):
-    if not _train_run(folder, run, options, device):
+    if not train_run(folder, run, options, device):
         return _stopped(folder)
     print(f"run folder: {folder}")
 
 
 def _train_group(folder, group, options, device):
-    """A run for each seed that has none or an unfinished one, and the summary of all."""
+    """A run for each seed that has none or an unfinished one, and the summary of all; or of one seed its run."""
+    if options.only not in (None, *group["seeds"]):
+        seeds = ", ".join(map(str, group["seeds"]))
+        raise UserError(f"--only {options.only} is no seed of {folder}: its seeds are {seeds}")
     for number, seed in enumerate(group["seeds"], 1):
+        if options.only not in (None, seed):
+            continue
         run_folder, run = seed_run(folder, group, seed)
         finished = is_finished(run_folder)
         print(f"seed {seed} ({number} of {len(group['seeds'])}): {run_folder}{' is finished' * finished}", flush=True)
-        if not finished and not _train_run(run_folder, run, options, device, group):
+        if not finished and not train_run(run_folder, run, options, device, group):
             return _stopped(folder)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
-    report_group(folder)
+    if options.only is None:
+        report_group(folder)
     print(f"group folder: {folder}")
 
 
 def _stopped(folder):
     print(f"\nstopped; go on with: python -m fastsquid.train --resume {folder}")
     return 130
-
-
-def _train_run(folder, run, options, device, group=None):
-    """Trains one run to its end and reports; False if a signal stopped it before.
-
-    Args:
-        run: config.json of a run that is resumed, or what a new one begins with.
-        group: what a new run's group is to record before there is a run folder, or None.
-    """
-    data = _open_data(run)
-    fingerprint = _fingerprint(data["train"])
-
-    torch.manual_seed(run["seed"])
-    detector = Detector(run["config"], options.impl).to(device)
-    if options.impl == "triton":  # where it cannot run, say so before there is a run folder
-        detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
-    if "fingerprint" not in run:
-        if group is not None:
-            create_group(folder.parent, group)
-        ckpt.create_run(folder, **run, fingerprint=fingerprint)
-    elif fingerprint != run["fingerprint"]:
-        raise UserError(
-            f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
-            "put them back, or start a new run"
-        )
-    compile, precision = _choose_speed(options, device)
-    return Run(folder, detector, data, run["seed"], compile, precision).train()
-
-
-def _choose_speed(options, device):
-    """Whether to compile, and the precision, where the options leave it open."""
-    gpu = device.type == "cuda"
-    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON)
-    if options.precision != "auto":
-        return compile, options.precision
-    return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def _open_data(run):
-    """The run's splits, after everything that training or its report would stumble over is refused."""
-    data = open_data(run["data"], run["config"].image_size, run["seed"], run["skip_unreadable"])
-    if "train" not in data:
-        raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
-    for name in ("val", "test"):
-        if name in data and data[name].labels is not None:
-            require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
-    skipped = sum(split.skipped for split in data.values())
-    if skipped:
-        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}", file=sys.stderr)
-    return data
-
-
-def _fingerprint(split):
-    """sha256 of the training images, so that a run is only resumed on what it began with."""
-    digest = hashlib.sha256(json.dumps([split.names, list(split.images.shape)]).encode())
-    digest.update(split.images.numpy())
-    return digest.hexdigest()
 
 
 def _free_folder(name):
@@ -141,29 +84,22 @@ def _parse(arguments):
         "--data", help="folder of images, MNIST files, CheXpert or COVIDx release; default: scikit-learn's digits"
     )
     parser.add_argument("--preset", default="digits", help=f"{', '.join(PRESETS)}; default: digits")
-    parser.add_argument("--seed", type=_seed, help="seed of weights, order and augmentation; default: 0")
+    parser.add_argument("--seed", type=seed_option, help="seed of weights, order and augmentation; default: 0")
     parser.add_argument(
-        "--seeds", type=_seed, nargs="+", metavar="SEED", help="a group: a run for each of these, and their mean"
+        "--seeds", type=seed_option, nargs="+", metavar="SEED", help="a group: a run for each of these, and their mean"
+    )
+    parser.add_argument(
+        "--only",
+        type=seed_option,
+        metavar="SEED",
+        help="train one seed of the group, beside processes that train its others; --resume GROUP sums them up",
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
     )
-    parser.add_argument(
-        "--compile",
-        default="auto",
-        choices=["auto", "on", "off"],
-        help="torch.compile for both networks, and CUDA graphs of whole steps; auto: on a GPU. The first step then "
-        "takes minutes, unless an earlier run left its compilations in PyTorch's cache",
-    )
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        choices=["auto", "fp32", "bf16"],
-        help="of convolutions and projections in training; auto: bf16 on a GPU that has it",
-    )
-    add_device_options(parser)
+    add_training_options(parser)
     fields = [f for f in dataclasses.fields(Config) if f.name != "preset"]
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
     for f in fields:
@@ -182,15 +118,15 @@ def _parse(arguments):
     changes = {f.name: getattr(options, f.name) for f in fields if hasattr(options, f.name)}
     if options.data == "":
         raise UserError("--data is empty: give a folder, or leave it out for DigitAnatomy")
+    if options.only is not None and options.seeds is None and options.resume is None:
+        raise UserError("--only is a seed of a group: give the group by --seeds or --resume")
     if options.seeds is not None:
         if options.seed is not None:
             raise UserError("--seed and --seeds are both given: use --seed for one run, --seeds for a group of runs")
-        for seed in options.seeds:
-            if options.seeds.count(seed) > 1:
-                raise UserError(f"--seeds has {seed} more than once: give each seed once")
+        refuse_repeated(options.seeds)
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
-        allowed = ("--resume", "--device", "--impl", "--compile", "--precision")
+        allowed = ("--resume", "--only", "--device", "--impl", "--compile", "--precision")
         for argument in given:
             if argument.startswith("--") and argument.split("=")[0] not in allowed:
                 raise UserError(
@@ -198,12 +134,6 @@ def _parse(arguments):
                     f"(only {', '.join(allowed[1:])} may be given)"
                 )
     return options, changes
-
-
-def _seed(text):
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 to 2**64 - 1")
-    return int(text)
 
 
 def _boolean(text):

@@ -17,13 +17,12 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from fastsquid import checkpoint, compare, group, loop, train
 from fastsquid import evaluate as evaluate_command
-from fastsquid.config import preset
+from fastsquid.config import SCORES, preset
 from fastsquid.data import Split
 from fastsquid.errors import UserError
 from fastsquid.evaluation import read_scores, write_scores
 from fastsquid.files import write_json
 from fastsquid.metrics import evaluate
-from fastsquid.model import SCORES
 
 SEEDS = ("0", "1")
 
@@ -71,7 +70,7 @@ def test_the_summary_is_of_the_scores(trained, command):
         state = json.loads((checkpoint.latest_checkpoint(trained / f"seed-{seed}") / "state.json").read_text())
         labels = [int(row["label"]) for row in rows]
         for score in SCORES:
-            values = [float(row[score]) for row in rows]
+            values = [float(np.float32(row[score])) for row in rows]  # the nine digits stand for a float32
             called = np.array(values) >= state["best"]["validation"][score]["threshold"]
             auc = roc_auc_score(labels, values)
             assert run["auc"][score]["value"] == pytest.approx(auc, abs=1e-12)
@@ -127,6 +126,20 @@ def test_a_run_killed_before_its_summary_reports_again(trained, tmp_path, comman
     assert left(folder) == left(trained)
 
 
+def test_seeds_of_a_group_one_by_one(trained, tmp_path, command, refused):
+    """As processes beside each other would train them, in any order."""
+    folder = tmp_path / "group"
+    assert command(train.main, *tiny(folder, "--epochs", "1", "--seeds", *SEEDS, "--only", "1"))[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["group.json", "seed-1"]
+    assert "its seeds are 0, 1" in refused(train.main, "--resume", folder, "--only", "2")
+    assert command(train.main, "--resume", folder, "--only", "0")[0] == 0
+    assert not (folder / "summary.json").exists()
+    code, out, _ = command(train.main, "--resume", folder)
+    assert code == 0 and "seed-0 is finished" in out and "seed-1 is finished" in out
+    assert left(folder) == left(trained)
+    assert "is a single run: leave --only out" in refused(train.main, "--resume", folder / "seed-0", "--only", "0")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -135,6 +148,8 @@ def test_a_run_killed_before_its_summary_reports_again(trained, tmp_path, comman
         (["--seeds", "0", "one"], "'one' should be a whole number from 0 to 2**64 - 1"),
         (["--seeds", "-1"], "'-1' should be a whole number"),
         (["--seeds"], "expected at least one argument"),
+        (["--only", "0"], "give the group by --seeds or --resume"),
+        (["--seeds", "0", "--only", "1"], "its seeds are 0"),
         (["--seeds", "0", "--data", "nowhere"], "nowhere does not exist"),
     ],
 )

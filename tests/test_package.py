@@ -84,7 +84,7 @@ def imports(path):
 
 def test_arrows_point_one_way():
     """commands -> model -> modules -> ops -> kernels."""
-    commands = {f"fastsquid.{name}" for name in ("train", "evaluate", "score", "compare", "figures")}
+    commands = {f"fastsquid.{name}" for name in ("train", "evaluate", "score", "compare", "figures", "locate", "study")}
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
         found = imports(path)

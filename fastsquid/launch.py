@@ -1,0 +1,76 @@
+"""From a run's record to a trained run: its data, its detector, its folder; new, or resumed where it was left."""
+
+import hashlib
+import json
+import sys
+
+import torch
+
+from . import checkpoint as ckpt
+from .data import open_data, to_unit
+from .errors import UserError
+from .group import create_group
+from .loop import Run
+from .metrics import require_both_classes
+from .model import Detector
+from .ops.dispatch import HAS_TRITON
+
+
+def train_run(folder, run, options, device, group=None):
+    """Trains one run to its end and reports; False if a signal stopped it before.
+
+    Args:
+        run: config.json of a run that is resumed, or what a new one begins with.
+        group: what a new run's group is to record before there is a run folder, or None.
+    """
+    data = _open_data(run)
+    fingerprint = _fingerprint(data["train"])
+
+    torch.manual_seed(run["seed"])
+    detector = Detector(run["config"], options.impl).to(device)
+    if options.impl == "triton":  # where it cannot run, say so before there is a run folder
+        detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
+    if "fingerprint" not in run:
+        if group is not None:
+            create_group(folder.parent, group)
+        ckpt.create_run(folder, **run, fingerprint=fingerprint)
+    elif fingerprint != run["fingerprint"]:
+        raise UserError(
+            f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
+            "put them back, or start a new run"
+        )
+    compile, precision = _choose_speed(options, device)
+    return Run(folder, detector, data, run["seed"], compile, precision).train()
+
+
+def _choose_speed(options, device):
+    """Whether to compile, and the precision, where the options leave it open."""
+    gpu = device.type == "cuda"
+    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON)
+    if options.precision != "auto":
+        return compile, options.precision
+    return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def _open_data(run):
+    """The run's splits, after everything that training or its report would stumble over is refused."""
+    config = run["config"]
+    data = open_data(
+        run["data"], config.image_size, run["seed"], run["skip_unreadable"], contamination=config.contamination
+    )
+    if "train" not in data:
+        raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
+    for name in ("val", "test"):
+        if name in data and data[name].labels is not None:
+            require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
+    skipped = sum(split.skipped for split in data.values())
+    if skipped:
+        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}", file=sys.stderr)
+    return data
+
+
+def _fingerprint(split):
+    """sha256 of the training images, so that a run is only resumed on what it began with."""
+    digest = hashlib.sha256(json.dumps([split.names, list(split.images.shape)]).encode())
+    digest.update(split.images.numpy())
+    return digest.hexdigest()

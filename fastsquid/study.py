@@ -1,0 +1,259 @@
+"""`python -m fastsquid.study NAME`: the papers' ablations, sweeps, contamination and baselines, each as one command.
+
+    study.json           name, scale, data and seeds, written first
+    ROW/seed-0/          a row of the grid is a group of ordinary runs
+    NAME.csv, NAME.png   a line a run and score, and the figure; written again after every run
+
+A study that was stopped or killed goes on with the same command. `python -m fastsquid.compare` tells rows apart.
+"""
+
+import csv
+import gc
+import re
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .checkpoint import FORMAT, CheckpointError, create_folder, read_json
+from .cli import Parser, add_training_options, choose_device, refuse_repeated, run_command, seed_option
+from .config import ABLATIONS, DIGITS, PRESETS, preset
+from .data import open_data
+from .errors import UserError
+from .evaluation import reported_split
+from .files import replacing
+from .group import is_finished, is_group, read_group, read_summary, report_group, seed_run
+from .launch import train_run
+from .study_figures import draw_study
+
+SMALL_EPOCHS = 8  # of DigitAnatomy: at most two minutes a run on two cores
+SMALL = {**DIGITS, "epochs": SMALL_EPOCHS}  # what the small scale sets in every system's preset, unless the row does
+COLUMNS = (
+    *("system", "row", "parameter", "value", "seed", "epochs", "seconds"),
+    *("checkpoint", "epoch", "split", "score", "ranks", "auc"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of a study.
+
+    Attributes:
+        system: the preset that it changes.
+        name: of the row, one of its system's.
+        changes: {field: value}.
+        points: {field: value} of the curves that it is a point of.
+    """
+
+    system: str
+    name: str
+    changes: dict = field(default_factory=dict)
+    points: dict = field(default_factory=dict)
+
+    @property
+    def slug(self):
+        """Name of the row's folder."""
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.system} {self.name}".lower())
+
+    def config(self, scale):
+        """The row's `Config` at a scale, `full` or `small`."""
+        if scale == "full":
+            return preset(self.system, **self.changes)
+        drawn = f"{self.system}-digits"  # a preset of its own for DigitAnatomy, where the system has one
+        return preset(drawn if drawn in PRESETS else self.system, **{**SMALL, **self.changes})
+
+
+# SQUID Figure 9; the small scale's image of 48 pixels has no grid of 4 or 8
+SWEEP = {
+    "full": {
+        "grid": (1, 2, 4, 8),
+        "slots": (50, 100, 200, 500, 1000),
+        "top_k": (1, 5, 10, 25, 50),
+        "shortcut": (0.5, 0.8, 0.9, 0.95, 1.0),
+    },
+    "small": {
+        "grid": (1, 2, 3, 6),
+        "slots": (20, 50, 100, 200, 500),
+        "top_k": (1, 5, 10, 25, 50),
+        "shortcut": (0.5, 0.8, 0.9, 0.95, 1.0),
+    },
+}
+# SQUID Figure 10. The most first: data with too few abnormal images is refused before anything is trained.
+CONTAMINATION = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+
+
+def _sweep(scale):
+    """The base, which all curves share, and a row for every other value of each."""
+    base = Row("squid", "base").config(scale)
+    rows = [Row("squid", "base", {}, {name: getattr(base, name) for name in SWEEP[scale]})]
+    for name, values in SWEEP[scale].items():
+        others = (value for value in values if value != getattr(base, name))
+        rows += [Row("squid", f"{name} {value:g}", {name: value}, {name: value}) for value in others]
+    return rows
+
+
+# The rows of every study at each scale.
+_ABLATIONS = [
+    Row(system, name, changes)
+    for system, rows in ABLATIONS.items()
+    for name, changes in {"Full": {}, **rows}.items()  # Table 2 of each paper
+]
+_CONTAMINATION = [
+    Row(system, f"contamination {share:g}", {"contamination": share}, {"contamination": share})
+    for system in ("squid", "fastsquid")
+    for share in CONTAMINATION
+]
+_BASELINES = [Row(system, "Full") for system in ("squid", "simsid", "fastsquid", "memae", "auto-encoder")]
+STUDIES = {
+    "ablations": {"full": _ABLATIONS, "small": _ABLATIONS},
+    "sweep": {"full": _sweep("full"), "small": _sweep("small")},
+    "contamination": {"full": _CONTAMINATION, "small": _CONTAMINATION},
+    "baselines": {"full": _BASELINES, "small": _BASELINES},
+}
+
+
+def main(arguments=None):
+    options = _parse(arguments)
+    device = choose_device(options.device)
+    data = None if options.data is None else str(Path(options.data).resolve())
+    if data is not None and reported_split(open_data(data, splits=("val", "test"))) is None:
+        raise UserError(f"{data} has no labelled test or val images, which a study compares its rows on: add some")
+    folder = Path(options.out or Path("studies") / f"{options.name}-{options.scale}")
+    record = {"name": options.name, "scale": options.scale, "data": data, "seeds": options.seeds}
+    _begin(folder, record)
+
+    rows = STUDIES[options.name][options.scale]
+    number = 0
+    for row in rows:
+        group = {"config": row.config(options.scale), "data": data, "skip_unreadable": False, "seeds": options.seeds}
+        _refuse_other_group(folder / row.slug, group)
+        for seed in options.seeds:
+            number += 1
+            run_folder, run = seed_run(folder / row.slug, group, seed)
+            finished = is_finished(run_folder)
+            which = f"run {number} of {len(rows) * len(options.seeds)}: {row.system}, {row.name}, seed {seed}"
+            print(which + " is finished" * finished, flush=True)
+            if finished:
+                continue
+            if not train_run(run_folder, run, options, device, group):
+                again = sys.argv[1:] if arguments is None else arguments
+                print(f"\nstopped; go on with: {shlex.join(['python', '-m', 'fastsquid.study', *again])}")
+                return 130
+            gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
+            torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
+            _report(folder, record)
+        if not is_finished(folder / row.slug):
+            report_group(folder / row.slug)
+    _report(folder, record)
+    print(f"study folder: {folder}")
+
+
+def _begin(folder, record):
+    """Makes the study's folder, or makes sure that the one there is of the same study.
+
+    Raises:
+        UserError: the folder is of another study or of none, or its study.json is damaged.
+    """
+    path = folder / "study.json"
+    if not folder.exists():
+        create_folder(folder, path.name, {"format": FORMAT, **record})
+        return
+    if not path.is_file():
+        raise UserError(f"{folder} exists and is no study: choose another --out")
+    begun = read_json(path)
+    if not isinstance(begun, dict) or begun.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a study of this version of fastsquid")
+    for key, value in record.items():
+        if begun.get(key) != value:
+            raise UserError(
+                f"{folder} was begun with {key} {_words(begun.get(key))}, not {_words(value)}: give that again, or "
+                "choose another --out"
+            )
+
+
+def _words(value):
+    if value is None:
+        return "DigitAnatomy"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _refuse_other_group(folder, group):
+    """Refuses a row that was begun with another configuration, by another version of the grid."""
+    if is_group(folder) and read_group(folder) != group:
+        raise CheckpointError(f"{folder} was begun with another configuration than this study's: choose another --out")
+
+
+def _report(folder, record):
+    """Writes the CSV and the figure of the runs that have finished."""
+    lines = []
+    for row in STUDIES[record["name"]][record["scale"]]:
+        for seed in record["seeds"]:
+            run = folder / row.slug / f"seed-{seed}"
+            if is_finished(run):
+                lines += _lines(row, seed, read_summary(run), row.config(record["scale"]).score)
+    with replacing(folder / f"{record['name']}.csv") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)
+    draw_study(record, lines, folder / f"{record['name']}.png")
+
+
+def _lines(row, seed, summary, own):
+    """Lines of the CSV, dicts by `COLUMNS`: one a score of a run, and as many again for each further curve.
+
+    `ranks` is 1 in the line of the score that the configuration ranks by, `own`.
+    """
+    return [
+        {
+            "system": row.system,
+            "row": row.name,
+            "parameter": parameter,
+            "value": value,
+            "seed": seed,
+            "epochs": summary["epochs"],
+            "seconds": summary["seconds"],
+            "checkpoint": summary["checkpoint"]["name"],
+            "epoch": summary["checkpoint"]["epoch"],
+            "split": summary["split"],
+            "score": score,
+            "ranks": int(score == own),
+            "auc": metrics["auc"],
+        }
+        for parameter, value in row.points.items() or [("", "")]
+        for score, metrics in summary["scores"].items()
+    ]
+
+
+def _parse(arguments):
+    parser = Parser(prog="python -m fastsquid.study", description="Train every row of a study; its CSV and figure.")
+    parser.add_argument("name", metavar="NAME", choices=STUDIES, help=", ".join(STUDIES))
+    parser.add_argument(
+        "--scale",
+        default="small",
+        choices=["full", "small"],
+        help="full: the papers' sizes on --data; small: DigitAnatomy in minutes a run; default: small",
+    )
+    parser.add_argument("--data", help="of the full scale: folder of images, MNIST files, CheXpert or COVIDx release")
+    parser.add_argument(
+        "--seeds",
+        type=seed_option,
+        nargs="+",
+        default=[0],
+        metavar="SEED",
+        help="a run of each row for each; default: 0",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="of the study; default: studies/NAME-SCALE")
+    add_training_options(parser)
+    options = parser.parse_args(arguments)
+    if options.scale == "full" and not options.data:
+        raise UserError("--scale full needs --data: give a folder of X-rays, or use --scale small")
+    if options.scale == "small" and options.data is not None:
+        raise UserError("--data needs --scale full: the small scale is of DigitAnatomy")
+    refuse_repeated(options.seeds)
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)
