@@ -1,0 +1,37 @@
+"""`python bench/collect.py RUN TARGET`: what is small of a finished run, or of a group's finished runs, to be kept.
+
+Configuration, metrics of every epoch, scores and summary, no weights; of the data's path its last part.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+SMALL = ("metrics.jsonl", "summary.json", "scores-*.csv")
+
+
+def collect(run, target):
+    """Copies a run folder's, or a group folder's; runs without summary.json have not finished and are left out.
+
+    Args:
+        run, target: Paths; the target is made, and files of earlier runs in it replaced.
+    """
+    inside = [path for path in sorted(run.glob("seed-*")) if (path / "summary.json").is_file()]
+    for path in inside:
+        collect(path, target / path.name)
+    if not inside and not (run / "summary.json").is_file():
+        sys.exit(f"error: {run} is not finished: it has no summary.json; go on with fastsquid.train --resume {run}")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "group.json"):
+        if (run / name).is_file():
+            record = json.loads((run / name).read_text(encoding="utf-8"))
+            record["data"] = record["data"] and Path(record["data"]).name
+            (target / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for pattern in SMALL:
+        for path in run.glob(pattern):
+            shutil.copy(path, target / path.name)
+
+
+if __name__ == "__main__":
+    collect(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# bench/gpu_zhanglab.sh DATA: the presets on ZhangLab X-rays at full size, on this machine's GPU, a part of the work a call.
+# The seeds of a preset train beside each other. What is finished is scored, drawn and packed into $OUT (bench/results/zhanglab):
+# configurations, metrics of every epoch, score files, summaries and pictures, no weights. A call ends after LIMIT seconds
+# (540); what is unfinished then stays in runs/ for the next call, and what bench/results/zhanglab holds is not trained again.
+# PRESETS, SEEDS and OPTIONS change the work: with OPTIONS="--device cpu --width 2 --slots 8 --epochs 1" it runs anywhere.
+set -uo pipefail
+data=$(realpath "${1:?error: give the folder of the images, with train/NORMAL, val and test}") || exit 2
+python=${PYTHON:-python3}
+out=$(realpath -m "${OUT:-$(dirname "$0")/results/zhanglab}")
+cd "$(dirname "$0")/.." || exit
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+read -ra presets <<<"${PRESETS:-simsid fastsquid memae auto-encoder squid}"
+read -ra seeds <<<"${SEEDS:-0 1 2}"
+read -ra options <<<"${OPTIONS:-}"
+limit=${LIMIT:-540}
+if [[ ${OPTIONS:-} != *"--device cpu"* ]]; then
+    if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        echo "error: bench/gpu_zhanglab.sh needs a GPU, and PyTorch finds none here" >&2
+        exit 2
+    fi
+    installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
+    if ! "$python" -c "$installed" 2>/dev/null; then
+        "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
+    fi
+fi
+
+# What a resumed run may be given again, and what draws its figures.
+resumed=() device=()
+for ((i = 0; i < ${#options[@]}; i++)); do
+    [[ ${options[i]} =~ ^--(device|impl|compile|precision)$ ]] && resumed+=("${options[i]}" "${options[i + 1]}")
+    [[ ${options[i]} =~ ^--(device|impl)$ ]] && device+=("${options[i]}" "${options[i + 1]}")
+done
+
+train() { # PRESET SEED: trains one seed to its end, or until the call's time is up
+    local group=runs/zhanglab/$1 log=runs/zhanglab/$1-$2.log left=$((limit - SECONDS)) begin
+    if [[ -f $group/group.json ]]; then
+        begin=(--resume "$group" "${resumed[@]}")
+    else
+        begin=(--data "$data" --preset "$1" --seeds "${seeds[@]}" --out "$group" --monitor true)
+        [[ $1 == squid ]] && begin+=(--epochs 1000) # which its authors advise
+        begin+=("${options[@]}")
+    fi
+    # The first signal saves; one that does not end within a minute is hopeless.
+    timeout -s INT -k 60 $((left > 1 ? left : 1)) "$python" -m fastsquid.train "${begin[@]}" --only "$2" >>"$log" 2>&1
+    local status=$?
+    tail -n 1 "$log"
+    ((status == 0 || status == 124)) # 124: the time was up
+}
+
+pack() { # PRESET: pictures of its finished seeds, and everything small of them
+    local group=runs/zhanglab/$1 target=$out/$1 seed runs=()
+    for seed in "${seeds[@]}"; do
+        [[ -f $group/seed-$seed/summary.json ]] && runs+=("$group/seed-$seed")
+    done
+    ((${#runs[@]})) || return 0
+    "$python" -m fastsquid.figures "${runs[@]}" --out "$target/figures" "${device[@]}" || failed=1
+    if ((${#runs[@]} == ${#seeds[@]})); then
+        "$python" -m fastsquid.train --resume "$group" "${resumed[@]}" || failed=1
+    fi
+    "$python" bench/collect.py "$group" "$target" || failed=1
+}
+
+failed=0
+mkdir -p runs/zhanglab
+for preset in "${presets[@]}"; do
+    pending=()
+    for seed in "${seeds[@]}"; do
+        committed=bench/results/zhanglab/$preset/seed-$seed/summary.json
+        [[ -f $committed || -f runs/zhanglab/$preset/seed-$seed/summary.json ]] || pending+=("$seed")
+    done
+    if ((${#pending[@]} && SECONDS < limit)); then
+        echo "$preset: seeds ${pending[*]}"
+        train "$preset" "${pending[0]}" &
+        first=$! jobs=($!)
+        until [[ -f runs/zhanglab/$preset/group.json ]] || ! kill -0 "$first" 2>/dev/null; do sleep 1; done
+        for seed in "${pending[@]:1}"; do
+            train "$preset" "$seed" &
+            jobs+=($!)
+        done
+        for job in "${jobs[@]}"; do
+            wait "$job" || failed=1
+        done
+    fi
+    pack "$preset"
+done
+exit "$failed"

@@ -1,0 +1,102 @@
+"""`python bench/stability.py DATA CSV`: one training run, judged every epoch in every way that might steady its score.
+
+Weights: the latest, and running means of both networks with several horizons. Scores: each of `SCORES`; the mean of
+`discriminator_image` over the last epochs; and sums of scores, all standardised on normal training images, for which no
+label is used. A line each: AUC on the clean validation images, and its mean over them and the six perturbations.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from fastsquid.config import preset
+from fastsquid.data import open_data, to_unit
+from fastsquid.data.augment import augment
+from fastsquid.data.perturb import PERTURBATIONS
+from fastsquid.evaluation import score_images
+from fastsquid.model import Detector
+from fastsquid.training import Average, Trainer
+
+DECAYS = (0.98, 0.995)  # a generator step
+LAST = (3, 5)  # epochs whose scores are averaged
+SUMS = (
+    ("discriminator_image", "memory_distance"),
+    ("discriminator_image", "patch_residual"),
+    ("discriminator_image", "discriminator"),
+    ("discriminator", "residual", "memory_distance"),
+    ("discriminator_image", "patch_residual", "memory_distance"),
+)
+
+
+def standardised(detector, train, split):
+    """{images: {score: (N,)}} of the clean and the perturbed images, in deviations from normal training images."""
+    normal = score_images(detector, train)
+    changes = {"clean": None, **PERTURBATIONS}
+    return {
+        name: {
+            score: (values - normal[score].mean()) / max(normal[score].std(), 1e-12)
+            for score, values in score_images(detector, split.images, change=change).items()
+        }
+        for name, change in changes.items()
+    }
+
+
+def candidates(history):
+    """{name: {images: (N,)}} of everything that the epochs so far, lists of `standardised`, can be judged by."""
+    now = history[-1]
+    sums = {score: (score,) for score in now["clean"]} | {" + ".join(parts): parts for parts in SUMS}
+    result = {name: {images: sum(now[images][p] for p in parts) for images in now} for name, parts in sums.items()}
+    for count in LAST:
+        if len(history) >= count:
+            result[f"discriminator_image, mean of {count} epochs"] = {
+                images: sum(epoch[images]["discriminator_image"] for epoch in history[-count:]) for images in now
+            }
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder of X-rays with train/NORMAL and a labelled val")
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--preset", default="fastsquid-small")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    config = preset(options.preset, epochs=options.epochs, averaging=0.0)
+    data = open_data(options.data, config.image_size, options.seed, splits=("train", "val"))
+    images, split = data["train"].images, data["val"]
+    labels, some = split.labels.numpy(), images[::4]
+    torch.manual_seed(options.seed)
+    detector = Detector(config)
+    trainer = Trainer(detector)
+    averages = {f"mean of {decay}": Average(detector, decay, prefix="") for decay in DECAYS}
+    judged = {"latest": detector, **{name: average.detector for name, average in averages.items()}}
+    histories = {weights: [] for weights in judged}
+    with open(options.csv, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("preset", "seed", "epoch", "weights", "score", "auc", "mean_auc"))
+        for epoch in range(config.epochs):
+            trainer.set_epoch(epoch)
+            detector.train()
+            for i, batch in enumerate(torch.randperm(len(images)).split(config.batch_size)):
+                trainer.step(augment(to_unit(images[batch]), config.shift, config.zoom), i)
+                if i % config.generator_every == 0:
+                    for average in averages.values():
+                        average.update(detector)
+            for weights, one in judged.items():
+                histories[weights].append(standardised(one, some, split))
+                for name, scores in candidates(histories[weights]).items():
+                    aucs = [roc_auc_score(labels, values) for values in scores.values()]
+                    row = (epoch + 1, weights, name, f"{aucs[0]:.4f}", f"{np.mean(aucs):.4f}")
+                    writer.writerow((options.preset, options.seed, *row))
+            file.flush()
+            print(f"epoch {epoch + 1} of {config.epochs}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

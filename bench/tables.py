@@ -1,0 +1,98 @@
+"""`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as the README's tables, table.md in each folder.
+
+X-RAYS (bench/results/zhanglab/small): a folder a preset, `seed-N` in it, as bench/collect.py leaves them, of runs
+trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and six
+perturbations.
+DIGITS (bench/results/digits/fastsquid): `seed-N` with what fastsquid.locate wrote beside it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder")
+TAIL = 5  # epochs whose spread is reported
+
+
+def numbers(run):
+    """What the table says of a run: {column: number}.
+
+    Args:
+        run: Path of its folder.
+    """
+    score = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    clean = np.array([line["validation"][score] for line in lines])
+    perturbed = np.array([[aucs[score] for aucs in line["perturbed"].values()] for line in lines])
+    mean = np.column_stack([clean, perturbed]).mean(1)
+    synthetic = np.array([line["synthetic"][score] for line in lines])
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return {
+        "selected by validation AUC": clean.max(),
+        "selected without labels": clean[synthetic.argmax()],
+        "last epoch": clean[-1],
+        "mean, last epoch": mean[-1],
+        "spread": mean[-TAIL:].std(ddof=1),
+        "epochs": len(lines),
+        "seconds": summary["seconds"],
+        "score": score,
+    }
+
+
+def xrays(folder):
+    """Lines of a Markdown table, a row a preset."""
+    result = [
+        "| preset | score | seeds | selected by validation AUC | selected without labels | last epoch | "
+        "mean over perturbations, last epoch | spread of that mean, last five epochs |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for preset in ORDER:
+        runs = [numbers(run) for run in sorted((folder / preset).glob("seed-*"))]
+        if not runs:
+            continue
+        cells = [_text([run[name] for run in runs]) for name in list(runs[0])[:4]]
+        spread = f"{np.mean([run['spread'] for run in runs]):.4f}"
+        result.append(f"| `{preset}` | `{runs[0]['score']}` | {len(runs)} | {' | '.join([*cells, spread])} |")
+    return result
+
+
+def _text(values):
+    """Mean and, of several, sample standard deviation."""
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def digits(folder):
+    """Lines of a Markdown table, a row a seed."""
+    result = []
+    for run in sorted(folder.glob("seed-*")):
+        found = json.loads((run / "locate.json").read_text(encoding="utf-8"))
+        (score,) = (aucs for name, aucs in found["image_auc"].items() if name.startswith("score: "))
+        kinds = score["auc_by_kind"]
+        nearest = [found["image_auc"][name]["auc"] for name in ("nearest_image", "nearest_patch")]
+        cells = [found["cell_auc"][name]["auc"] for name in ("residual", "nearest_patch")]
+        if not result:
+            result = [
+                f"| seed | all | {' | '.join(kinds)} | nearest images | nearest cells "
+                "| cells, residual | cells, nearest |",
+                "|---" * (len(kinds) + 6) + "|",
+            ]
+        aucs = [score["auc"], *kinds.values(), *nearest, *cells]
+        result.append(f"| {run.name.removeprefix('seed-')} | " + " | ".join(f"{auc:.3f}" for auc in aucs) + " |")
+    return result
+
+
+def main():
+    results = Path(__file__).parent / "results"
+    folders = [Path(argument) for argument in sys.argv[1:]]
+    for folder, table in zip(
+        folders or (results / "zhanglab" / "small", results / "digits" / "fastsquid"), (xrays, digits)
+    ):
+        lines = table(folder)
+        (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print("\n".join(lines), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What gathers and tabulates results: nothing heavy, no path of the machine, numbers as others compute them."""
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import XRAYS
+from sklearn.metrics import roc_auc_score
+
+from fastsquid import loop, train
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = "--device cpu --image-size 64 --width 2 --epochs 2 --batch-size 4"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """What bench/gpu_zhanglab.sh leaves at a tiny size on a CPU: two presets, two seeds."""
+    folder = tmp_path_factory.mktemp("gpu")
+    for name in ("fastsquid", "kernels", "bench", "setup.py"):  # its runs and results are of the checkout
+        (folder / name).symlink_to(ROOT / name) if name != "bench" else (folder / name).mkdir()
+    for name in ("gpu_zhanglab.sh", "collect.py"):
+        (folder / "bench" / name).write_bytes((ROOT / "bench" / name).read_bytes())
+    return folder, run_script(folder)
+
+
+def run_script(folder, **changes):
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "OUT": str(folder / "out"),
+        "PRESETS": "fastsquid auto-encoder",
+        "SEEDS": "0 1",
+        "OPTIONS": OPTIONS,
+        **changes,
+    }
+    command = ["bash", str(folder / "bench" / "gpu_zhanglab.sh"), str(XRAYS)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_script_trains_scores_draws_and_packs(packed):
+    folder, done = packed
+    assert done.returncode == 0, done.stdout + done.stderr
+    for preset, score in (("fastsquid", "discriminator_image"), ("auto-encoder", "residual")):
+        target = folder / "out" / preset
+        assert json.loads((target / "summary.json").read_text())["seeds"] == [0, 1]
+        assert (target / "figures" / "roc.png").is_file()
+        for seed in (0, 1):
+            run = target / f"seed-{seed}"
+            found = {path.name for path in run.iterdir() if not path.name.endswith("-last.csv")}
+            assert found == {"config.json", "metrics.jsonl", "summary.json", "scores-val.csv", "scores-test.csv"}
+            assert json.loads((run / "config.json").read_text())["data"] == "xrays"
+            with open(run / "scores-val.csv", newline="") as file:
+                rows = list(csv.DictReader(file))
+            auc = roc_auc_score([int(row["label"]) for row in rows], [float(row[score]) for row in rows])
+            assert json.loads((run / "summary.json").read_text())["scores"][score]["auc"] == pytest.approx(auc)
+            assert "perturbed" in json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert not list((folder / "out").rglob("*.safetensors"))
+
+
+def test_the_script_skips_what_is_committed(packed):
+    folder, _ = packed
+    (folder / "bench" / "results").mkdir(exist_ok=True)
+    (folder / "bench" / "results" / "zhanglab").symlink_to(folder / "out")
+    (folder / "runs").rename(folder / "before")
+    done = run_script(folder, OUT=str(folder / "again"))
+    assert done.returncode == 0 and not done.stdout and not list((folder / "runs" / "zhanglab").iterdir())
+
+
+def test_the_script_goes_on_with_what_is_unfinished(packed, monkeypatch):
+    """As after a call whose time was up: no step is repeated or left out."""
+    folder, _ = packed
+    steps, original = [], loop.Trainer.step
+    (folder / "runs").rename(folder / "unneeded")
+    group = folder / "runs" / "zhanglab" / "simsid"
+
+    def step(self, images, iteration):
+        steps.append(iteration)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, iteration)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    options = [*OPTIONS.split(), "--slots", "8"]
+    arguments = ["--data", XRAYS, "--preset", "simsid", "--seeds", 5, "--only", 5, "--out", group, *options]
+    assert train.main([str(argument) for argument in arguments]) == 130
+    (before,) = (group / "seed-5").glob("checkpoint-*")
+    assert json.loads((before / "state.json").read_text())["iteration"] == 1 and len(steps) == 3
+    changes = {"PRESETS": "simsid", "SEEDS": "5", "OUT": str(folder / "third")}
+    done = run_script(folder, **changes, OPTIONS=" ".join(options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (folder / "third" / "simsid" / "seed-5" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_the_table(packed):
+    folder, _ = packed
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "tables.py"), str(folder / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = (folder / "out" / "table.md").read_text().splitlines()
+    assert done.stdout.splitlines()[2:4] == rows and len(rows) == 2
+    cells = [cell.strip(" `") for cell in rows[0].strip("|").split("|")]
+    assert cells[:3] == ["fastsquid", "discriminator_image", "2"]
+    clean, means, spreads = [], [], []
+    for seed in (0, 1):
+        lines = [
+            json.loads(line)
+            for line in (folder / "out" / "fastsquid" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        ]
+        aucs = [
+            [line["validation"]["discriminator_image"]]
+            + [perturbed["discriminator_image"] for perturbed in line["perturbed"].values()]
+            for line in lines
+        ]
+        clean.append(aucs[-1][0])
+        means.append(statistics.fmean(aucs[-1]))
+        spreads.append(statistics.stdev(map(statistics.fmean, aucs[-5:])))
+    assert cells[5] == f"{statistics.fmean(clean):.3f} ± {statistics.stdev(clean):.3f}"
+    assert cells[6] == f"{statistics.fmean(means):.3f} ± {statistics.stdev(means):.3f}"
+    assert cells[7] == f"{statistics.fmean(spreads):.4f}"
