@@ -21,8 +21,12 @@ def collect(run, target):
     for path in inside:
         collect(path, target / path.name)
     if not inside and not (run / "summary.json").is_file():
-        sys.exit(f"error: {run} is not finished: it has no summary.json; go on with fastsquid.train --resume {run}")
+        print(f"error: {run} has no finished run: go on with python -m fastsquid.train --resume {run}", file=sys.stderr)
+        sys.exit(2)
     target.mkdir(parents=True, exist_ok=True)
+    for pattern in SMALL:  # of an earlier run
+        for path in target.glob(pattern):
+            path.unlink()
     for name in ("config.json", "group.json"):
         if (run / name).is_file():
             record = json.loads((run / name).read_text(encoding="utf-8"))
@@ -34,4 +38,7 @@ def collect(run, target):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        print("error: give a run or group folder and where to keep what is small of it", file=sys.stderr)
+        sys.exit(2)
     collect(Path(sys.argv[1]), Path(sys.argv[2]))

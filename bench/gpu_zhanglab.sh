@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # bench/gpu_zhanglab.sh DATA: the presets on ZhangLab X-rays at full size, on this machine's GPU, a part of the work a call.
-# The seeds of a preset train beside each other. What is finished is scored, drawn and packed into $OUT (bench/results/zhanglab):
-# configurations, metrics of every epoch, score files, summaries and pictures, no weights. A call ends after LIMIT seconds
-# (540); what is unfinished then stays in runs/ for the next call, and what bench/results/zhanglab holds is not trained again.
-# PRESETS, SEEDS and OPTIONS change the work: with OPTIONS="--device cpu --width 2 --slots 8 --epochs 1" it runs anywhere.
+# The seeds of a preset train beside each other for LIMIT seconds (400) of a call, which then scores, draws and packs what is
+# finished, within ten minutes in all: $OUT/PRESET.tar.gz (OUT: bench/results/zhanglab, where it is unpacked) holds configurations,
+# metrics of every epoch, score files, summaries and pictures, no weights. What is unfinished stays in runs/ for the next call;
+# what bench/results/zhanglab holds is not trained again, and if calls on several machines left its seeds,
+# `python -m fastsquid.train --resume bench/results/zhanglab/PRESET` sums them up.
+# PRESETS, SEEDS and OPTIONS change the work, the same for every call: OPTIONS="--device cpu --width 2 --epochs 1" runs anywhere.
 set -uo pipefail
-data=$(realpath "${1:?error: give the folder of the images, with train/NORMAL, val and test}") || exit 2
+data=$(realpath -e "${1:?error: give the folder of the images, with train/NORMAL, val and test}") || exit 2
 python=${PYTHON:-python3}
 out=$(realpath -m "${OUT:-$(dirname "$0")/results/zhanglab}")
 cd "$(dirname "$0")/.." || exit
@@ -13,7 +15,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 read -ra presets <<<"${PRESETS:-simsid fastsquid memae auto-encoder squid}"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
 read -ra options <<<"${OPTIONS:-}"
-limit=${LIMIT:-540}
+limit=${LIMIT:-400}
 if [[ ${OPTIONS:-} != *"--device cpu"* ]]; then
     if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         echo "error: bench/gpu_zhanglab.sh needs a GPU, and PyTorch finds none here" >&2
@@ -41,35 +43,37 @@ train() { # PRESET SEED: trains one seed to its end, or until the call's time is
         [[ $1 == squid ]] && begin+=(--epochs 1000) # which its authors advise
         begin+=("${options[@]}")
     fi
-    # The first signal saves; one that does not end within a minute is hopeless.
-    timeout -s INT -k 60 $((left > 1 ? left : 1)) "$python" -m fastsquid.train "${begin[@]}" --only "$2" >>"$log" 2>&1
+    # The signal saves the run.
+    timeout -s INT -k 30 "$left" "$python" -m fastsquid.train "${begin[@]}" --only "$2" >>"$log" 2>&1
     local status=$?
-    tail -n 1 "$log"
+    echo "$1, seed $2: $(tail -n 1 "$log")"
     ((status == 0 || status == 124)) # 124: the time was up
 }
 
-pack() { # PRESET: pictures of its finished seeds, and everything small of them
-    local group=runs/zhanglab/$1 target=$out/$1 seed runs=()
+pack() { # PRESET: pictures of its finished seeds, and everything small of them, once
+    local group=runs/zhanglab/$1 packed=runs/zhanglab/packed/$1 seed runs=()
     for seed in "${seeds[@]}"; do
         [[ -f $group/seed-$seed/summary.json ]] && runs+=("$group/seed-$seed")
     done
-    ((${#runs[@]})) || return 0
-    "$python" -m fastsquid.figures "${runs[@]}" --out "$target/figures" "${device[@]}" || failed=1
+    ((${#runs[@]})) && [[ $(cat "$packed.seeds" 2>/dev/null) != "${runs[*]}" ]] || return 0
+    "$python" -m fastsquid.figures "${runs[@]}" --out "$packed/figures" "${device[@]}" || failed=1
+    "$python" -m fastsquid.locate "${runs[0]}" --out "$packed/localization" "${device[@]}" || failed=1
     if ((${#runs[@]} == ${#seeds[@]})); then
         "$python" -m fastsquid.train --resume "$group" "${resumed[@]}" || failed=1
     fi
-    "$python" bench/collect.py "$group" "$target" || failed=1
+    "$python" bench/collect.py "$group" "$packed" || failed=1
+    mkdir -p "$out" && tar -czf "$out/$1.tar.gz" -C runs/zhanglab/packed "$1" && echo "${runs[*]}" >"$packed.seeds" || failed=1
 }
 
 failed=0
-mkdir -p runs/zhanglab
+mkdir -p runs/zhanglab/packed
 for preset in "${presets[@]}"; do
     pending=()
     for seed in "${seeds[@]}"; do
         committed=bench/results/zhanglab/$preset/seed-$seed/summary.json
         [[ -f $committed || -f runs/zhanglab/$preset/seed-$seed/summary.json ]] || pending+=("$seed")
     done
-    if ((${#pending[@]} && SECONDS < limit)); then
+    if ((${#pending[@]} && SECONDS < limit - 60)); then # less is not worth the start
         echo "$preset: seeds ${pending[*]}"
         train "$preset" "${pending[0]}" &
         first=$! jobs=($!)

@@ -17,28 +17,15 @@ TAIL = 5  # epochs whose spread is reported
 
 
 def numbers(run):
-    """What the table says of a run: {column: number}.
-
-    Args:
-        run: Path of its folder.
-    """
+    """What the table says of the run in a folder: its score, four AUCs, and the spread of the last of them."""
     score = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     clean = np.array([line["validation"][score] for line in lines])
     perturbed = np.array([[aucs[score] for aucs in line["perturbed"].values()] for line in lines])
     mean = np.column_stack([clean, perturbed]).mean(1)
     synthetic = np.array([line["synthetic"][score] for line in lines])
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return {
-        "selected by validation AUC": clean.max(),
-        "selected without labels": clean[synthetic.argmax()],
-        "last epoch": clean[-1],
-        "mean, last epoch": mean[-1],
-        "spread": mean[-TAIL:].std(ddof=1),
-        "epochs": len(lines),
-        "seconds": summary["seconds"],
-        "score": score,
-    }
+    aucs = (clean.max(), clean[synthetic.argmax()], clean[-1], mean[-1])
+    return score, aucs, mean[-TAIL:].std(ddof=1)
 
 
 def xrays(folder):
@@ -52,9 +39,9 @@ def xrays(folder):
         runs = [numbers(run) for run in sorted((folder / preset).glob("seed-*"))]
         if not runs:
             continue
-        cells = [_text([run[name] for run in runs]) for name in list(runs[0])[:4]]
-        spread = f"{np.mean([run['spread'] for run in runs]):.4f}"
-        result.append(f"| `{preset}` | `{runs[0]['score']}` | {len(runs)} | {' | '.join([*cells, spread])} |")
+        scores, aucs, spreads = zip(*runs)
+        cells = [*map(_text, zip(*aucs)), f"{np.mean(spreads):.4f}"]
+        result.append(f"| `{preset}` | `{scores[0]}` | {len(runs)} | {' | '.join(cells)} |")
     return result
 
 

@@ -20,7 +20,7 @@ def of_stability(path):
     """(variant, AUCs by epoch) of every way to judge the one run of a CSV."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    rows.sort(key=lambda row: (row["weights"], row["score"], int(row["epoch"])))  # stable: as they were written
+    rows.sort(key=lambda row: (row["weights"], row["score"], int(row["epoch"])))
     for (weights, score), lines in groupby(rows, key=lambda row: (row["weights"], row["score"])):
         yield f"{path.stem}, {weights}", score, [float(line["mean_auc"]) for line in lines]
 

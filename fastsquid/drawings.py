@@ -44,12 +44,13 @@ def reconstruction_figure(images, student, teacher, captions, where=""):
     )
 
 
-def heat_figure(images, student, heat, captions, where=""):
-    """Images, the reconstructions that the discriminator judges, and its heat map over the images (SimSID Figure 7).
+def heat_figure(images, student, heat, judged, captions, where=""):
+    """Images, their reconstructions, and the discriminator's heat map over the images (SimSID Figure 7).
 
     Args:
         images, student: (N, H, W) in [0, 1].
         heat: (N, H, W) in [0, 1], as `gradcam.grad_cam` gives it.
+        judged: what the discriminator was shown, "reconstruction" or "image".
         captions, where: as `reconstruction_figure`.
 
     Returns:
@@ -61,7 +62,7 @@ def heat_figure(images, student, heat, captions, where=""):
         ("student", [(student, *grey, None)]),
         ("Grad-CAM", [(images, *grey, None), (heat, *inferno, 0.7 * heat)]),  # what is cold stays an X-ray
     ]
-    title = "Grad-CAM of the discriminator: where it sees what raises the score"
+    title = f"Grad-CAM of the discriminator on the {judged}: where it sees what raises the score"
     return _picture_table(
         title,
         columns,

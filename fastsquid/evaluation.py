@@ -33,10 +33,13 @@ def score_images(detector, images, batch_size=64, change=None):
     Raises:
         DivergedError: a score is not finite.
     """
-    detector.eval()
-    frozen = detector.frozen()
-    device = next(detector.parameters()).device
-    parts = {name: [] for name in detector.config.scores}
+    return _score(detector.eval().frozen(), images, batch_size, change)
+
+
+def _score(frozen, images, batch_size=64, change=None):
+    """`score_images` of a detector that is frozen already."""
+    device = next(frozen.parameters()).device
+    parts = {name: [] for name in frozen.config.scores}
     for batch in images.split(batch_size):
         batch = to_unit(batch.to(device))
         scores, _ = frozen.scores(batch if change is None else change(batch))
@@ -68,10 +71,11 @@ def validate(detector, split):
 
 def perturbed_aucs(detector, split):
     """AUC of every score on a labelled split whose images are all perturbed alike: {perturbation: {score: AUC}}."""
+    frozen = detector.eval().frozen()
     return {
         name: {
             score: float(roc_auc_score(split.labels, values))
-            for score, values in score_images(detector, split.images, change=change).items()
+            for score, values in _score(frozen, split.images, change=change).items()
         }
         for name, change in PERTURBATIONS.items()
     }
@@ -82,9 +86,9 @@ def synthetic_aucs(detector, images):
 
     No label is used: `images` uint8 or uint16 (N, 1, H, W) are the training images.
     """
-    images = images[:: -(-len(images) // 256)]
-    normal = score_images(detector, images)
-    abnormal = score_images(detector, (with_opacity(to_unit(images)) * 255).round().to(torch.uint8))
+    frozen, images = detector.eval().frozen(), to_unit(images[:: -(-len(images) // 256)])
+    # Both in 8 bits, so that depth does not tell them apart.
+    normal, abnormal = (_score(frozen, (some * 255).round().to(torch.uint8)) for some in (images, with_opacity(images)))
     labels = np.repeat([0, 1], len(images))
     return {name: float(roc_auc_score(labels, np.r_[normal[name], abnormal[name]])) for name in normal}
 

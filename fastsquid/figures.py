@@ -122,8 +122,9 @@ def draw_figures(runs, data):
         yield "gradcam.png", "this configuration has no discriminator"
     else:
         side = -(-run.detector.config.image_size // 32)  # of the discriminator's last maps
+        judged = "image" if score == "discriminator_image" else "reconstruction"
         coarse = f"{where}; {side} x {side} cells, interpolated"
-        yield "gradcam.png", heat_figure(images, student, heat, captions, coarse)
+        yield "gradcam.png", heat_figure(images, student, heat, judged, captions, coarse)
 
     if run.detector.generator.inpaint is None:
         yield "memory_tsne.png", "this configuration has no in-painting memory"

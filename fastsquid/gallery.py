@@ -10,6 +10,7 @@ from .plots import save_figure
 
 _SHOWN = {
     "D": "discriminator",
+    "D running": "discriminator_running",
     "D of image": "discriminator_image",
     "residual": "residual",
     "patch": "patch_residual",
@@ -41,7 +42,7 @@ def draw_gallery(detector, split, calibration, path):
 
 
 def _shown(config):
-    """(short, full) name of three scores: the config's own, and residuals."""
+    """(short, full) names of scores: the config's own, and both residuals."""
     names = dict.fromkeys((config.score, "residual", "patch_residual"))
     return [(short, name) for short, name in _SHOWN.items() if name in names]
 

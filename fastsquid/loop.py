@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from . import checkpoint as ckpt
 from . import plots
-from .errors import UserError
 from .evaluation import (
     DivergedError,
     calibrate,
@@ -227,7 +226,7 @@ class Run:
 
     def _diverged(self, what):
         kept = ckpt.latest_checkpoint(self.folder)
-        return UserError(
+        return DivergedError(
             f"{what}: training stopped; "
             + (f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet")
             + "; a lower --lr may help"

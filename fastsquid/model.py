@@ -98,7 +98,7 @@ class Detector(nn.Module):
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
         reconstruction = self.from_range(student)
-        errors = to_patches((self.prepare(images) - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
+        errors = to_patches((self.from_range(inputs) - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
         errors = errors.view(-1, self.config.patches)
         scores = {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
         if self.discriminator is not None:

@@ -22,7 +22,7 @@ from .cli import Parser, add_training_options, choose_device, refuse_repeated, r
 from .config import ABLATIONS, DIGITS, PRESETS, preset
 from .data import open_data
 from .errors import UserError
-from .evaluation import reported_split
+from .evaluation import DivergedError, reported_split
 from .files import replacing
 from .group import is_finished, is_group, read_group, read_summary, report_group, seed_run
 from .launch import train_run
@@ -125,7 +125,7 @@ def main(arguments=None):
     _begin(folder, record)
 
     rows = STUDIES[options.name][options.scale]
-    number = 0
+    number, diverged = 0, []
     for row in rows:
         group = {"config": row.config(options.scale), "data": data, "skip_unreadable": False, "seeds": options.seeds}
         _refuse_other_group(folder / row.slug, group)
@@ -137,17 +137,26 @@ def main(arguments=None):
             print(which + " is finished" * finished, flush=True)
             if finished:
                 continue
-            if not train_run(run_folder, run, options, device, group):
+            try:
+                unbroken = train_run(run_folder, run, options, device, group)
+            except DivergedError as error:  # the next rows are none the worse for it
+                print(f"diverged: {error}", flush=True)
+                diverged.append(f"{row.system}, {row.name}, seed {seed}")
+                continue
+            if not unbroken:
                 again = sys.argv[1:] if arguments is None else arguments
                 print(f"\nstopped; go on with: {shlex.join(['python', '-m', 'fastsquid.study', *again])}")
                 return 130
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
             torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
             _report(folder, record)
-        if not is_finished(folder / row.slug):
+        finished = [is_finished(folder / row.slug / f"seed-{seed}") for seed in options.seeds]
+        if all(finished) and not is_finished(folder / row.slug):
             report_group(folder / row.slug)
     _report(folder, record)
     print(f"study folder: {folder}")
+    if diverged:
+        raise UserError(f"training diverged in {'; '.join(diverged)}: {folder} has the other rows")
 
 
 def _begin(folder, record):
@@ -197,7 +206,8 @@ def _report(folder, record):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
-    draw_study(record, lines, folder / f"{record['name']}.png")
+    if lines:
+        draw_study(record, lines, folder / f"{record['name']}.png")
 
 
 def _lines(row, seed, summary, own):

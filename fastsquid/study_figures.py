@@ -92,6 +92,9 @@ def _sweep(lines):
     figure = Figure(figsize=(9.5, 7.4), layout="constrained")
     for axis, (parameter, label) in zip(figure.subplots(2, 2, sharey=True).flat, PARAMETERS.items()):
         curve = [line for line in lines if line["parameter"] == parameter]
+        if not curve:  # as yet
+            axis.remove()
+            continue
         values = sorted({line["value"] for line in curve})
         base = {line["value"] for line in curve if line["row"] == "base"}
         for value in base:

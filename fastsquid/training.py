@@ -71,8 +71,9 @@ def _entropy(logits, target):
 class Average:
     """A detector whose discriminator is the running mean of another's, which swings from step to step.
 
-    Its generator is the other's as it is: BatchNorm's statistics, averaged too, do not fit averaged weights that still
-    change fast, and an average over several epochs draws nothing.
+    The mean begins with the untrained discriminator, of which decay^n is left after n updates. The generator is the
+    other's as of the latest update: averaged weights that still change fast would need BatchNorm statistics of their
+    own, and draw nothing with averaged ones.
 
     Args:
         detector: a `Detector`, whose discriminator is the first mean.
@@ -128,7 +129,8 @@ class Trainer:
             # There are two batch sizes in a run, which is cheaper than one graph for any.
             options = dict(dynamic=False) if gpu else {}
             self.generator = torch.compile(self.generator, **options)
-            if self.discriminator is not None:
+            # torch.compile has no second derivative, and would change statistics that the penalty's pass has kept.
+            if self.discriminator is not None and not self.config.gradient_penalty:
                 self.discriminator = torch.compile(self.discriminator, **options)
         c = self.config
         self.generator_parameters = list(detector.generator.parameters())
@@ -192,9 +194,9 @@ class Trainer:
             with torch.no_grad():
                 out = self._generate(images)
         penalty, weight = 0, self.config.gradient_penalty
-        if weight:  # of the networks as written: torch.compile has no second derivative
+        if weight:
             with self._autocast():
-                penalty, real = gradient_penalty(self.detector.discriminator, images)
+                penalty, real = gradient_penalty(self.discriminator, images)
         else:
             real = self._judge(images)
         loss = discriminator_loss(self.config, real, self._judge(out.student.detach()))

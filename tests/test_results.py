@@ -7,10 +7,11 @@ import signal
 import statistics
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import XRAYS
+from conftest import XRAYS, files_of
 from sklearn.metrics import roc_auc_score
 
 from fastsquid import loop, train
@@ -48,9 +49,11 @@ def test_the_script_trains_scores_draws_and_packs(packed):
     folder, done = packed
     assert done.returncode == 0, done.stdout + done.stderr
     for preset, score in (("fastsquid", "discriminator_image"), ("auto-encoder", "residual")):
-        target = folder / "out" / preset
+        with tarfile.open(folder / "out" / f"{preset}.tar.gz") as packed_files:
+            packed_files.extractall(folder / "results", filter="data")
+        target = folder / "results" / preset
         assert json.loads((target / "summary.json").read_text())["seeds"] == [0, 1]
-        assert (target / "figures" / "roc.png").is_file()
+        assert (target / "figures" / "roc.png").is_file() and (target / "localization" / "maps.png").is_file()
         for seed in (0, 1):
             run = target / f"seed-{seed}"
             found = {path.name for path in run.iterdir() if not path.name.endswith("-last.csv")}
@@ -61,16 +64,16 @@ def test_the_script_trains_scores_draws_and_packs(packed):
             auc = roc_auc_score([int(row["label"]) for row in rows], [float(row[score]) for row in rows])
             assert json.loads((run / "summary.json").read_text())["scores"][score]["auc"] == pytest.approx(auc)
             assert "perturbed" in json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    assert not list((folder / "out").rglob("*.safetensors"))
+    assert not list((folder / "results").rglob("*.safetensors"))
 
 
 def test_the_script_skips_what_is_committed(packed):
     folder, _ = packed
     (folder / "bench" / "results").mkdir(exist_ok=True)
-    (folder / "bench" / "results" / "zhanglab").symlink_to(folder / "out")
+    (folder / "bench" / "results" / "zhanglab").symlink_to(folder / "results")
     (folder / "runs").rename(folder / "before")
     done = run_script(folder, OUT=str(folder / "again"))
-    assert done.returncode == 0 and not done.stdout and not list((folder / "runs" / "zhanglab").iterdir())
+    assert done.returncode == 0 and not done.stdout and not (folder / "again").exists()
 
 
 def test_the_script_goes_on_with_what_is_unfinished(packed, monkeypatch):
@@ -89,40 +92,48 @@ def test_the_script_goes_on_with_what_is_unfinished(packed, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "step", step)
     options = [*OPTIONS.split(), "--slots", "8"]
     arguments = ["--data", XRAYS, "--preset", "simsid", "--seeds", 5, "--only", 5, "--out", group, *options]
+    arguments += ["--monitor", "true"]  # as the script asks for
     assert train.main([str(argument) for argument in arguments]) == 130
     (before,) = (group / "seed-5").glob("checkpoint-*")
     assert json.loads((before / "state.json").read_text())["iteration"] == 1 and len(steps) == 3
     changes = {"PRESETS": "simsid", "SEEDS": "5", "OUT": str(folder / "third")}
     done = run_script(folder, **changes, OPTIONS=" ".join(options))
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (folder / "third" / "simsid" / "seed-5" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    unbroken = [arguments[0], arguments[1], "--preset", "simsid", "--seed", 5, "--out", folder / "unbroken", *options]
+    assert train.main([str(argument) for argument in [*unbroken, "--monitor", "true"]]) is None
+    assert files_of(group / "seed-5")["metrics"] == files_of(folder / "unbroken")["metrics"]
+    assert (folder / "third" / "simsid.tar.gz").is_file()
 
 
 def test_the_table(packed):
     folder, _ = packed
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "tables.py"), str(folder / "out")], capture_output=True, text=True
+        [sys.executable, str(ROOT / "bench" / "tables.py"), str(folder / "results")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    head, _, *rows = (folder / "out" / "table.md").read_text().splitlines()
+    head, _, *rows = (folder / "results" / "table.md").read_text().splitlines()
     assert done.stdout.splitlines()[2:4] == rows and len(rows) == 2
     cells = [cell.strip(" `") for cell in rows[0].strip("|").split("|")]
     assert cells[:3] == ["fastsquid", "discriminator_image", "2"]
-    clean, means, spreads = [], [], []
+    chosen, unlabelled, clean, means, spreads = [], [], [], [], []
     for seed in (0, 1):
         lines = [
             json.loads(line)
-            for line in (folder / "out" / "fastsquid" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+            for line in (folder / "results" / "fastsquid" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
         ]
         aucs = [
             [line["validation"]["discriminator_image"]]
             + [perturbed["discriminator_image"] for perturbed in line["perturbed"].values()]
             for line in lines
         ]
+        synthetic = [line["synthetic"]["discriminator_image"] for line in lines]
+        chosen.append(max(row[0] for row in aucs))
+        unlabelled.append(aucs[synthetic.index(max(synthetic))][0])
         clean.append(aucs[-1][0])
         means.append(statistics.fmean(aucs[-1]))
         spreads.append(statistics.stdev(map(statistics.fmean, aucs[-5:])))
+    assert cells[3] == f"{statistics.fmean(chosen):.3f} ± {statistics.stdev(chosen):.3f}"
+    assert cells[4] == f"{statistics.fmean(unlabelled):.3f} ± {statistics.stdev(unlabelled):.3f}"
     assert cells[5] == f"{statistics.fmean(clean):.3f} ± {statistics.stdev(clean):.3f}"
     assert cells[6] == f"{statistics.fmean(means):.3f} ± {statistics.stdev(means):.3f}"
     assert cells[7] == f"{statistics.fmean(spreads):.4f}"

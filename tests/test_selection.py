@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,7 @@ def test_gradient_penalty_of_a_known_gradient():
     torch.testing.assert_close(squared, (2 * real).square().sum((1, 2, 3)).mean() / 2)
 
 
+@pytest.mark.filterwarnings("default")  # torch.compile warns
 def test_the_discriminator_is_penalised():
     """Its loss is the plain one and the weighed penalty, and its step another one."""
     config = preset("fastsquid-small", width=2, slots=6, gradient_penalty=3.0, averaging=0.0)
@@ -103,6 +105,10 @@ def test_the_discriminator_is_penalised():
     loss = trainer._step_discriminator(seen, out)
     torch.testing.assert_close(loss, (plain + 0.005 * 3.0 * penalty).detach())
     assert all(not torch.equal(a, b) for a, b in zip(weights, judge.parameters()))
+    # One and the same network sees real and drawn images, and torch.compile has no second derivative.
+    assert Trainer(Detector(config), compile=True).discriminator is not None
+    assert not hasattr(Trainer(Detector(config), compile=True).discriminator, "_orig_mod")
+    assert hasattr(Trainer(Detector(replace(config, gradient_penalty=0.0)), compile=True).discriminator, "_orig_mod")
 
 
 def test_spectral_norm_bounds_every_weight():

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from fastsquid import loop, study, study_figures
 from fastsquid.config import ABLATIONS, DIGITS, PRESETS, SCORES, preset
 from fastsquid.data import digits
+from fastsquid.evaluation import DivergedError
 from fastsquid.group import finished_runs
 from fastsquid.study import STUDIES, SWEEP, Row
 
@@ -33,7 +35,8 @@ ROWS = [
 def test_every_row_is_a_configuration_of_its_own(name, scale):
     rows = STUDIES[name][scale]
     configs = [row.config(scale) for row in rows]
-    assert len(set(configs)) == len({row.slug for row in rows}) == len(rows)
+    distinct = {replace(config, preset="", score="residual") for config in configs}
+    assert len(distinct) == len({row.slug for row in rows}) == len(rows)
     for row, config in zip(rows, configs):
         digits = f"{row.system}-digits"
         assert config.preset == (digits if scale == "small" and digits in PRESETS else row.system)
@@ -162,6 +165,24 @@ def test_an_interrupted_study_goes_on(done, tmp_path, command, monkeypatch):
     assert code == 0 and "run 1 of 2: squid, base, seed 0 is finished\n" in out
     assert steps == [6, 6, 8, 8], "no step was repeated or left out"
     assert len(lines_of(folder)) == len(lines_of(done))
+
+
+def test_a_row_that_diverges_stops_no_other(done, tmp_path, refused, monkeypatch):
+    folder = shutil.copytree(done, tmp_path / "study")
+    for row in ("squid-base", "squid-slots-8"):
+        shutil.rmtree(folder / row)
+
+    def diverge(run_folder, run, *arguments):
+        if run["config"].slots == 6:
+            raise DivergedError("the student loss is nan")
+        return original(run_folder, run, *arguments)
+
+    original = study.train_run
+    monkeypatch.setattr(study, "train_run", diverge)
+    message = refused(study.main, "sweep", "--device", "cpu", "--out", folder)
+    assert "training diverged in squid, base, seed 0" in message
+    assert {line["row"] for line in lines_of(folder)} == {"slots 8"}
+    assert (folder / "squid-slots-8" / "summary.json").is_file() and not (folder / "squid-base").exists()
 
 
 def test_what_stops_a_study_says_how_to_go_on(done, tmp_path, command, monkeypatch):
