@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import tables  # noqa: E402
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
