@@ -3,9 +3,9 @@
 # Rows go to bench/results/DEVICE.csv, or CSV. PYTHON names the interpreter (python3); FASTSQUID_COMMIT the commit, where git is
 # absent. With SMALLEST=1 everything runs once at the smallest sizes, without a GPU in Triton's interpreter.
 set -uo pipefail
-python=${PYTHON:-python3}
 results=${1:+--results $(realpath -m "$1")}
 cd "$(dirname "$0")/.." || exit
+source bench/gpu_setup.sh || exit
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 if [[ ${SMALLEST:-} ]]; then
     options=(--smallest)
@@ -13,15 +13,9 @@ if [[ ${SMALLEST:-} ]]; then
 else
     options=()
     unset TRITON_INTERPRET
-    if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        echo "error: bench/gpu_bench.sh needs a GPU, and PyTorch finds none here" >&2
-        exit 2
-    fi
+    need_gpu bench/gpu_bench.sh
 fi
-installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
-if ! "$python" -c "$installed" 2>/dev/null; then
-    "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
-fi
+know_checkout
 # What matters most first, the sweeps last: a row is written when it is measured, and stays where the time ends.
 failed=0
 measure() {

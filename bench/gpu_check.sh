@@ -6,19 +6,12 @@
 set -uo pipefail
 report=$(realpath -m "${1:-$(dirname "$0")/results/gpu_check.md}")
 cd "$(dirname "$0")/.." || exit
-python=${PYTHON:-python3}
+source bench/gpu_setup.sh || exit
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 unset TRITON_INTERPRET # it would take the kernels off the GPU
 
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "error: bench/gpu_check.sh needs a GPU, and PyTorch finds none here" >&2
-    exit 2
-fi
-# Only where the checkout is installed is its folder kernels/ known as fastsquid.kernels.
-installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
-if ! "$python" -c "$installed" 2>/dev/null; then
-    "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
-fi
+need_gpu bench/gpu_check.sh
+know_checkout
 
 output=$(mktemp)
 trap 'rm -f "$output" "$report.$$"' EXIT

@@ -7,24 +7,21 @@
 # `python -m fastsquid.train --resume bench/results/zhanglab/PRESET` sums them up.
 # PRESETS, SEEDS and OPTIONS change the work, the same for every call: OPTIONS="--device cpu --width 2 --epochs 1" runs anywhere.
 set -uo pipefail
-data=$(realpath -e "${1:?error: give the folder of the images, with train/NORMAL, val and test}") || exit 2
-python=${PYTHON:-python3}
+if ! data=$(realpath -e "${1:-}" 2>/dev/null); then
+    echo "error: ${1:-no folder} is no folder of images: give the one with train/NORMAL, val and test" >&2
+    exit 2
+fi
 out=$(realpath -m "${OUT:-$(dirname "$0")/results/zhanglab}")
 cd "$(dirname "$0")/.." || exit
+source bench/gpu_setup.sh || exit
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 read -ra presets <<<"${PRESETS:-simsid fastsquid memae auto-encoder squid}"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
 read -ra options <<<"${OPTIONS:-}"
 limit=${LIMIT:-400}
 if [[ ${OPTIONS:-} != *"--device cpu"* ]]; then
-    if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        echo "error: bench/gpu_zhanglab.sh needs a GPU, and PyTorch finds none here" >&2
-        exit 2
-    fi
-    installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
-    if ! "$python" -c "$installed" 2>/dev/null; then
-        "$python" -m pip install -e . --no-deps --no-build-isolation -q || exit 1
-    fi
+    need_gpu bench/gpu_zhanglab.sh
+    know_checkout
 fi
 
 # What a resumed run may be given again, and what draws its figures.

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from .checkpoint import load_run
-from .cli import Parser, add_device_options, choose_device, run_command
+from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
 from .errors import UserError
 from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
@@ -13,18 +13,12 @@ from .files import write_json
 
 def main(arguments=None):
     parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labelled images.")
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
-    parser.add_argument("--data", help="labelled data; default: what the run was trained with")
+    add_run_options(parser, "labelled data")
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument(
         "--robustness", action="store_true", help="also AUC where gamma, contrast or framing of all images is changed"
     )
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
-    )
-    add_device_options(parser)
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)

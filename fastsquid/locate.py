@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoint import load_run
-from .cli import Parser, add_device_options, choose_device, run_command
+from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data, to_unit
 from .drawings import map_figure
 from .errors import UserError
@@ -29,16 +29,10 @@ def main(arguments=None):
         description="Draw where images are abnormal, in standard deviations from the training images; of DigitAnatomy, "
         "whose anomalous cells are known, also the AUC of finding them.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
-    parser.add_argument("--data", help="data with normal training images; default: what the run was trained with")
+    add_run_options(parser, "data with normal training images")
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder for maps.png and locate.json; default: RUN/localization"
     )
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
-    )
-    add_device_options(parser)
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)

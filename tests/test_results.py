@@ -26,7 +26,7 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     for name in ("fastsquid", "kernels", "bench", "setup.py"):  # its runs and results are of the checkout
         (folder / name).symlink_to(ROOT / name) if name != "bench" else (folder / name).mkdir()
-    for name in ("gpu_zhanglab.sh", "collect.py"):
+    for name in ("gpu_zhanglab.sh", "gpu_setup.sh", "collect.py"):
         (folder / "bench" / name).write_bytes((ROOT / "bench" / name).read_bytes())
     return folder, run_script(folder)
 
