@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastsquid.plots import mean_deviation
+
 ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder")
 TAIL = 5  # epochs whose spread is reported
 
@@ -40,14 +42,9 @@ def xrays(folder):
         if not runs:
             continue
         scores, aucs, spreads = zip(*runs)
-        cells = [*map(_text, zip(*aucs)), f"{np.mean(spreads):.4f}"]
+        cells = [*map(mean_deviation, zip(*aucs)), f"{np.mean(spreads):.4f}"]
         result.append(f"| `{preset}` | `{scores[0]}` | {len(runs)} | {' | '.join(cells)} |")
     return result
-
-
-def _text(values):
-    """Mean and, of several, sample standard deviation."""
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 def digits(folder):

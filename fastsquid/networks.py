@@ -146,7 +146,7 @@ class Discriminator(nn.Module):
     """Image (B, 1, H, W) -> one logit an image (B,), large where it looks like a real healthy image.
 
     Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer; each weight divided
-    by its spectral norm where the config says so.
+    by its spectral norm (Miyato et al., ICLR 2018, section 2.1) where the config says so.
     """
 
     def __init__(self, config):

@@ -99,7 +99,7 @@ def roc_figure(labels, scores, where=""):
     for name, values in scores.items():
         runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(values)]
         areas = [auc(false, true) for false, true in runs]
-        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {_mean_deviation(areas)}"}
+        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {mean_deviation(areas)}"}
         if len(runs) == 1:
             axis.plot(*runs[0], **style)
         else:
@@ -128,7 +128,7 @@ def precision_recall_figure(labels, scores, where=""):
         rows = np.atleast_2d(values)
         runs = [precision_recall_curve(labels, row)[:2] for row in rows]
         precisions = [average_precision_score(labels, row) for row in rows]
-        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {_mean_deviation(precisions)}"}
+        style = {"color": COLORS[name], "label": f"{LABELS[name]}: {mean_deviation(precisions)}"}
         if len(runs) == 1:
             axis.plot(*runs[0][::-1], **style, drawstyle="steps-post")
         else:
@@ -180,7 +180,8 @@ def _draw_band(axis, x, runs, color, label):
     axis.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
 
 
-def _mean_deviation(values):
+def mean_deviation(values):
+    """Mean and, of several, sample standard deviation of AUCs, as text."""
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 

@@ -79,6 +79,8 @@ class Average:
         detector: a `Detector`, whose discriminator is the first mean.
         decay: part of the mean that an update keeps, in [0, 1).
         prefix: of the names of the tensors that are averaged.
+
+    Source: ours, after Polyak and Juditsky's averaging of iterates, 1992.
     """
 
     def __init__(self, detector, decay, prefix="discriminator."):
