@@ -15,10 +15,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .dicom import is_dicom, read_dicom
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
+
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
@@ -38,15 +41,19 @@ def read_image(path, size):
     EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
     ignored, the first frame of several is taken, and the image is resized to the square with antialiased bilinear
     interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes 16-bit colour to 8.
+    A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
 
     Returns:
-        np.uint8 (size, size), or np.uint16 for 16-bit greyscale.
+        np.uint8 (size, size), or np.uint16 for greyscale of more than 8 bits.
 
     Raises:
         ImageError: the file is missing, empty, no image, truncated, not permitted, larger than
-            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey.
+            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey; or DICOM that
+            is no frontal chest radiograph.
     """
     try:
+        if is_dicom(path):
+            return _dicom_square(path, size)
         with _open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return _grey_square(image, size)
@@ -55,7 +62,7 @@ def read_image(path, size):
 
 
 def find_images(folder):
-    """All image files below a folder, by suffix in any case, as a sorted list of Path.
+    """All image files below a folder, by suffix in any case, and DICOM files by what they begin with; sorted Paths.
 
     Names starting with "." (files and folders) are skipped, and links to folders are not followed.
 
@@ -72,7 +79,7 @@ def find_images(folder):
         images += [
             Path(parent, name)
             for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+            if not name.startswith(".") and _is_image(Path(parent, name))
         ]
     return sorted(images, key=Path.as_posix)
 
@@ -112,6 +119,24 @@ def read_images(paths, size, skip_unreadable=False):
 def to_unit(images):
     """uint8 / 255 or uint16 / 65535: a float32 tensor in [0, 1] of the same shape, on the same device."""
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
+
+
+def _is_image(path):
+    """By suffix; DICOM files are often named by a number, or have the suffix .dcm while they are broken."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES or suffix in DICOM_SUFFIXES:
+        return True
+    try:
+        return path.name != "DICOMDIR" and is_dicom(path)
+    except OSError:
+        return False
+
+
+def _dicom_square(path, size):
+    shown, bits = read_dicom(path)
+    depth = np.uint8 if bits <= 8 else np.uint16
+    image = Image.fromarray(shown.astype(np.float32) * np.iinfo(depth).max)
+    return np.rint(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))).astype(depth)
 
 
 def _open(path):
