@@ -76,11 +76,7 @@ def find_images(folder):
     images = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and _is_image(Path(parent, name))
-        ]
+        images += [Path(parent, name) for name in files if not name.startswith(".") and _is_image(Path(parent, name))]
     return sorted(images, key=Path.as_posix)
 
 
