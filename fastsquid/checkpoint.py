@@ -4,6 +4,7 @@
     metrics.jsonl        a line an epoch
     checkpoint-000012/   state.json, last, best and optimizer .safetensors; one at a time, renamed into place whole
     scores-SPLIT.csv, curves.png, gallery.png    at the end
+    maps.safetensors     what is normal at every pixel, for the detector that the run stands for
     summary.json         after them: a run that has one is finished
 
 Tensors are safetensors and everything else is JSON: nothing is ever unpickled.
@@ -228,6 +229,43 @@ def load_detector(detector, checkpoint, state, name):
         raise CheckpointError(
             f"{checkpoint} does not fit the run's configuration: {str(error).splitlines()[-1].strip()}"
         ) from None
+
+
+def save_maps(folder, calibration, epoch):
+    """Writes maps.safetensors of a run.
+
+    Args:
+        calibration: as `maps.calibrate_maps` gives it.
+        epoch: after which the calibrated detector was saved.
+    """
+    tensors = {
+        f"{name}.{moment}": values.cpu().contiguous()
+        for name, moments in calibration.items()
+        for moment, values in zip(("mean", "std"), moments)
+    }
+    with replacing(Path(folder) / "maps.safetensors", "wb") as file:
+        file.write(save({**tensors, "epoch": torch.tensor(epoch)}))
+
+
+def read_maps(folder, epoch):
+    """What `save_maps` wrote, or None where it is missing or of another epoch's detector.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = Path(folder) / "maps.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        tensors = load(path.read_bytes())
+        written = int(tensors.pop("epoch"))
+        names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
+        calibration = {name: (tensors[f"{name}.mean"], tensors[f"{name}.std"]) for name in names}
+    except (SafetensorError, KeyError, ValueError):
+        raise CheckpointError(
+            f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
+        ) from None
+    return calibration if written == epoch else None
 
 
 def load_optimizers(optimizers, checkpoint, state):

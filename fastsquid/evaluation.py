@@ -52,11 +52,27 @@ def _score(frozen, images, batch_size=64, change=None):
     return result
 
 
-def calibrate(detector, images):
-    """Mean and standard deviation of every score over the (normal) training images (SQUID 3.4)."""
+def calibrate(detector, images, validation=None):
+    """What scores are usual: of each score the mean and standard deviation over the training images (SQUID 3.4).
+
+    Args:
+        images: of training, as `score_images` takes them.
+        validation: a labelled `Split`, or None.
+
+    Returns:
+        {score: {mean, std, quantiles}}, the last being the 0th to 100th percentile over the normal validation images,
+        which the detector has not seen; None without any.
+    """
+    seen, unseen = score_images(detector, images), None
+    if validation is not None:
+        unseen = score_images(detector, validation.images[validation.labels == 0])
     return {
-        name: {"mean": float(np.mean(values, dtype=np.float64)), "std": float(np.std(values, dtype=np.float64))}
-        for name, values in score_images(detector, images).items()
+        name: {
+            "mean": float(np.mean(values, dtype=np.float64)),
+            "std": float(np.std(values, dtype=np.float64)),
+            "quantiles": None if unseen is None else np.percentile(unseen[name], range(101)).tolist(),
+        }
+        for name, values in seen.items()
     }
 
 

@@ -223,7 +223,7 @@ def _agreeing(folders):
 
 def _captions(split, chosen, scores, calibration):
     """What each image is, and its raw and calibrated score."""
-    shown = calibrated(torch.from_numpy(scores).double(), **calibration).tolist()
+    shown = calibrated(torch.from_numpy(scores).double(), calibration).tolist()
     captions = []
     for i, score, probability in zip(chosen, scores, shown):
         if split.labels is None:

@@ -26,6 +26,7 @@ from .evaluation import (
 )
 from .files import replacing, write_json
 from .gallery import draw_gallery
+from .maps import calibrate_maps, forward_maps
 from .steps import Steps
 from .training import Trainer
 
@@ -157,7 +158,7 @@ class Run:
                 criterion = synthetic[self.config.score]
             best = state["best"]
             better = criterion is not None and (best is None or criterion > best["criterion"])
-            calibration = calibrate(self.judge, self.images) if better else None
+            calibration = calibrate(self.judge, self.images, self.validation) if better else None
         except DivergedError as error:
             raise self._diverged(f"after epoch {state['epoch'] + 1} {error}") from None
         line = {
@@ -184,7 +185,7 @@ class Run:
     def _finish(self):
         """The last detector's calibration, which an epoch that was no best one has not needed."""
         last = self.state["last"]
-        last["calibration"] = last["calibration"] or calibrate(self.judge, self.images)
+        last["calibration"] = last["calibration"] or calibrate(self.judge, self.images, self.validation)
         self.state["finished"] = True
         self._save()
 
@@ -264,6 +265,8 @@ class Run:
             state[name]["calibration"],
             self.folder / "gallery.png",
         )
+        maps = calibrate_maps(self.judge.frozen(), self.data["train"].images, maps=forward_maps)
+        ckpt.save_maps(self.folder, maps, state[name]["epoch"])
         write_json(self.folder / "summary.json", summary)  # last: it says that the run is finished
         print_table(summary)
 

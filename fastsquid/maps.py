@@ -14,8 +14,8 @@ from .gradcam import grad_cam
 from .patches import to_patches
 
 
-def raw_maps(detector, images):
-    """What is known of every pixel, larger = more abnormal.
+def forward_maps(detector, images):
+    """What is known of every pixel from a pass without gradients, larger = more abnormal.
 
     Args:
         detector: a `Detector` in eval mode.
@@ -24,7 +24,7 @@ def raw_maps(detector, images):
     Returns:
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
         the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
-        there is an in-painting memory; `grad_cam` where there is a discriminator.
+        there is an in-painting memory.
     """
     size, grid = images.shape[-1], detector.config.grid
     with torch.no_grad():
@@ -35,9 +35,15 @@ def raw_maps(detector, images):
         if out.memory_distance is not None:
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
-    if detector.discriminator is not None:
-        maps["grad_cam"] = grad_cam(detector, images)
     return {name: values.float() for name, values in maps.items()}
+
+
+def raw_maps(detector, images):
+    """`forward_maps`, and where there is a discriminator `grad_cam`."""
+    maps = forward_maps(detector, images)
+    if detector.discriminator is not None:
+        maps["grad_cam"] = grad_cam(detector, images).float()
+    return maps
 
 
 def smooth(images, deviation):
@@ -53,7 +59,7 @@ def smooth(images, deviation):
     return blur(images) / blur(torch.ones_like(images[:1]))
 
 
-def calibrate_maps(detector, images, batch_size=64):
+def calibrate_maps(detector, images, batch_size=64, maps=raw_maps):
     """Mean and standard deviation of every map at every pixel, over normal images.
 
     A deviation counts at least as much as the map's mean one, so that places that hardly ever vary decide nothing.
@@ -61,13 +67,14 @@ def calibrate_maps(detector, images, batch_size=64):
     Args:
         detector: a `Detector` in eval mode.
         images: uint8 or uint16 (N, 1, H, W), normal ones.
+        maps: the function that gives them, `raw_maps` or `forward_maps`.
 
     Returns:
         {map: (mean (H, W), standard deviation (H, W))}.
     """
     sums, device = {}, next(detector.parameters()).device
     for batch in images.split(batch_size):
-        for name, values in raw_maps(detector, to_unit(batch.to(device))).items():
+        for name, values in maps(detector, to_unit(batch.to(device))).items():
             moments = torch.stack([values.double().sum(0), values.double().square().sum(0)])
             sums[name] = sums.get(name, 0) + moments
     result = {}
@@ -83,12 +90,12 @@ def anomaly_maps(detector, images, calibration):
 
     Args:
         detector, images: as `raw_maps`.
-        calibration: as `calibrate_maps` gives it.
+        calibration: as `calibrate_maps` gives it, on the detector's device.
 
     Returns:
-        dict of float32 (B, H, W), the maps of `raw_maps`.
+        dict of float32 (B, H, W), the maps that are calibrated.
     """
-    raw = raw_maps(detector, images)
+    raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images)
     return {name: (values - calibration[name][0]) / calibration[name][1] for name, values in raw.items()}
 
 

@@ -116,9 +116,13 @@ def _moments(images):
     return mean, torch.where(deviation > 1e-6, deviation, 1)
 
 
-def calibrated(score, mean, std):
+def calibrated(score, calibration):
     """sigmoid((score - mean) / std), mean and std of the training images' scores (SQUID 3.4); in [0, 1].
 
     For display: rank on the raw score, because the sigmoid saturates in float32 and makes ties.
+
+    Args:
+        score: tensor of raw scores.
+        calibration: of that score, as `evaluation.calibrate` gives it.
     """
-    return torch.sigmoid((score - mean) / max(std, 1e-12))
+    return torch.sigmoid((score - calibration["mean"]) / max(calibration["std"], 1e-12))

@@ -5,16 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from .checkpoint import load_run
-from .cli import Parser, add_device_options, choose_device, run_command
+from .cli import Parser, add_device_options, run_command
 from .data.decoding import decoded
-from .data.images import find_images, to_unit
+from .data.images import find_images
 from .errors import UserError
 from .files import replacing
-from .model import calibrated
+from .scorer import load
 
 
 def main(arguments=None):
@@ -44,12 +42,9 @@ def main(arguments=None):
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
 
-    device = choose_device(options.device)
     files = _named_files([Path(image) for image in options.images])
-    detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
-    detector = detector.frozen(options.precision == "bf16")
-    calibration = state[name]["calibration"]
-    if calibration is None:
+    scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision)
+    if scorer.calibration is None:
         print(
             f"the run has not finished: its scores are not calibrated yet, that column stays empty; "
             f"finish it with python -m fastsquid.train --resume {options.run}",
@@ -60,16 +55,16 @@ def main(arguments=None):
     start = time.perf_counter()
     with replacing(options.out) as file:
         writer = csv.writer(file)
-        names = run["config"].scores
+        names = scorer.score_names
         writer.writerow(["name", *names, "calibrated", "error"])
         for batch in tqdm(
-            decoded(files, run["config"].image_size, options.batch_size),
+            decoded(files, scorer.image_size, options.batch_size),
             unit="batch",
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
         ):
             batch_start = time.perf_counter()
-            rows = score_batch(detector, [image for _, image, _ in batch if image is not None], calibration)
+            rows = score_batch(scorer, [image for _, image, _ in batch if image is not None])
             scoring += time.perf_counter() - batch_start
             for image_name, image, error in batch:
                 writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(names) + 1)), error])
@@ -90,24 +85,20 @@ def main(arguments=None):
         return 1
 
 
-def score_batch(detector, images, calibration):
-    """Iterator of a row an image: the config's `scores` and its `score` calibrated, as text.
+def score_batch(scorer, images):
+    """Iterator of a row an image: its `scorer.score_names` and its calibrated score, as text.
 
     Args:
+        scorer: a `Scorer`; the calibrated score is empty where it has no calibration.
         images: list of arrays (H, W), uint8 or uint16, at the model's size.
-        calibration: mean and std by score, or None; the calibrated score is then empty.
     """
     if not images:
         return iter(())
-    device = next(detector.parameters()).device
-    batch = torch.cat([to_unit(torch.from_numpy(image)[None, None]) for image in images])
-    scores, _ = detector.scores(batch.to(device))
-    score = detector.config.score
-    if calibration is None:
-        shown = [""] * len(images)
-    else:
-        shown = [f"{value:.6g}" for value in calibrated(scores[score].cpu().double(), **calibration[score]).tolist()]
-    columns = [[f"{value:.9g}" for value in column.tolist()] for column in scores.values()]
+    scores = scorer.scores(images, len(images))
+    shown = [""] * len(images)
+    if scorer.calibration is not None:
+        shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]
+    columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
     return zip(*columns, shown)
 
 

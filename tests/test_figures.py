@@ -289,7 +289,7 @@ def test_pictures_show_images_and_scores(drawn, loaded, data):
     images = to_unit(split.images[order])
     scores, (_, student) = score_images(run.detector, split.images[order]), run.detector.scores(images)
     teacher = run.detector.generator(run.detector.to_range(images), teacher=True).teacher.detach()
-    shown = calibrated(torch.tensor(scores["discriminator"]).double(), **run.calibration["discriminator"])
+    shown = calibrated(torch.tensor(scores["discriminator"]).double(), run.calibration["discriminator"])
     expected = {
         "reconstructions.png": [images, teacher, student, (images - student).abs()],
         "gradcam.png": [images, student, images],

@@ -55,10 +55,45 @@ def read_image(path, size):
         if is_dicom(path):
             return _dicom_square(path, size)
         with _open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _grey_square(image, size)
+            return convert_image(image, size)
     except Exception as error:  # a damaged file makes decoders raise almost anything
         raise ImageError(f"{path} cannot be read as an image ({_reason(path, error)}): replace or remove it") from error
+
+
+def convert_image(image, size):
+    """A PIL image as `read_image` gives a file's.
+
+    Raises:
+        ValueError: a mode without a meaning as grey, or values that do not fit 16 bits.
+    """
+    return _grey_square(ImageOps.exif_transpose(image), size)
+
+
+def convert_array(values, size):
+    """An array of grey values as a square, resized as files are.
+
+    Args:
+        values: (H, W) of uint8, uint16, or floats in [0, 1].
+
+    Returns:
+        (size, size) of uint8 or uint16, or of float32 in [0, 1] where the values are floats.
+
+    Raises:
+        ValueError: another shape or dtype, no pixels, or floats that are not finite or outside of [0, 1].
+    """
+    values = np.asarray(values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"its shape is {values.shape}: give one image as (height, width), both at least 1")
+    if values.dtype in (np.uint8, np.uint16):
+        return _grey_square(Image.fromarray(values), size)
+    if values.dtype.kind != "f":
+        raise ValueError(f"its dtype is {values.dtype}: give uint8, uint16, or floats from 0 to 1")
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite (NaN or infinity): give floats from 0 to 1")
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(f"its values reach from {values.min():g} to {values.max():g}: give floats from 0 to 1")
+    image = Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(image).clip(0, 1)
 
 
 def find_images(folder):
@@ -113,7 +148,12 @@ def read_images(paths, size, skip_unreadable=False):
 
 
 def to_unit(images):
-    """uint8 / 255 or uint16 / 65535: a float32 tensor in [0, 1] of the same shape, on the same device."""
+    """uint8 / 255 or uint16 / 65535: a float32 tensor in [0, 1] of the same shape, on the same device.
+
+    Floats are taken to be in [0, 1] already.
+    """
+    if images.is_floating_point():
+        return images.to(torch.float32)
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
 
 
