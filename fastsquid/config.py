@@ -103,7 +103,7 @@ class Config:
     discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
-    # Losses and schedule (SQUID 5.1, SimSID 4)
+    # Losses and schedule (SQUID 4.4, SimSID 4)
     student_weight: float = _option(10.0, "weight of the student's squared error")
     teacher_weight: float = _option(0.01, "weight of the teacher's squared error")
     distillation_weight: float = _option(0.001, "weight of the distillation loss")
@@ -325,7 +325,7 @@ _SIMSID = dict(
     memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256, order="shared"
 )
 _SMALL = dict(image_size=64, width=16)
-# DigitAnatomy (SQUID 4), in under three minutes on two cores: 48 = 3 cells of 16
+# DigitAnatomy (SQUID 4.1), in under three minutes on two cores: 48 = 3 cells of 16
 DIGITS = dict(
     image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12, lr=1e-3, select="last"
 )

@@ -1,4 +1,4 @@
-"""One training iteration: losses and order of work of both papers (SQUID 3 and 5.1, SimSID 3 and 4)."""
+"""One training iteration: losses and order of work of both papers (SQUID 3 and 4.4, SimSID 3 and 4)."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""The papers' augmentation: small random translations and scalings (SQUID 5.1)."""
+"""The papers' augmentation: small random translations and scalings (SQUID 4.4)."""
 
 import torch
 import torch.nn.functional as F

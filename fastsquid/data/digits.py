@@ -1,4 +1,4 @@
-"""DigitAnatomy (SQUID 4): digits 1 to 9 in reading order on a 3 x 3 grid are normal anatomy.
+"""DigitAnatomy (SQUID 4.1): digits 1 to 9 in reading order on a 3 x 3 grid are normal anatomy.
 
 An abnormal image has one digit missing, two swapped, one flipped, or one replaced by a zero. The digits come from
 scikit-learn (8 x 8, 1,797 of them, no download) or from MNIST files. scikit-learn's last third, the test, was written
