@@ -259,7 +259,7 @@ def measured_table():
             (row["group"], row["case"], row["variant"]): row for row in csv.DictReader(file) if row["mode"] == "both"
         }
     lines = [
-        "| what | shape | published, ms | fastsquid, ms | floor, ms | share of the floor's rate |",
+        "| what | shape | published, ms | fastsquid, ms | floor, ms | speed, of the floor's |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for group, shapes in (("memory read", cases.READS), ("neighbor attention", cases.GRIDS)):
