@@ -1,6 +1,7 @@
 """The pages in docs/ and the README: links and pictures exist, options are the parsers', numbers the committed ones,
 and every example and every quoted message is what really comes out."""
 
+import ast
 import csv
 import dataclasses
 import importlib
@@ -202,6 +203,22 @@ def test_quoted_output_is_what_comes_out(path, command, monkeypatch):
             assert (code == 0) == (not said.startswith("error: ")), line
 
 
+def test_messages_in_prose_are_in_the_code():
+    """Those in italics and quotation marks; what varies in them is `...`."""
+    said = []
+    for path in (ROOT / "fastsquid").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    quotes = [quote for path in PAGES for quote in re.findall(r'\*"(.+?)"\*', path.read_text("utf-8"), re.S)]
+    assert len(quotes) > 5
+    for quote in quotes:
+        for part in " ".join(quote.split()).split("..."):
+            assert any(part.strip() in text for text in said), quote
+
+
 # Tables that follow from the code
 
 
@@ -383,6 +400,7 @@ def test_rows_are_copied_from_results(name, source, heading):
     [
         ("commands/train.md", "digits/fastsquid/seed-0/summary.json", "evaluation.print_table"),
         ("commands/train.md", "digits/fastsquid/summary.json", "group.print_summary"),
+        ("commands/evaluate.md", "zhanglab/small/fastsquid/seed-0/summary.json", "evaluation.print_table"),
         ("commands/locate.md", "digits/fastsquid/seed-0/locate.json", "locate._print_table"),
     ],
 )
@@ -390,6 +408,18 @@ def test_tables_are_printed_from_committed_runs(name, file, printer, capsys):
     module, function = printer.split(".")
     getattr(importlib.import_module(f"fastsquid.{module}"), function)(json.loads((RESULTS / file).read_text()))
     assert capsys.readouterr().out.strip("\n") in page(name)
+
+
+def test_robustness_is_that_of_the_committed_run(capsys):
+    """What evaluate --robustness printed is what the run's own metrics say of its best epoch."""
+    from fastsquid import evaluate, evaluation
+
+    run = RESULTS / "zhanglab/small/fastsquid/seed-0"
+    summary = json.loads((run / "summary.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    perturbed = lines[summary["checkpoint"]["epoch"] - 1]["perturbed"]
+    evaluation.print_robustness(evaluate._robustness(summary["scores"], perturbed))
+    assert capsys.readouterr().out.strip("\n") in page("commands/evaluate.md")
 
 
 # Examples
