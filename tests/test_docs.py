@@ -1,0 +1,482 @@
+"""The pages in docs/ and the README: links and pictures exist, options are the parsers', numbers the committed ones,
+and every example and every quoted message is what really comes out."""
+
+import ast
+import csv
+import dataclasses
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+from unittest import mock
+
+import pytest
+
+from fastsquid import cli
+from fastsquid.config import ABLATIONS, PRESETS, Config, preset
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+README = ROOT / "README.md"
+RESULTS = ROOT / "bench" / "results"
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "fastsquid").glob("*.py") if "\n    run_command(main)" in path.read_text()
+)
+LARGEST = 300_000  # bytes of a picture
+
+sys.path.insert(0, str(ROOT / "bench"))
+import cases  # noqa: E402
+
+
+def page(name):
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(text, language):
+    """Contents of the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
+
+
+def tables(text):
+    """[[row]] of a page's tables, a row being a list of cells, the first one the heading."""
+    found = []
+    for lines in re.findall(r"(?:^\|.*\n)+", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M), re.M):
+        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in lines.splitlines()]
+        found.append([rows[0], *rows[2:]])
+    return found
+
+
+def parser_of(command):
+    """The command's own parser, as its main builds it."""
+    with mock.patch.object(cli.Parser, "parse_args", lambda parser, arguments: (_ for _ in ()).throw(_Built(parser))):
+        with pytest.raises(_Built) as built:
+            importlib.import_module(f"fastsquid.{command}").main([])
+    return built.value.args[0]
+
+
+class _Built(Exception):
+    """Carries a parser out of a main."""
+
+
+PARSERS = {command: parser_of(command) for command in COMMANDS}
+
+
+# Links and pictures
+
+
+def anchors(path):
+    """Of a page's headings, as GitHub makes them."""
+    slugs, seen = set(), {}
+    for heading in re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.S | re.M), re.M
+    ):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        slugs.add(f"{slug}-{seen[slug]}" if slug in seen else slug)
+        seen[slug] = seen.get(slug, 0) + 1
+    return slugs
+
+
+def links(path):
+    """(text, target) of a page's links and pictures."""
+    return re.findall(
+        r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)",
+        re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.S | re.M),
+    )
+
+
+@pytest.mark.parametrize("path", [README, *PAGES], ids=relative)
+def test_links_exist(path):
+    for text, target in links(path):
+        assert text, f"a link to {target} without words"
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists() and file.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index():
+    listed = {(DOCS / target.partition("#")[0]).resolve() for _, target in links(DOCS / "README.md")}
+    assert set(PAGES) - {DOCS / "README.md"} <= listed
+    assert {page.stem for page in (DOCS / "commands").glob("*.md")} == set(COMMANDS)
+    assert "docs/README.md" in {target for _, target in links(README)}
+
+
+def test_pictures_are_small_and_used():
+    pictures = set((DOCS / "pictures").iterdir())
+    shown = {
+        (path.parent / target).resolve()
+        for path in (README, *PAGES)
+        for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text("utf-8"))
+    }
+    assert pictures <= shown
+    for picture in shown:
+        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size < LARGEST, picture
+
+
+# Options
+
+
+def option_rows(command):
+    """{option or positional: row} of the tables of a command's page whose first column is `option`."""
+    rows = {}
+    for heading, *body in tables(page(f"commands/{command}.md")):
+        if heading[0] == "option":
+            for row in body:
+                name = re.match(r"`(--[a-z0-9-]+|[A-Z|]+)", row[0].replace("\\|", "|"))
+                assert name and name[1] not in rows, row
+                rows[name[1]] = " ".join(row).replace("\\|", "|")
+    return rows
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_the_parsers(command):
+    rows, actions = option_rows(command), {}
+    for action in PARSERS[command]._actions:
+        names = [name for name in action.option_strings if name.startswith("--") and "_" not in name]
+        actions[names[0] if names else action.metavar] = action
+    del actions["--help"]
+    assert set(rows) == set(actions)
+    for name, action in actions.items():
+        row = rows[name]
+        for choice in action.choices or ():
+            assert f"`{choice}`" in row, f"{name} may be {choice}"
+        default = action.default[0] if isinstance(action.default, list) else action.default
+        if default not in (None, False, "==SUPPRESS=="):
+            assert f"`{default}`" in row, f"{name} is {default} by default"
+
+
+def test_every_option_named_anywhere_exists():
+    known = {name for parser in PARSERS.values() for action in parser._actions for name in action.option_strings}
+    others = {
+        "--benchmark",
+        "--sweep",
+        "--check",
+        "--chip",
+        "--constraint",
+    }  # of pytest bench/, bench/resources.py, pip
+    for path in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
+        assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from
+
+
+def shell_lines(text):
+    """The commands of a page's sh blocks, lines that end in a backslash joined."""
+    for block in blocks(text, "sh"):
+        yield from re.sub(r"\\\n\s*", "", block).splitlines()
+
+
+@pytest.mark.parametrize("path", [README, *PAGES], ids=relative)
+def test_commands_can_be_parsed(path):
+    for line in shell_lines(path.read_text("utf-8")):
+        words = shlex.split(line.replace("...", "").removesuffix("&"), comments=True)
+        for i, word in enumerate(words):
+            if word.startswith("fastsquid."):
+                parser = PARSERS[word.removeprefix("fastsquid.")]
+                _, unknown = parser.parse_known_args(words[i + 1 :])
+                assert not unknown, line
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_quoted_output_is_what_comes_out(path, command, monkeypatch):
+    """A console block is a command, run in the project's root, and all that it says; paths below the root relative."""
+    monkeypatch.chdir(ROOT)
+    for block in blocks(path.read_text("utf-8"), "console"):
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            line, _, said = part.partition("\n")
+            _, dash, module, *arguments = shlex.split(line)
+            assert dash == "-m" and said.strip(), line
+            code, out, err = command(importlib.import_module(module).main, *arguments)
+            assert (out + err).replace(f"{ROOT}/", "").rstrip("\n") == said.rstrip("\n"), line
+            assert (code == 0) == (not said.startswith("error: ")), line
+
+
+def test_messages_in_prose_are_in_the_code():
+    """Those in italics and quotation marks; what varies in them is `...`."""
+    said = []
+    for path in (ROOT / "fastsquid").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    quotes = [quote for path in PAGES for quote in re.findall(r'\*"(.+?)"\*', path.read_text("utf-8"), re.S)]
+    assert len(quotes) > 5
+    for quote in quotes:
+        for part in " ".join(quote.split()).split("..."):
+            assert any(part.strip() in text for text in said), quote
+
+
+# Tables that follow from the code
+
+
+def code(value):
+    """A value as an option takes it."""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def field_table():
+    """Lines of the table of configuration fields."""
+    lines = ["| option | values | `squid` | what it is |", "|---|---|---|---|"]
+    for f in dataclasses.fields(Config):
+        if f.name != "preset":
+            values = " ".join(f"`{choice}`" for choice in get_args(f.type)) or f"`{f.type.__name__.upper()}`"
+            option = f"`--{f.name.replace('_', '-')}`"
+            lines.append(
+                f"| {option} | {values} | {code(f.default)} | {f.metadata['help'].replace('|', chr(92) + '|')} |"
+            )
+    return lines
+
+
+def changes_text(changes):
+    return ", ".join(f"`{name}` {code(value)}" for name, value in changes.items()) or "nothing"
+
+
+def preset_changes():
+    """{preset: what it changes in the defaults}."""
+    return {name: {f: v for f, v in changes.items() if getattr(Config(), f) != v} for name, changes in PRESETS.items()}
+
+
+def floor_table():
+    """Lines: bytes and operations of the papers' reads, of float32 numbers."""
+    lines = [
+        "| memory | B x R x N x C | forward, MB | MFLOP | FLOP a byte | backward, MB | MFLOP | FLOP a byte |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    names = [
+        f"{system}, {place}"
+        for system in ("SQUID", "SimSID")
+        for place in ("in-painting", "decoder, deepest", "decoder, next")
+    ]
+    for name, shape in zip(names, cases.READS):
+        cells = []
+        for mode in ("forward", "backward"):
+            moved, done = shape.bytes(mode, 4), shape.operations(mode)
+            cells += [f"{moved / 1e6:.1f}", f"{done / 1e6:.0f}", f"{done / moved:.0f}"]
+        lines.append(f"| {name} | {' x '.join(map(str, shape))} | {' | '.join(cells)} |")
+    return lines
+
+
+def measured_table():
+    """Lines: the memory read and the attention on the CPU that was measured, forward and backward together."""
+    with open(RESULTS / "amd-epyc-2-threads.csv", newline="") as file:
+        rows = {
+            (row["group"], row["case"], row["variant"]): row for row in csv.DictReader(file) if row["mode"] == "both"
+        }
+    lines = [
+        "| what | shape | published, ms | fastsquid, ms | floor, ms | speed, of the floor's |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for group, shapes in (("memory read", cases.READS), ("neighbor attention", cases.GRIDS)):
+        for shape in shapes:
+            theirs, ours = (rows[group, str(shape), variant] for variant in ("published", "torch"))
+            cells = [f"{float(row['p50_ms']):.2f}" for row in (theirs, ours)] + [f"{float(ours['floor_ms']):.2f}"]
+            lines.append(f"| {group} | {shape} | {' | '.join(cells)} | {float(ours['percent_of_floor']):.0f} % |")
+    return lines
+
+
+def tile_table():
+    """Lines: the blocks that kernels are launched with."""
+    from fastsquid.kernels import memory_read, neighbor_attention
+
+    lists = [
+        ("`_dots`", "queries a region", "BLOCK_B", memory_read.DOTS),
+        ("`_weighted_sum`", "queries a region", "BLOCK_B", memory_read.WEIGHTED_SUM),
+        ("`_bank_gradient`", "queries a region", "BLOCK_B", memory_read.BANK_GRADIENT),
+        ("`_select_gather`, `_softmax`, `_score_gradient`", "slots", "BLOCK_N", memory_read.ROWS),
+        ("`_select_gather`", "chosen slots", "BLOCK_K", memory_read.GATHER),
+        ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", neighbor_attention.BLOCKS),
+    ]
+    lines = ["| kernel | chosen by | configurations |", "|---|---|---|"]
+    for kernel, what, block, listed in lists:
+        texts = [", ".join(f"{name.removeprefix('BLOCK_')} {value}" for name, value in one.items()) for one in listed]
+        lines.append(f"| {kernel} | {what} (`{block}`) | {'; '.join(texts)} |")
+    return lines
+
+
+def assert_has(name, lines):
+    assert "\n".join(lines) + "\n" in page(name), "the page should have\n" + "\n".join(lines)
+
+
+def test_fields_are_the_configurations():
+    assert_has("commands/train.md", field_table())
+
+
+def test_presets_are_the_configurations():
+    (rows,) = [body for heading, *body in tables(page("commands/train.md")) if heading[0] == "preset"]
+    expected = {f"`{name}`": changes_text(changes) for name, changes in preset_changes().items()}
+    assert {row[0]: row[2] for row in rows} == expected
+
+
+def test_settings_of_the_method_are_the_presets():
+    """Tables of method.md with a column `field` and columns named by presets."""
+    checked = 0
+    for heading, *body in tables(page("method.md")):
+        named = [(i, name.strip("`")) for i, name in enumerate(heading) if name.strip("`") in PRESETS]
+        if "field" in heading and named:
+            for row in body:
+                for field in re.findall(r"`(\w+)`", row[heading.index("field")]):
+                    for i, name in named:
+                        assert row[i] == code(getattr(preset(name), field)), (field, name)
+                        checked += 1
+    assert checked > 20
+
+
+def test_ablations_are_the_configurations():
+    rows = {row[0]: row for heading, *body in tables(page("reproduce.md")) if "changes" in heading for row in body}
+    for system, ablations in ABLATIONS.items():
+        for name, changes in ablations.items():
+            assert changes_text(changes) in rows[name], (system, name)
+
+
+def test_sweeps_are_the_studies():
+    from fastsquid import study
+
+    text = page("commands/study.md")
+    for scale, fields in study.SWEEP.items():
+        for field, values in fields.items():
+            cells = " ".join(f"{value:g}" for value in values)
+            assert f"| `{scale}` | `{field}` | {cells} |" in text
+    assert ", ".join(f"`{name}`" for name in study.COLUMNS) in text.replace("\n", " ")
+
+
+def test_a_stopped_study_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    from fastsquid import study
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "train_run", lambda *_: False)  # as Ctrl-C leaves it
+    assert study.main("baselines --seeds 0 1 2".split()) == 130
+    assert "$ python -m fastsquid.study baselines --seeds 0 1 2\n" + capsys.readouterr().out in page(
+        "commands/study.md"
+    )
+
+
+def test_the_floor_is_counted():
+    assert_has("kernels.md", floor_table())
+
+
+def test_what_was_measured_is_committed():
+    assert_has("kernels.md", measured_table())
+    with open(RESULTS / "amd-epyc-2-threads.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["group"] == "memory read")
+    for limit in (f"{float(row['matrix_gflop_per_s']):.0f} GFLOP/s", f"{float(row['copy_gb_per_s']):.0f} GB/s"):
+        assert limit in page("kernels.md")
+
+
+def test_tiles_are_the_kernels():
+    pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
+    assert_has("kernels.md", tile_table())
+
+
+@pytest.mark.parametrize(
+    "name, source, heading",
+    [
+        ("kernels.md", "resources.md", "chip"),
+        ("kernels.md", "precision.md", "inputs"),
+        ("method.md", "zhanglab/variants/variants.md", "variant, seed 0"),
+    ],
+)
+def test_rows_are_copied_from_results(name, source, heading):
+    committed = (RESULTS / source).read_text(encoding="utf-8").splitlines()
+    (found,) = [lines for lines in re.findall(r"(?:^\|.*\n)+", page(name), re.M) if lines.startswith(f"| {heading} |")]
+    lines = found.splitlines()
+    assert len(lines) > 3 and set(lines) - {lines[1]} <= set(committed)
+
+
+@pytest.mark.parametrize(
+    "name, file, printer",
+    [
+        ("commands/train.md", "digits/fastsquid/seed-0/summary.json", "evaluation.print_table"),
+        ("commands/train.md", "digits/fastsquid/summary.json", "group.print_summary"),
+        ("commands/evaluate.md", "zhanglab/small/fastsquid/seed-0/summary.json", "evaluation.print_table"),
+        ("commands/locate.md", "digits/fastsquid/seed-0/locate.json", "locate._print_table"),
+    ],
+)
+def test_tables_are_printed_from_committed_runs(name, file, printer, capsys):
+    module, function = printer.split(".")
+    getattr(importlib.import_module(f"fastsquid.{module}"), function)(json.loads((RESULTS / file).read_text()))
+    assert capsys.readouterr().out.strip("\n") in page(name)
+
+
+def test_robustness_is_that_of_the_committed_run(capsys):
+    """What evaluate --robustness printed is what the run's own metrics say of its best epoch."""
+    from fastsquid import evaluate, evaluation
+
+    run = RESULTS / "zhanglab/small/fastsquid/seed-0"
+    summary = json.loads((run / "summary.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    perturbed = lines[summary["checkpoint"]["epoch"] - 1]["perturbed"]
+    evaluation.print_robustness(evaluate._robustness(summary["scores"], perturbed))
+    assert capsys.readouterr().out.strip("\n") in page("commands/evaluate.md")
+
+
+# Examples
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_python_examples_run(path, tmp_path, monkeypatch):
+    """One after the other in one namespace; a block that begins with a file's name is that file (below)."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in blocks(path.read_text("utf-8"), "python"):
+        if not re.match(r"# [\w/]+\.py\n", block):
+            exec(compile(block, relative(path), "exec"), namespace)
+
+
+def test_held_out_validation_is_moved(tmp_path):
+    """What reproduce.md says to do with ZhangLab's release."""
+    namespace = {}
+    for block in blocks(page("reproduce.md"), "python"):
+        exec(compile(block, "reproduce.md", "exec"), namespace)
+    for name, count in (("NORMAL", 5), ("PNEUMONIA", 4)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "train" / name / f"{i}.jpeg").touch()
+    namespace["hold_out"](tmp_path, each=2)
+    counts = {
+        f"{split}/{name}": len(list((tmp_path / split / name).iterdir()))
+        for split in ("train", "val")
+        for name in ("NORMAL", "PNEUMONIA")
+    }
+    assert counts == {"train/NORMAL": 3, "train/PNEUMONIA": 2, "val/NORMAL": 2, "val/PNEUMONIA": 2}
+
+
+def test_the_data_source_of_the_example_works(tmp_path):
+    """A copy of the package with the page's files and its change passes the page's tests."""
+    text = page("data-sources.md")
+    shutil.copytree(ROOT / "fastsquid", tmp_path / "fastsquid", ignore=shutil.ignore_patterns("__pycache__"))
+    files = [re.match(r"# ([\w/]+\.py)\n", block) for block in blocks(text, "python")]
+    written = {match[1]: match.string for match in files if match}
+    assert set(written) == {"fastsquid/data/listed.py", "tests/test_data_listed.py"}
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (change,) = blocks(text, "diff")
+    source = (tmp_path / "fastsquid/data/__init__.py").read_text(encoding="utf-8")
+    for hunk in re.split(r"^@@.*\n", change, flags=re.M)[1:]:
+        lines = hunk.splitlines()
+        before, after = ("\n".join(line[1:] for line in lines if line[:1] != sign) + "\n" for sign in ("+", "-"))
+        assert source.count(before) == 1, before
+        source = source.replace(before, after)
+    (tmp_path / "fastsquid/data/__init__.py").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^[5-9] passed", done.stdout, re.M), done.stdout
