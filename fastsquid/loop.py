@@ -259,8 +259,8 @@ class Run:
             state[name]["calibration"],
             self.folder / "gallery.png",
         )
-        maps = calibrate_maps(self.judge.frozen(), self.data["train"].images, maps=forward_maps)
-        ckpt.save_maps(self.folder, maps, state[name]["epoch"])
+        maps = calibrate_maps(self.judge.frozen(), self.images, maps=forward_maps)
+        ckpt.save_maps(self.folder, maps, state["sha256"][name])
         write_json(self.folder / "summary.json", summary)  # last: it says that the run is finished
         print_table(summary)
 
