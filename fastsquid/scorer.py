@@ -162,8 +162,6 @@ class Scorer:
         for batch in unit_batches(images, self.image_size, batch_size):
             for name, values in compute(batch.to(self.device)).items():
                 parts.setdefault(name, []).append(values.float().cpu())
-        if not parts:
-            raise UserError("there are no images: give at least one")
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def __getstate__(self):  # tensors of a GPU could not be read where there is none
@@ -182,16 +180,18 @@ def unit_batches(images, size, batch_size=64):
     """Images of any kind that `Scorer` takes: batches of float32 (B, 1, size, size) in [0, 1], on the CPU.
 
     Raises:
-        UserError: something that cannot be used as an image, or a batch size that is no whole number above 0.
+        UserError: no images, something that cannot be used as one, or a batch size that is no whole number above 0.
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
-    batch = []
+    batch, number = [], -1
     for number, image in enumerate(_single(images)):
         batch.append(to_unit(torch.from_numpy(_square(image, size, number))))
         if len(batch) == batch_size:
             yield torch.stack(batch)[:, None]
             batch = []
+    if number < 0:
+        raise UserError("there are no images: give at least one")
     if batch:
         yield torch.stack(batch)[:, None]
 
