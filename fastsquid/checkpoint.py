@@ -39,8 +39,11 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint, init=None):
     """Makes a run folder with its config.json, in one step.
+
+    Args:
+        init: the weights that it begins with, as `launch.describe_init` gives them, or None.
 
     Raises:
         UserError: the folder exists.
@@ -55,6 +58,7 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
             "data": data,
             "seed": seed,
             "skip_unreadable": skip_unreadable,
+            "init": init,
             "fingerprint": fingerprint,
             "config": config.to_dict(),
         },
@@ -100,7 +104,7 @@ def read_run(folder):
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
     if missing:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
-    return {**run, "config": Config.from_dict(run["config"])}
+    return {"init": None, **run, "config": Config.from_dict(run["config"])}
 
 
 def load_run(folder, which=None, impl="auto", device="cpu"):

@@ -308,6 +308,7 @@ def test_half_precision(run, unbroken):
     np.testing.assert_array_equal(half.heatmap(PATHS), run.heatmap(PATHS))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_a_finished_run_writes_maps_again(copied, run, command):
     before = (copied / "maps.safetensors").read_bytes()
     (copied / "maps.safetensors").unlink()
@@ -360,6 +361,7 @@ def test_an_unfinished_run_is_not_calibrated(copied, run):
             method(unfinished.score(PATHS))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_without_labels_there_are_no_percentiles(tmp_path, command):
     folder = tmp_path / "run"
     assert command(train.main, *tiny(folder, "--data", XRAYS / "train" / "NORMAL", "--epochs", "1"))[0] == 0
