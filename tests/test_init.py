@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,16 @@ def test_a_group_begins_with_them(first, tmp_path, command, monkeypatch):
     init = checkpoint.read_run(group / "seed-0")["init"]
     assert init["run"] == str(first) and read_group(group)["init"] == init
     assert command(train.main, "--resume", group)[0] == 130
+
+
+def test_collected_it_names_no_path_of_the_machine(first, tmp_path):
+    record = json.loads((first / "config.json").read_text())
+    record["init"] = {"run": str(tmp_path / "before"), "checkpoint": "best", "sha256": "0" * 64}
+    (first / "config.json").write_text(json.dumps(record))
+    collect = Path(__file__).parent.parent / "bench" / "collect.py"
+    subprocess.run([sys.executable, collect, first, tmp_path / "kept"], check=True)
+    kept = (tmp_path / "kept" / "config.json").read_text()
+    assert json.loads(kept)["init"] == {**record["init"], "run": "before"} and str(tmp_path) not in kept
 
 
 # What is refused
