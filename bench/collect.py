@@ -1,6 +1,6 @@
 """`python bench/collect.py RUN TARGET`: what is small of a finished run, or of a group's finished runs, to be kept.
 
-Configuration, metrics of every epoch, scores and summary, no weights; of the data's path its last part.
+Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part.
 """
 
 import json
@@ -31,6 +31,8 @@ def collect(run, target):
         if (run / name).is_file():
             record = json.loads((run / name).read_text(encoding="utf-8"))
             record["data"] = record["data"] and Path(record["data"]).name
+            if record.get("init"):
+                record["init"]["run"] = Path(record["init"]["run"]).name
             (target / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for pattern in SMALL:
         for path in run.glob(pattern):

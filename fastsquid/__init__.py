@@ -3,12 +3,17 @@
 from .memory import SpaceAwareMemory, SpaceAwareMemory2d
 
 __version__ = "0.1.0"
-__all__ = ["SpaceAwareMemory", "SpaceAwareMemory2d", "load"]
+__all__ = ["AnomalyDetector", "SpaceAwareMemory", "SpaceAwareMemory2d", "load"]
 
 
 def __getattr__(name):
-    if name == "load":  # imported when it is asked for: the drop-in modules need neither Pillow nor scikit-learn
+    # Imported when they are asked for: the drop-in modules need neither Pillow nor scikit-learn.
+    if name == "load":
         from .scorer import load
 
         return load
+    if name == "AnomalyDetector":
+        from .estimator import AnomalyDetector
+
+        return AnomalyDetector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

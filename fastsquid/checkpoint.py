@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from . import __version__
@@ -39,8 +39,11 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint, init=None):
     """Makes a run folder with its config.json, in one step.
+
+    Args:
+        init: the weights that it begins with, as `launch.describe_init` gives them, or None.
 
     Raises:
         UserError: the folder exists.
@@ -55,6 +58,7 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
             "data": data,
             "seed": seed,
             "skip_unreadable": skip_unreadable,
+            "init": init,
             "fingerprint": fingerprint,
             "config": config.to_dict(),
         },
@@ -100,7 +104,7 @@ def read_run(folder):
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
     if missing:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
-    return {**run, "config": Config.from_dict(run["config"])}
+    return {"init": None, **run, "config": Config.from_dict(run["config"])}
 
 
 def load_run(folder, which=None, impl="auto", device="cpu"):
@@ -231,12 +235,12 @@ def load_detector(detector, checkpoint, state, name):
         ) from None
 
 
-def save_maps(folder, calibration, epoch):
+def save_maps(folder, calibration, digest):
     """Writes maps.safetensors of a run.
 
     Args:
         calibration: as `maps.calibrate_maps` gives it.
-        epoch: after which the calibrated detector was saved.
+        digest: sha256, in the checkpoint's state, of the detector that was calibrated.
     """
     tensors = {
         f"{name}.{moment}": values.cpu().contiguous()
@@ -244,11 +248,11 @@ def save_maps(folder, calibration, epoch):
         for moment, values in zip(("mean", "std"), moments)
     }
     with replacing(Path(folder) / "maps.safetensors", "wb") as file:
-        file.write(save({**tensors, "epoch": torch.tensor(epoch)}))
+        file.write(save(tensors, {"detector": digest}))
 
 
-def read_maps(folder, epoch):
-    """What `save_maps` wrote, or None where it is missing or of another epoch's detector.
+def read_maps(folder, digest):
+    """What `save_maps` wrote, on the CPU, or None where it is missing or of another detector.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -257,15 +261,15 @@ def read_maps(folder, epoch):
     if not path.is_file():
         return None
     try:
-        tensors = load(path.read_bytes())
-        written = int(tensors.pop("epoch"))
-        names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
-        calibration = {name: (tensors[f"{name}.mean"], tensors[f"{name}.std"]) for name in names}
-    except (SafetensorError, KeyError, ValueError):
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("detector") != digest:
+                return None
+            names = dict.fromkeys(key.rsplit(".", 1)[0] for key in file.keys())
+            return {name: tuple(file.get_tensor(f"{name}.{moment}") for moment in ("mean", "std")) for name in names}
+    except SafetensorError:
         raise CheckpointError(
             f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
         ) from None
-    return calibration if written == epoch else None
 
 
 def load_optimizers(optimizers, checkpoint, state):

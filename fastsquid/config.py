@@ -24,7 +24,7 @@ SCORES = (
 )
 
 
-class ConfigError(UserError, ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be built."""
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,8 @@ def train_run(folder, run, options, device, group=None):
 
     torch.manual_seed(run["seed"])
     detector = Detector(run["config"], options.impl).to(device)
+    if run["init"] is not None and ckpt.latest_checkpoint(folder) is None:
+        _load_init(detector, run["init"])
     if options.impl == "triton":  # where it cannot run, say so before there is a run folder
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
     if "fingerprint" not in run:
@@ -41,6 +44,41 @@ def train_run(folder, run, options, device, group=None):
         )
     compile, precision = _choose_speed(options, device)
     return Run(folder, detector, data, run["seed"], compile, precision).train()
+
+
+def describe_init(folder):
+    """What a run records of another whose weights it begins with, and that run's config.json.
+
+    Returns:
+        dict of `run`, the folder's path; `checkpoint`, `best`, or `last` where it has no best; and `sha256` of the
+        weights; and what `checkpoint.read_run` gives.
+
+    Raises:
+        CheckpointError: no such run, no checkpoint yet, or one that is damaged.
+    """
+    _, theirs, state, name = ckpt.load_run(folder)
+    return {"run": str(Path(folder).resolve()), "checkpoint": name, "sha256": state["sha256"][name]}, theirs
+
+
+def _load_init(detector, init):
+    """Puts the weights that a run begins with into its detector."""
+    theirs, _, state, _ = ckpt.load_run(init["run"], init["checkpoint"])
+    if state["sha256"][init["checkpoint"]] != init["sha256"]:
+        raise UserError(
+            f"{init['run']} does not hold the weights any more that this run is to begin with: put them back, or start "
+            "a new run"
+        )
+    try:
+        detector.load_state_dict(theirs.state_dict())
+    except RuntimeError:
+        ours = detector.config.to_dict()
+        differing = [
+            name for name, value in theirs.config.to_dict().items() if value != ours[name] and name != "preset"
+        ]
+        raise UserError(
+            f"the weights of {init['run']} do not fit this configuration, which differs in {', '.join(differing)}: "
+            "leave out those that change the architecture"
+        ) from None
 
 
 def _choose_speed(options, device):

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -57,8 +56,7 @@ class Run:
         self.optimizers = {"generator": self.trainer.generator_optimizer}
         if self.trainer.discriminator_optimizer is not None:
             self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
-        # The detector that scores, and is saved: of averaged weights, or the one that trains.
-        self.judge = detector if self.trainer.average is None else self.trainer.average.detector
+        self.judge = self.trainer.judge  # which is saved
         self.select = "last" if self.config.select == "auc" and self.validation is None else self.config.select
         # epoch and iteration count what is done; `last` and `best` say what is known of those detectors.
         self.state = {
@@ -114,24 +112,20 @@ class Run:
         """The rest of the current epoch; False if a signal came."""
         epoch, state = self.state["epoch"], self.state
         lr = self.trainer.set_epoch(epoch)
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(mixed(self.seed, epoch)))
-        batches = order.to(self.device).split(self.config.batch_size)
-        self.detector.train()
-        self.steps.start(state["iteration"], state["sums"])
+        steps = self.steps.begin(self.seed, epoch, state["iteration"], state["sums"])
         bar = tqdm(
-            batches[state["iteration"] :],
+            steps,
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="step",
             leave=False,
             initial=state["iteration"],
-            total=len(batches),
+            total=state["iteration"] + len(steps),
             disable=not sys.stderr.isatty(),
         )
         # Of the epoch before: the losses of this one stay on the device until it ends.
         bar.set_postfix(lr=f"{lr:.2g}", **{"loss": self.history[-1]["losses"]["generator"]} if self.history else {})
-        for batch in bar:
-            # Every step has a seed of its own, so that a resumed run needs no random state.
-            self.steps.run(batch, state["iteration"], mixed(self.seed, epoch, state["iteration"]))
+        for step in bar:
+            self.steps.run(*step)
             state["iteration"] += 1
             if self.first_step:
                 self._note_first_step()
@@ -265,8 +259,8 @@ class Run:
             state[name]["calibration"],
             self.folder / "gallery.png",
         )
-        maps = calibrate_maps(self.judge.frozen(), self.data["train"].images, maps=forward_maps)
-        ckpt.save_maps(self.folder, maps, state[name]["epoch"])
+        maps = calibrate_maps(self.judge.frozen(), self.images, maps=forward_maps)
+        ckpt.save_maps(self.folder, maps, state["sha256"][name])
         write_json(self.folder / "summary.json", summary)  # last: it says that the run is finished
         print_table(summary)
 
@@ -290,11 +284,6 @@ class Run:
         if self.stop:  # a second Ctrl-C does not wait
             raise KeyboardInterrupt
         self.stop = True
-
-
-def mixed(*numbers):
-    """A 64-bit seed from several non-negative integers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _print_line(line, epochs, score, better):

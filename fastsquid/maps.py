@@ -66,16 +66,17 @@ def calibrate_maps(detector, images, batch_size=64, maps=raw_maps):
 
     Args:
         detector: a `Detector` in eval mode.
-        images: uint8 or uint16 (N, 1, H, W), normal ones.
+        images: uint8 or uint16 (N, 1, H, W), or float32 in [0, 1], on any device; normal ones.
         maps: the function that gives them, `raw_maps` or `forward_maps`.
 
     Returns:
-        {map: (mean (H, W), standard deviation (H, W))}.
+        {map: (mean (H, W), standard deviation (H, W))}, float32 on the CPU.
     """
     sums, device = {}, next(detector.parameters()).device
     for batch in images.split(batch_size):
         for name, values in maps(detector, to_unit(batch.to(device))).items():
-            moments = torch.stack([values.double().sum(0), values.double().square().sum(0)])
+            values = values.cpu().double()  # MPS has no float64
+            moments = torch.stack([values.sum(0), values.square().sum(0)])
             sums[name] = sums.get(name, 0) + moments
     result = {}
     for name, moments in sums.items():
@@ -90,13 +91,16 @@ def anomaly_maps(detector, images, calibration):
 
     Args:
         detector, images: as `raw_maps`.
-        calibration: as `calibrate_maps` gives it, on the detector's device.
+        calibration: as `calibrate_maps` gives it, or some of its maps.
 
     Returns:
         dict of float32 (B, H, W), the maps that are calibrated.
     """
     raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images)
-    return {name: (values - calibration[name][0]) / calibration[name][1] for name, values in raw.items()}
+    return {
+        name: (raw[name] - mean.to(images.device)) / deviation.to(images.device)
+        for name, (mean, deviation) in calibration.items()
+    }
 
 
 def by_cell(maps, side):

@@ -1,5 +1,8 @@
-"""The door from Python: a trained run as an object that scores, locates and draws; files and commands left out."""
+"""The door from Python: a trained detector as an object that scores, locates and draws; files and commands left out."""
 
+import copy
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +20,36 @@ from .model import calibrated
 def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
     """Opens a run folder for scoring.
 
+    >>> run = load(RUN)
+    >>> run.score(["tests/data/xrays/test/0000.jpeg", "tests/data/xrays/test/0001.jpeg"]).shape
+    (2,)
+
     Args:
         run: path of a run folder that `python -m fastsquid.train` wrote.
         checkpoint: `best`, `last`, or None for the best where the run has one.
         device: as PyTorch names them, or `auto`, a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
-        precision: of convolutions and projections, `fp32` or `bf16`.
+        precision: of convolutions and projections in scores and reconstructions, `fp32` or `bf16`; heatmaps are made
+            in float32.
 
     Returns:
         a `Scorer`.
 
     Raises:
-        UserError: no such run, no checkpoint in it yet, or one that is damaged.
+        UserError: no such run, no checkpoint in it yet, or one that is damaged; or an argument that is none of these.
     """
+    for name, value, known in (
+        ("checkpoint", checkpoint, ("best", "last", None)),
+        ("impl", impl, ("auto", "triton", "torch")),
+        ("precision", precision, ("fp32", "bf16")),
+    ):
+        if value not in known:
+            raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
     detector, record, state, name = load_run(run, checkpoint, impl, choose_device(str(device)))
     return Scorer(
         detector.frozen(precision == "bf16"),
         state[name]["calibration"],
-        read_maps(run, state[name]["epoch"]),
+        read_maps(run, state["sha256"][name]),
         {**record, "folder": Path(run), "checkpoint": name, "epoch": state[name]["epoch"]},
     )
 
@@ -42,25 +57,36 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
 class Scorer:
     """A detector for scoring. All methods take images and give arrays whose first axis is that of the images.
 
-    Images are a path, a PIL image, an array or a tensor; a list (or other iterable) of any of these; or several in one
+    Images are a path, a PIL image, an array or a tensor; a list, or any other iterable, of these; or several in one
     array: (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each is made a square of
-    the model's size just as files are. DICOM files are read as `python -m fastsquid.score` reads them.
+    the model's size just as files are (`data.read_image`), but that floats are not rounded to 8 or 16 bits. DICOM files
+    are read as `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
+
+    What cannot be used as an image is refused by a UserError, a ValueError that names its path, or its number from 0.
+
+    A pickle or a copy holds everything; where there is no such device it is read onto the CPU.
 
     Attributes:
-        score_name: the score that the run's preset ranks by.
+        score_name: the score that the preset ranks by.
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished.
-        run: the run's config.json, with its `folder`, and the `checkpoint` and its `epoch` that this is.
+        run: the run's config.json, with its `folder`, and the `checkpoint` and its `epoch` that this is; None of a
+            detector that no run folder holds.
         detector: the frozen `Detector`.
+        device: on which it computes.
+
+    Args:
+        detector, calibration, run: as the attributes.
+        maps: what is normal at every pixel, as `maps.calibrate_maps` gives it; None where the run has none.
     """
 
-    def __init__(self, detector, calibration, maps, run):
+    def __init__(self, detector, calibration, maps, run=None):
         self.detector, self.calibration, self.run = detector, calibration, run
         self.score_name, self.score_names = detector.config.score, detector.config.scores
         self.image_size = detector.config.image_size
         self.device = next(detector.parameters()).device
-        self._maps = maps and {name: [moment.to(self.device) for moment in moments] for name, moments in maps.items()}
+        self._maps = maps
 
     def score(self, images, batch_size=64):
         """The preset's anomaly score, larger = more abnormal: float32 (N,)."""
@@ -85,14 +111,16 @@ class Scorer:
             UserError: the run has no such map, or none for this checkpoint.
         """
         if self._maps is None:
-            folder, which = self.run["folder"], self.run["checkpoint"]
+            folder = self.run["folder"]
             raise UserError(
-                f"{folder} has no maps for its {which} checkpoint: python -m fastsquid.train --resume {folder} "
-                "writes those of the checkpoint that the run stands for"
+                f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
+                f"best, or where none is chosen for its last, and python -m fastsquid.train --resume {folder} writes "
+                "those"
             )
         if kind not in self._maps:
-            raise UserError(f"this run has no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
-        return self._gather(images, batch_size, lambda b: anomaly_maps(self.detector, b, self._maps))[kind]
+            raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
+        calibration = {kind: self._maps[kind]}
+        return self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration))[kind]
 
     def calibrated(self, scores):
         """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].
@@ -100,9 +128,8 @@ class Scorer:
         Raises:
             UserError: the run has not finished.
         """
-        self._require_calibration()
         values = torch.as_tensor(np.asarray(scores, np.float64))
-        return calibrated(values, self.calibration[self.score_name]).numpy()
+        return calibrated(values, self._calibration()).numpy()
 
     def percentile(self, scores):
         """Of the preset's raw scores, what share of normal validation images scores less, in percent: float64 (N,).
@@ -112,68 +139,92 @@ class Scorer:
         Raises:
             UserError: the run has not finished, or had no labelled validation images.
         """
-        self._require_calibration()
-        quantiles = self.calibration[self.score_name].get("quantiles")
+        quantiles = self._calibration().get("quantiles")
         if quantiles is None:
             raise UserError(
-                f"{self.run['folder']} has no percentiles: it was trained without labelled validation images, or by an "
-                "earlier version; train with a val folder of NORMAL and other classes"
+                "there are no percentiles, since training had no labelled validation images, or was of an earlier "
+                "version: train a run with a val folder of NORMAL and other classes"
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
-    def _require_calibration(self):
+    def _calibration(self):
+        """Of the preset's score."""
         if self.calibration is None:
             folder = self.run["folder"]
             raise UserError(
                 f"{folder} has not finished, and is not calibrated: python -m fastsquid.train --resume {folder}"
             )
+        return self.calibration[self.score_name]
 
     def _gather(self, images, batch_size, compute):
         """The results of `compute`, dicts of tensors (B, ...), over all batches, as numpy arrays."""
         parts = {}
-        for batch in _batches(images, self.image_size, batch_size):
+        for batch in unit_batches(images, self.image_size, batch_size):
             for name, values in compute(batch.to(self.device)).items():
                 parts.setdefault(name, []).append(values.float().cpu())
-        if not parts:
-            raise UserError("there are no images: give at least one")
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
+    def __getstate__(self):  # tensors of a GPU could not be read where there is none
+        return {**self.__dict__, "detector": copy.deepcopy(self.detector).cpu()}
 
-def _batches(images, size, batch_size):
-    """float32 (B, 1, size, size) in [0, 1], of at most `batch_size` images each."""
-    batch = []
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        try:
+            self.device = choose_device(str(self.device))
+        except UserError:
+            self.device = torch.device("cpu")
+        self.detector.to(self.device)
+
+
+def unit_batches(images, size, batch_size=64):
+    """Images of any kind that `Scorer` takes: batches of float32 (B, 1, size, size) in [0, 1], on the CPU.
+
+    Raises:
+        UserError: no images, something that cannot be used as one, or a batch size that is no whole number above 0.
+    """
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
+    batch, number = [], -1
     for number, image in enumerate(_single(images)):
         batch.append(to_unit(torch.from_numpy(_square(image, size, number))))
         if len(batch) == batch_size:
             yield torch.stack(batch)[:, None]
             batch = []
+    if number < 0:
+        raise UserError("there are no images: give at least one")
     if batch:
         yield torch.stack(batch)[:, None]
 
 
 def _single(images):
-    """One image after the other."""
-    if isinstance(images, (str, Path, Image.Image)):
-        yield images
-    elif isinstance(images, (np.ndarray, torch.Tensor)):
-        if images.ndim not in (2, 3, 4) or (images.ndim == 4 and images.shape[1] != 1):
-            raise UserError(
-                f"images have the shape {tuple(images.shape)}: give (H, W), (N, H, W) or (N, 1, H, W), and colour "
-                "images as PIL images"
-            )
-        yield from images.reshape(-1, *images.shape[-2:])
-    else:
+    """One image after the other; what is none is passed on, for `_square` to refuse it by its number."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        if images.ndim == 4 and images.shape[1] == 1:
+            images = images[:, 0]
+        if images.ndim == 3 and images.shape[2] not in (3, 4):  # which are colours, not X-rays of three columns
+            yield from images
+        else:
+            yield images
+    elif isinstance(images, Iterable) and not isinstance(images, (str, bytes)):
         for image in images:
             yield from _single(image)
+    else:
+        yield images
 
 
 def _square(image, size, number):
     """The square that `read_image`, `convert_image` or `convert_array` makes of one image."""
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, os.PathLike)):
         return read_image(Path(image), size)
     try:
         if isinstance(image, Image.Image):
             return convert_image(image, size)
-        return convert_array(image.detach().cpu() if isinstance(image, torch.Tensor) else image, size)
-    except ValueError as error:
-        raise UserError(f"image {number} cannot be used: {error}") from None
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            # NumPy has no bfloat16.
+            return convert_array(image.float() if image.is_floating_point() else image, size)
+        if isinstance(image, np.ndarray):
+            return convert_array(image, size)
+        raise ValueError(f"it is of type {type(image).__name__}: give a path, a PIL image, an array or a tensor")
+    except Exception as error:  # of a damaged PIL image decoders raise almost anything
+        raise UserError(f"image {number}, counted from 0, cannot be used: {error}") from error

@@ -1,5 +1,6 @@
 """Training steps without a word to the host: images, augmentation, losses and their check stay on the device."""
 
+import numpy as np
 import torch
 
 from .data.augment import augment
@@ -19,7 +20,7 @@ class Steps:
 
     Args:
         trainer: a `Trainer`.
-        images: uint8 or uint16 (N, 1, H, W) on the trainer's device.
+        images: uint8 or uint16 (N, 1, H, W), or float32 in [0, 1], on the trainer's device.
     """
 
     def __init__(self, trainer, images):
@@ -32,10 +33,26 @@ class Steps:
         self.graphs = {} if trainer.compiled and device.type == "cuda" else None
         self.stream = torch.cuda.Stream(device) if self.graphs is not None else None
 
-    def start(self, iteration, sums):
-        """Sets the epoch's place: steps done, and {name: sum} of their losses."""
+    def begin(self, seed, epoch, iteration=0, sums=None):
+        """Begins an epoch, or goes on with it.
+
+        Args:
+            seed: of the training; with it every epoch has an order of its own, and every step a seed of its own, so
+                that a training which goes on needs no random state.
+            epoch: from 0.
+            iteration: steps of the epoch that are done.
+            sums: {name: sum} of their losses.
+
+        Returns:
+            the calls of `run` that are left, a list of (batch, iteration, seed).
+        """
+        sums = sums or {}
+        self.trainer.detector.train()
         self.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in LOSSES]))
         self.done.fill_(iteration)
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
+        batches = order.to(self.images.device).split(self.config.batch_size)
+        return [(batch, i, _mixed(seed, epoch, i)) for i, batch in enumerate(batches)][iteration:]
 
     def run(self, batch, iteration, seed):
         """One step on images[batch]; everything that it draws comes from `seed`."""
@@ -83,6 +100,11 @@ class Steps:
         self.bad_losses.copy_(torch.where(first, values, self.bad_losses))
         self.sums += values
         self.done += 1
+
+
+def _mixed(*numbers):
+    """A 64-bit seed from several non-negative integers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class _Captured:

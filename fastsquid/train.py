@@ -15,7 +15,7 @@ from .cli import Parser, add_training_options, choose_device, refuse_repeated, r
 from .config import PRESETS, Config, preset
 from .errors import UserError
 from .group import is_finished, is_group, read_group, report_group, seed_run
-from .launch import train_run
+from .launch import describe_init, train_run
 
 
 def main(arguments=None):
@@ -28,12 +28,15 @@ def main(arguments=None):
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
         return _train_single(folder, ckpt.read_run(folder), options, device)
+    init, begun = (None, {"data": None}) if options.init is None else describe_init(options.init)
+    config = begun["config"] if init and options.preset is None else preset(options.preset or "digits")
     run = {
-        "config": preset(options.preset, **changes),
+        "config": dataclasses.replace(config, **changes),
         "skip_unreadable": options.skip_unreadable,
-        "data": None if options.data is None else str(Path(options.data).resolve()),
+        "data": begun["data"] if options.data is None else str(Path(options.data).resolve()),
+        "init": init,
     }
-    folder = Path(options.out) if options.out else _free_folder(options.preset)
+    folder = Path(options.out) if options.out else _free_folder(config.preset)
     ckpt.refuse_existing(folder)
     if options.seeds is not None:
         return _train_group(folder, {**run, "seeds": options.seeds}, options, device)
@@ -83,7 +86,13 @@ def _parse(arguments):
     parser.add_argument(
         "--data", help="folder of images, MNIST files, CheXpert or COVIDx release; default: scikit-learn's digits"
     )
-    parser.add_argument("--preset", default="digits", help=f"{', '.join(PRESETS)}; default: digits")
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: digits")
+    parser.add_argument(
+        "--init",
+        metavar="RUN",
+        help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
+        "configuration are then the default of --data, --preset and every field",
+    )
     parser.add_argument("--seed", type=seed_option, help="seed of weights, order and augmentation; default: 0")
     parser.add_argument(
         "--seeds", type=seed_option, nargs="+", metavar="SEED", help="a group: a run for each of these, and their mean"

@@ -109,8 +109,8 @@ class Trainer:
 
     In every iteration the discriminator steps, where there is one; in iterations 0, generator_every, ... the generator
     steps after it, against the updated discriminator, and commits its features to the memory queue. The teacher runs,
-    and a generator graph is built, only in a pass that the generator's step uses. `average` is the detector of the
-    averaged weights, or None.
+    and a generator graph is built, only in a pass that the generator's step uses. `average` is the `Average`, or None;
+    `judge` is the detector that scores: the average's, or the one that trains.
 
     Args:
         detector: a `Detector`, on the device to train on.
@@ -148,6 +148,7 @@ class Trainer:
         if self.discriminator is not None:
             self.discriminator_optimizer = torch.optim.Adam(detector.discriminator.parameters(), **options)
         self.average = Average(detector, c.averaging) if c.averaging else None
+        self.judge = detector if self.average is None else self.average.detector
 
     def set_epoch(self, epoch):
         """Learning rates of an epoch: a cosine from lr to lr_final over the run, one step an epoch."""

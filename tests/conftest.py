@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 import pytest
 import torch
 
-from fastsquid import checkpoint
+from fastsquid import checkpoint, loop
 from fastsquid.cli import run_command
 from fastsquid.config import ABLATIONS
 
@@ -73,6 +73,13 @@ def unbroken(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "unbroken"
     subprocess.run([sys.executable, "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
     return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw no curves and gallery, which take longer than a tiny training."""
+    monkeypatch.setattr(loop, "draw_gallery", lambda *arguments: None)
+    monkeypatch.setattr(loop.plots, "curves", lambda *arguments: None)
 
 
 @pytest.fixture

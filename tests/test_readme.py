@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import tables  # noqa: E402
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_examples_run():
+def test_python_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where their temporary folders go
     examples = re.findall(r"```python\n(.*?)```", README, re.S)
     assert examples
     for example in examples:

@@ -34,6 +34,7 @@ def test_what_a_run_leaves(unbroken):
         "config.json",
         "curves.png",
         "gallery.png",
+        "maps.safetensors",
         "metrics.jsonl",
         "scores-test.csv",
         "scores-val.csv",

@@ -73,7 +73,7 @@ def convert_array(values, size):
     """An array of grey values as a square, resized as files are.
 
     Args:
-        values: (H, W) of uint8, uint16, or floats in [0, 1].
+        values: (H, W) of uint8, uint16, or floats in [0, 1], in any byte order; a NumPy array or a tensor on the CPU.
 
     Returns:
         (size, size) of uint8 or uint16, or of float32 in [0, 1] where the values are floats.
@@ -83,15 +83,18 @@ def convert_array(values, size):
     """
     values = np.asarray(values)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"its shape is {values.shape}: give one image as (height, width), both at least 1")
-    if values.dtype in (np.uint8, np.uint16):
-        return _grey_square(Image.fromarray(values), size)
+        raise ValueError(
+            f"its shape is {values.shape}: give grey values as (height, width), both at least 1, and colour as a PIL "
+            "image"
+        )
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return _grey_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size)
     if values.dtype.kind != "f":
         raise ValueError(f"its dtype is {values.dtype}: give uint8, uint16, or floats from 0 to 1")
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite (NaN or infinity): give floats from 0 to 1")
     if values.min() < 0 or values.max() > 1:
-        raise ValueError(f"its values reach from {values.min():g} to {values.max():g}: give floats from 0 to 1")
+        raise ValueError(f"its values reach from {values.min():.9g} to {values.max():.9g}: give floats from 0 to 1")
     image = Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
     return np.array(image).clip(0, 1)
 

@@ -1,0 +1,156 @@
+"""Fine-tuning: a run that begins with another's weights, begun, killed, resumed, refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import XRAYS, files_of
+
+import fastsquid
+from fastsquid import checkpoint, loop, train
+from fastsquid.group import read_group
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def first(unbroken, tmp_path):
+    """The run whose weights others begin with; a test may take it away."""
+    return shutil.copytree(unbroken, tmp_path / "first")
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Interrupts training at its N-th step, once."""
+
+    def stop(number):
+        original, steps = loop.Trainer.step, []
+
+        def step(self, images, iteration):
+            steps.append(1)
+            if len(steps) == number:
+                raise KeyboardInterrupt
+            return original(self, images, iteration)
+
+        monkeypatch.setattr(loop.Trainer, "step", step)
+
+    return stop
+
+
+def tuned(first, out, *more):
+    options = ["--data", XRAYS / "val" / "NORMAL", "--epochs", 2, "--lr", 1e-4, "--select", "last", "--device", "cpu"]
+    return ["--init", first, *options, "--out", out, *more]
+
+
+def test_the_weights_are_the_first_runs(first, tmp_path, command, monkeypatch):
+    begun = []
+
+    def stop(run):
+        begun.append(
+            [{k: v.clone() for k, v in detector.state_dict().items()} for detector in (run.detector, run.judge)]
+        )
+        return False
+
+    monkeypatch.setattr(loop.Run, "train", stop)
+    assert command(train.main, *tuned(first, tmp_path / "run"))[0] == 130
+    expected = checkpoint.load_run(first)[0].state_dict()
+    for tensors in begun[0]:  # of the detector that trains, and of its average
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+    ours, theirs = checkpoint.read_run(tmp_path / "run"), checkpoint.read_run(first)
+    name = json.loads((first / "summary.json").read_text())["checkpoint"]["name"]
+    digest = checkpoint.hashlib.sha256((checkpoint.latest_checkpoint(first) / f"{name}.safetensors").read_bytes())
+    assert ours["init"] == {"run": str(first), "checkpoint": name, "sha256": digest.hexdigest()}
+    assert theirs["init"] is None and ours["data"] == str(XRAYS / "val" / "NORMAL")
+    changed = {"epochs": 2, "lr": 1e-4, "select": "last"}
+    assert ours["config"].to_dict() == {**theirs["config"].to_dict(), **changed}
+
+
+def test_data_and_preset_are_the_first_runs(first, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(loop.Run, "train", lambda run: False)
+    monkeypatch.chdir(tmp_path)
+    assert command(train.main, "--init", first, "--device", "cpu")[0] == 130
+    ours, theirs = checkpoint.read_run(Path("runs/squid-small-0")), checkpoint.read_run(first)
+    assert (ours["data"], ours["config"]) == (theirs["data"], theirs["config"])
+
+
+def test_it_trains_on_and_resumes_to_the_same_bits(first, tmp_path, command, stop_at):
+    whole, early, late = (tmp_path / name for name in ("whole", "early", "late"))
+    assert command(train.main, *tuned(first, whole))[0] == 0
+    run, begun = fastsquid.load(whole, device="cpu"), fastsquid.load(first, device="cpu")
+    images = sorted((XRAYS / "val" / "NORMAL").iterdir())
+    scores = run.score(images)
+    assert (scores != begun.score(images)).all()
+    mean, std = (run.calibration["discriminator"][name] for name in ("mean", "std"))  # of its own training images
+    assert (mean, std) == (pytest.approx(scores.mean(), abs=1e-5), pytest.approx(scores.std(), abs=1e-5))
+
+    stop_at(1)  # before there is a checkpoint: it begins again
+    assert command(train.main, *tuned(first, early))[0] == 130
+    assert checkpoint.latest_checkpoint(early) is None
+    assert command(train.main, "--resume", early)[0] == 0
+    assert files_of(early) == files_of(whole)
+
+    stop_at(2)  # in the second epoch, of one batch each: the first run is needed no more
+    assert command(train.main, *tuned(first, late))[0] == 130
+    shutil.rmtree(first)
+    assert command(train.main, "--resume", late)[0] == 0
+    assert files_of(late) == files_of(whole)
+
+
+def test_a_group_begins_with_them(first, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(loop.Run, "train", lambda run: False)
+    group = tmp_path / "group"
+    assert command(train.main, *tuned(first, group, "--seeds", 0, 1))[0] == 130
+    init = checkpoint.read_run(group / "seed-0")["init"]
+    assert init["run"] == str(first) and read_group(group)["init"] == init
+    assert command(train.main, "--resume", group)[0] == 130
+
+
+def test_collected_it_names_no_path_of_the_machine(first, tmp_path):
+    record = json.loads((first / "config.json").read_text())
+    record["init"] = {"run": str(tmp_path / "before"), "checkpoint": "best", "sha256": "0" * 64}
+    (first / "config.json").write_text(json.dumps(record))
+    collect = Path(__file__).parent.parent / "bench" / "collect.py"
+    subprocess.run([sys.executable, collect, first, tmp_path / "kept"], check=True)
+    kept = (tmp_path / "kept" / "config.json").read_text()
+    assert json.loads(kept)["init"] == {**record["init"], "run": "before"} and str(tmp_path) not in kept
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--width", "8"], "do not fit this configuration, which differs in width: leave out"),
+        (["--preset", "squid-small"], "which differs in width, slots, "),
+        (["--distillation", "false"], "which differs in distillation: leave out"),
+        (["--init", "nowhere"], "nowhere is not a run folder"),
+        (["--top-k", "8"], "top_k = 8 is more than slots = 7"),
+    ],
+)
+def test_what_does_not_fit(first, tmp_path, refused, options, message):
+    lines = tuned(first, tmp_path / "run", "--epochs", 3, "--lr", 1e-3, "--select", "auc", *options)
+    assert message in refused(train.main, *lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_has_begun_already(first, refused):
+    assert "--init cannot be changed in a resumed run" in refused(train.main, "--resume", first, "--init", first)
+
+
+def test_weights_that_have_changed_since(first, tmp_path, command, refused, stop_at):
+    run, record = tmp_path / "run", first / "config.json"
+    stop_at(1)
+    assert command(train.main, *tuned(first, run))[0] == 130
+    other = json.loads((run / "config.json").read_text())
+    other["init"]["sha256"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(other))
+    assert "does not hold the weights any more that this run is to begin with" in refused(train.main, "--resume", run)
+    record.unlink()
+    assert f"{first} is not a run folder" in refused(train.main, "--resume", run)

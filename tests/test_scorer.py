@@ -1,0 +1,402 @@
+"""The door from Python: every number against its definition, every kind of image, what is refused, other runs."""
+
+import copy
+import csv
+import doctest
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import XRAYS, tiny
+from PIL import Image
+
+import fastsquid
+from fastsquid import checkpoint, score, scorer, train
+from fastsquid.config import SCORES
+from fastsquid.data import find_images, open_data, read_image, to_unit
+from fastsquid.errors import UserError
+from fastsquid.maps import forward_maps
+from fastsquid.scorer import unit_batches
+
+PATHS = sorted((XRAYS / "test").iterdir())
+SQUARES = np.stack([read_image(path, 64) for path in PATHS])  # uint8 (4, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def run(unbroken):
+    return fastsquid.load(unbroken, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(XRAYS, 64)
+
+
+@pytest.fixture
+def copied(unbroken, tmp_path):
+    return shutil.copytree(unbroken, tmp_path / "run")
+
+
+def rewrite_state(run, change):
+    """Replaces a run's state.json by what `change` makes of it."""
+    path = checkpoint.latest_checkpoint(run) / "state.json"
+    state = json.loads(path.read_text())
+    del state["state_sha256"]
+    change(state)
+    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+
+
+# What the numbers are
+
+
+def test_scores_are_their_definition(run, unbroken):
+    detector, *_ = checkpoint.load_run(unbroken)
+    images = torch.tensor(SQUARES[:, None] / 255, dtype=torch.float32)
+    with torch.no_grad():
+        out = detector.generator(images)  # squid's value range is [0, 1]
+        logits = detector.discriminator(out.student, norm="image")
+        running = detector.discriminator(out.student)
+    scores = run.scores(PATHS)
+    assert tuple(scores) == run.score_names == SCORES and run.score_name == "discriminator"
+    assert all(values.shape == (4,) and values.dtype == np.float32 for values in scores.values())
+    np.testing.assert_allclose(scores["discriminator"], -logits, atol=1e-5)
+    np.testing.assert_allclose(scores["discriminator_running"], -running, atol=1e-5)
+    np.testing.assert_allclose(scores["residual"], (out.student - images).square().mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_array_equal(run.score(PATHS), scores["discriminator"])
+    drawn = run.reconstruct(PATHS)
+    assert drawn.shape == (4, 64, 64) and drawn.dtype == np.float32
+    np.testing.assert_allclose(drawn, out.student[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["residual", "memory_distance"])
+def test_heatmaps_are_in_deviations_of_training_images(run, unbroken, data, kind):
+    detector, *_ = checkpoint.load_run(unbroken)
+    normal = forward_maps(detector, to_unit(data["train"].images))[kind].double().numpy()
+    raw = forward_maps(detector, to_unit(data["test"].images))[kind].double().numpy()
+    deviation = normal.std(0)
+    expected = (raw - normal.mean(0)) / np.maximum(deviation, deviation.mean())
+    heat = run.heatmap(PATHS, kind)
+    assert heat.shape == (4, 64, 64) and heat.dtype == np.float32
+    np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-3)
+    if kind == "residual":
+        np.testing.assert_array_equal(run.heatmap(PATHS), heat)
+
+
+def test_calibrated_is_the_papers_sigmoid(run, data):
+    usual = run.score(data["train"].images).astype(np.float64)
+    scores = run.score(PATHS).astype(np.float64)
+    expected = 1 / (1 + np.exp(-(scores - usual.mean()) / usual.std()))
+    np.testing.assert_allclose(run.calibrated(scores), expected, atol=1e-3)
+    assert run.calibrated(run.score(PATHS)).dtype == np.float64
+
+
+def test_percentiles_are_among_normal_validation_images(run, data):
+    normal = np.sort(run.score(data["val"].images[data["val"].labels == 0]))
+    np.testing.assert_allclose(run.percentile(normal), np.linspace(0, 100, len(normal)), atol=1e-2)
+    np.testing.assert_allclose(run.percentile(np.percentile(normal, [12.5, 37, 80])), [12.5, 37, 80], atol=1e-2)
+    assert run.percentile([normal[0] - 1, normal[-1] + 1]).tolist() == [0, 100]
+    for quantiles in (values["quantiles"] for values in run.calibration.values()):
+        assert len(quantiles) == 101
+
+
+def test_the_command_writes_the_same_bits(run, unbroken, tmp_path, command):
+    assert command(score.main, unbroken, XRAYS, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0
+    with open(tmp_path / "s.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = run.scores(find_images(XRAYS))
+    for name, values in scores.items():
+        np.testing.assert_array_equal(np.array([row[name] for row in rows], np.float32), values)
+    shown = [float(row["calibrated"]) for row in rows]
+    np.testing.assert_allclose(run.calibrated(scores["discriminator"]), shown, rtol=1e-5)
+
+
+# Which images
+
+
+def test_every_kind_of_image_gives_the_same(run, tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, square in zip(files, SQUARES):
+        Image.fromarray(square).save(path)
+    locked = SQUARES.copy()
+    locked.flags.writeable = False
+    deep = SQUARES.astype(np.uint16) * 257
+    np.save(tmp_path / "squares.npy", SQUARES)
+    kinds = {
+        "paths": files,
+        "names of paths": [str(path) for path in files],
+        "PIL": [Image.fromarray(square) for square in SQUARES],
+        "(N, 1, H, W)": SQUARES[:, None],
+        "uint16": deep,
+        "big-endian uint16": deep.astype(">u2"),
+        "float32": (SQUARES / 255).astype(np.float32),
+        "float64": SQUARES / 255,
+        "big-endian float64": (SQUARES / 255).astype(">f8"),
+        "read-only": locked,
+        "memory-mapped": np.load(tmp_path / "squares.npy", mmap_mode="r"),
+        "Fortran order": np.asfortranarray(SQUARES),
+        "mirrored twice": np.ascontiguousarray(SQUARES[:, :, ::-1])[:, :, ::-1],
+        "uint8 tensor": torch.from_numpy(SQUARES.copy()),
+        "uint16 tensor": torch.from_numpy(deep.copy()),
+        "float64 tensor with a gradient": torch.tensor(SQUARES / 255, requires_grad=True)[:, None],
+        "a list of everything": [files[0], SQUARES[1], [Image.fromarray(SQUARES[2])], torch.tensor(SQUARES[3:] / 255)],
+        "a generator": (square for square in SQUARES),
+    }
+    expected = run.scores(SQUARES)
+    for kind, images in kinds.items():
+        for name, values in run.scores(images).items():
+            np.testing.assert_array_equal(values, expected[name], err_msg=kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tensors(run, dtype):
+    images = torch.tensor(SQUARES / 255, dtype=dtype)
+    np.testing.assert_array_equal(run.score(images), run.score(images.float().numpy()))
+
+
+def test_images_are_not_changed(run):
+    for images in (SQUARES / 255, SQUARES.astype(np.uint16), torch.tensor(SQUARES / 255, dtype=torch.float32)):
+        before = copy.deepcopy(images)
+        run.score(images), run.reconstruct(images), run.heatmap(images)
+        assert (images == before).all()
+
+
+def test_one_image(run):
+    for image in (PATHS[0], str(PATHS[0]), SQUARES[0], SQUARES[:1], torch.tensor(SQUARES[0]), Image.open(PATHS[0])):
+        assert run.score(image) == pytest.approx(run.score(PATHS)[:1], abs=1e-5)
+    assert run.heatmap(PATHS[0]).shape == run.reconstruct(PATHS[0]).shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_arrays_of_other_sizes_are_resized_as_files_are(dtype, tmp_path):
+    image = np.random.default_rng(0).integers(np.iinfo(dtype).max + 1, size=(150, 201)).astype(dtype)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    (of_file,), (of_array,) = unit_batches(tmp_path / "image.png", 64), unit_batches(image, 64)
+    assert of_file.shape == (1, 1, 64, 64) and torch.equal(of_array, of_file)
+    (of_floats,) = unit_batches(image / np.iinfo(dtype).max, 64)  # which are not rounded to so many bits
+    # 8 bits are rounded after the rows and after the columns.
+    assert 0 < (of_floats - of_file).abs().max() <= 1 / np.iinfo(dtype).max + 1e-6
+
+
+def test_pil_images_are_read_as_their_files(tmp_path):
+    with Image.open(PATHS[0]) as image:
+        turned, grey = Image.Exif(), image.convert("L").crop((0, 0, 150, 90))
+    turned[0x0112] = 6  # a quarter
+    grey.save(tmp_path / "turned.jpeg", exif=turned)
+    grey.convert("P").save(tmp_path / "palette.png")
+    grey.convert("RGBA").save(tmp_path / "colour.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as image:
+            (of_image,), (of_file,) = unit_batches(image, 64), unit_batches(path, 64)
+            assert torch.equal(of_image, of_file), path.name
+            assert image.size == (150, 90) and (image.getexif().get(0x0112) == 6) == (path.name == "turned.jpeg")
+    (upright,) = unit_batches(grey, 64)
+    (of_turned,) = unit_batches(tmp_path / "turned.jpeg", 64)
+    assert (of_turned - upright.rot90(-1, (2, 3))).abs().max() < 0.2 < (of_turned - upright).abs().max()
+
+
+def test_of_an_iterable_only_a_batch_is_held(run, monkeypatch):
+    drawn, batches, original = [], [], run.detector.scores
+
+    def images():
+        for square in np.concatenate([SQUARES, SQUARES]):
+            drawn.append(1)
+            yield square
+
+    def scores(batch):
+        batches.append((len(drawn), len(batch)))
+        return original(batch)
+
+    monkeypatch.setattr(run.detector, "scores", scores)
+    assert run.score(images(), batch_size=3).shape == (8,)
+    assert batches == [(3, 3), (6, 3), (8, 2)]
+
+
+def test_batch_size_does_not_matter(run):
+    one, all_of_them = run.scores(PATHS, batch_size=1), run.scores(PATHS, batch_size=np.int64(64))
+    for name in one:
+        np.testing.assert_allclose(one[name], all_of_them[name], atol=1e-5)
+    np.testing.assert_allclose(run.heatmap(PATHS, batch_size=3), run.heatmap(PATHS), atol=1e-3)
+
+
+GOOD, BAD = np.zeros((8, 8)), np.full((8, 8), 0.5)
+REFUSED = {
+    "NaN": ([GOOD, BAD * np.nan], "image 1, counted from 0, cannot be used: it has values that are not finite"),
+    "infinite": (GOOD + np.inf, "image 0, .* not finite"),
+    "over 1": (torch.stack([torch.zeros(8, 8), torch.full((8, 8), 255.0)]), "image 1, .* reach from 255 to 255"),
+    "just over 1": (BAD * 2.0000001, r"reach from 1.00000005 to 1.00000005"),
+    "negative": (BAD - 1, "reach from -0.5 to -0.5"),
+    "bool": (GOOD > 0, "its dtype is bool: give uint8, uint16, or floats from 0 to 1"),
+    "int64": (GOOD.astype(int), "its dtype is int64"),
+    "complex": (GOOD.astype(complex), "its dtype is complex128"),
+    "objects": (GOOD.astype(object), "its dtype is object"),
+    "colour (H, W, 3)": (np.zeros((8, 8, 3)), r"its shape is \(8, 8, 3\): .* colour as a PIL image"),
+    "colour (N, H, W, 3)": (np.zeros((2, 8, 8, 3)), "colour as a PIL image"),
+    "colour (N, 3, H, W)": ([GOOD, torch.zeros(2, 3, 8, 8)], "image 1, .* colour as a PIL image"),
+    "one axis": (np.zeros(8), r"its shape is \(8,\)"),
+    "no pixels": (np.zeros((3, 8, 0)), r"image 0, .* \(8, 0\)"),
+    "no images": ([], "there are no images"),
+    "no images in an array": (np.zeros((0, 8, 8)), "there are no images"),
+    "None": (None, "image 0, .* it is of type NoneType: give a path, a PIL image, an array or a tensor"),
+    "numbers": ([[0.5, 0.5], [0.5, 0.5]], "it is of type float"),
+    "bytes": ([GOOD, b"P5 1 1 255 a"], "image 1, .* it is of type bytes"),
+    "missing file": (["nowhere.png"], "nowhere.png cannot be read as an image"),
+    "PIL of a float mode": (Image.new("F", (8, 8)), "image 0, .* Pillow's mode F"),
+}
+
+
+@pytest.mark.parametrize("images, message", REFUSED.values(), ids=REFUSED)
+def test_what_is_no_image_is_refused(run, images, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        run.score(images)
+    assert "\n" not in str(refusal.value) and isinstance(refusal.value, ValueError)
+
+
+def test_a_damaged_pil_image_is_refused(run, tmp_path):
+    (tmp_path / "cut.jpeg").write_bytes(PATHS[0].read_bytes()[:3000])  # which shows when it is decoded
+    with Image.open(tmp_path / "cut.jpeg") as image, pytest.raises(UserError, match="image 1, .* truncated"):
+        run.score([SQUARES[0], image])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None])
+def test_batch_sizes_that_are_none(run, size):
+    with pytest.raises(UserError, match="should be a whole number, at least 1"):
+        run.score(PATHS, batch_size=size)
+
+
+def test_a_map_that_there_is_not(run):
+    with pytest.raises(UserError, match="no 'grad_cam' map: give one of 'memory_distance', 'residual'"):
+        run.heatmap(PATHS, "grad_cam")
+
+
+# Which runs
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(checkpoint="latest"), "checkpoint = 'latest' is not one of 'best', 'last', None"),
+        (dict(precision="fp16"), "precision = 'fp16' is not one of"),
+        (dict(impl="cuda"), "impl = 'cuda' is not one of"),
+        (dict(device="cuda:77"), "device 'cuda:77' cannot be used here"),
+        (dict(run=XRAYS), "is not a run folder"),
+    ],
+)
+def test_load_refuses(unbroken, arguments, message):
+    with pytest.raises(UserError, match=message):
+        fastsquid.load(**{"run": unbroken, **arguments})
+
+
+def test_what_is_known_of_a_run(run, unbroken):
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert (run.run["folder"], run.run["seed"], run.image_size) == (unbroken, 0, 64)
+    assert {name: run.run[name] for name in ("checkpoint", "epoch")} == {
+        "checkpoint": summary["checkpoint"]["name"],
+        "epoch": summary["checkpoint"]["epoch"],
+    }
+    assert fastsquid.load(str(unbroken), "last").run["epoch"] == 3
+
+
+def test_half_precision(run, unbroken):
+    half = fastsquid.load(unbroken, device=torch.device("cpu"), precision="bf16")
+    assert (half.score(PATHS) != run.score(PATHS)).any()
+    np.testing.assert_allclose(half.score(PATHS), run.score(PATHS), rtol=0.02)
+    np.testing.assert_array_equal(half.heatmap(PATHS), run.heatmap(PATHS))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_resuming_a_finished_run_writes_maps_again(copied, run, command):
+    before = (copied / "maps.safetensors").read_bytes()
+    (copied / "maps.safetensors").unlink()
+    without = fastsquid.load(copied)
+    np.testing.assert_array_equal(without.score(PATHS), run.score(PATHS))
+    with pytest.raises(UserError, match="has no maps for its best checkpoint: .* --resume"):
+        without.heatmap(PATHS)
+    assert command(train.main, "--resume", copied)[0] == 0
+    assert (copied / "maps.safetensors").read_bytes() == before
+    np.testing.assert_array_equal(fastsquid.load(copied).heatmap(PATHS), run.heatmap(PATHS))
+
+
+def test_maps_of_another_detector_are_not_used(copied):
+    """As those of the best are not of the last, where these are two."""
+    path = checkpoint.latest_checkpoint(copied) / "best.safetensors"
+    maps = checkpoint.read_maps(copied, checkpoint.hashlib.sha256(path.read_bytes()).hexdigest())
+    assert set(maps) == {"residual", "memory_distance"}
+    checkpoint.save_maps(copied, maps, "another's")
+    with pytest.raises(UserError, match="has no maps for its best checkpoint"):
+        fastsquid.load(copied).heatmap(PATHS)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", None])
+def test_damaged_maps(copied, content):
+    path = copied / "maps.safetensors"
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(UserError, match="maps.safetensors is damaged: remove it, and python -m fastsquid.train"):
+        fastsquid.load(copied)
+
+
+def test_a_run_of_an_earlier_version(copied, run):
+    def without_quantiles(state):
+        for name in ("best", "last"):
+            for values in state[name]["calibration"].values():
+                del values["quantiles"]
+
+    rewrite_state(copied, without_quantiles)
+    early = fastsquid.load(copied)
+    np.testing.assert_array_equal(early.calibrated(early.score(PATHS)), run.calibrated(run.score(PATHS)))
+    with pytest.raises(UserError, match="there are no percentiles"):
+        early.percentile(early.score(PATHS))
+
+
+def test_an_unfinished_run_is_not_calibrated(copied, run):
+    rewrite_state(copied, lambda state: [state[name].update(calibration=None) for name in ("best", "last")])
+    unfinished = fastsquid.load(copied)
+    np.testing.assert_array_equal(unfinished.score(PATHS), run.score(PATHS))
+    for method in (unfinished.calibrated, unfinished.percentile):
+        with pytest.raises(UserError, match="has not finished, and is not calibrated"):
+            method(unfinished.score(PATHS))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_without_labels_there_are_no_percentiles(tmp_path, command):
+    folder = tmp_path / "run"
+    assert command(train.main, *tiny(folder, "--data", XRAYS / "train" / "NORMAL", "--epochs", "1"))[0] == 0
+    run = fastsquid.load(folder)
+    assert {values["quantiles"] for values in run.calibration.values()} == {None}
+    assert run.run["checkpoint"] == "last" and run.heatmap(PATHS).shape == (4, 64, 64)
+    with pytest.raises(UserError, match="no labelled validation images"):
+        run.percentile(run.score(PATHS))
+
+
+def test_pickles_and_copies(run):
+    for other in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        assert other.detector is not run.detector
+        for name, values in run.scores(PATHS).items():
+            np.testing.assert_array_equal(other.scores(PATHS)[name], values)
+        np.testing.assert_array_equal(other.heatmap(PATHS), run.heatmap(PATHS))
+        np.testing.assert_array_equal(other.percentile(run.score(PATHS)), run.percentile(run.score(PATHS)))
+
+
+def test_a_pickle_from_a_device_that_is_gone(run):
+    other = copy.copy(run)
+    other.device = torch.device("cuda:77")
+    assert pickle.loads(pickle.dumps(other)).device == torch.device("cpu")
+
+
+# The package
+
+
+def test_the_door_is_opened_when_it_is_asked_for():
+    assert fastsquid.load is scorer.load
+    with pytest.raises(AttributeError, match="module 'fastsquid' has no attribute 'lode'"):
+        fastsquid.lode  # noqa: B018
+
+
+def test_examples_in_docstrings(unbroken, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    (example,) = doctest.DocTestFinder().find(scorer.load, "load", globs={"load": scorer.load, "RUN": unbroken})
+    assert doctest.DocTestRunner().run(example) == (0, 2)
