@@ -35,7 +35,13 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         detector.frozen(precision == "bf16"),
         state[name]["calibration"],
         read_maps(run, state[name]["epoch"]),
-        {**record, "folder": Path(run), "checkpoint": name, "epoch": state[name]["epoch"]},
+        {
+            **record,
+            "folder": Path(run),
+            "checkpoint": name,
+            "epoch": state[name]["epoch"],
+            "validation": state[name]["validation"],
+        },
     )
 
 
@@ -51,7 +57,8 @@ class Scorer:
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished.
-        run: the run's config.json, with its `folder`, and the `checkpoint` and its `epoch` that this is.
+        run: the run's config.json, with its `folder`, the `checkpoint` that this is, its `epoch`, and of its
+            `validation` {score: {auc, threshold}}, or None without labelled validation images.
         detector: the frozen `Detector`.
     """
 
@@ -84,15 +91,19 @@ class Scorer:
         Raises:
             UserError: the run has no such map, or none for this checkpoint.
         """
-        if self._maps is None:
-            folder, which = self.run["folder"], self.run["checkpoint"]
-            raise UserError(
-                f"{folder} has no maps for its {which} checkpoint: python -m fastsquid.train --resume {folder} "
-                "writes those of the checkpoint that the run stands for"
-            )
-        if kind not in self._maps:
-            raise UserError(f"this run has no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
+        self._require_map(kind)
         return self._gather(images, batch_size, lambda b: anomaly_maps(self.detector, b, self._maps))[kind]
+
+    def examine(self, images, batch_size=64):
+        """What `scores`, `reconstruct` and `heatmap` give, in one pass of the network: the three of them.
+
+        Raises:
+            UserError: as `heatmap`.
+        """
+        self._require_map("residual")
+        found = self._gather(images, batch_size, self._examine)
+        drawn, heat = found.pop("drawn"), found.pop("heat")
+        return found, drawn, heat
 
     def calibrated(self, scores):
         """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].
@@ -120,6 +131,23 @@ class Scorer:
                 "earlier version; train with a val folder of NORMAL and other classes"
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
+
+    @torch.inference_mode()
+    def _examine(self, batch):
+        drawn = self.detector.draw(batch)
+        scores, reconstructions = self.detector.scores(batch, drawn)
+        maps = anomaly_maps(self.detector, batch, self._maps, drawn)
+        return {**scores, "drawn": reconstructions[:, 0], "heat": maps["residual"]}
+
+    def _require_map(self, kind):
+        if self._maps is None:
+            folder, which = self.run["folder"], self.run["checkpoint"]
+            raise UserError(
+                f"{folder} has no maps for its {which} checkpoint: python -m fastsquid.train --resume {folder} "
+                "writes those of the checkpoint that the run stands for"
+            )
+        if kind not in self._maps:
+            raise UserError(f"this run has no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
 
     def _require_calibration(self):
         if self.calibration is None:
