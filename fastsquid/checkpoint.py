@@ -39,8 +39,11 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint, trained_on=None):
     """Makes a run folder with its config.json, in one step.
+
+    Args:
+        trained_on: for reports, {"images": how many, "source": as `data.known_source` gives it}.
 
     Raises:
         UserError: the folder exists.
@@ -56,6 +59,7 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
             "seed": seed,
             "skip_unreadable": skip_unreadable,
             "fingerprint": fingerprint,
+            "trained_on": trained_on,
             "config": config.to_dict(),
         },
     )
