@@ -110,29 +110,28 @@ def _examine(scorer, images, options):
         ):
             for index, _, error in batch:
                 images[index].error = readable_error(error) if error else ""
-            read = [(images[index], index, square) for index, square, error in batch if not error]
-            if not read:
+            found = {index: square for index, square, error in batch if not error}
+            if not found:
                 continue
-            squares = [square for *_, square in read]
+            squares = list(found.values())
             scores, drawn, heat = scorer.examine(squares, len(squares))
             if not all(np.isfinite(values).all() for values in (*scores.values(), drawn, heat)):
                 raise DivergedError(f"{options.run} gives values that are not finite: its training has diverged")
-            for (image, *_), score in zip(read, scores[scorer.score_name]):
-                _settle_score(scorer, image, float(score), options)
-            for (_, index, _), made in zip(read, pool.map(strip, squares, drawn, heat)):
-                strips[index] = made
+            made = pool.map(strip, squares, drawn, heat)
+            for index, score, pictures in zip(found, scores[scorer.score_name], made):
+                _settle_score(scorer, images[index], float(score), options)
+                strips[index] = pictures
     if not any(strips):
         raise UserError(f"none of the {len(images)} images could be read; of the first: {images[0].error}")
     return strips
 
 
 def _settle_score(scorer, image, score, options):
-    """The image's score, as a CSV of scores has it too, which is refused where it is of another run."""
-    calibration = scorer.calibration[scorer.score_name]
+    """Gives the image its score, or refuses that of a CSV which is of something else."""
     if image.score is None:
-        image.score = float(f"{score:.9g}")
-    # Half precision and other devices stay well within it, see test_half_precision.
-    elif abs(image.score - score) > 0.02 * (abs(score) + calibration["std"]):
+        image.score = float(f"{score:.9g}")  # as a CSV has it: float32, exactly
+    # What half precision and other devices change is well within it, see test_half_precision.
+    elif abs(image.score - score) > 0.02 * (abs(score) + scorer.calibration[scorer.score_name]["std"]):
         raise UserError(
             f"{options.source} says {image.score:.6g} for {image.name}, but {options.run} gives {score:.6g}: its "
             "scores are of another run, checkpoint or image; write them again with python -m fastsquid.score"

@@ -255,6 +255,7 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
     assert "empty holds no images" in refuses(by_residual, given / "empty", "--out", out)
     assert "at least 1" in refuses(by_residual, val, "--out", out, "--batch-size", 0)
     assert "is a folder" in refuses(by_residual, val, "--out", out.parent)
+    assert "No such file" in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
     assert "did you mean --labels" in refuses(by_residual, val, "--out", out, "--label", "x")
     assert "leave it out" in refuses(by_residual, val, "--images", val, "--out", out)
     assert "needs --images FOLDER" in refuses(by_residual, val / "NORMAL" / "IM-0182-0001.jpeg", "--out", out)
@@ -385,7 +386,7 @@ def test_nothing_comes_from_elsewhere(written):
     code = re.sub(r'<script id="(data|strips)".*?</script>', "", text, flags=re.S)
     assert set(re.findall(r"\bhttps?://[^\s\"')]*", code)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
     assert not re.search(r"""(?:src|href)=["'](?!data:,|#)|@import|url\(|\bfetch\(|XMLHttp|WebSocket|import\(""", code)
-    policy = re.search(r'Content-Security-Policy" content="(.*?)"', code)[1]
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', code, re.S)[1]
     assert policy.startswith("default-src 'none';") and "unsafe" not in policy
     assert "This is research software, not a medical device: it gives no diagnosis." in code
 

@@ -9,7 +9,17 @@ const labelled = read.filter((index) => data.labels[index] !== null);
 const VIEWS = ["xray", "reconstruction", "map"];
 const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: "anomaly map over the X-ray" };
 // matplotlib's inferno at 0, 1/8, ... 1, and as much of it as `python -m fastsquid.locate` lays over an X-ray.
-const INFERNO = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164]];
+const INFERNO = [
+  [0, 0, 4],
+  [31, 12, 72],
+  [85, 15, 109],
+  [136, 34, 106],
+  [186, 54, 85],
+  [227, 89, 51],
+  [249, 140, 10],
+  [249, 201, 50],
+  [252, 255, 164],
+];
 const OPAQUE = 0.7;
 const KEPT = 120; // decoded strips
 
@@ -44,7 +54,9 @@ function ordinal(count) {
 }
 
 function percentile(index) {
-  return data.percentiles && `${ordinal(data.percentiles[index])} percentile of ${data.normal.toLocaleString("en")} normal validation images`;
+  if (!data.percentiles) return null;
+  const place = ordinal(data.percentiles[index]);
+  return `${place} percentile of ${data.normal.toLocaleString("en")} normal validation images`;
 }
 
 function side(index) {
@@ -97,7 +109,7 @@ function paint(canvas, pictures, view, opacity = 1) {
   const side = pictures.height;
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
-  const part = (target, number) => target.drawImage(pictures, number * side, 0, side, side, 0, 0, side, side);
+  const part = (target, third) => target.drawImage(pictures, third * side, 0, side, side, 0, 0, side, side);
   part(context, 0);
   context.globalAlpha = opacity;
   if (view === "reconstruction") part(context, 1);
@@ -113,18 +125,6 @@ function colour(context, width, height) {
   const pixels = context.getImageData(0, 0, width, height);
   for (let i = 0; i < pixels.data.length; i += 4) pixels.data.set(heat[pixels.data[i]], i);
   context.putImageData(pixels, 0, 0);
-}
-
-function paintScale(canvas) {
-  canvas.width = 256;
-  canvas.height = 1;
-  const context = canvas.getContext("2d");
-  for (const [value, [red, green, blue, alpha]] of heat.entries()) {
-    context.fillStyle = "#777"; // a grey of lungs, which a map lies over
-    context.fillRect(value, 0, 1, 1);
-    context.fillStyle = `rgb(${red} ${green} ${blue} / ${alpha / 255})`;
-    context.fillRect(value, 0, 1, 1);
-  }
 }
 
 /* The list: only the cards in view exist */
@@ -145,8 +145,8 @@ function card(position) {
     made.append(element("p", { textContent: "no score" }), element("p", { className: "percentile" }));
   } else {
     const canvases = VIEWS.map(() => element("canvas"));
-    made.append(element("div", { className: "pictures" }, canvases), name);
-    made.append(element("p", { className: "score" }), element("p", { className: "percentile", textContent: percentile(index) ?? "" }));
+    made.append(element("div", { className: "pictures" }, canvases), name, element("p", { className: "score" }));
+    made.append(element("p", { className: "percentile", textContent: percentile(index) ?? "" }));
     strip(index).then((pictures) => canvases.forEach((canvas, i) => paint(canvas, pictures, VIEWS[i])));
   }
   made.addEventListener("click", () => open(position));
@@ -184,7 +184,9 @@ function render() {
   }
   const inOrder = [...cards.keys()].sort((a, b) => a - b).map((position) => cards.get(position));
   const block = byId("window");
-  if (inOrder.length !== block.children.length || inOrder.some((made, i) => made !== block.children[i])) block.replaceChildren(...inOrder);
+  const there = [...block.children];
+  const same = inOrder.length === there.length && inOrder.every((made, i) => made === there[i]);
+  if (!same) block.replaceChildren(...inOrder);
   block.style.transform = `translateY(${firstRow * rowHeight}px)`;
   if (cards.has(active)) list.setAttribute("aria-activedescendant", cards.get(active).id);
   else list.removeAttribute("aria-activedescendant");
@@ -251,8 +253,9 @@ function activate(position) {
 }
 
 list.addEventListener("keydown", (event) => {
-  const page = columns() * Math.max(1, Math.floor(innerHeight / rowHeight) - 1);
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), PageUp: -page, PageDown: page };
+  const across = columns();
+  const page = across * Math.max(1, Math.floor(innerHeight / rowHeight) - 1);
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, PageUp: -page, PageDown: page };
   if (!shown.length || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key in steps) activate(active + steps[event.key]);
   else if (event.key === "Home") activate(0);
@@ -347,7 +350,9 @@ function setThreshold(value) {
   line.setAttribute("x1", place(threshold));
   line.setAttribute("x2", place(threshold));
   byId("sides").textContent = `${plural(above, "image")} above, ${(scores.length - above).toLocaleString("en")} below`;
-  for (const button of document.querySelectorAll("#thresholds button")) button.setAttribute("aria-pressed", Number(button.value) === threshold);
+  for (const button of document.querySelectorAll("#thresholds button")) {
+    button.setAttribute("aria-pressed", Number(button.value) === threshold);
+  }
   if (data.metrics) judge();
   if (byId("side-filter").value === "all") render();
   else choose();
@@ -365,18 +370,21 @@ function place(score) {
 }
 
 function judge() {
-  const count = (is, called) => labelled.filter((index) => data.labels[index] === is && data.scores[index] >= threshold === called).length;
-  const [tp, fn, fp, tn] = [count(1, true), count(1, false), count(0, true), count(0, false)];
+  const count = (is, where) => labelled.filter((index) => data.labels[index] === is && side(index) === where).length;
+  const [tp, fn, fp, tn] = [count(1, "above"), count(1, "below"), count(0, "above"), count(0, "below")];
   const sensitivity = tp / (tp + fn);
   const specificity = tn / (tn + fp);
-  for (const [id, value] of [["true-positive", tp], ["false-negative", fn], ["false-positive", fp], ["true-negative", tn]]) byId(id).textContent = value;
+  byId("true-positive").textContent = tp;
+  byId("false-negative").textContent = fn;
+  byId("false-positive").textContent = fp;
+  byId("true-negative").textContent = tn;
   byId("sensitivity").textContent = percent(sensitivity);
   byId("specificity").textContent = percent(specificity);
   const input = byId("prevalence");
   const prevalence = input.valueAsNumber / 100;
   const known = prevalence >= 0 && prevalence <= 1;
   input.setAttribute("aria-invalid", !known);
-  // Bayes: of those called so, the share that is so.
+  // Bayes: of those above, or below, the share that is right there.
   const right = [sensitivity * prevalence, specificity * (1 - prevalence)];
   const wrong = [(1 - specificity) * (1 - prevalence), (1 - sensitivity) * prevalence];
   byId("ppv").textContent = percent(known ? right[0] / (right[0] + wrong[0]) : NaN);
@@ -387,8 +395,10 @@ function judge() {
 
 function moveDot(curve, x, y) {
   const dot = byId(`${curve}-dot`);
-  dot.setAttribute("visibility", Number.isFinite(y) ? "visible" : "hidden"); // no precision where nothing is called
-  if (Number.isFinite(y)) for (const [name, value] of [["cx", 100 * x], ["cy", 100 - 100 * y]]) dot.setAttribute(name, value);
+  const known = Number.isFinite(y); // there is no precision where nothing is above
+  dot.setAttribute("visibility", known ? "visible" : "hidden");
+  dot.setAttribute("cx", 100 * x);
+  dot.setAttribute("cy", known ? 100 - 100 * y : 0);
 }
 
 slider.addEventListener("input", () => writeThreshold(slider.valueAsNumber));
@@ -398,98 +408,93 @@ byId("threshold").addEventListener("input", (event) => {
   if (Number.isFinite(value)) setThreshold(value);
 });
 byId("prevalence").addEventListener("input", judge);
-for (const [id, event] of [["sort", "change"], ["side-filter", "change"], ["label-filter", "change"], ["search", "input"]]) {
-  byId(id).addEventListener(event, () => {
-    choose();
-    activate(0);
-  });
+function refine() {
+  choose();
+  if (list.getBoundingClientRect().top < 0) activate(0);
 }
+
+byId("search").addEventListener("input", refine);
+for (const select of document.querySelectorAll("#bar select")) select.addEventListener("change", refine);
 
 /* What stays as it is once the page is made */
 
+// Labelled and unlabelled images on top of each other.
 function drawHistogram() {
   const bins = 50;
-  const groups = [labelled.length < read.length && ["unlabelled", null], ["normal", 0], ["abnormal", 1]].filter(
-    (group) => group && read.some((index) => data.labels[index] === group[1]),
-  );
-  const counts = groups.map(([, is]) => {
-    const count = new Array(bins).fill(0);
-    for (const index of read) if (data.labels[index] === is) count[Math.min(bins - 1, Math.floor((bins * place(data.scores[index])) / 100))]++;
-    return count;
+  const bin = (index) => Math.min(bins - 1, Math.floor((bins * place(data.scores[index])) / 100));
+  const kinds = ["normal", "abnormal", "unlabelled"];
+  const groups = kinds.map((kind) => read.filter((index) => (label(index) ?? "unlabelled") === kind));
+  const all = new Array(bins).fill(0);
+  for (const index of read) all[bin(index)]++;
+  const unit = 29 / all.reduce((a, b) => Math.max(a, b));
+  const tops = new Array(bins).fill(30);
+  groups.forEach((group, i) => {
+    const counts = new Array(bins).fill(0);
+    for (const index of group) counts[bin(index)]++;
+    counts.forEach((count, at) => {
+      if (!count) return;
+      tops[at] -= unit * count;
+      const box = { x: (100 * at) / bins, y: tops[at], width: 100 / bins, height: unit * count };
+      byId("histogram").append(drawn("rect", { class: kinds[i], ...box }));
+    });
+    if (group.length && group.length < read.length) {
+      byId("histogram-key").append(element("span", { className: kinds[i], textContent: kinds[i] }));
+    }
   });
-  const tallest = Math.max(...counts[0].map((_, bin) => counts.reduce((sum, count) => sum + count[bin], 0)));
-  const floor = new Array(bins).fill(30);
-  counts.forEach((count, g) =>
-    count.forEach((images, bin) => {
-      const height = (29 * images) / tallest;
-      floor[bin] -= height;
-      if (images) byId("histogram").append(drawn("rect", { class: groups[g][0], x: (bin * 100) / bins, y: floor[bin], width: 100 / bins, height }));
-    }),
-  );
   byId("histogram").append(drawn("line", { id: "histogram-threshold", y1: 0, y2: 30 }));
-  if (groups.length > 1) byId("histogram-key").append(...groups.map(([name]) => element("span", { className: name, textContent: name })));
 }
 
+// Points are [x, y] in [0, 1]; as stairs, or joined.
 function drawCurve(id, title, xName, yName, points, stairs) {
   const at = ([x, y]) => `${100 * x} ${100 - 100 * y}`;
   const step = ([x, y]) => `H${100 * x}V${100 - 100 * y}`;
   const path = stairs ? `M${at(points[0])}${points.slice(1).map(step).join("")}` : `M${points.map(at).join("L")}`;
-  const svg = drawn("svg", { id, viewBox: "-13 -5 118 118", role: "img", "aria-label": `${title}: ${yName} over ${xName}` });
+  const name = `${title}: ${yName} over ${xName}`;
+  const svg = drawn("svg", { id, viewBox: "-13 -5 118 118", role: "img", "aria-label": name });
   svg.append(drawn("path", { class: "frame", d: "M0 0H100V100H0ZM50 0V100M0 50H100" }));
   if (!stairs) svg.append(drawn("path", { class: "chance", d: "M0 100L100 0" }));
   svg.append(drawn("path", { class: "curve", d: path }), drawn("circle", { id: `${id}-dot`, r: 3 }));
   for (const [end, value] of [[0, "0"], [100, "1"]]) {
-    svg.append(drawn("text", { x: end, y: 109, "text-anchor": "middle" }, value), drawn("text", { x: -3, y: 103 - end, "text-anchor": "end" }, value));
+    svg.append(drawn("text", { x: end, y: 109, "text-anchor": "middle" }, value));
+    svg.append(drawn("text", { x: -3, y: 103 - end, "text-anchor": "end" }, value));
   }
-  svg.append(drawn("text", { x: 50, y: 109, "text-anchor": "middle" }, xName), drawn("text", { transform: "translate(-4 50) rotate(-90)", "text-anchor": "middle" }, yName));
+  svg.append(drawn("text", { x: 50, y: 109, "text-anchor": "middle" }, xName));
+  svg.append(drawn("text", { transform: "translate(-4 50) rotate(-90)", "text-anchor": "middle" }, yName));
   byId("curves").append(element("figure", {}, [element("figcaption", { textContent: title }), svg]));
 }
 
-function begin() {
-  document.title = `fastsquid report: ${data.title}`;
-  byId("title").textContent = `Anomaly report: ${data.title}`;
-  byId("trained-on").textContent = data.trained_on;
-  for (const [what, text] of data.run) byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
-  if (!data.percentiles) byId("no-percentiles").textContent = "This run has no percentiles: it was trained without labelled validation images, or by an earlier version.";
-  byId("no-percentiles").hidden = Boolean(data.percentiles);
-
+function drawScales() {
   for (const scale of document.querySelectorAll(".scale")) {
-    const canvas = element("canvas");
+    const canvas = element("canvas", { width: heat.length, height: 1 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", "colours of the map");
-    paintScale(canvas);
+    const context = canvas.getContext("2d");
+    heat.forEach(([red, green, blue, alpha], value) => {
+      context.fillStyle = "#777"; // about what a map lies over
+      context.fillRect(value, 0, 1, 1);
+      context.fillStyle = `rgb(${red} ${green} ${blue} / ${alpha / 255})`;
+      context.fillRect(value, 0, 1, 1);
+    });
     scale.append("0", canvas, `${data.deviations} or more standard deviations from normal`);
   }
+}
 
-  drawHistogram();
+function beginThresholds() {
   slider.min = lowest;
-  slider.max = lowest + span * 1.002; // beyond the highest score, where nothing is called
+  slider.max = lowest + span * 1.002; // beyond the highest score, where no image is above
   slider.step = span / 500;
   for (const [value, what] of data.thresholds) {
     const button = element("button", { type: "button", value, textContent: number(value) });
     button.addEventListener("click", () => writeThreshold(value));
-    byId("thresholds").append(element("li", {}, [button, ` ${what}`]));
+    byId("thresholds").append(element("li", {}, [button, what]));
   }
-  const some = labelled.length > 0;
-  for (const id of ["label-control", "labels-panel"]) byId(id).hidden = !some;
-  for (const id of ["at-threshold", "curves-panel"]) byId(id).hidden = !data.metrics;
-  byId("one-class").hidden = !some || data.metrics;
-  if (data.metrics) beginMetrics();
-  else if (some) byId("one-class").textContent = `All ${labelled.length} labelled images are ${label(labelled[0])}: sensitivity, specificity and curves need both.`;
-
-  document.querySelector("#views input[value=map]").checked = true;
-  if (matchMedia("(max-width: 60rem)").matches) for (const id of ["labels-panel", "curves-panel", "run-panel"]) byId(id).open = false;
-  choose();
-  writeThreshold(threshold);
-  addEventListener("scroll", () => requestAnimationFrame(render), { passive: true });
-  addEventListener("resize", layout);
-  new ResizeObserver(() => requestAnimationFrame(layout)).observe(byId("images"));
 }
 
 function beginMetrics() {
   const metrics = data.metrics;
   const abnormal = labelled.filter((index) => data.labels[index] === 1).length;
-  byId("labelled").textContent = `${plural(labelled.length, "labelled image")}: ${abnormal} abnormal, ${labelled.length - abnormal} normal`;
+  const images = plural(labelled.length, "labelled image");
+  byId("labelled").textContent = `${images}: ${abnormal} abnormal, ${labelled.length - abnormal} normal`;
   byId("prevalence").value = Number(((100 * abnormal) / labelled.length).toPrecision(3));
   byId("share").textContent = `${byId("prevalence").value} %`;
   byId("auc").textContent = metrics.auc.toFixed(3);
@@ -498,7 +503,34 @@ function beginMetrics() {
   byId("specificity-at").textContent = `Specificity at ${Math.round(100 * metrics.sensitivity)} % sensitivity`;
   byId("specificity-at-sensitivity").textContent = percent(metrics.specificity);
   drawCurve("roc", "ROC", "1 − specificity", "sensitivity", metrics.roc, false);
-  drawCurve("precision-recall", "Precision and recall", "recall (sensitivity)", "precision", metrics.precision_recall, true);
+  drawCurve("precision-recall", "Precision and recall", "recall", "precision", metrics.precision_recall, true);
+}
+
+function begin() {
+  document.title = `fastsquid report: ${data.title}`;
+  byId("title").textContent = `Anomaly report: ${data.title}`;
+  byId("trained-on").textContent = data.trained_on;
+  for (const [what, text] of data.run) {
+    byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
+  }
+  byId("no-percentiles").hidden = data.percentiles !== null;
+  drawScales();
+  drawHistogram();
+  beginThresholds();
+  byId("label-control").hidden = byId("labels-panel").hidden = !labelled.length;
+  byId("at-threshold").hidden = byId("curves-panel").hidden = !data.metrics;
+  if (data.metrics) beginMetrics();
+  else if (labelled.length) {
+    const only = `All ${labelled.length} labelled images are ${label(labelled[0])}`;
+    byId("one-class").textContent = `${only}: sensitivity, specificity and curves need both.`;
+  }
+  const narrow = matchMedia("(max-width: 60rem)").matches;
+  if (narrow) for (const id of ["labels-panel", "curves-panel", "run-panel"]) byId(id).open = false;
+  choose();
+  writeThreshold(threshold);
+  addEventListener("scroll", () => requestAnimationFrame(render), { passive: true });
+  addEventListener("resize", layout);
+  new ResizeObserver(() => requestAnimationFrame(layout)).observe(byId("images"));
 }
 
 begin();
