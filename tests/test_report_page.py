@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -537,9 +536,7 @@ def test_of_many_images_few_are_drawn(browser, written, tmp_path):
     }
     path = tmp_path / "many.html"
     path.write_text(page(many, [strip_] * count), encoding="utf-8")
-    started = time.monotonic()
     shown = Shown(browser, path, 1280, 900)
-    assert time.monotonic() - started < 20  # about one second where nothing else runs
     assert shown["sides"].text == "2,501 images above, 2,499 below"
     assert shown["no-percentiles"].text.startswith("This run has no percentiles")
     assert "percentile" not in shown["image-0"].text
