@@ -14,6 +14,7 @@ setup(
     packages=["fastsquid", "fastsquid.data", "fastsquid.kernels", "fastsquid.ops"],
     # The top-level import name `kernels` belongs to another package.
     package_dir={"fastsquid": "fastsquid", "fastsquid.kernels": "kernels"},
+    package_data={"fastsquid": ["page/*"]},  # what a report is made of
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -27,7 +28,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.5"],
+        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.5", "selenium>=4.20"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     },
 )

@@ -39,10 +39,11 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint, init=None):
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint, trained_on=None, init=None):
     """Makes a run folder with its config.json, in one step.
 
     Args:
+        trained_on: for reports, {"images": how many, "source": as `data.known_source` gives it}.
         init: the weights that it begins with, as `launch.describe_init` gives them, or None.
 
     Raises:
@@ -60,6 +61,7 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint, init=No
             "skip_unreadable": skip_unreadable,
             "init": init,
             "fingerprint": fingerprint,
+            "trained_on": trained_on,
             "config": config.to_dict(),
         },
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint as ckpt
-from .data import open_data, to_unit
+from .data import known_source, open_data, to_unit
 from .errors import UserError
 from .group import create_group
 from .loop import Run
@@ -36,7 +36,8 @@ def train_run(folder, run, options, device, group=None):
     if "fingerprint" not in run:
         if group is not None:
             create_group(folder.parent, group)
-        ckpt.create_run(folder, **run, fingerprint=fingerprint)
+        trained_on = {"images": len(data["train"]), "source": known_source(run["data"], data["train"].names)}
+        ckpt.create_run(folder, **run, fingerprint=fingerprint, trained_on=trained_on)
     elif fingerprint != run["fingerprint"]:
         raise UserError(
             f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "

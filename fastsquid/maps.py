@@ -14,12 +14,13 @@ from .gradcam import grad_cam
 from .patches import to_patches
 
 
-def forward_maps(detector, images):
+def forward_maps(detector, images, drawn=None):
     """What is known of every pixel from a pass without gradients, larger = more abnormal.
 
     Args:
         detector: a `Detector` in eval mode.
         images: float (B, 1, H, W) in [0, 1], on the detector's device.
+        drawn: what `detector.draw` gave of them, where it is there already.
 
     Returns:
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
@@ -28,19 +29,18 @@ def forward_maps(detector, images):
     """
     size, grid = images.shape[-1], detector.config.grid
     with torch.no_grad():
-        inputs = detector.to_range(images)
-        out = detector.generator(inputs)
-        seen, drawn = detector.from_range(inputs), detector.from_range(out.student)
-        maps = {"residual": smooth((seen - drawn) ** 2, size / 32)[:, 0]}
+        inputs, out = drawn or detector.draw(images)
+        seen, student = detector.from_range(inputs), detector.from_range(out.student.to(images.dtype))
+        maps = {"residual": smooth((seen - student) ** 2, size / 32)[:, 0]}
         if out.memory_distance is not None:
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
     return {name: values.float() for name, values in maps.items()}
 
 
-def raw_maps(detector, images):
+def raw_maps(detector, images, drawn=None):
     """`forward_maps`, and where there is a discriminator `grad_cam`."""
-    maps = forward_maps(detector, images)
+    maps = forward_maps(detector, images, drawn)
     if detector.discriminator is not None:
         maps["grad_cam"] = grad_cam(detector, images).float()
     return maps
@@ -86,17 +86,17 @@ def calibrate_maps(detector, images, batch_size=64, maps=raw_maps):
     return result
 
 
-def anomaly_maps(detector, images, calibration):
+def anomaly_maps(detector, images, calibration, drawn=None):
     """Maps in standard deviations from what is normal at each pixel.
 
     Args:
-        detector, images: as `raw_maps`.
+        detector, images, drawn: as `forward_maps`.
         calibration: as `calibrate_maps` gives it, or some of its maps.
 
     Returns:
         dict of float32 (B, H, W), the maps that are calibrated.
     """
-    raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images)
+    raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images, drawn)
     return {
         name: (raw[name] - mean.to(images.device)) / deviation.to(images.device)
         for name, (mean, deviation) in calibration.items()

@@ -42,6 +42,13 @@ def at_threshold(labels, scores, threshold):
     }
 
 
+def at_sensitivity(labels, scores, sensitivity):
+    """The highest threshold at which at least this share of abnormal images is called abnormal, and its specificity."""
+    fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    first = np.argmax(tpr >= sensitivity)
+    return float(thresholds[first]), float(1 - fpr[first])
+
+
 def evaluate(labels, scores, validation_threshold=None, kinds=None):
     """Everything reported of one score.
 

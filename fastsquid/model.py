@@ -72,12 +72,26 @@ class Detector(nn.Module):
         # The layout that convolutions are fastest in, on a CPU too where no gradients are asked for.
         return detector.to(memory_format=torch.channels_last)
 
+    def draw(self, images):
+        """The generator's pass that scores and maps are made of.
+
+        Args:
+            images: float32 (B, 1, H, W) in [0, 1].
+
+        Returns:
+            the images in the model's value range, and its `Reconstruction` of them.
+        """
+        inputs = self.to_range(images)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
+            return inputs, self.generator(inputs)
+
     @torch.inference_mode()
-    def scores(self, images):
+    def scores(self, images, drawn=None):
         """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
+            drawn: what `draw` gave of them, where it is there already.
 
         Returns:
             dict of float32 tensors (B,), larger = more abnormal, those that the config gives, and the reconstruction
@@ -92,9 +106,7 @@ class Detector(nn.Module):
         """
         if self.training:
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
-        inputs = self.to_range(images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
-            out = self.generator(inputs)
+        inputs, out = drawn or self.draw(images)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
         reconstruction = self.from_range(student)

@@ -50,7 +50,13 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         detector.frozen(precision == "bf16"),
         state[name]["calibration"],
         read_maps(run, state["sha256"][name]),
-        {**record, "folder": Path(run), "checkpoint": name, "epoch": state[name]["epoch"]},
+        {
+            **record,
+            "folder": Path(run),
+            "checkpoint": name,
+            "epoch": state[name]["epoch"],
+            "validation": state[name]["validation"],
+        },
     )
 
 
@@ -71,8 +77,9 @@ class Scorer:
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished.
-        run: the run's config.json, with its `folder`, and the `checkpoint` and its `epoch` that this is; None of a
-            detector that no run folder holds.
+        run: the run's config.json, with its `folder`, the `checkpoint` that this is, its `epoch`, and of its
+            `validation` {score: {auc, threshold}}, or None without labelled validation images; None of a detector that
+            no run folder holds.
         detector: the frozen `Detector`.
         device: on which it computes.
 
@@ -110,17 +117,19 @@ class Scorer:
         Raises:
             UserError: the run has no such map, or none for this checkpoint.
         """
-        if self._maps is None:
-            folder = self.run["folder"]
-            raise UserError(
-                f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
-                f"best, or where none is chosen for its last, and python -m fastsquid.train --resume {folder} writes "
-                "those"
-            )
-        if kind not in self._maps:
-            raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
-        calibration = {kind: self._maps[kind]}
+        calibration = {kind: self._map(kind)}
         return self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration))[kind]
+
+    def examine(self, images, batch_size=64):
+        """What `scores`, `reconstruct` and `heatmap` give, in one pass of the network: the three of them.
+
+        Raises:
+            UserError: as `heatmap`.
+        """
+        self._map("residual")  # or refused before there is work
+        found = self._gather(images, batch_size, self._examine)
+        drawn, heat = found.pop("drawn"), found.pop("heat")
+        return found, drawn, heat
 
     def calibrated(self, scores):
         """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].
@@ -146,6 +155,26 @@ class Scorer:
                 "version: train a run with a val folder of NORMAL and other classes"
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
+
+    @torch.inference_mode()
+    def _examine(self, batch):
+        drawn = self.detector.draw(batch)
+        scores, reconstructions = self.detector.scores(batch, drawn)
+        maps = anomaly_maps(self.detector, batch, {"residual": self._map("residual")}, drawn)
+        return {**scores, "drawn": reconstructions[:, 0], "heat": maps["residual"]}
+
+    def _map(self, kind):
+        """What is normal at every pixel of a map."""
+        if self._maps is None:
+            folder = self.run["folder"]
+            raise UserError(
+                f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
+                f"best, or where none is chosen for its last, and python -m fastsquid.train --resume {folder} writes "
+                "those"
+            )
+        if kind not in self._maps:
+            raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
+        return self._maps[kind]
 
     def _calibration(self):
         """Of the preset's score."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,19 @@ def unbroken(tmp_path_factory):
     """A run that nothing interrupted; a test that changes it takes a copy."""
     run = tmp_path_factory.mktemp("runs") / "unbroken"
     subprocess.run([sys.executable, "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def by_residual(unbroken, tmp_path_factory):
+    """The same run as one that ranks by the residual, which tells its images apart; its discriminator hardly does."""
+    run = shutil.copytree(unbroken, tmp_path_factory.mktemp("runs") / "by_residual")
+    config, path = json.loads((run / "config.json").read_text()), next(run.glob("checkpoint-*/state.json"))
+    state = json.loads(path.read_text())
+    del state["state_sha256"]
+    config["config"]["score"] = state["config"]["score"] = "residual"
+    (run / "config.json").write_text(json.dumps(config))
+    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
     return run
 
 

@@ -56,7 +56,11 @@ def test_a_wheel_works_in_an_empty_directory(tmp_path):
     )
     zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
-    code = "import fastsquid.kernels, fastsquid.train, fastsquid.data; print(fastsquid.kernels.__file__)"
+    code = (
+        "import fastsquid.kernels, fastsquid.train, fastsquid.data, fastsquid.report_page; "
+        "assert fastsquid.report_page.page({}, []).endswith('</html>\\n'), 'what a report is made of is missing'; "
+        "print(fastsquid.kernels.__file__)"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
@@ -84,7 +88,10 @@ def imports(path):
 
 def test_arrows_point_one_way():
     """commands -> model -> modules -> ops -> kernels."""
-    commands = {f"fastsquid.{name}" for name in ("train", "evaluate", "score", "compare", "figures", "locate", "study")}
+    commands = {
+        f"fastsquid.{name}"
+        for name in ("train", "evaluate", "score", "compare", "figures", "locate", "study", "report")
+    }
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
         found = imports(path)

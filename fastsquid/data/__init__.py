@@ -8,7 +8,7 @@ from .augment import augment
 from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_mnist, open_digits
-from .folder import open_folder
+from .folder import is_zhanglab, open_folder
 from .images import IMAGE_SUFFIXES, ImageError, find_images, read_image, read_images, to_unit
 from .split import SPLITS, Split
 
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "augment",
     "find_images",
+    "known_source",
     "open_data",
     "read_image",
     "read_images",
@@ -68,3 +69,21 @@ def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, 
     if is_covidx(root):
         return open_covidx(root, size, skip_unreadable, splits)
     return open_folder(root, size, seed, skip_unreadable, splits, contamination)
+
+
+def known_source(path, names):
+    """What training images are known to be of, for a report that says whom a run has seen.
+
+    Args:
+        path: as `open_data` takes it; it is open already.
+        names: of its training images, as their `Split` has them.
+
+    Returns:
+        `digits`, `chexpert`, `covidx`, `zhanglab`, or None of any other folder.
+    """
+    if path is None or is_mnist(Path(path)):
+        return "digits"
+    for name, is_source in (("chexpert", is_chexpert), ("covidx", is_covidx)):
+        if is_source(Path(path)):
+            return name
+    return "zhanglab" if is_zhanglab(names) else None

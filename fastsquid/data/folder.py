@@ -1,10 +1,15 @@
 """Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
 
+import re
+
 import numpy as np
 
 from ..errors import UserError
 from .images import find_images
 from .split import SPLITS, read_split
+
+# Normal training images of the ZhangLab release. Its numbers begin at 115: other programs, too, write IM-0001-0001.
+_ZHANGLAB = re.compile(r"NORMAL/(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.jpeg")
 
 
 def open_folder(root, size, seed, skip_unreadable, splits, contamination):
@@ -48,6 +53,30 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination):
         raise _empty(root)
     _refuse_nested(root, paths)
     return {"train": _read(paths, root, None, size, skip_unreadable)} if "train" in splits else {}
+
+
+def is_zhanglab(names):
+    """Whether the normal ones among the names of training images are named as in the ZhangLab release."""
+    found = [_ZHANGLAB.fullmatch(name) for name in names if name.lower().startswith("normal/")]
+    return bool(found) and all(match and int(match[1]) >= 115 for match in found)
+
+
+def folder_labels(root, paths):
+    """Labels by class folders: beside each other in `root`, in its `val` or its `test`, and NORMAL among them.
+
+    Args:
+        root: Path of a folder.
+        paths: N Paths below it.
+
+    Returns:
+        list of N, 0 in NORMAL, 1 in a class folder beside it, None of any other image.
+    """
+    classes = {}
+    for folder in (root, root / "val", root / "test"):
+        found = _class_folders(folder) if folder.is_dir() else []
+        if any(map(_is_normal, found)):
+            classes |= {child: int(not _is_normal(child)) for child in found}
+    return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
 
 
 def _read_train(folder, size, seed, skip_unreadable, contamination):

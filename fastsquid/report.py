@@ -1,0 +1,236 @@
+"""`python -m fastsquid.report RUN FOLDER`: one HTML file in which images, their scores and maps are looked at."""
+
+import datetime
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import features
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from tqdm import tqdm
+
+from . import __version__
+from .cli import Parser, add_device_options, run_command
+from .data.decoding import decoded
+from .errors import UserError
+from .evaluation import DivergedError, read_scores
+from .files import replacing
+from .metrics import at_sensitivity, bootstrap_auc
+from .plots import LABELS
+from .report_images import csv_images, folder_images, label_images, readable_error
+from .report_page import DEVIATIONS, page, strip
+from .scorer import load
+
+SENSITIVITY = 0.95  # at which a specificity is reported
+# Whom a run has seen, by the source that its training recorded.
+SOURCES = {
+    "zhanglab": "chest X-rays of children of one to five years, from one hospital (Guangzhou Women and Children's "
+    "Medical Center; Kermany et al. 2018), recognised by their file names",
+    "chexpert": "frontal PA chest X-rays of CheXpert, from one hospital (Stanford; Irvin et al. 2019)",
+    "covidx": "chest X-rays of COVIDx, which is put together from several public collections (Wang et al. 2020)",
+    "digits": "no X-rays: DigitAnatomy, drawn digits in the place of anatomy",
+}
+
+
+def main(arguments=None):
+    options = _parse(arguments)
+    if not features.check("webp"):
+        raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
+    scorer = load(options.run, None, options.device, options.impl)
+    if options.images is None:
+        images = folder_images(options.source)
+    else:
+        images = csv_images(options.source, options.images, scorer.score_name)
+    if options.labels is not None:
+        label_images(images, options.labels)
+
+    with replacing(options.out) as file:
+        strips = _examine(scorer, images, options)
+        file.write(page(_data(scorer, images, options), strips))
+    failed = sum(bool(image.error) for image in images)
+    size = Path(options.out).stat().st_size / 1e6
+    print(f"{len(images) - failed} of {len(images)} images shown: {options.out} ({size:.1f} MB)")
+    if failed:
+        print(
+            f"error: {failed} of {len(images)} images could not be read; {options.out} lists them as unreadable",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parse(arguments):
+    parser = Parser(
+        prog="python -m fastsquid.report",
+        description="Write a report to look at: one HTML file with every image, its healthy reconstruction, its "
+        "anomaly map and its score.",
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument(
+        "source",
+        metavar="FOLDER|CSV",
+        help="folder searched for images, labelled by class folders beside a NORMAL one; or a CSV that fastsquid.score "
+        "or a training run wrote, of the images below --images",
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="the folder that the CSV's names are relative to")
+    parser.add_argument(
+        "--labels", metavar="CSV", help="columns name and label: 0 or normal, 1 or abnormal; in place of all others"
+    )
+    parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
+    parser.add_argument(
+        "--trained-on", metavar="TEXT", help="whom the training images show; default: what the run recorded"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
+    add_device_options(parser)
+    options = parser.parse_args(arguments)
+    source = Path(options.source)
+    if not source.exists():
+        raise UserError(f"{source} does not exist: give a folder of images, or a CSV of scores with --images FOLDER")
+    if source.is_dir() and options.images is not None:
+        raise UserError(f"{source} is a folder, and --images goes with a CSV of scores: leave it out")
+    if source.is_file() and options.images is None:
+        raise UserError(f"{source} is a file: a CSV of scores needs --images FOLDER, with the images that it names")
+    if options.images is not None and not Path(options.images).is_dir():
+        raise UserError(f"--images {options.images} is no folder: give the one that the names in {source} are in")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size} should be at least 1")
+    return options
+
+
+def _examine(scorer, images, options):
+    """Opens every image once; fills in its score, or why it cannot be read, and returns its strip, b"" without."""
+    files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
+    strips = [b""] * len(images)
+    with ThreadPoolExecutor() as pool:
+        for batch in tqdm(
+            decoded(files, scorer.image_size, options.batch_size),
+            unit="batch",
+            total=-(-len(files) // options.batch_size),
+            disable=not sys.stderr.isatty(),
+        ):
+            for index, _, error in batch:
+                images[index].error = readable_error(error) if error else ""
+            found = {index: square for index, square, error in batch if not error}
+            if not found:
+                continue
+            squares = list(found.values())
+            scores, drawn, heat = scorer.examine(squares, len(squares))
+            if not all(np.isfinite(values).all() for values in (*scores.values(), drawn, heat)):
+                raise DivergedError(f"{options.run} gives values that are not finite: its training has diverged")
+            made = pool.map(strip, squares, drawn, heat)
+            for index, score, pictures in zip(found, scores[scorer.score_name], made):
+                _settle_score(scorer, images[index], float(score), options)
+                strips[index] = pictures
+    if not any(strips):
+        raise UserError(f"none of the {len(images)} images could be read; of the first: {images[0].error}")
+    return strips
+
+
+def _settle_score(scorer, image, score, options):
+    """Gives the image its score, or refuses that of a CSV which is of something else."""
+    if image.score is None:
+        image.score = float(f"{score:.9g}")  # as a CSV has it: float32, exactly
+    # What half precision and other devices change is well within it, see test_half_precision.
+    elif abs(image.score - score) > 0.02 * (abs(score) + scorer.calibration[scorer.score_name]["std"]):
+        raise UserError(
+            f"{options.source} says {image.score:.6g} for {image.name}, but {options.run} gives {score:.6g}: its "
+            "scores are of another run, checkpoint or image; write them again with python -m fastsquid.score"
+        )
+
+
+def _data(scorer, images, options):
+    """What the page shows, as `page` takes it."""
+    name, calibration = scorer.score_name, scorer.calibration[scorer.score_name]
+    read = [image for image in images if not image.error]
+    scores = np.array([image.score for image in read])
+    percentiles = normal = None
+    if calibration.get("quantiles") is not None:
+        below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
+        percentiles = [None if image.error else next(below) for image in images]
+        _, labels, _ = read_scores(scorer.run["folder"] / "scores-val.csv")
+        normal = int((labels == 0).sum())
+    labelled = [image for image in read if image.label is not None]
+    metrics = _metrics([image.label for image in labelled], [image.score for image in labelled])
+    thresholds = _thresholds(scorer.run["validation"], calibration, name)
+    if metrics:
+        thresholds.append(
+            [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
+        )
+    folder = Path(options.source if options.images is None else options.images).resolve().name
+    return {
+        "title": folder if options.images is None else f"{Path(options.source).name} of {folder}",
+        "names": [image.name for image in images],
+        "scores": [None if image.error else image.score for image in images],
+        "percentiles": percentiles,
+        "normal": normal,
+        "labels": [image.label for image in images],
+        "errors": {str(index): image.error for index, image in enumerate(images) if image.error},
+        "thresholds": thresholds,
+        "metrics": metrics,
+        "deviations": DEVIATIONS,
+        "trained_on": _trained_on(scorer.run, options.trained_on),
+        "run": _facts(scorer),
+    }
+
+
+def _thresholds(validation, calibration, name):
+    """[value, what it is] of those that the run itself offers; the first is where the page begins."""
+    found = []
+    if validation:
+        found.append([validation[name]["threshold"], "most accurate on the run's validation images"])
+    if calibration.get("quantiles"):
+        found.append([calibration["quantiles"][95], "95th percentile of normal validation images"])
+    found.append([calibration["mean"] + 2 * calibration["std"], "mean + 2 standard deviations of training images"])
+    return found
+
+
+def _metrics(labels, scores):
+    """What labels and scores are worth at every threshold; None unless both classes are there."""
+    if len(set(labels)) < 2:
+        return None
+    fpr, tpr, _ = roc_curve(labels, scores)
+    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
+    threshold, specificity = at_sensitivity(labels, scores, SENSITIVITY)
+    return {
+        "auc": float(roc_auc_score(labels, scores)),
+        "interval": bootstrap_auc(labels, scores),
+        "average_precision": float(average_precision_score(labels, scores)),
+        "sensitivity": SENSITIVITY,
+        "specificity": specificity,
+        "threshold": threshold,
+        "roc": _points(fpr, tpr),
+        "precision_recall": _points(recall, precision),
+    }
+
+
+def _points(x, y):
+    return np.stack([x, y], 1).round(5).tolist()
+
+
+def _trained_on(run, text):
+    """A sentence on whom the run has seen. Of the folder the name alone: paths can name people."""
+    record = run.get("trained_on") or {"images": None, "source": None}  # a run of an earlier version has none
+    count = "" if record["images"] is None else f"{record['images']:,} "
+    folder = f" of the folder {Path(run['data']).name}" if run["data"] else ""
+    known = SOURCES.get("digits" if run["data"] is None else record["source"])
+    return (
+        f"Scored by a run that was trained on {count}images{folder}, all taken as healthy: "
+        f"{text or known or 'whom they show is not recorded'}."
+    )
+
+
+def _facts(scorer):
+    """[what, text] of the run."""
+    run, config = scorer.run, scorer.run["config"]
+    return [
+        ["Score", f"{config.score}: {LABELS[config.score]}; larger is more abnormal"],
+        ["Preset", f"{config.preset}, {config.epochs} epochs, seed {run['seed']}"],
+        ["Checkpoint", f"{run['checkpoint']}, after epoch {run['epoch']}"],
+        ["Image size", f"{config.image_size} x {config.image_size} pixels"],
+        ["Version", f"fastsquid {run['fastsquid']}, report by {__version__}"],
+        ["Date", datetime.date.today().isoformat()],
+    ]
+
+
+if __name__ == "__main__":
+    run_command(main)

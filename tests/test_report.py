@@ -1,0 +1,412 @@
+"""The report command: what it makes of folders and CSVs, what it refuses; test_report_page looks at it in a browser."""
+
+import base64
+import csv
+import datetime
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import XRAYS
+from PIL import Image
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+import fastsquid
+from fastsquid import report, score
+from fastsquid.data import known_source, read_image
+from fastsquid.metrics import bootstrap_auc
+from fastsquid.report_page import BUDGET, page, strip
+from fastsquid.scorer import Scorer
+
+NOT_ZHANGLAB = ["NORMAL/IM-0001-0001.jpeg", "NORMAL/IM-0115-0001.jpeg"]  # as other programs number their exports
+
+
+def parts(path):
+    """The data of a report, and its strips."""
+    text = path.read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1])
+    strips = re.search(r'<script id="strips" type="text/plain">(.*?)</script>', text, re.S)[1].split("\n")
+    return data, [base64.b64decode(strip) for strip in strips]
+
+
+def pictures(strip):
+    """X-ray, reconstruction and map, (3, S, S) in [0, 1]."""
+    with Image.open(io.BytesIO(strip)) as image:
+        assert image.format == "WEBP"
+        return np.stack(np.split(np.asarray(image.convert("L")) / 255, 3, axis=1))
+
+
+def write_rows(path, *rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture(scope="module")
+def written(by_residual, tmp_path_factory):
+    """A report of the labelled split."""
+    out = tmp_path_factory.mktemp("report") / "val.html"
+    assert report.main([str(by_residual), str(XRAYS / "val"), "--out", str(out)]) is None
+    return out
+
+
+def test_scores_and_percentiles_are_the_runs_own(by_residual, written):
+    data, _ = parts(written)
+    scorer = fastsquid.load(by_residual)
+    files = [XRAYS / "val" / name for name in data["names"]]
+    assert len(files) == 6 and sorted(files) == sorted((XRAYS / "val").rglob("*.jpeg"))
+    np.testing.assert_allclose(data["scores"], scorer.score(files), atol=1e-5)
+    normal = [file for file in files if file.parent.name == "NORMAL"]
+    known = np.percentile(scorer.score(normal), range(101))  # from the images themselves
+    expected = [np.floor(np.interp(value, known, range(101))) for value in data["scores"]]
+    np.testing.assert_allclose(data["percentiles"], expected, atol=1)  # a rounding of the score decides
+    assert data["normal"] == 3
+    assert data["labels"] == [int(file.parent.name == "PNEUMONIA") for file in files]
+
+
+def test_metrics_are_those_of_scikit_learn(written):
+    data, _ = parts(written)
+    labels, scores, metrics = np.array(data["labels"]), np.array(data["scores"]), data["metrics"]
+    assert metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert metrics["interval"] == pytest.approx(bootstrap_auc(labels, scores))
+    assert metrics["average_precision"] == pytest.approx(average_precision_score(labels, scores))
+    fpr, tpr, _ = roc_curve(labels, scores)
+    np.testing.assert_allclose(metrics["roc"], np.stack([fpr, tpr], 1), atol=1e-5)
+    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
+    np.testing.assert_allclose(metrics["precision_recall"], np.stack([recall, precision], 1), atol=1e-5)
+    # Three abnormal images: 95 % of them are all of them, from the lowest one's score.
+    assert metrics["threshold"] == scores[labels == 1].min()
+    assert metrics["specificity"] == (scores[labels == 0] < metrics["threshold"]).mean()
+
+
+def test_pictures_are_those_of_the_run(by_residual, written):
+    data, strips = parts(written)
+    files = [XRAYS / "val" / name for name in data["names"]]
+    scorer = fastsquid.load(by_residual)
+    drawn, heat = scorer.reconstruct(files), scorer.heatmap(files).clip(0, data["deviations"]) / data["deviations"]
+    expected = np.stack([[read_image(file, 64) / 255 for file in files], drawn, heat], 1).reshape(18, -1)
+    found = np.concatenate([pictures(strip) for strip in strips]).reshape(18, -1)
+    distances = np.abs(found[:, None] - expected).mean(2)
+    assert (distances.diagonal() < 0.01).all()
+    nearest, own = distances.argmin(1), np.arange(18)
+    assert (nearest[own % 3 != 1] == own[own % 3 != 1]).all()
+    assert (nearest[own % 3 == 1] % 3 == 1).all()  # this run draws nearly the same for every image
+
+
+def test_one_pass_gives_what_three_would(by_residual, monkeypatch):
+    scorer = fastsquid.load(by_residual)
+    files = sorted((XRAYS / "val").rglob("*.jpeg"))
+    passes, generator = [], scorer.detector.generator.forward
+    monkeypatch.setattr(scorer.detector.generator, "forward", lambda images: passes.append(1) or generator(images))
+    scores, drawn, heat = scorer.examine(files, batch_size=4)
+    assert len(passes) == 2
+    assert list(scores) == list(scorer.score_names)
+    for name, values in scorer.scores(files).items():
+        np.testing.assert_allclose(scores[name], values, atol=1e-5)
+    np.testing.assert_allclose(drawn, scorer.reconstruct(files), atol=1e-5)
+    np.testing.assert_allclose(heat, scorer.heatmap(files), atol=1e-3)
+
+
+def test_thresholds(by_residual, written):
+    state = json.loads(next(by_residual.glob("checkpoint-*/state.json")).read_text())["best"]
+    calibration, validated = state["calibration"]["residual"], state["validation"]["residual"]
+    data, _ = parts(written)
+    assert [value for value, _ in data["thresholds"]] == [
+        validated["threshold"],
+        calibration["quantiles"][95],
+        calibration["mean"] + 2 * calibration["std"],
+        data["metrics"]["threshold"],
+    ]
+    # What a run without labelled validation images has.
+    assert len(report._thresholds(None, {**calibration, "quantiles": None}, "residual")) == 1
+    assert len(report._thresholds(None, {"mean": 0.0, "std": 1.0}, "residual")) == 1  # an earlier version's
+
+
+def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
+    assert json.loads((by_residual / "config.json").read_text())["trained_on"] == {"images": 8, "source": "zhanglab"}
+    data, _ = parts(written)
+    assert data["trained_on"].startswith("Scored by a run that was trained on 8 images of the folder xrays")
+    assert "children of one to five years, from one hospital" in data["trained_on"]
+    facts = dict(data["run"])
+    assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
+    assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
+    run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}
+    assert report._trained_on(run, None).endswith(" mine, all taken as healthy: whom they show is not recorded.")
+    assert report._trained_on(run, "adults").endswith("healthy: adults.")
+    assert "trained on images of the folder mine" in report._trained_on({"data": "/home/someone/mine"}, None)
+    assert "DigitAnatomy" in report._trained_on({"data": None}, None)
+
+
+def test_known_sources(tmp_path):
+    names = ["NORMAL/IM-0115-0001.jpeg", "NORMAL/NORMAL2-IM-1423-0001.jpeg", "NORMAL/IM-0435-0001-0002.jpeg"]
+    assert known_source(tmp_path, names) == "zhanglab"
+    assert known_source(tmp_path, [*names, "PNEUMONIA/person1_virus_1.jpeg"]) == "zhanglab"  # a contaminated run
+    for other in (
+        NOT_ZHANGLAB,
+        [*names, "NORMAL/mine.jpeg"],
+        ["IM-0115-0001.jpeg"],
+        ["PNEUMONIA/person1_virus_1.jpeg"],
+    ):
+        assert known_source(tmp_path, other) is None
+    assert known_source(None, ["train-0"]) == "digits"
+    (tmp_path / "train.csv").write_text("Path,Sex,Age,Frontal/Lateral,AP/PA\n")
+
+
+def test_only_labelled_images_count(by_residual, tmp_path, command):
+    """Class folders label what is in them, in the folder itself and in its val and test, but not in train."""
+    out = tmp_path / "r.html"
+    code, text, _ = command(report.main, by_residual, XRAYS, "--out", out)
+    assert code == 0 and text.startswith(f"20 of 20 images shown: {out} (")
+    data, _ = parts(out)
+    labels = dict(zip(data["names"], data["labels"]))
+    assert {name: label for name, label in labels.items() if label is not None} == {
+        name: int("PNEUMONIA" in name) for name in labels if name.startswith("val/")
+    }
+    assert len(labels) == 20 and data["metrics"]["auc"] is not None
+    assert command(report.main, by_residual, XRAYS / "test", "--out", out)[0] == 0
+    data, _ = parts(out)
+    assert data["labels"] == [None] * 4 and data["metrics"] is None and len(data["thresholds"]) == 3
+    assert data["title"] == "test"
+
+
+def test_labels_from_a_csv(by_residual, tmp_path, command):
+    out = tmp_path / "r.html"
+    labels = write_rows(
+        tmp_path / "labels.csv", ["name", "label"], ["0000.jpeg", "Normal"], ["0002.jpeg", "1"], ["0003.jpeg", ""]
+    )
+    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes())  # as spreadsheets write it
+    assert command(report.main, by_residual, XRAYS / "test", "--labels", labels, "--out", out)[0] == 0
+    assert parts(out)[0]["labels"] == [0, None, 1, None]
+    write_rows(labels, ["name", "label"], ["NORMAL/IM-0182-0001.jpeg", "abnormal"])
+    assert command(report.main, by_residual, XRAYS / "val", "--labels", labels, "--out", out)[0] == 0
+    data, _ = parts(out)
+    assert (
+        dict(zip(data["names"], data["labels"]))["NORMAL/IM-0182-0001.jpeg"] == 1
+    )  # and class folders no longer count
+    assert data["labels"].count(None) == 5 and data["metrics"] is None
+
+
+def test_of_a_csv_of_scores(by_residual, written, tmp_path, command):
+    scores, out = tmp_path / "scores.csv", tmp_path / "r.html"
+    assert command(score.main, by_residual, XRAYS / "val", "--out", scores)[0] == 0
+    for source, title in ((scores, "scores.csv of val"), (by_residual / "scores-val.csv", "scores-val.csv of val")):
+        assert command(report.main, by_residual, source, "--images", XRAYS / "val", "--out", out)[0] == 0
+        data, strips = parts(out)
+        expected, pictured = parts(written)
+        assert data["title"] == title and data["names"] == expected["names"] and data["labels"] == expected["labels"]
+        np.testing.assert_allclose(data["scores"], expected["scores"], atol=1e-5)
+        assert [len(strip) for strip in strips] == pytest.approx([len(strip) for strip in pictured], rel=0.02)
+    # The CSV's own numbers, its own choice of images, and its own labels.
+    head, *rows = read_rows(scores)
+    column = head.index("residual")
+    value = float(rows[4][column]) + 1e-4
+    write_rows(scores, ["name", "label", "residual"], [rows[4][0], "0", value], [rows[1][0], "", rows[1][column]])
+    assert command(report.main, by_residual, scores, "--images", XRAYS / "val", "--out", out)[0] == 0
+    data, _ = parts(out)
+    assert data["names"] == [rows[4][0], rows[1][0]] and data["labels"] == [0, None] and data["scores"][0] == value
+
+
+def test_unreadable_images_are_listed_and_exit_code_1(by_residual, tmp_path, command):
+    folder, out, scores = shutil.copytree(XRAYS / "test", tmp_path / "someone"), tmp_path / "r.html", tmp_path / "s.csv"
+    (folder / "0001.jpeg").write_bytes(b"")
+    assert command(score.main, by_residual, folder, "--out", scores)[0] == 1
+    for source in ([folder], [scores, "--images", folder]):
+        code, text, err = command(report.main, by_residual, *source, "--out", out)
+        assert code == 1 and text.startswith("3 of 4 images shown") and "1 of 4 images could not be read" in err
+        data, strips = parts(out)
+        assert data["errors"] == {"1": "cannot be read as an image (the file is empty)"}
+        assert data["scores"][1] is None and data["percentiles"][1] is None and strips[1] == b"" and all(strips[2:])
+        assert str(tmp_path) not in out.read_text()  # where the folder is, is nobody's business
+        out.unlink()
+    # It can be read again, but has no score: what the CSV says holds.
+    shutil.copy(folder / "0000.jpeg", folder / "0001.jpeg")
+    assert command(report.main, by_residual, scores, "--images", folder, "--out", out)[0] == 1
+    for name in ("0000", "0001", "0002", "0003"):
+        (folder / f"{name}.jpeg").write_bytes(b"GIF89a")
+    code, _, err = command(report.main, by_residual, folder, "--out", tmp_path / "none.html")
+    assert code == 2 and "none of the 4 images could be read; of the first: cannot be read as an image (" in err
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_refusals_leave_nothing(by_residual, tmp_path, refused):
+    def refuses(*arguments):
+        error = refused(report.main, *arguments)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"] and not list(out.parent.iterdir())
+        return error
+
+    out = tmp_path / "out" / "r.html"
+    given = tmp_path / "in"
+    out.parent.mkdir()
+    (given / "empty").mkdir(parents=True)
+    val = XRAYS / "val"
+    head, first, *_ = read_rows(by_residual / "scores-val.csv")
+    name, value = first[0], float(first[head.index("residual")])
+
+    assert "is not a run folder" in refuses(given, val, "--out", out)
+    assert "nowhere does not exist" in refuses(by_residual, "nowhere", "--out", out)
+    assert "empty holds no images" in refuses(by_residual, given / "empty", "--out", out)
+    assert "at least 1" in refuses(by_residual, val, "--out", out, "--batch-size", 0)
+    assert "is a folder" in refuses(by_residual, val, "--out", out.parent)
+    assert "No such file" in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
+    assert "did you mean --labels" in refuses(by_residual, val, "--out", out, "--label", "x")
+    assert "leave it out" in refuses(by_residual, val, "--images", val, "--out", out)
+    assert "needs --images FOLDER" in refuses(by_residual, val / "NORMAL" / "IM-0182-0001.jpeg", "--out", out)
+
+    scores = given / "scores.csv"
+    of_csv = (by_residual, scores, "--images", val, "--out", out)
+    write_rows(scores, ["name", "patch_residual"], ["NORMAL/IM-0182-0001.jpeg", 1])
+    assert "--images nowhere is no folder" in refuses(by_residual, scores, "--images", "nowhere", "--out", out)
+    assert "should have one column 'residual', but its columns are name, patch_residual" in refuses(*of_csv)
+    write_rows(scores, ["name", "residual"])
+    assert "has no rows" in refuses(*of_csv)
+    write_rows(scores)
+    assert "its columns are none" in refuses(*of_csv)
+    write_rows(scores, ["name", "residual"], ["NORMAL/IM-0182-0001.jpeg"])
+    assert "has 1 cells in line 2 and 2 in its first line" in refuses(*of_csv)
+    write_rows(scores, ["name", "residual"], [name, value], [name, value])
+    assert f"names {name} twice (line 3)" in refuses(*of_csv)
+    for text in ("", "nan", "much"):
+        write_rows(scores, ["name", "residual"], [name, text])
+        assert f"has {text!r} as residual in line 2" in refuses(*of_csv)
+    for missing in ("IM-0182-0001.jpeg", str(val / name), "../val/" + name):
+        write_rows(scores, ["name", "residual"], [name, value], [missing, value])
+        assert f"names {missing} (line 3), but {val} has no such image" in refuses(*of_csv)
+    write_rows(scores, ["name", "residual"], [name, value + 1])
+    assert "are of another run, checkpoint or image" in refuses(*of_csv)
+    write_rows(scores, ["name", "label", "residual"], [name, "ill", value])
+    assert "has the label 'ill' in line 2" in refuses(*of_csv)
+    scores.write_bytes(b"name,residual\n" + b"x" * 200_000 + b",1\n")
+    assert "is no CSV (line 2: field larger than field limit" in refuses(*of_csv)
+
+    labels = given / "labels.csv"
+    of_labels = (by_residual, val, "--labels", labels, "--out", out)
+    assert "labels.csv is no file" in refuses(*of_labels)
+    write_rows(labels, ["name", "label"], ["IM-0182-0001.jpeg", 0])
+    assert "labels IM-0182-0001.jpeg, which is none of the images: its names should be like NORMAL/" in refuses(
+        *of_labels
+    )
+    write_rows(labels, ["name", "label"], [name, "2"])
+    assert "has the label '2' in line 2: it should be 0 or normal, 1 or abnormal, or empty" in refuses(*of_labels)
+    write_rows(labels, ["name", "label"], [name, "0"], [name, "1"])
+    assert "twice" in refuses(*of_labels)
+
+
+def test_runs_that_cannot_be_reported(by_residual, tmp_path, refused, monkeypatch):
+    run = shutil.copytree(by_residual, tmp_path / "run")
+    (run / "maps.safetensors").unlink()
+    out = tmp_path / "r.html"
+    error = refused(report.main, run, XRAYS / "val", "--out", out)
+    assert "has no maps for its best checkpoint" in error and f"--resume {run}" in error
+    shutil.copy(by_residual / "maps.safetensors", run)
+    (run / "scores-val.csv").unlink()
+    assert "scores-val.csv is missing" in refused(report.main, run, XRAYS / "val", "--out", out)
+
+    def diverged(*arguments, **options):
+        scores, drawn, heat = examine(*arguments, **options)
+        return scores, drawn * np.nan, heat
+
+    examine = Scorer.examine
+    monkeypatch.setattr(Scorer, "examine", diverged)
+    assert "its training has diverged" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    monkeypatch.setattr(report.features, "check", lambda name: name != "webp")
+    assert "Pillow cannot write WebP" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_run_of_an_earlier_version(by_residual, tmp_path, command):
+    """Without a record of its training images, and without percentiles."""
+    run, out = shutil.copytree(by_residual, tmp_path / "run"), tmp_path / "r.html"
+    config = json.loads((run / "config.json").read_text())
+    del config["trained_on"]
+    (run / "config.json").write_text(json.dumps(config))
+    path = next(run.glob("checkpoint-*/state.json"))
+    state = json.loads(path.read_text())
+    for calibration in state["best"]["calibration"].values():
+        del calibration["quantiles"]
+    del state["state_sha256"]
+    state["state_sha256"] = fastsquid.checkpoint._digest(state)
+    path.write_text(json.dumps(state))
+    assert command(report.main, run, XRAYS / "val", "--out", out, "--trained-on", "children")[0] == 0
+    data, _ = parts(out)
+    assert data["percentiles"] is None and data["normal"] is None and len(data["thresholds"]) == 3
+    assert "trained on images of the folder xrays, all taken as healthy: children." in data["trained_on"]
+
+
+def test_sixteen_bits_and_floats_make_the_same_strip():
+    grey = read_image(XRAYS / "test" / "0000.jpeg", 128)
+    drawn, heat = np.full((128, 128), 0.5), np.linspace(-1, 9, 128 * 128).reshape(128, 128)
+    eight, sixteen = strip(grey, drawn, heat), strip(grey.astype(np.uint16) * 257, drawn, heat)
+    assert eight == sixteen
+    xray, reconstruction, colours = pictures(eight)
+    assert np.abs(xray - grey / 255).mean() < 0.02 and np.abs(reconstruction - 0.5).max() < 0.02
+    assert colours.min() == 0 and colours.max() == 1 and np.abs(colours - heat.clip(0, 5) / 5).mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [48, 64, 128, 256])
+def test_a_strip_keeps_its_budget_whatever_is_in_it(size):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (size, size), dtype=np.uint8)
+    checks = (np.indices((size, size)).sum(0) % 2 * 255).astype(np.uint8)
+    xray = read_image(XRAYS / "test" / "0000.jpeg", size)
+    for image, drawn, heat in (
+        (noise, rng.random((size, size)), 5 * rng.random((size, size))),
+        (checks, checks / 255, checks),
+        (noise, xray / 255, xray / 51),
+    ):
+        made = strip(image, drawn, heat)
+        assert len(made) <= BUDGET and len(pictures(made)) == 3
+    assert pictures(strip(xray, xray / 255, xray / 51)).shape == (3, min(size, 128), min(size, 128))
+
+
+def test_5000_images_are_less_than_30_megabytes(by_residual, tmp_path, command):
+    """Of 300 images, most of which are noise, which nothing compresses; bytes an image, the page's own among them."""
+    folder, out = tmp_path / "images", tmp_path / "r.html"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / f"person{number:04}_virus_0.png")
+    assert command(report.main, by_residual, folder, "--out", out)[0] == 0
+    data, strips = parts(out)
+    assert len(data["names"]) == 300 and out.stat().st_size / 300 < 6000
+    # And of 128 pixels a side, the most that there are.
+    noise = strip(*(rng.integers(0, 256, (128, 128), dtype=np.uint8) for _ in range(3)))
+    assert len(page(data, [noise] * 300).encode()) / 300 < 6000
+
+
+def test_nothing_comes_from_elsewhere(written):
+    text = written.read_text(encoding="utf-8")
+    code = re.sub(r'<script id="(data|strips)".*?</script>', "", text, flags=re.S)
+    assert set(re.findall(r"\bhttps?://[^\s\"')]*", code)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert not re.search(r"""(?:src|href)=["'](?!data:,|#)|@import|url\(|\bfetch\(|XMLHttp|WebSocket|import\(""", code)
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', code, re.S)[1]
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+    assert "This is research software, not a medical device: it gives no diagnosis." in code
+
+
+def test_names_are_data_and_never_markup(tmp_path):
+    names = ["</script><script>alert(1)</script>", "{{ strips }}", "<!--", "caf\udce9", "\u2028"]
+    out = tmp_path / "r.html"
+    out.write_text(page({"names": names}, [b"strip"]), encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
+    assert parts(out)[0]["names"] == names and parts(out)[1] == [b"strip"]
+    assert text.count("</script>") == 3 and text.count("<script") == 3
+
+
+def test_a_full_disk_keeps_the_old_report(by_residual, tmp_path, refused, monkeypatch):
+    out = tmp_path / "r.html"
+    out.write_text("old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastsquid.files.os.fsync", full)
+    assert f"{out}: the disk is full" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
