@@ -9,7 +9,8 @@ from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_mnist, open_digits
 from .folder import open_folder
-from .images import IMAGE_SUFFIXES, ImageError, find_images, read_image, read_images, to_unit
+from .images import ImageError, find_images, read_image, read_images, to_unit
+from .kinds import IMAGE_SUFFIXES
 from .split import SPLITS, Split
 
 __all__ = [
