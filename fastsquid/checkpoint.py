@@ -38,8 +38,16 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
+def create_run(folder, config, data, seed, skip_unreadable, fingerprint, anonymous=False, ages=None):
     """Makes a run folder with its config.json, in one step.
+
+    Args:
+        folder: to make.
+        config: a `Config`.
+        data: path of the training data as text, or None for DigitAnatomy.
+        seed, skip_unreadable, anonymous: as `open_data` takes them.
+        fingerprint: of the training images.
+        ages: lowest and highest of the training images' patients in years, or None.
 
     Raises:
         UserError: the folder exists.
@@ -54,6 +62,8 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint):
             "data": data,
             "seed": seed,
             "skip_unreadable": skip_unreadable,
+            "anonymous": anonymous,
+            "ages": ages,
             "fingerprint": fingerprint,
             "config": config.to_dict(),
         },
@@ -99,6 +109,10 @@ def read_run(folder):
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
     if missing:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
+    run = {"anonymous": False, "ages": None, **run}  # which older runs do not have
+    ages = run["ages"]
+    if ages is not None and (not isinstance(ages, list) or len(ages) != 2 or {*map(type, ages)} - {int, float}):
+        raise CheckpointError(f"{folder / 'config.json'} is damaged: its ages should be two numbers or null")
     return {**run, "config": Config.from_dict(run["config"])}
 
 

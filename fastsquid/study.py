@@ -127,7 +127,13 @@ def main(arguments=None):
     rows = STUDIES[options.name][options.scale]
     number, diverged = 0, []
     for row in rows:
-        group = {"config": row.config(options.scale), "data": data, "skip_unreadable": False, "seeds": options.seeds}
+        group = {
+            "config": row.config(options.scale),
+            "data": data,
+            "skip_unreadable": False,
+            "anonymous": False,
+            "seeds": options.seeds,
+        }
         _refuse_other_group(folder / row.slug, group)
         for seed in options.seeds:
             number += 1

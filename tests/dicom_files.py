@@ -1,5 +1,7 @@
 """DICOM files that tests write: real X-rays as a device would store them, with whatever tags a test is about."""
 
+import warnings
+
 import numpy as np
 import pydicom
 from conftest import XRAYS
@@ -62,7 +64,9 @@ def put_raw(path, *elements):
     dataset = pydicom.dcmread(path)
     for element in elements:
         dataset[element.tag] = element
-    dataset.save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that is what they are for
+        dataset.save_as(path)
     return path
 
 
@@ -77,3 +81,74 @@ def data_set(root, **tags):
         own = dict(PatientID=f"p{number}", PatientAge=f"{3 + number % 3:03}Y")
         write((root / name).with_suffix(".dcm"), radiograph(12, path), 12, **{**own, **tags})
     return root
+
+
+# A planted string holds the tag that it stands in, as in Zq00100010zQ for PatientName, or, where only digits may be,
+# these digits. Nothing else that is ever written does.
+PLANTED = rb"(?i)zq[0-9a-f]{8}zq|99887766554433|18991231"
+WELL_FORMED = {
+    "PatientBirthDate": "18991231",
+    "StudyDate": "18991231",
+    "StudyInstanceUID": "1.2.826.0.99887766554433.1",
+    "SeriesInstanceUID": "1.2.826.0.99887766554433.2",
+    "SOPInstanceUID": "1.2.826.0.99887766554433.3",
+}
+# By these tags it is decided what is read and how; the age of a patient is told, among those of others.
+DECISIVE = (
+    *("SpecificCharacterSet", "SOPClassUID", "Modality", "BodyPartExamined", "ViewPosition", "PatientOrientation"),
+    *("PresentationIntentType", "NumberOfFrames", "PhotometricInterpretation", "PatientAge"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"),
+)
+TEXTS = (
+    "AE",
+    "CS",
+    "DA",
+    "DS",
+    "DT",
+    "IS",
+    "LO",
+    "LT",
+    "PN",
+    "SH",
+    "ST",
+    "TM",
+    "UC",
+    "UI",
+    "UR",
+    "UT",
+    "OB",
+    "OW",
+    "UN",
+)
+
+
+def mark(tag):
+    return f"Zq{int(tag):08X}zQ"
+
+
+def plant(path, patient):
+    """Plants a string in every tag of DICOM's dictionary that holds text or bytes, which the identifying ones of
+    PS3.15, Annex E, are among, and in sequences, private tags, the preamble and the file's meta information.
+
+    Most of them are malformed, dates and UIDs and numbers above all, so that pydicom has something to say of them.
+    """
+    dataset = pydicom.dcmread(path)
+    for tag, (vr, *_, keyword) in pydicom.datadict.DicomDictionary.items():
+        image = tag >> 16 in (0x0028, 0x7FE0) and vr in ("OB", "OW")
+        if tag >> 16 >= 8 and vr in TEXTS and keyword not in DECISIVE and not image:
+            dataset[tag] = raw(tag, vr, WELL_FORMED.get(keyword, mark(tag)).encode())
+    dataset[0x00100020] = raw(0x00100020, "LO", f"{mark(0x00100020)}{patient}".encode())
+    inner, outer = Dataset(), Dataset()
+    for item in (inner, outer):
+        for tag, vr in ((0x00080080, "LO"), (0x00100010, "PN"), (0x00100020, "LO"), (0x00100030, "DA")):
+            item[tag] = raw(tag, vr, mark(tag).encode())
+    outer.ReferencedStudySequence = [inner]
+    dataset.OtherPatientIDsSequence = dataset.RequestAttributesSequence = [outer, inner]
+    block = dataset.private_block(0x0011, mark(0x00110010), create=True)
+    block.add_new(1, "LO", mark(0x00111001))
+    block.add_new(2, "SQ", [outer])
+    dataset.preamble = mark(0).encode().ljust(128, b"\0")
+    dataset.file_meta.MediaStorageSOPInstanceUID = WELL_FORMED["SOPInstanceUID"]
+    dataset.file_meta.SourceApplicationEntityTitle = mark(0x00020016)
+    dataset.save_as(path)
+    return path

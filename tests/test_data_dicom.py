@@ -373,6 +373,7 @@ def test_refused_by_name(tmp_path, tags, words):
         ("PixelPaddingValue", "LO", b"Doe^John", "its PixelPaddingValue is no number"),
         ("Modality", "CS", b"Doe^John", "its modality is ?"),
         ("ViewPosition", "CS", b"Doe^John LL", "lateral view (view position ?)"),
+        ("PatientOrientation", "CS", b"A^Doe", "lateral view (patient orientation ?)"),
     ],
 )
 def test_malformed_tags_are_named_and_not_quoted(tmp_path, tag, vr, value, words):

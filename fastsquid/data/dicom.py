@@ -31,7 +31,7 @@ _LATERAL_CODES = frozenset(
     ("399067008", "399173006", "399198007", "399352003", "399260004")
     + ("R-102CD", "R-10236", "R-10232", "R-10228", "R-10224")
 )
-_AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1}
+_AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 class Patient(NamedTuple):
@@ -137,8 +137,9 @@ def _other_view(dataset):
         if meaning or text(item, "CodeValue") in _LATERAL_CODES:
             return f"{meaning[1] if meaning else 'lateral'} view (view code)"
     # Of a frontal view rows run to the patient's left or right, of a lateral one to the front or back.
-    orientation = code(dataset, "PatientOrientation")
-    return f"lateral view (patient orientation {orientation})" if orientation[:1] in ("A", "P") else ""
+    if text(dataset, "PatientOrientation").upper().startswith(("A", "P")):
+        return f"lateral view (patient orientation {code(dataset, 'PatientOrientation')})"
+    return ""
 
 
 def _pixel_format(dataset):
