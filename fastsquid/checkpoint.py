@@ -39,10 +39,18 @@ def refuse_existing(folder):
         raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
 
 
-def create_run(folder, config, data, seed, skip_unreadable, fingerprint, trained_on=None, init=None):
+def create_run(
+    folder, config, data, seed, skip_unreadable, fingerprint, anonymous=False, ages=None, trained_on=None, init=None
+):
     """Makes a run folder with its config.json, in one step.
 
     Args:
+        folder: to make.
+        config: a `Config`.
+        data: path of the training data as text, or None for DigitAnatomy.
+        seed, skip_unreadable, anonymous: as `open_data` takes them.
+        fingerprint: of the training images.
+        ages: lowest and highest of the training images' patients in years, or None.
         trained_on: for reports, {"images": how many, "source": as `data.known_source` gives it}.
         init: the weights that it begins with, as `launch.describe_init` gives them, or None.
 
@@ -59,7 +67,9 @@ def create_run(folder, config, data, seed, skip_unreadable, fingerprint, trained
             "data": data,
             "seed": seed,
             "skip_unreadable": skip_unreadable,
+            "anonymous": anonymous,
             "init": init,
+            "ages": ages,
             "fingerprint": fingerprint,
             "trained_on": trained_on,
             "config": config.to_dict(),
@@ -106,7 +116,11 @@ def read_run(folder):
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
     if missing:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
-    return {"init": None, **run, "config": Config.from_dict(run["config"])}
+    run = {"anonymous": False, "ages": None, "init": None, **run}  # which older runs do not have
+    ages = run["ages"]
+    if ages is not None and (not isinstance(ages, list) or len(ages) != 2 or {*map(type, ages)} - {int, float}):
+        raise CheckpointError(f"{folder / 'config.json'} is damaged: its ages should be two numbers or null")
+    return {**run, "config": Config.from_dict(run["config"])}
 
 
 def load_run(folder, which=None, impl="auto", device="cpu"):

@@ -50,10 +50,24 @@ def add_run_options(parser, data):
     parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    add_reading_options(parser)
+    add_device_options(parser)
+
+
+def add_reading_options(parser):
+    """How a folder of images is read."""
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
     )
-    add_device_options(parser)
+    add_anonymous_option(parser)
+
+
+def add_anonymous_option(parser):
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="call images by a hash of their files, not by their paths; a run that was trained so stays so",
+    )
 
 
 def add_training_options(parser):

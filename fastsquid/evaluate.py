@@ -6,6 +6,7 @@ from statistics import fmean
 from .checkpoint import load_run
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
+from .data.patients import warn_of_ages
 from .errors import UserError
 from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
 from .files import write_json
@@ -30,12 +31,14 @@ def main(arguments=None):
         run["seed"],
         options.skip_unreadable or run["skip_unreadable"],
         splits=("val", "test"),
+        anonymous=options.anonymous or run["anonymous"],
     )
     split = reported_split(data)
     if split is None:
         raise UserError(
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
+    warn_of_ages(data[split].ages or (), run["ages"])
     scores = {split: score_images(detector, data[split].images)}
     pictures = options.out or Path(options.run) / "evaluation"
     result = evaluate_run(data, scores, state, name, run["config"], pictures)

@@ -8,7 +8,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # which scikit-learn requires
 
 from .checkpoint import load_run, read_run
-from .cli import Parser, add_device_options, choose_device, run_command
+from .cli import Parser, add_device_options, add_reading_options, choose_device, run_command
 from .data import open_data, to_unit
 from .data.digits import is_mnist
 from .drawings import heat_figure, reconstruction_figure, slot_figure, tsne_figure
@@ -37,9 +37,7 @@ def main(arguments=None):
     )
     parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: each run's best, where it has one")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
-    )
+    add_reading_options(parser)
     add_device_options(parser)
     options = parser.parse_args(arguments)
     if len(options.runs) > 1 and options.out is None:
@@ -49,7 +47,8 @@ def main(arguments=None):
     first = _agreeing(options.runs)
     source = options.data or first["data"]
     skip = options.skip_unreadable or first["skip_unreadable"]
-    data = open_data(source, first["config"].image_size, first["seed"], skip)
+    anonymous = options.anonymous or first["anonymous"]
+    data = open_data(source, first["config"].image_size, first["seed"], skip, anonymous=anonymous)
     runs = [_Loaded(run, options.checkpoint, options.impl, device) for run in options.runs]
     folder = Path(options.out or Path(options.runs[0]) / "figures")
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,8 @@ def create_group(folder, group):
     """Makes a group folder with its group.json in one step, unless it is there.
 
     Args:
-        group: dict of `seeds`, and of `config` (a `Config`), `data`, `skip_unreadable` and `init` as `create_run` takes
-            them.
+        group: dict of `seeds`, and of `config` (a `Config`), `data`, `skip_unreadable`, `anonymous` and `init` as
+            `create_run` takes them.
     """
     if not is_group(folder):
         record = {"format": FORMAT, "fastsquid": __version__, **group, "config": group["config"].to_dict()}
@@ -57,6 +57,7 @@ def read_group(folder):
         "config": Config.from_dict(group["config"]),
         "data": group["data"],
         "skip_unreadable": group["skip_unreadable"],
+        "anonymous": group.get("anonymous", False),
         "init": group.get("init"),
         "seeds": seeds,
     }

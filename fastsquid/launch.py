@@ -9,6 +9,7 @@ import torch
 
 from . import checkpoint as ckpt
 from .data import known_source, open_data, to_unit
+from .data.patients import age_range
 from .errors import UserError
 from .group import create_group
 from .loop import Run
@@ -37,7 +38,8 @@ def train_run(folder, run, options, device, group=None):
         if group is not None:
             create_group(folder.parent, group)
         trained_on = {"images": len(data["train"]), "source": known_source(run["data"], data["train"].names)}
-        ckpt.create_run(folder, **run, fingerprint=fingerprint, trained_on=trained_on)
+        ages = age_range(data["train"].ages or ())
+        ckpt.create_run(folder, **run, fingerprint=fingerprint, ages=ages, trained_on=trained_on)
     elif fingerprint != run["fingerprint"]:
         raise UserError(
             f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
@@ -95,7 +97,12 @@ def _open_data(run):
     """The run's splits, after everything that training or its report would stumble over is refused."""
     config = run["config"]
     data = open_data(
-        run["data"], config.image_size, run["seed"], run["skip_unreadable"], contamination=config.contamination
+        run["data"],
+        config.image_size,
+        run["seed"],
+        run["skip_unreadable"],
+        contamination=config.contamination,
+        anonymous=run["anonymous"],
     )
     if "train" not in data:
         raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")

@@ -38,7 +38,8 @@ def main(arguments=None):
     device = choose_device(options.device)
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
     source, skip = options.data or run["data"], options.skip_unreadable or run["skip_unreadable"]
-    data = open_data(source, run["config"].image_size, run["seed"], skip)
+    anonymous = options.anonymous or run["anonymous"]
+    data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous)
     if "train" not in data:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"

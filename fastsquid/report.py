@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from . import __version__
-from .cli import Parser, add_device_options, run_command
+from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
+from .data.patients import warn_of_ages
 from .errors import UserError
 from .evaluation import DivergedError, read_scores
 from .files import replacing
@@ -38,10 +39,11 @@ def main(arguments=None):
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
     scorer = load(options.run, None, options.device, options.impl)
+    anonymous = options.anonymous or scorer.run["anonymous"]
     if options.images is None:
-        images = folder_images(options.source)
+        images = folder_images(options.source, anonymous)
     else:
-        images = csv_images(options.source, options.images, scorer.score_name)
+        images = csv_images(options.source, options.images, scorer.score_name, anonymous)
     if options.labels is not None:
         label_images(images, options.labels)
 
@@ -81,6 +83,7 @@ def _parse(arguments):
         "--trained-on", metavar="TEXT", help="whom the training images show; default: what the run recorded"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
+    add_anonymous_option(parser)
     add_device_options(parser)
     options = parser.parse_args(arguments)
     source = Path(options.source)
@@ -100,7 +103,7 @@ def _parse(arguments):
 def _examine(scorer, images, options):
     """Opens every image once; fills in its score, or why it cannot be read, and returns its strip, b"" without."""
     files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
-    strips = [b""] * len(images)
+    strips, ages = [b""] * len(images), []
     with ThreadPoolExecutor() as pool:
         for batch in tqdm(
             decoded(files, scorer.image_size, options.batch_size),
@@ -108,9 +111,10 @@ def _examine(scorer, images, options):
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
         ):
-            for index, _, error in batch:
+            for index, _, age, error in batch:
                 images[index].error = readable_error(error) if error else ""
-            found = {index: square for index, square, error in batch if not error}
+                ages.append(age)
+            found = {index: square for index, square, _, error in batch if not error}
             if not found:
                 continue
             squares = list(found.values())
@@ -123,6 +127,7 @@ def _examine(scorer, images, options):
                 strips[index] = pictures
     if not any(strips):
         raise UserError(f"none of the {len(images)} images could be read; of the first: {images[0].error}")
+    warn_of_ages(ages, scorer.run["ages"])
     return strips
 
 

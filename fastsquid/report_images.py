@@ -9,6 +9,7 @@ import numpy as np
 
 from .data.folder import folder_labels
 from .data.images import find_images
+from .data.names import Distinct, content_name
 from .errors import UserError
 
 _LABELS = {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
@@ -19,7 +20,7 @@ class ReportImage:
     """One image of a report, and what is known of it before it is opened.
 
     Attributes:
-        name: its path inside the folder, with "/".
+        name: its path inside the folder, with "/", or a hash of what is in it.
         path: Path of the file; None where a CSV says that it could not be read.
         label: 0 normal, 1 abnormal, None unlabelled.
         score: what a CSV says, or None.
@@ -33,8 +34,11 @@ class ReportImage:
     error: str = ""
 
 
-def folder_images(folder):
+def folder_images(folder, anonymous=False):
     """A list of `ReportImage` of all images below a folder, labelled by its class folders where NORMAL is among them.
+
+    Args:
+        anonymous: call them by what is in the files, as `score --anonymous` does.
 
     Raises:
         UserError: the folder cannot be listed or holds no images.
@@ -43,23 +47,26 @@ def folder_images(folder):
     paths = find_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no images")
-    labels = folder_labels(folder, paths)
-    return [ReportImage(path.relative_to(folder).as_posix(), path, label) for path, label in zip(paths, labels)]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if anonymous:
+        names = list(map(Distinct(), map(content_name, paths)))
+    return list(map(ReportImage, names, paths, folder_labels(folder, paths)))
 
 
-def csv_images(path, folder, score):
+def csv_images(path, folder, score, anonymous=False):
     """A list of `ReportImage`, one a row of a CSV that `fastsquid.score` or a training run wrote.
 
     Args:
         path: of the CSV, with the columns name and `score`; label and error where it has them.
-        folder: with the images, which are named by their paths inside it.
+        folder: with the images.
+        anonymous: whether the CSV calls them by what is in them, and not by their paths inside the folder.
         score: the column that is read.
 
     Raises:
         UserError: a CSV that is not of this kind, or an image that is not below the folder.
     """
     rows = _read_rows(path, ["name", score])
-    known = {image.name: image for image in folder_images(folder)}
+    known = {image.name: image for image in folder_images(folder, anonymous)}
     images = []
     for line, row in rows:
         name = row["name"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .cli import Parser, add_device_options, run_command
+from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
 from .data.images import find_images
+from .data.patients import warn_of_ages
 from .errors import UserError
 from .files import replacing
 from .scorer import load
@@ -35,6 +36,7 @@ def main(arguments=None):
         choices=["fp32", "bf16"],
         help="of convolutions and projections; scores of bf16 rank nearly the same; default: fp32",
     )
+    add_anonymous_option(parser)
     add_device_options(parser)
     options = parser.parse_args(arguments)
     if Path(options.out).is_dir():
@@ -51,24 +53,26 @@ def main(arguments=None):
             file=sys.stderr,
         )
 
-    failed, scoring = 0, 0.0
+    anonymous = options.anonymous or scorer.run["anonymous"]
+    failed, scoring, ages = 0, 0.0, []
     start = time.perf_counter()
     with replacing(options.out) as file:
         writer = csv.writer(file)
         names = scorer.score_names
         writer.writerow(["name", *names, "calibrated", "error"])
         for batch in tqdm(
-            decoded(files, scorer.image_size, options.batch_size),
+            decoded(files, scorer.image_size, options.batch_size, anonymous),
             unit="batch",
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
         ):
             batch_start = time.perf_counter()
-            rows = score_batch(scorer, [image for _, image, _ in batch if image is not None])
+            rows = score_batch(scorer, [item.image for item in batch if item.image is not None])
             scoring += time.perf_counter() - batch_start
-            for image_name, image, error in batch:
+            for image_name, image, age, error in batch:
                 writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(names) + 1)), error])
                 failed += image is None
+                ages.append(age)
     seconds = time.perf_counter() - start
     scored = len(files) - failed
     speed = (
@@ -77,6 +81,7 @@ def main(arguments=None):
         else ""
     )
     print(f"{scored} of {len(files)} images scored: {options.out}{speed}")
+    warn_of_ages(ages, scorer.run["ages"])
     if failed:
         print(
             f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",

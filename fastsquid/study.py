@@ -131,6 +131,7 @@ def main(arguments=None):
             "config": row.config(options.scale),
             "data": data,
             "skip_unreadable": False,
+            "anonymous": False,
             "init": None,
             "seeds": options.seeds,
         }

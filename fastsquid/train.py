@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import get_args
 
 from . import checkpoint as ckpt
-from .cli import Parser, add_training_options, choose_device, refuse_repeated, run_command, seed_option
+from .cli import (
+    Parser,
+    add_reading_options,
+    add_training_options,
+    choose_device,
+    refuse_repeated,
+    run_command,
+    seed_option,
+)
 from .config import PRESETS, Config, preset
 from .errors import UserError
 from .group import is_finished, is_group, read_group, report_group, seed_run
@@ -33,6 +41,7 @@ def main(arguments=None):
     run = {
         "config": dataclasses.replace(config, **changes),
         "skip_unreadable": options.skip_unreadable,
+        "anonymous": options.anonymous,
         "data": begun["data"] if options.data is None else str(Path(options.data).resolve()),
         "init": init,
     }
@@ -105,9 +114,7 @@ def _parse(arguments):
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
-    )
+    add_reading_options(parser)
     add_training_options(parser)
     fields = [f for f in dataclasses.fields(Config) if f.name != "preset"]
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")

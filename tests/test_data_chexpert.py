@@ -1,5 +1,7 @@
 import csv
 from collections import Counter
+from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -84,6 +86,15 @@ def test_release(tmp_path, drop):
     for split in splits.values():  # every image is the one of its name
         assert split.images[:, 0, 0, 0].tolist() == [int(name.split("/")[2][7:]) for name in split.names]
     assert not set(splits["train"].names) & set(splits["test"].names)
+
+
+def test_anonymous_names(tmp_path):
+    open_train = partial(open_data, release(tmp_path, normals(0, 5)), size=8, splits=("train",))
+    files = [tmp_path.joinpath(*name.split("/")[1:]) for name in open_train()["train"].names]
+    assert open_train(anonymous=True)["train"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
+    write(tmp_path / "train.csv", [dict(row(1, No_Finding="1"), Path="doe.jpg")])
+    with pytest.raises(UserError, match="line 2: Path names no patient"):
+        open_train(anonymous=True)
 
 
 def test_test_split_is_the_same_at_every_call_and_seed(tmp_path):

@@ -1,4 +1,6 @@
 from collections import Counter
+from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -43,6 +45,15 @@ def test_release(tmp_path, suffix):
     for split in splits.values():  # every image is the one of its name
         assert split.images[:, 0, 0, 0].tolist() == [int(name.split()[-1][:-4]) for name in split.names]
     assert not set(splits["train"].names) & set(splits["val"].names)
+
+
+def test_anonymous_names(tmp_path):
+    open_test = partial(open_data, release(tmp_path, TRAIN, TEST), size=8, splits=("test",))
+    files = [tmp_path / "test" / name for name in open_test()["test"].names]
+    assert open_test(anonymous=True)["test"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
+    (tmp_path / "test_COVIDx8A.txt").write_text("doe file normal\n")
+    with pytest.raises(UserError, match="line 1: it should be: patient file"):
+        open_test(anonymous=True)
 
 
 def test_paper_protocol():

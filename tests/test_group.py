@@ -222,6 +222,17 @@ def result_of(first, second):
     return compare.compare(*(compare.read_scored(folder, "residual") for folder in (first, second)))
 
 
+def test_whether_images_are_anonymous_is_the_groups(tmp_path):
+    record = {"config": preset("digits"), "data": None, "skip_unreadable": False}
+    group.create_group(tmp_path / "new", {**record, "seeds": [0], "anonymous": True})
+    group.create_group(tmp_path / "old", {**record, "seeds": [0]})  # as of before there was a choice
+    new, old = (group.read_group(tmp_path / name) for name in ("new", "old"))
+    assert (new["anonymous"], old["anonymous"]) == (True, False)
+    checkpoint.create_run(tmp_path / "new" / "seed-0", **record, seed=0, fingerprint="")
+    with pytest.raises(UserError, match="its anonymous is not the one in group.json"):
+        group.seed_run(tmp_path / "new", new, 0)
+
+
 def test_scores_are_read_as_they_were_written(tmp_path):
     rng = np.random.default_rng(0)
     values = {score: np.float32(rng.normal(size=4) * 10.0 ** rng.integers(-20, 20)) for score in SCORES}

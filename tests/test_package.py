@@ -30,10 +30,10 @@ def test_every_package_is_installed():
     assert listed == packages | {"fastsquid.kernels"}
 
 
-def test_import_without_triton_changes_nothing():
+def test_import_without_triton_and_pydicom_changes_nothing():
     code = """
 import os, sys
-sys.modules["triton"] = None  # an import of it now fails
+sys.modules["triton"] = sys.modules["pydicom"] = sys.modules["gdcm"] = None  # an import of them now fails
 import torch
 before = dict(os.environ), list(sys.path), torch.get_num_threads(), torch.get_default_dtype()
 import fastsquid, fastsquid.kernels

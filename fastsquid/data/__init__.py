@@ -9,7 +9,8 @@ from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_mnist, open_digits
 from .folder import is_zhanglab, open_folder
-from .images import IMAGE_SUFFIXES, ImageError, find_images, read_image, read_images, to_unit
+from .images import ImageError, find_images, read_image, read_images, to_unit
+from .kinds import IMAGE_SUFFIXES
 from .split import SPLITS, Split
 
 __all__ = [
@@ -27,7 +28,15 @@ __all__ = [
 ]
 
 
-def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, splits=SPLITS, contamination=0.0):
+def open_data(
+    path=None,
+    size=Config.image_size,
+    seed=0,
+    skip_unreadable=False,
+    splits=SPLITS,
+    contamination=0.0,
+    anonymous=False,
+):
     """Opens the data at a path, recognised by what is there.
 
     None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, CheXpert's train.csv
@@ -42,14 +51,15 @@ def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, 
         splits: the splits to read; no others are decoded.
         contamination: share of the training images, in [0, 1), that is abnormal; their number does not change. More
             of it at the same seed keeps the abnormal images of less. 0 opens no abnormal training image.
+        anonymous: call image files by a hash of what is in them, not by their paths, in messages too.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
 
     Raises:
         ImageError: a file that cannot be read.
-        UserError: no such folder, no images in it, contamination of a source without abnormal training images, or
-            anything else wrong with the source.
+        UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
+            training images, or anything else wrong with the source.
     """
     if path is None:
         return open_digits(None, size, seed, splits, contamination)
@@ -65,10 +75,10 @@ def open_data(path=None, size=Config.image_size, seed=0, skip_unreadable=False, 
             "a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
     if is_chexpert(root):
-        return open_chexpert(root, size, skip_unreadable, splits)
+        return open_chexpert(root, size, skip_unreadable, splits, anonymous)
     if is_covidx(root):
-        return open_covidx(root, size, skip_unreadable, splits)
-    return open_folder(root, size, seed, skip_unreadable, splits, contamination)
+        return open_covidx(root, size, skip_unreadable, splits, anonymous)
+    return open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous)
 
 
 def known_source(path, names):

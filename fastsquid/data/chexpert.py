@@ -40,7 +40,7 @@ class _Row(NamedTuple):
     diseases: tuple
 
 
-def open_chexpert(root, size, skip_unreadable, splits):
+def open_chexpert(root, size, skip_unreadable, splits, anonymous):
     """Reads CheXpert's frontal PA images.
 
     Normal (0) is No Finding = 1, abnormal (1) any of the 12 diseases = 1; images with neither, only uncertain or
@@ -52,20 +52,21 @@ def open_chexpert(root, size, skip_unreadable, splits):
         splits: the splits to decode.
 
     Returns:
-        dict of split name to Split, named by the Path column, without the splits that have no images.
+        dict of split name to Split, named by the Path column or, if `anonymous`, by what is in the files, without
+        the splits that have no images.
 
     Raises:
         UserError: a missing column, a value that is no number, or no normal image to train on.
     """
     rows = {}
     if "train" in splits or "test" in splits:
-        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv"))
+        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", anonymous))
         if "train" in splits and not rows["train"]:
             raise UserError(
                 f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
             )
     if "val" in splits and (root / "valid.csv").is_file():
-        rows["val"] = _read_rows(root / "valid.csv")
+        rows["val"] = _read_rows(root / "valid.csv", anonymous)
     return {
         name: read_split(
             [_resolve(root, row.path) for row in rows[name]],
@@ -73,6 +74,7 @@ def open_chexpert(root, size, skip_unreadable, splits):
             [row.label for row in rows[name]],
             size,
             skip_unreadable,
+            anonymous,
         )
         for name in splits
         if rows.get(name)
@@ -110,7 +112,7 @@ def _fill(chosen, rows, count):
     return chosen + [row for row in rows if row not in already][: max(0, count)]
 
 
-def _read_rows(path):
+def _read_rows(path, anonymous):
     """The frontal PA rows of a CSV that are clearly normal or abnormal."""
     kept = []
     with _reading(path) as reader:
@@ -123,7 +125,8 @@ def _read_rows(path):
             where = f"{path} line {reader.line_num}"
             patient = re.search(r"patient\d+", row["Path"])
             if patient is None:
-                raise UserError(f"{where}: Path {row['Path']!r} names no patient, such as patient00001")
+                named = "" if anonymous else f" {row['Path']!r}"
+                raise UserError(f"{where}: Path{named} names no patient, such as patient00001")
             diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
             if diseases or _number(row, "No Finding", where) == 1:
                 kept.append(_Row(row["Path"], patient[0], int(bool(diseases)), diseases))

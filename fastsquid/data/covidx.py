@@ -20,7 +20,7 @@ class _Row(NamedTuple):
     label: str
 
 
-def open_covidx(root, size, skip_unreadable, splits):
+def open_covidx(root, size, skip_unreadable, splits, anonymous):
     """Reads COVIDx's A lists: "normal" is 0, everything else 1.
 
     "val" is drawn from the training list, the same at every call; where a class has too few images, it takes a fifth
@@ -31,7 +31,8 @@ def open_covidx(root, size, skip_unreadable, splits):
         splits: the splits to decode.
 
     Returns:
-        dict of split name to Split, named by file, without the splits that have no images.
+        dict of split name to Split, named by file or, if `anonymous`, by what is in it, without the splits that
+        have no images.
 
     Raises:
         UserError: several lists for a split, a malformed line, a B list (positive and negative only), or no normal
@@ -40,11 +41,11 @@ def open_covidx(root, size, skip_unreadable, splits):
     rows, folders = {}, {"train": root / "train", "val": root / "train", "test": root / "test"}
     train, test = _find_list(root, "train"), _find_list(root, "test")
     if train and ("train" in splits or "val" in splits):
-        rows["train"], rows["val"] = _hold_out(_read_list(train))
+        rows["train"], rows["val"] = _hold_out(_read_list(train, anonymous))
         if "train" in splits and not rows["train"]:
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
     if test and "test" in splits:
-        rows["test"] = _read_list(test)
+        rows["test"] = _read_list(test, anonymous)
     return {
         name: read_split(
             [folders[name] / row.file for row in rows[name]],
@@ -52,6 +53,7 @@ def open_covidx(root, size, skip_unreadable, splits):
             [int(row.label != "normal") for row in rows[name]],
             size,
             skip_unreadable,
+            anonymous,
         )
         for name in splits
         if rows.get(name)
@@ -87,7 +89,7 @@ def _hold_out(rows):
     return [row for row in rows if row.label == "normal" and row.patient not in patients], val
 
 
-def _read_list(path):
+def _read_list(path, anonymous):
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -97,7 +99,8 @@ def _read_list(path):
         if not line.strip():
             continue
         if len(line.split()) < 4:
-            raise UserError(f"{path} line {number}: {line.strip()!r} should be: patient file label source")
+            found = "it" if anonymous else repr(line.strip())
+            raise UserError(f"{path} line {number}: {found} should be: patient file label source")
         patient, rest = line.split(maxsplit=1)
         file, label, _ = rest.rsplit(maxsplit=2)
         rows.append(_Row(patient, file, label.lower()))

@@ -4,50 +4,76 @@ import multiprocessing
 import os
 import signal
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
+from .dicom import read_patient
 from .images import ImageError, read_image
+from .names import Distinct, content_name
 
 # Up to so many files are decoded between batches instead of beside them: worker processes take two seconds to start.
 MAX_WITHOUT_WORKERS = 256
 
 
-class _Files(Dataset):
-    """(name, image or None, error) of each of `files`, [(name, path)]."""
+class Decoded(NamedTuple):
+    """What became of a file.
 
-    def __init__(self, files, size):
-        self.files, self.size = files, size
+    Attributes:
+        name: of the image.
+        image: as `read_image` gives it, or None where it cannot be read.
+        age: of the patient in years, or None.
+        error: why it cannot be read, or "".
+    """
+
+    name: str
+    image: np.ndarray | None
+    age: float | None
+    error: str
+
+
+class _Files(Dataset):
+    """`Decoded` of each of `files`, [(name, path)]."""
+
+    def __init__(self, files, size, anonymous):
+        self.files, self.size, self.anonymous = files, size, anonymous
 
     def __len__(self):
         return len(self.files)
 
     def __getitem__(self, index):
         name, path = self.files[index]
+        called = None
+        if self.anonymous:
+            name = called = content_name(path)
         try:
-            return name, read_image(path, self.size), ""
+            image = read_image(path, self.size, called)
         except ImageError as error:
-            return name, None, str(error)
+            return Decoded(name, None, None, str(error))
+        patient = read_patient(path)
+        return Decoded(name, image, patient and patient.age, "")
 
 
-def decoded(files, size, batch_size):
+def decoded(files, size, batch_size, anonymous=False):
     """Decodes image files in their order; many of them ahead of their use, in worker processes.
 
     Args:
-        files: [(name, path)].
+        files: [(name, path)], the names being of any type.
         size: side of the square images in pixels.
         batch_size: of the files, the last batch may hold fewer.
+        anonymous: call images and files by what is in the files instead, in errors too.
 
     Yields:
-        batches, lists of (name, image as `read_image` gives it or None, what was wrong with the file or "").
+        batches, lists of `Decoded`.
 
     Raises:
         UserError: a worker process was killed.
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size),
+        _Files(files, size, anonymous),
         batch_size,
         num_workers=min(8, _cores()) if workers else 0,
         collate_fn=list,
@@ -56,7 +82,9 @@ def decoded(files, size, batch_size):
     try:
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
-        yield from batches
+        distinct = Distinct()
+        for batch in batches:
+            yield [item._replace(name=distinct(item.name)) for item in batch] if anonymous else batch
     except RuntimeError as error:
         if not workers:
             raise

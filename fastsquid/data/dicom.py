@@ -1,111 +1,195 @@
-"""DICOM files: frontal chest radiographs of one frame, in the values that they are to be shown in; nothing else.
+"""DICOM files: frontal chest radiographs of one frame; everything else is refused by what it is.
 
 What is in a file is decided by its tags, as DICOM PS3.3 has them, and decoded by pydicom and its plug-ins. No tag that
-identifies a patient is ever part of a message.
+identifies a patient is ever part of a message, nor is anything that pydicom says, since it may quote one.
 """
 
+import hashlib
+import re
+from typing import NamedTuple
+
 import numpy as np
+from PIL import Image
 
-_FOR_PROCESSING = ("1.2.840.10008.5.1.4.1.1.1.1.1",)  # the DX class whose images are not meant to be looked at
+from .dicom_grey import tone_curve
+from .dicom_tags import RefusedError, code, number, refusing, text, values
+from .kinds import is_dicom
+from .quiet import quiet
+
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant to be looked at
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_INSTALL = "pip install 'fastsquid[dicom]'"
+
+# Words of ViewPosition that are not frontal, the standard's and those in use.
+_VIEWS = {
+    **dict.fromkeys(("LATERAL", "LAT", "LL", "RL", "LLAT", "RLAT"), "lateral"),
+    **dict.fromkeys(("LLD", "RLD"), "decubitus"),
+    **dict.fromkeys(("LLO", "RLO", "LAO", "RAO", "LPO", "RPO"), "oblique"),
+}
+# Of ViewCodeSequence (PS3.16, CID 4010): lateral, left, right, lateral-medial and medial-lateral in SNOMED CT and SRT.
+_LATERAL_CODES = frozenset(
+    ("399067008", "399173006", "399198007", "399352003", "399260004")
+    + ("R-102CD", "R-10236", "R-10232", "R-10228", "R-10224")
+)
+_AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
-class RefusedError(ValueError):
-    """A DICOM file that is no frontal chest radiograph; the message is what follows "because"."""
+class Patient(NamedTuple):
+    """What a file says of its patient.
 
+    Attributes:
+        identity: sha256 of PatientID and IssuerOfPatientID, or None where there is no PatientID.
+        age: in years, or None.
+    """
 
-def is_dicom(path):
-    """Whether a file begins as DICOM files do (PS3.10, 7.1), whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    identity: bytes | None
+    age: float | None
 
 
 def read_dicom(path):
-    """The grey values of a radiograph as its file says that they are to be shown: bright is dense.
-
-    Modality LUT or rescale, VOI LUT or the first window, then MONOCHROME1 inverted (PS3.3, C.11.1 and C.11.2). Values
-    are scaled from the range that the tags define, never by the image's own extremes.
+    """The grey values of a radiograph as its file says that they are to be shown: bright is dense (`tone_curve`).
 
     Args:
-        path: of a DICOM file.
+        path: Path of a DICOM file.
 
     Returns:
-        float64 (H, W) in [0, 1], and the bits of a stored value.
+        float32 (H, W) in [0, 1], and the bits of a stored value, at most 16.
 
     Raises:
-        RefusedError: not an accepted kind of image; pydicom is not installed, or has no plug-in for its compression.
+        RefusedError: not an accepted kind of image, damaged, or in need of a library that is not installed.
     """
+    with quiet:
+        dataset = _open(path)
+        _refuse_other_kinds(dataset)
+        bits, compression = _pixel_format(dataset)
+        with refusing(f"its pixel data is damaged or cut short ({compression})"):
+            stored = dataset.pixel_array
+        if stored.shape != (dataset.Rows, dataset.Columns):
+            raise RefusedError("its pixel data holds more than one frame")
+        curve = tone_curve(dataset).astype(np.float32)
+    # Bits above those that are stored may be an overlay's. Signed values count from the lowest.
+    order = stored.astype(np.uint16) & np.uint16(2**bits - 1)
+    if stored.dtype.kind == "i":
+        order ^= np.uint16(2 ** (bits - 1))
+    shown = curve[order]
+    if shown.min() == shown.max() and order.min() < order.max():
+        raise RefusedError("its window or table shows all of its values in one grey")
+    return shown, bits
+
+
+def read_patient(path):
+    """The `Patient` of a Path, from its header alone; None for what is not DICOM, which is not opened if it is named
+    as another image, and for what `read_dicom` refuses."""
+    try:
+        if not is_dicom(path):
+            return None
+        with quiet:
+            dataset = _open(path, stop_before_pixels=True)
+            _refuse_other_kinds(dataset)
+            return Patient(_identity(dataset), _age(dataset))
+    except (OSError, RefusedError):
+        return None
+
+
+def _open(path, **options):
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        import pydicom.pixels  # of pydicom 3
     except ImportError:
-        raise RefusedError("reading DICOM needs pydicom: pip install 'fastsquid[dicom]'") from None
-    dataset = pydicom.dcmread(path)
-    refuse(dataset)
-    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-    low, high = _range(dataset)
-    shown = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shown = 1 - shown
-    return shown, dataset.BitsStored
+        raise RefusedError("reading DICOM needs pydicom 3", _INSTALL) from None
+    with refusing("its tags cannot be read"):
+        dataset = pydicom.dcmread(path, **options)
+    if not len(dataset):  # pydicom gives up everything where the end is missing
+        raise RefusedError("it is cut short")
+    return dataset
 
 
-def refuse(dataset):
+def _refuse_other_kinds(dataset):
     """Raises RefusedError for anything but a single-frame frontal CR or DX of the chest that is meant to be shown."""
-    kind = dataset.file_meta.get("MediaStorageSOPClassUID", "")
-    modality, body, view = (
-        str(dataset.get(name) or "").strip().upper() for name in ("Modality", "BodyPartExamined", "ViewPosition")
-    )
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if kind == _DIRECTORY:
+    classes = text(dataset.file_meta, "MediaStorageSOPClassUID"), text(dataset, "SOPClassUID")
+    if _DIRECTORY in classes:
         raise RefusedError("it is a DICOMDIR, a list of files and no image")
+    modality, body = code(dataset, "Modality"), code(dataset, "BodyPartExamined")
     if modality not in ("CR", "DX"):
         raise RefusedError(f"its modality is {modality or 'not given'}, where only CR and DX are chest radiographs")
     if body not in ("", "CHEST"):
         raise RefusedError(f"its body part is {body}, where only CHEST, or none, is accepted")
-    if frames != 1:
-        raise RefusedError(f"it has {frames} frames, where only single images are accepted")
-    if dataset.get("PresentationIntentType", "").upper() == "FOR PROCESSING" or kind in _FOR_PROCESSING:
+    frames = number(dataset, "NumberOfFrames", default=1)
+    if frames > 1:
+        raise RefusedError(f"it has {frames:g} frames, where only single images are accepted")
+    if code(dataset, "PresentationIntentType") == "FOR PROCESSING" or _FOR_PROCESSING in classes:
         raise RefusedError("it is FOR PROCESSING, where only images FOR PRESENTATION are accepted")
-    if lateral := _lateral(dataset, view):
-        raise RefusedError(f"it is a lateral view ({lateral}), where only frontal ones are accepted")
-    if "PixelData" not in dataset:
-        raise RefusedError("it has no pixel data")
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise RefusedError(f"it is {dataset.PhotometricInterpretation}, where only grey images are accepted")
+    if view := _other_view(dataset):
+        raise RefusedError(f"it is a {view}, where only frontal ones are accepted")
+    photometric = code(dataset, "PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise RefusedError(f"it is {photometric or 'of no kind of pixel'}, where only grey images are accepted")
 
 
-def _lateral(dataset, view):
-    """What says that a radiograph is a lateral one, or "". Not every device fills in the same tag."""
-    if view in ("LL", "RL", "LLD", "RLD", "LAT", "LATERAL"):
-        return f"view position {view}"
-    for item in dataset.get("ViewCodeSequence") or ():
-        meaning = str(item.get("CodeMeaning") or "").lower()
-        if "lateral" in meaning:
-            return f"view {meaning}"
+def _other_view(dataset):
+    """Which view a radiograph is and what says so, or "" if it is frontal. Not every device fills in the same tag."""
+    position = code(dataset, "ViewPosition")
+    for word in re.split("[^A-Z]+", text(dataset, "ViewPosition").upper()):
+        if word in _VIEWS:
+            return f"{_VIEWS[word]} view (view position {position})"
+    for item in values(dataset, "ViewCodeSequence"):
+        meaning = re.search(r"\b(lateral|oblique|sagittal)", text(item, "CodeMeaning").lower())
+        if meaning or text(item, "CodeValue") in _LATERAL_CODES:
+            return f"{meaning[1] if meaning else 'lateral'} view (view code)"
     # Of a frontal view rows run to the patient's left or right, of a lateral one to the front or back.
-    orientation = dataset.get("PatientOrientation") or ()
-    if len(orientation) == 2 and str(orientation[0])[:1] in ("A", "P"):
-        return "patient orientation " + "\\".join(map(str, orientation))
+    if text(dataset, "PatientOrientation").upper().startswith(("A", "P")):
+        return f"lateral view (patient orientation {code(dataset, 'PatientOrientation')})"
     return ""
 
 
-def _range(dataset):
-    """The values that are to be shown black and white, after pydicom's modality and VOI functions."""
-    if dataset.get("VOILUTSequence"):
-        return 0, 2 ** _bits(dataset.VOILUTSequence) - 1
-    if dataset.get("ModalityLUTSequence"):
-        return 0, 2 ** _bits(dataset.ModalityLUTSequence) - 1
-    signed = dataset.PixelRepresentation == 1
-    stored = np.array([-(2 ** (dataset.BitsStored - 1)), 2 ** (dataset.BitsStored - 1) - 1], np.float64)
-    stored += 0 if signed else 2 ** (dataset.BitsStored - 1)
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope is not None and intercept is not None:
-        stored = stored * float(slope) + float(intercept)
-    # A window is shown from its lower end to its upper one, which pydicom calls by these names also where slope < 0.
-    windowed = dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None
-    return tuple(stored) if windowed else (stored.min(), stored.max())
+def _pixel_format(dataset):
+    """BitsStored, and the name of the compression.
+
+    Raises:
+        RefusedError: no pixels, or such that cannot be decoded here.
+    """
+    if "PixelData" not in dataset:
+        raise RefusedError("it has no pixel data")
+    rows, columns, samples, allocated, bits, _ = (
+        int(number(dataset, name))
+        for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+    )
+    if not rows * columns or samples != 1:
+        raise RefusedError(f"it has {rows} x {columns} pixels of {samples} values")
+    if Image.MAX_IMAGE_PIXELS is not None and rows * columns > Image.MAX_IMAGE_PIXELS:
+        raise RefusedError(f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit")
+    high = int(number(dataset, "HighBit", default=bits - 1))
+    if allocated not in (8, 16) or not 1 <= bits <= allocated or high != bits - 1:
+        raise RefusedError(f"it stores {bits} of {allocated} bits up to bit {high}, where 1 to 16 from bit 0 are read")
+    return bits, _compression(dataset.file_meta.get("TransferSyntaxUID"))
 
 
-def _bits(sequence):
-    return sequence[0].LUTDescriptor[2]
+def _compression(syntax):
+    """Name of a transfer syntax that can be decoded here; its number, where it is none, is not to be quoted."""
+    from pydicom.pixels import get_decoder
+
+    if not syntax:
+        raise RefusedError("it has no TransferSyntaxUID")
+    with refusing("its TransferSyntaxUID is of no image compression that is known"):
+        decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        if any("gdcm" in library for library in decoder.missing_dependencies):
+            raise RefusedError(f"decoding {syntax.name} needs python-gdcm", _INSTALL)
+        raise RefusedError(f"{syntax.name} is not decoded here")
+    return syntax.name
+
+
+def _identity(dataset):
+    try:
+        patient, issuer = text(dataset, "PatientID"), text(dataset, "IssuerOfPatientID")
+    except RefusedError:
+        return None
+    return hashlib.sha256(f"{patient}\0{issuer}".encode(errors="replace")).digest() if patient else None
+
+
+def _age(dataset):
+    try:
+        age = re.fullmatch(r"(\d{3})([DWMY])", text(dataset, "PatientAge"))
+    except RefusedError:
+        return None
+    return int(age[1]) * _AGE_UNITS[age[2]] if age else None

@@ -1,18 +1,21 @@
 """Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from .images import find_images
+from .names import content_name
+from .patients import read_patients, refuse_shared_patients
 from .split import SPLITS, read_split
 
 # Normal training images of the ZhangLab release. Its numbers begin at 115: other programs, too, write IM-0001-0001.
 _ZHANGLAB = re.compile(r"NORMAL/(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.jpeg")
 
 
-def open_folder(root, size, seed, skip_unreadable, splits, contamination):
+def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous):
     """Reads a folder of images by its layout.
 
     - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
@@ -21,7 +24,9 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination):
     - class folders, NORMAL among them: one labelled "test" split.
     - images: one unlabelled "train" split, taken as normal.
 
-    Names are paths relative to the split's folder, with "/".
+    Names are paths relative to the split's folder, with "/", or, if `anonymous`, made of what is in the files.
+
+    No patient of DICOM files may be in two splits, be they decoded or not; of `train` that is not, NORMAL counts.
 
     Args:
         root: Path of the folder.
@@ -34,25 +39,52 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination):
         dict of split name to Split, without the splits that the folder does not have.
 
     Raises:
-        UserError: a split without images, a train folder without normal images or with too few abnormal ones, or a
-            data set deeper inside.
+        UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
+            patient in two splits, or a data set deeper inside.
     """
+    called = content_name if anonymous else str
+    listed = _list(root, seed, splits, contamination, called)
+    patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
+    refuse_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
+    data = {}
+    for name in splits:
+        if name in listed:
+            folder, paths, labels = listed[name]
+            names = [path.relative_to(folder).as_posix() for path in paths]
+            ages = [patient and patient.age for patient in patients[name]]
+            data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages)
+    return data
+
+
+def _list(root, seed, splits, contamination, called):
+    """{split: (its folder, paths, labels)} of what there is; splits that are not to be decoded may be anything."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
-    if folders:
-        return {
-            name: _read_train(folders[name], size, seed, skip_unreadable, contamination)
-            if name == "train"
-            else _read_evaluation(folders[name], size, skip_unreadable)
-            for name in splits
-            if name in folders
-        }
+    if not folders:
+        return {"train": (root, _list_plain(root), None)}
+    listed = {}
+    for name, folder in folders.items():
+        if name not in splits:
+            loose, classed = ([], _normal_images(folder)) if name == "train" else _evaluation_images(folder)
+            listed[name] = folder, loose + classed, None
+        elif name == "train":
+            listed[name] = folder, *_list_train(folder, seed, contamination)
+        else:
+            listed[name] = folder, *_list_evaluation(folder, called)
+    return listed
+
+
+def _list_plain(root):
     paths = find_images(root)
     if not paths:
         raise _empty(root)
-    _refuse_nested(root, paths)
-    return {"train": _read(paths, root, None, size, skip_unreadable)} if "train" in splits else {}
+    for path in paths:
+        for parent in path.relative_to(root).parents:
+            # What would train on a whole data set, its abnormal images too.
+            if parent.name.lower() in (*SPLITS, "normal"):
+                raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
+    return paths
 
 
 def is_zhanglab(names):
@@ -79,14 +111,15 @@ def folder_labels(root, paths):
     return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
 
 
-def _read_train(folder, size, seed, skip_unreadable, contamination):
-    paths = [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
+def _list_train(folder, seed, contamination):
+    """The paths and labels of the training images."""
+    paths = _normal_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
     labels = [0] * len(paths)
     if contamination:
         paths, labels = _contaminate(folder, paths, contamination, seed)
-    return _read(paths, folder, labels, size, skip_unreadable)
+    return paths, labels
 
 
 def _contaminate(folder, normal, contamination, seed):
@@ -108,33 +141,35 @@ def _contaminate(folder, normal, contamination, seed):
     return paths, [0] * len(staying) + [1] * count
 
 
-def _read_evaluation(folder, size, skip_unreadable):
-    loose = [path for path in find_images(folder) if path.parent == folder]
-    # Class by class, so that a class folder may be a link.
-    classed = [path for child in _class_folders(folder) for path in find_images(child)]
+def _list_evaluation(folder, called):
+    """The paths and labels of a split's images."""
+    loose, classed = _evaluation_images(folder)
     if not loose:
         if not classed:
             raise _empty(folder)
         labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in classed]
-        return _read(classed, folder, labels, size, skip_unreadable)
+        return classed, labels
     if classed:
         raise UserError(
-            f"{folder} holds images both in class folders and beside them, such as {loose[0].name}: "
+            f"{folder} holds images both in class folders and beside them, such as {Path(called(loose[0])).name}: "
             "put all of them in class folders, or none"
         )
-    return _read(loose, folder, None, size, skip_unreadable)
+    return loose, None
+
+
+def _normal_images(folder):
+    return [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
+
+
+def _evaluation_images(folder):
+    """Images beside class folders, and in them."""
+    loose = [path for path in find_images(folder) if path.parent == folder]
+    # Class by class, so that a class folder may be a link.
+    return loose, [path for child in _class_folders(folder) for path in find_images(child)]
 
 
 def _empty(folder):
-    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif or the like")
-
-
-def _refuse_nested(root, paths):
-    """Refuses what would train on a whole data set, its abnormal images too, given the folder above it."""
-    for path in paths:
-        for parent in path.relative_to(root).parents:
-            if parent.name.lower() in (*SPLITS, "normal"):
-                raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
+    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
 
 
 def _class_folders(folder):
@@ -143,7 +178,3 @@ def _class_folders(folder):
 
 def _is_normal(folder):
     return folder.name.lower() == "normal"
-
-
-def _read(paths, folder, labels, size, skip_unreadable):
-    return read_split(paths, [path.relative_to(folder).as_posix() for path in paths], labels, size, skip_unreadable)

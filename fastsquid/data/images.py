@@ -5,8 +5,6 @@ extremes, so a dark radiograph stays dark.
 """
 
 import os
-import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,33 +13,30 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
-from .dicom import is_dicom, read_dicom
-
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
-
-DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
+from .dicom import read_dicom
+from .kinds import DICOM_SUFFIXES, begins_as_dicom, is_dicom, is_image
+from .quiet import quiet
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
-
-# warnings.catch_warnings swaps the filters of the whole process: only one thread may be inside it. Opening reads the
-# header in Python and holds the GIL anyway; decoding, outside the lock, does not.
-_opening = threading.Lock()
 
 
 class ImageError(UserError):
     """A file that cannot be used as an image; the message names it and says why."""
 
 
-def read_image(path, size):
+def read_image(path, size, name=None):
     """Decodes one image file to a grey square.
 
     EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
     ignored, the first frame of several is taken, and the image is resized to the square with antialiased bilinear
     interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes 16-bit colour to 8.
     A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
+
+    Args:
+        path: of the file, in any form.
+        size: side of the square in pixels.
+        name: what messages call the file; its path by default.
 
     Returns:
         np.uint8 (size, size), or np.uint16 for greyscale of more than 8 bits.
@@ -51,13 +46,15 @@ def read_image(path, size):
             PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey; or DICOM that
             is no frontal chest radiograph.
     """
+    path = Path(path)
     try:
         if is_dicom(path):
             return _dicom_square(path, size)
         with _open(path) as image:
             return convert_image(image, size)
     except Exception as error:  # a damaged file makes decoders raise almost anything
-        raise ImageError(f"{path} cannot be read as an image ({_reason(path, error)}): replace or remove it") from error
+        remedy = getattr(error, "remedy", "replace or remove it")
+        raise ImageError(f"{name or path} cannot be read as an image ({_reason(path, error)}): {remedy}") from error
 
 
 def convert_image(image, size):
@@ -114,12 +111,18 @@ def find_images(folder):
     images = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(parent, name) for name in files if not name.startswith(".") and _is_image(Path(parent, name))]
+        images += [Path(parent, name) for name in files if not name.startswith(".") and is_image(Path(parent, name))]
     return sorted(images, key=Path.as_posix)
 
 
-def read_images(paths, size, skip_unreadable=False):
+def read_images(paths, size, skip_unreadable=False, names=None):
     """Decodes image files in threads, each once, in the given order.
+
+    Args:
+        paths: of the files.
+        size: side of the square images in pixels.
+        skip_unreadable: leave out what cannot be read.
+        names: what messages call the files; their paths by default.
 
     Returns:
         images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits (8-bit values then times 257,
@@ -130,16 +133,16 @@ def read_images(paths, size, skip_unreadable=False):
         ImageError: a file cannot be read and `skip_unreadable` is false.
     """
 
-    def read(path):
+    def read(path, name):
         try:
-            return read_image(path, size)
+            return read_image(path, size, name)
         except ImageError as error:
             if skip_unreadable:
                 return None
             raise ImageError(f"{error}, or use --skip-unreadable") from error
 
     with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(read, paths))
+        decoded = list(pool.map(read, paths, names or paths))
     kept = [i for i, image in enumerate(decoded) if image is not None]
     depth = np.result_type(np.uint8, *(decoded[i].dtype for i in kept))
     images = np.empty((len(kept), 1, size, size), depth)
@@ -160,28 +163,16 @@ def to_unit(images):
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
 
 
-def _is_image(path):
-    """By suffix; DICOM files are often named by a number, or have the suffix .dcm while they are broken."""
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES or suffix in DICOM_SUFFIXES:
-        return True
-    try:
-        return path.name != "DICOMDIR" and is_dicom(path)
-    except OSError:
-        return False
-
-
 def _dicom_square(path, size):
     shown, bits = read_dicom(path)
     depth = np.uint8 if bits <= 8 else np.uint16
-    image = Image.fromarray(shown.astype(np.float32) * np.iinfo(depth).max)
+    image = Image.fromarray(shown * np.float32(np.iinfo(depth).max))
     return np.rint(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))).astype(depth)
 
 
 def _open(path):
     """Pillow's lazily opened image, refused if its header announces too many pixels."""
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, so not warned of as well
+    with quiet:  # of what is refused below
         image = Image.open(path)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         image.close()
@@ -207,5 +198,15 @@ def _reason(path, error):
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit"
     if isinstance(error, UnidentifiedImageError):
-        return "the file is no image" if os.path.getsize(path) else "the file is empty"
+        return _unidentified(path)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _unidentified(path):
+    if not os.path.getsize(path):
+        return "the file is empty"
+    if begins_as_dicom(path):
+        return f"it is DICOM but named {path.suffix}, where .dcm would be right"
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return "it is named as DICOM but does not begin so, with 128 bytes and DICM"
+    return "the file is no image"

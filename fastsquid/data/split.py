@@ -1,11 +1,13 @@
 """What every source gives: one `Split` for each of train, val and test."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import UserError
 from .images import read_images
+from .names import Distinct, content_name
 
 SPLITS = ("train", "val", "test")
 
@@ -21,6 +23,7 @@ class Split:
         cells: torch.bool (N, 9), the anomalous cells in reading order, or None (DigitAnatomy only).
         kinds: N of "normal", "missing", "swapped", "flipped", "zero", or None (DigitAnatomy only).
         skipped: how many unreadable files were left out.
+        ages: N ages of patients in years, None where a file does not tell; or None where no source looks for them.
     """
 
     images: torch.Tensor
@@ -29,27 +32,42 @@ class Split:
     cells: torch.Tensor | None = None
     kinds: list[str] | None = None
     skipped: int = 0
+    ages: list[float | None] | None = None
 
     def __len__(self):
         return len(self.names)
 
 
-def read_split(paths, names, labels, size, skip_unreadable=False):
-    """The Split of image files, decoded once; `labels` is a list of 0 and 1, or None.
+def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=False, ages=None):
+    """The Split of image files, decoded once.
+
+    Args:
+        paths: of the files.
+        names: of the images.
+        labels: a list of 0 and 1, or None.
+        size: side of the images in pixels.
+        skip_unreadable: leave out what cannot be read.
+        anonymous: call images and files by what is in the files instead (`content_name`), in messages too.
+        ages: of the patients in years, or None.
 
     Raises:
         ImageError: a file cannot be read and `skip_unreadable` is false.
         UserError: every file was skipped.
     """
-    images, kept = read_images(paths, size, skip_unreadable)
+    called = paths
+    if anonymous:
+        with ThreadPoolExecutor() as pool:
+            called = names = list(map(Distinct(), pool.map(content_name, paths)))
+    images, kept = read_images(paths, size, skip_unreadable, called)
     if not kept:
         raise UserError(
-            f"none of the {len(paths)} images could be read, the first being {paths[0]}: "
-            "give images that Pillow can decode"
+            f"none of the {len(paths)} images could be read, the first being {called[0]}: "
+            "give images that Pillow can decode, or chest radiographs in DICOM"
         )
     return Split(
         images=images,
         labels=None if labels is None else torch.tensor([labels[i] for i in kept]),
         names=[names[i] for i in kept],
         skipped=len(paths) - len(kept),
+        ages=None if ages is None else [ages[i] for i in kept],
     )

@@ -1,0 +1,194 @@
+"""Patients in one split only, their ages, and images that are called by what is in their files."""
+
+import builtins
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import XRAYS
+
+pydicom = pytest.importorskip("pydicom")
+from dicom_files import data_set, put_raw, radiograph, raw, write  # noqa: E402
+
+from fastsquid.data import find_images, open_data  # noqa: E402
+from fastsquid.data.dicom import read_patient  # noqa: E402
+from fastsquid.data.patients import age_range, warn_of_ages  # noqa: E402
+from fastsquid.errors import UserError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return data_set(tmp_path_factory.mktemp("dicom") / "data")
+
+
+@pytest.fixture
+def data(written, tmp_path):
+    """A data set of a patient a file that a test may change."""
+    return Path(shutil.copytree(written, tmp_path / "data"))
+
+
+def change(path, **tags):
+    dataset = pydicom.dcmread(path)
+    dataset.update(tags)
+    dataset.save_as(path)
+    return path
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def of(data, split):
+    return find_images(data / split)[0]
+
+
+# Patients
+
+
+@pytest.mark.parametrize("pair", [("train", "val"), ("train", "test"), ("val", "test")])
+def test_a_patient_in_two_splits(data, pair, capsys):
+    first, second = (change(of(data, split), PatientID=number) for split, number in zip(pair, ("Doe 17", " Doe 17 ")))
+    for splits in (("train", "val", "test"), ("val", "test"), ("test",)):  # whatever is decoded
+        with pytest.raises(UserError) as error:
+            open_data(data, 32, splits=splits)
+        said = str(error.value)
+        assert f"{first} of {pair[0]} and {second} of {pair[1]} have the same PatientID: put all" in said
+        assert "Doe" not in said and "\n" not in said
+        with pytest.raises(UserError) as error:
+            open_data(data, 32, splits=splits, anonymous=True)
+        said = str(error.value)
+        assert f"{digest(first)} of {pair[0]} and {digest(second)} of {pair[1]} have" in said and first.name not in said
+    assert capsys.readouterr() == ("", "")
+
+
+def test_several_images_of_a_patient_in_one_split(data):
+    for path in find_images(data / "train"):
+        change(path, PatientID="one")
+    assert list(open_data(data, 32)) == ["train", "val", "test"]
+
+
+def test_the_issuer_is_part_of_who_a_patient_is(data):
+    for split, issuer in (("train", "A"), ("val", "B")):
+        change(of(data, split), PatientID="1", IssuerOfPatientID=issuer)
+    assert len(open_data(data, 32)["train"]) == 8
+    change(of(data, "val"), IssuerOfPatientID="A")
+    with pytest.raises(UserError, match="have the same PatientID"):
+        open_data(data, 32)
+
+
+def test_files_without_a_patient_are_counted_and_not_one_patient(data, capsys):
+    change(of(data, "train"), PatientID="")
+    change(of(data, "val"), PatientID="  ")
+    path = of(data, "test")
+    dataset = pydicom.dcmread(path)
+    del dataset.PatientID
+    dataset.save_as(path)
+    assert len(open_data(data, 32)) == 3
+    warning = (
+        "warning: 3 of 18 DICOM files have no PatientID: whether their patients are in one split only is not known\n"
+    )
+    assert capsys.readouterr() == ("", warning)
+
+
+def test_a_file_that_is_not_read_shares_no_patient(data):
+    """A lateral view beside the frontal one, left out of both data and check."""
+    change(of(data, "train"), PatientID="one", ViewPosition="LL")
+    change(of(data, "test"), PatientID="one")
+    with pytest.raises(UserError, match="lateral view"):
+        open_data(data, 32)
+    assert open_data(data, 32, skip_unreadable=True)["train"].skipped == 1
+
+
+def test_plain_images_are_opened_once_and_dicom_files_decoded_once(data, monkeypatch):
+    shutil.copy(of(XRAYS, "train"), data / "train" / "NORMAL")
+    opened, decoded, original, read = [], [], builtins.open, pydicom.dcmread
+
+    def note_open(path, *more, **options):
+        opened.append(str(path))
+        return original(path, *more, **options)
+
+    def note_read(path, stop_before_pixels=False):
+        if not stop_before_pixels:
+            decoded.append(path)
+        return read(path, stop_before_pixels=stop_before_pixels)
+
+    monkeypatch.setattr(builtins, "open", note_open)
+    monkeypatch.setattr(pydicom, "dcmread", note_read)
+    train = open_data(data, 32, splits=("train",))["train"]
+    assert len(train) == 9 and sum(path.endswith(".jpeg") for path in opened) == 1
+    assert sorted(decoded) == sorted((data / "train").rglob("*.dcm"))
+
+
+# Ages
+
+
+@pytest.mark.parametrize(
+    "text, years",
+    [(b"003Y", 3), (b"018M", 1.5), (b"010W", 70 / 365.25), (b"021D", 21 / 365.25), (b"102Y", 102), (b"000D", 0)],
+)
+def test_ages_in_years(tmp_path, text, years):
+    path = put_raw(write(tmp_path / "x.dcm", radiograph(), 12), raw("PatientAge", "AS", text))
+    assert read_patient(path).age == pytest.approx(years)
+
+
+@pytest.mark.parametrize("text", [b"", b"3Y", b"young", b"003", b"03.5Y", b"-03Y"])
+def test_ages_that_are_none(tmp_path, text):
+    path = put_raw(write(tmp_path / "x.dcm", radiograph(), 12), raw("PatientAge", "AS", text))
+    assert read_patient(path).age is None and read_patient(path).identity
+
+
+def test_what_has_no_patient(tmp_path):
+    assert read_patient(of(XRAYS, "train")) is None and read_patient(tmp_path / "nowhere") is None
+    (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"nonsense")
+    assert read_patient(tmp_path / "x.dcm") is None
+
+
+def test_ages_of_a_split_are_those_of_its_images(data):
+    (data / "train" / "NORMAL" / "a.dcm").write_bytes(b"")  # before the others
+    shutil.copy(of(XRAYS, "train"), data / "train" / "NORMAL" / "b.jpeg")
+    train = open_data(data, 32, skip_unreadable=True, splits=("train",))["train"]
+    ages = [float(pydicom.dcmread(path).PatientAge[:3]) for path in sorted((data / "train").rglob("IM*"))]
+    assert dict(zip(train.names, train.ages))["NORMAL/b.jpeg"] is None
+    assert [age for age in train.ages if age is not None] == ages and age_range(train.ages) == [3, 5]
+    assert age_range([None]) is None and age_range([]) is None
+
+
+def test_a_warning_of_ages(capsys):
+    warn_of_ages([3.0, 71.25, 5.0, None, 2.99], [3, 70])
+    warning = "warning: 2 of 5 images are of patients whose age training has not seen, which was of 3 to 70 years"
+    assert capsys.readouterr().err == warning + ": their scores mean less\n"
+    warn_of_ages([3.0, 70.0, None], [3, 70])
+    warn_of_ages([1.0], None)
+    assert capsys.readouterr() == ("", "")
+
+
+# Names
+
+
+def test_anonymous_names(data):
+    twin = shutil.copy(of(data, "test"), data / "test" / "NORMAL" / "twin.dcm")
+    for name, split in open_data(data, 32, anonymous=True).items():
+        hashes = [digest(path) for path in find_images(data / name)]
+        if name == "test":
+            hashes[hashes.index(digest(twin), 1)] += "-2"
+        assert split.names == hashes and len(set(hashes)) == len(hashes)
+    shutil.copy(twin, data / "test" / "NORMAL" / "third.dcm")
+    assert [name[16:] for name in open_data(data, 32, anonymous=True)["test"].names[:4]] == ["", "", "-2", "-3"]
+
+
+def test_messages_of_anonymous_files(data, monkeypatch):
+    victim = change(of(data, "val"), BodyPartExamined="KNEE")
+    named = f"^{digest(victim)} cannot be read as an image .*KNEE.*--skip-unreadable$"
+    with pytest.raises(UserError, match=named):
+        open_data(data, 32, anonymous=True)
+    for path in find_images(data / "val"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"the first being {hashlib.sha256().hexdigest()[:16]}: "):
+        open_data(data, 32, skip_unreadable=True, anonymous=True)
+    shutil.copy(of(data, "test"), data / "test" / "loose.dcm")
+    with pytest.raises(UserError, match=f"such as {digest(data / 'test' / 'loose.dcm')}: "):
+        open_data(data, 32, splits=("test",), anonymous=True)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    names = open_data(data, 32, splits=("train",), anonymous=True)["train"].names
+    assert names[:2] == ["unreadable", "unreadable-2"]
