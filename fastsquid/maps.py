@@ -1,7 +1,7 @@
 """Where an image is abnormal: maps of what the model computes anyway, calibrated on normal images.
 
-Both papers name localisation as what they cannot do (SQUID 5.2). A place counts as abnormal where it differs from its own
-values in healthy images, so that an edge that is drawn badly in every image does not.
+Both papers name localisation as what they cannot do (SQUID 5.2). A place counts as abnormal where it differs from its
+own values in healthy images, so that an edge that is drawn badly in every image does not.
 """
 
 import math
