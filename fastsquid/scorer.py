@@ -29,8 +29,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         checkpoint: `best`, `last`, or None for the best where the run has one.
         device: as PyTorch names them, or `auto`, a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
-        precision: of convolutions and projections in scores and reconstructions, `fp32` or `bf16`; heatmaps are made
-            in float32.
+        precision: of convolutions and projections, `fp32` or `bf16`.
 
     Returns:
         a `Scorer`.

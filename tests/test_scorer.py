@@ -305,7 +305,7 @@ def test_half_precision(run, unbroken):
     half = fastsquid.load(unbroken, device=torch.device("cpu"), precision="bf16")
     assert (half.score(PATHS) != run.score(PATHS)).any()
     np.testing.assert_allclose(half.score(PATHS), run.score(PATHS), rtol=0.02)
-    np.testing.assert_array_equal(half.heatmap(PATHS), run.heatmap(PATHS))
+    np.testing.assert_allclose(half.heatmap(PATHS), run.heatmap(PATHS), atol=0.1)  # standard deviations
 
 
 @pytest.mark.usefixtures("no_pictures")
