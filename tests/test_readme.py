@@ -50,6 +50,29 @@ def test_tables_are_of_the_committed_runs(table, folder):
     assert (ROOT / "bench" / "results" / folder / "table.md").read_text().splitlines() == lines
 
 
+def test_studies_are_the_committed_ones():
+    found = {}
+    for study in ("ablations", "contamination", "baselines", "sweep"):
+        with open(ROOT / f"bench/results/studies/small/{study}.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                assert float(row["seconds"]) < 120 and (row["seed"], row["epochs"]) == ("0", "8")
+                if row["score"] == "patch_residual":
+                    found[row["system"], row["row"]] = f"{float(row['auc']):.3f}"
+    named = [
+        *(
+            ("squid", "Full"),
+            ("squid", "w/o Space-aware Memory"),
+            ("simsid", "Full"),
+            ("simsid", "w/o Space-aware Memory"),
+        ),
+        *(("squid", "w/o Decoder Memory"), ("simsid", "w/o Hierarchical Memory")),
+        *((system, f"contamination {share}") for system in ("squid", "fastsquid") for share in ("0", "0.5")),
+        *(("auto-encoder", "Full"), ("memae", "Full")),
+    ]
+    section = README[README.index("The studies at small scale") : README.index("## The memory in your own network")]
+    assert re.findall(r"0\.\d{3}", section) == [found[row] for row in named]
+
+
 def test_speeds_are_the_committed_ones():
     with open(ROOT / "bench/results/amd-epyc-2-threads.csv", newline="") as file:
         times = {
