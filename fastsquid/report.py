@@ -229,12 +229,19 @@ def _facts(scorer):
     run, config = scorer.run, scorer.run["config"]
     return [
         ["Score", f"{config.score}: {LABELS[config.score]}; larger is more abnormal"],
+        ["Map", _map_of(config.score)],
         ["Preset", f"{config.preset}, {config.epochs} epochs, seed {run['seed']}"],
         ["Checkpoint", f"{run['checkpoint']}, after epoch {run['epoch']}"],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],
         ["Version", f"fastsquid {run['fastsquid']}, report by {__version__}"],
         ["Date", datetime.date.today().isoformat()],
     ]
+
+
+def _map_of(score):
+    """What the map is, and that a score which is not of the reconstruction's error has other reasons than it shows."""
+    error = "the reconstruction's squared error, in standard deviations from the training images at each pixel"
+    return error if score in ("residual", "patch_residual") else f"{error}; the score goes by something else"
 
 
 if __name__ == "__main__":

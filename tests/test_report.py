@@ -136,6 +136,8 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     assert data["trained_on"].startswith("Scored by a run that was trained on 8 images of the folder xrays")
     assert "children of one to five years, from one hospital" in data["trained_on"]
     facts = dict(data["run"])
+    assert facts["Map"].endswith("at each pixel")
+    assert report._map_of("discriminator_image").endswith("; the score goes by something else")
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
     run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}

@@ -349,7 +349,10 @@ def test_figures_where_labels_exist(shown, data):
 
 
 def test_the_curves_are_drawn(shown, data):
-    for curve, points in (("roc", data["metrics"]["roc"]), ("precision-recall", data["metrics"]["precision_recall"])):
+    stairs = data["metrics"]["precision_recall"]
+    # As far as a recall goes down, the precision stays; then it changes.
+    stairs = stairs + [[after[0], before[1]] for before, after in zip(stairs, stairs[1:])]
+    for curve, points in (("roc", data["metrics"]["roc"]), ("precision-recall", stairs)):
         path = shown.browser.find_element("css selector", f"#{curve} .curve")
         # Where the drawn line is, at each point of the curve: on it.
         distances = shown.run(
@@ -400,6 +403,12 @@ def test_one_image_large(shown, written, data, worst_first):
     assert shown.run("return document.activeElement.id") == "list"
     active = shown["list"].get_attribute("aria-activedescendant")
     assert active == f"image-{data['names'].index(worst_first[1])}"  # where the reader was
+    # Opened by hand and closed, it leaves the reader in the list too.
+    shown["search"].click()
+    shown[f"image-{data['names'].index(worst_first[3])}"].click()
+    assert detail.is_displayed() and shown["detail-name"].text == worst_first[3]
+    shown["close"].click()
+    assert not detail.is_displayed() and shown.run("return document.activeElement.id") == "list"
 
 
 def test_by_keyboard_alone(shown, data, worst_first):
