@@ -85,8 +85,9 @@ def test_scoring_writes_nothing(detector):
 
 def test_calibrated():
     scores = torch.tensor([1.0, 3.0, 5.0])
-    torch.testing.assert_close(calibrated(scores, 3.0, 2.0), torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])))
-    assert calibrated(scores, 3.0, 0.0).isfinite().all()
+    shown = calibrated(scores, {"mean": 3.0, "std": 2.0})
+    torch.testing.assert_close(shown, torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])))
+    assert calibrated(scores, {"mean": 3.0, "std": 0.0}).isfinite().all()
 
 
 def test_frozen_scores_the_same(detector):
