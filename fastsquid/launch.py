@@ -9,7 +9,7 @@ import torch
 
 from . import checkpoint as ckpt
 from .data import known_source, open_data, to_unit
-from .data.patients import age_range
+from .data.patients import SOURCE_AGES, age_range
 from .errors import UserError
 from .group import create_group
 from .loop import Run
@@ -37,8 +37,9 @@ def train_run(folder, run, options, device, group=None):
     if "fingerprint" not in run:
         if group is not None:
             create_group(folder.parent, group)
-        trained_on = {"images": len(data["train"]), "source": known_source(run["data"], data["train"].names)}
-        ages = age_range(data["train"].ages or ())
+        source = known_source(run["data"], data["train"])
+        trained_on = {"images": len(data["train"]), "source": source}
+        ages = age_range(data["train"].ages or ()) or SOURCE_AGES.get(source)
         ckpt.create_run(folder, **run, fingerprint=fingerprint, ages=ages, trained_on=trained_on)
     elif fingerprint != run["fingerprint"]:
         raise UserError(
@@ -53,14 +54,15 @@ def describe_init(folder):
     """What a run records of another whose weights it begins with, and that run's config.json.
 
     Returns:
-        dict of `run`, the folder's path; `checkpoint`, `best`, or `last` where it has no best; and `sha256` of the
-        weights; and what `checkpoint.read_run` gives.
+        dict of `run`, the folder's path; `checkpoint`, `best`, or `last` where it has no best; `sha256` of the
+        weights; and whom that run was `trained_on`; and what `checkpoint.read_run` gives.
 
     Raises:
         CheckpointError: no such run, no checkpoint yet, or one that is damaged.
     """
     _, theirs, state, name = ckpt.load_run(folder)
-    return {"run": str(Path(folder).resolve()), "checkpoint": name, "sha256": state["sha256"][name]}, theirs
+    record = {"run": str(Path(folder).resolve()), "checkpoint": name, "sha256": state["sha256"][name]}
+    return {**record, "trained_on": theirs.get("trained_on")}, theirs
 
 
 def _load_init(detector, init):

@@ -46,10 +46,14 @@ def main(arguments=None):
         images = csv_images(options.source, options.images, scorer.score_name, anonymous)
     if options.labels is not None:
         label_images(images, options.labels)
+    normal = _count_normal(scorer)
 
     with replacing(options.out) as file:
-        strips = _examine(scorer, images, options)
-        file.write(page(_data(scorer, images, options), strips))
+        strips, ages = _examine(scorer, images, options)
+        data = _data(scorer, images, options)
+        data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run["ages"])}
+        data |= _words(scorer.run, images, options, anonymous)
+        file.write(page(data, strips))
     failed = sum(bool(image.error) for image in images)
     size = Path(options.out).stat().st_size / 1e6
     print(f"{len(images) - failed} of {len(images)} images shown: {options.out} ({size:.1f} MB)")
@@ -95,13 +99,20 @@ def _parse(arguments):
         raise UserError(f"{source} is a file: a CSV of scores needs --images FOLDER, with the images that it names")
     if options.images is not None and not Path(options.images).is_dir():
         raise UserError(f"--images {options.images} is no folder: give the one that the names in {source} are in")
+    for given in (source, options.labels):
+        if given is not None and Path(options.out).resolve() == Path(given).resolve():
+            raise UserError(f"--out {options.out} would take the place of what it is made from: give another name")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
     return options
 
 
 def _examine(scorer, images, options):
-    """Opens every image once; fills in its score, or why it cannot be read, and returns its strip, b"" without."""
+    """Opens every image once; fills in its score, or why it cannot be read.
+
+    Returns:
+        its strip, b"" without, and its patient's age in years, or None: two lists.
+    """
     files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
     strips, ages = [b""] * len(images), []
     with ThreadPoolExecutor() as pool:
@@ -127,8 +138,7 @@ def _examine(scorer, images, options):
                 strips[index] = pictures
     if not any(strips):
         raise UserError(f"none of the {len(images)} images could be read; of the first: {images[0].error}")
-    warn_of_ages(ages, scorer.run["ages"])
-    return strips
+    return strips, ages
 
 
 def _settle_score(scorer, image, score, options):
@@ -148,12 +158,10 @@ def _data(scorer, images, options):
     name, calibration = scorer.score_name, scorer.calibration[scorer.score_name]
     read = [image for image in images if not image.error]
     scores = np.array([image.score for image in read])
-    percentiles = normal = None
+    percentiles = None
     if calibration.get("quantiles") is not None:
         below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
         percentiles = [None if image.error else next(below) for image in images]
-        _, labels, _ = read_scores(scorer.run["folder"] / "scores-val.csv")
-        normal = int((labels == 0).sum())
     labelled = [image for image in read if image.label is not None]
     metrics = _metrics([image.label for image in labelled], [image.score for image in labelled])
     thresholds = _thresholds(scorer.run["validation"], calibration, name)
@@ -161,21 +169,36 @@ def _data(scorer, images, options):
         thresholds.append(
             [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
         )
-    folder = Path(options.source if options.images is None else options.images).resolve().name
     return {
-        "title": folder if options.images is None else f"{Path(options.source).name} of {folder}",
         "names": [image.name for image in images],
         "scores": [None if image.error else image.score for image in images],
         "percentiles": percentiles,
-        "normal": normal,
         "labels": [image.label for image in images],
         "errors": {str(index): image.error for index, image in enumerate(images) if image.error},
         "thresholds": thresholds,
         "metrics": metrics,
         "deviations": DEVIATIONS,
-        "trained_on": _trained_on(scorer.run, options.trained_on),
         "run": _facts(scorer),
     }
+
+
+def _count_normal(scorer):
+    """How many validation images its percentiles are of, or None where it has none."""
+    calibration = scorer.calibration
+    if calibration is None or calibration[scorer.score_name].get("quantiles") is None:
+        return None
+    _, labels, _ = read_scores(scorer.run["folder"] / "scores-val.csv")
+    return int((labels == 0).sum())
+
+
+def _words(run, images, options, anonymous):
+    """The page's title, and whom the run has seen. Folders are called by their names alone: paths can name people, and
+    so can names, which an anonymous report leaves out."""
+    if anonymous:
+        return {"title": f"{len(images):,} images", "trained_on": _trained_on(run, options.trained_on, False)}
+    folder = Path(options.source if options.images is None else options.images).resolve().name
+    title = folder if options.images is None else f"{Path(options.source).name} of {folder}"
+    return {"title": title, "trained_on": _trained_on(run, options.trained_on, True)}
 
 
 def _thresholds(validation, calibration, name):
@@ -212,16 +235,24 @@ def _points(x, y):
     return np.stack([x, y], 1).round(5).tolist()
 
 
-def _trained_on(run, text):
-    """A sentence on whom the run has seen. Of the folder the name alone: paths can name people."""
+def _trained_on(run, text, named):
+    """Sentences on whom the run has seen; `named` with the name of its folder."""
     record = run.get("trained_on") or {"images": None, "source": None}  # a run of an earlier version has none
-    count = "" if record["images"] is None else f"{record['images']:,} "
-    folder = f" of the folder {Path(run['data']).name}" if run["data"] else ""
+    folder = f" of the folder {Path(run['data']).name}" if named and run["data"] else ""
     known = SOURCES.get("digits" if run["data"] is None else record["source"])
-    return (
-        f"Scored by a run that was trained on {count}images{folder}, all taken as healthy: "
-        f"{text or known or 'whom they show is not recorded'}."
-    )
+    words = text or known or "whom they show is not recorded"
+    if run.get("ages") and not known:
+        words += f"; patients of {run['ages'][0]:.3g} to {run['ages'][1]:.3g} years"
+    sentence = f"Scored by a run that was trained on {_count(record)}images{folder}, all taken as healthy: {words}."
+    if run.get("init"):
+        first = run["init"].get("trained_on") or {"images": None, "source": None}
+        begun = SOURCES.get(first["source"], "whom they show is not recorded")
+        sentence += f" It began with the weights of a run that was trained on {_count(first)}images: {begun}."
+    return sentence
+
+
+def _count(record):
+    return "" if record["images"] is None else f"{record['images']:,} "
 
 
 def _facts(scorer):

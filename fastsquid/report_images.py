@@ -74,9 +74,10 @@ def csv_images(path, folder, score, anonymous=False):
             images.append(ReportImage(name, None, error=readable_error(error)))
             continue
         if name not in known:
+            what = "hashes of files of" if anonymous else "relative to, or --anonymous where they are hashes"
             raise UserError(
-                f"{path} names {name} (line {line}), but {folder} has no such image: give --images the folder that "
-                "its names are relative to"
+                f"{path} names an image in line {line} that {folder} does not have: give --images the folder that its "
+                f"names are {what}"
             )
         image = known[name]
         try:

@@ -36,12 +36,12 @@ def main(arguments=None):
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
         return _train_single(folder, ckpt.read_run(folder), options, device)
-    init, begun = (None, {"data": None}) if options.init is None else describe_init(options.init)
+    init, begun = (None, {"data": None, "anonymous": False}) if options.init is None else describe_init(options.init)
     config = begun["config"] if init and options.preset is None else preset(options.preset or "digits")
     run = {
         "config": dataclasses.replace(config, **changes),
         "skip_unreadable": options.skip_unreadable,
-        "anonymous": options.anonymous,
+        "anonymous": options.anonymous or begun["anonymous"],
         "data": begun["data"] if options.data is None else str(Path(options.data).resolve()),
         "init": init,
     }

@@ -1,5 +1,6 @@
 """DICOM radiographs: values as their tags have them shown, and everything else refused in a sentence."""
 
+import os
 import re
 import sys
 import warnings
@@ -245,6 +246,42 @@ def test_compressed_files_give_the_same_image(tmp_path, bits, change, syntax):
     np.testing.assert_array_equal(read_image(tmp_path / "other.dcm", 64), read_image(plain, 64))
 
 
+@pytest.mark.parametrize("name", ["JPEGLSLossless", "JPEGLosslessProcess14_1"])
+@pytest.mark.parametrize("tag, more", [("Rows", 1), ("Rows", -1), ("Columns", 1), ("Columns", -1)])
+def test_a_frame_of_another_size_than_the_tags(tmp_path, name, tag, more):
+    """gdcm would shear it, or end the whole process."""
+    jpeg(name)(write(tmp_path / "plain.dcm", radiograph(12), 12), tmp_path / "x.dcm")
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    rows, columns = dataset.Rows, dataset.Columns
+    setattr(dataset, tag, dataset[tag].value + more)
+    dataset.save_as(tmp_path / "x.dcm")
+    assert f"its pixel data is of {rows} x {columns} pixels of 16 bits" in sentence(tmp_path / "x.dcm")
+
+
+def test_more_bits_than_the_tags_say(tmp_path):
+    jpeg("JPEGLSLossless")(write(tmp_path / "plain.dcm", radiograph(12), 12), tmp_path / "x.dcm")
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset.save_as(tmp_path / "x.dcm")
+    assert "pixels of 16 bits, where its tags have" in sentence(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize("tags", [dict(SeriesDescription="CHEST LATERAL 2"), dict(ProtocolName="Thorax lat.")])
+def test_a_lateral_view_that_only_words_tell(tmp_path, tags):
+    said = sentence(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="", **tags))
+    assert "lateral view" in said and not any(word in said for word in tags.values())
+    assert read_image(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="PA", **tags), 64).shape == (64, 64)
+    words = dict(SeriesDescription="CHEST PA", ProtocolName="lateralised")
+    assert read_image(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="", **words), 64).shape == (64, 64)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert find_images(tmp_path) == []
+
+
 # pydicom's examples
 
 DECODABLE = [
@@ -339,7 +376,10 @@ def view(meaning, value="1"):
         (dict(PhotometricInterpretation="RGB"), "it is RGB"),
         (dict(PhotometricInterpretation=None), "it is of no kind of pixel"),
         (dict(PixelData=None), "it has no pixel data"),
-        (dict(PixelData=b"\0" * 100), "its pixel data is damaged or cut short (Explicit VR Little Endian)"),
+        (
+            dict(PixelData=b"\0" * 100),
+            "its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind (Explicit VR Little Endian)",
+        ),
         (dict(PixelData=radiograph().tobytes() * 2), "its pixel data holds more than one frame"),
         (dict(Rows=0), "it has 0 x 224 pixels"),
         (dict(Rows=None), "it has no Rows"),
@@ -390,7 +430,9 @@ def test_other_files(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(content)
     assert "it is DICOM but named .png, where .dcm would be right" in sentence(tmp_path / "x.png")
     (tmp_path / "half.dcm").write_bytes(content[: len(content) // 2])
-    assert "its pixel data is damaged or cut short" in sentence(tmp_path / "half.dcm")
+    assert "its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind" in sentence(
+        tmp_path / "half.dcm"
+    )
     (tmp_path / "head.dcm").write_bytes(content[:132])
     assert "it is cut short" in sentence(tmp_path / "head.dcm")
     (tmp_path / "empty.dcm").touch()

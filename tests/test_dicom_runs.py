@@ -3,6 +3,7 @@
 No tag's string may come out anywhere; with --anonymous, no path's either.
 """
 
+import base64
 import contextlib
 import csv
 import hashlib
@@ -25,7 +26,7 @@ from PIL import Image
 pydicom = pytest.importorskip("pydicom")
 from dicom_files import PLANTED, data_set, mark, plant, put_raw, raw  # noqa: E402
 
-from fastsquid import evaluate, figures, locate, score, train  # noqa: E402
+from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E402
 from fastsquid.cli import run_command  # noqa: E402
 from fastsquid.data import find_images  # noqa: E402
 from fastsquid.data.dicom import read_patient  # noqa: E402
@@ -126,6 +127,12 @@ def hold_session(material, out, *more):
             "evaluate": said(evaluate.main, run, "--json", out / "evaluation.json"),
             "score": said(score.main, run, data / "test", "--out", out / "scores.csv"),
             "score odd files": said(score.main, run, odd, "--out", out / "odd.csv"),
+            "report": said(report.main, run, data / "test", "--out", out / "test.html"),
+            "report of a CSV": said(
+                report.main, run, out / "scores.csv", "--images", data / "test", "--out", out / "csv.html"
+            ),
+            "report odd files": said(report.main, run, odd, "--out", out / "odd.html"),
+            "tune": said(train.main, "--init", run, "--epochs", "1", "--out", out / "tuned", "--device", "cpu"),
             "figures": said(figures.main, run, "--data", flat),
             "locate": said(locate.main, run, "--data", flat),
             "train on a leak": said(train.main, *tiny, "--data", leaking, "--out", out / "none"),
@@ -154,7 +161,11 @@ def session(request):
 def test_the_commands_do_what_they_are_to(session):
     codes = {name: code for name, (code, _) in session.says.items()}
     refused = ["train on a leak", "evaluate a leak", "train on odd files", "skip odd files"]
-    assert codes == {**dict.fromkeys(codes, 0), "score odd files": 1, **dict.fromkeys(refused, 2)}, session.says
+    assert codes == {
+        **dict.fromkeys(codes, 0),
+        **dict.fromkeys(["score odd files", "report odd files"], 1),
+        **dict.fromkeys(refused, 2),
+    }, session.says
     for name in refused:
         said = session.says[name][1]
         assert said.startswith("error: ") and said.count("\n") == 1
@@ -168,11 +179,18 @@ def test_the_commands_do_what_they_are_to(session):
 
 def test_nothing_planted_comes_out(session):
     files = [path for path in session.out.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".csv", ".json", ".jsonl", ".png", ".safetensors"} and len(files) > 20
+    suffixes = {path.suffix for path in files}
+    assert suffixes == {".csv", ".html", ".json", ".jsonl", ".png", ".safetensors"} and len(files) > 20
     texts = {path: path.read_bytes() for path in files}
     for path in files:
-        if path.suffix == ".png":
-            with Image.open(path) as picture:
+        pictures = [texts[path]] if path.suffix == ".png" else []
+        if path.suffix == ".html":  # in whose base64 any five letters may stand by chance
+            strips = re.search(rb'<script id="strips"[^>]*>(.*?)</script>', texts[path], re.S)[1]
+            texts[path] = texts[path].replace(strips, b"")
+            pictures = list(map(base64.b64decode, strips.split()))
+            assert len(pictures) > 3
+        for content in pictures:
+            with Image.open(io.BytesIO(content)) as picture:
                 picture.load()
                 texts[path] += repr((picture.info, picture.getexif())).encode()
     texts |= {name: said.encode() for name, (_, said) in session.says.items()}
@@ -218,6 +236,12 @@ def test_names(session):
     assert len(set(odd)) == 17 and sum(name.endswith("-2") for name in odd) == session.anonymous
     record = json.loads((session.run / "config.json").read_text())
     assert record["anonymous"] is session.anonymous and record["ages"] == [3, 5]
+    assert json.loads((session.out / "tuned" / "config.json").read_text())["anonymous"] is session.anonymous
+    for path in ("test.html", "csv.html"):
+        shown = json.loads(
+            re.search(r'type="application/json">(.*?)</script>', (session.out / path).read_text(), re.S)[1]
+        )
+        assert sorted(shown["names"]) == sorted(expected)
 
 
 def test_errors_name_files_as_the_run_does(session):
@@ -279,6 +303,17 @@ def test_ages_that_training_has_not_seen(plain, aged, tmp_path, command):
             code, _, err = command(*arguments)
             assert code == 0 and err.count("warning") == bool(outside)
             assert not outside or warning.format(outside, words) in err
+
+
+def test_zhanglab_files_tell_no_age_but_are_of_children(unbroken, material, tmp_path, command):
+    assert json.loads((unbroken / "config.json").read_text())["ages"] == [1.0, 5.99]
+    adult = tmp_path / "adult.dcm"
+    shutil.copy(find_images(material.data / "test")[0], adult)
+    put_raw(adult, raw(0x00101010, "AS", b"070Y"))
+    _, _, err = command(score.main, unbroken, adult, "--out", tmp_path / "s.csv")
+    assert "warning: 1 of 1 images are of patients whose age training has not seen, which was of 1 to 5.99" in err
+    command(report.main, unbroken, tmp_path, "--out", tmp_path / "r.html")
+    assert "1 of 1 images are of patients whose age" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("changes", [dict(ages=None), dict(ages="gone", anonymous="gone")])

@@ -65,7 +65,13 @@ def test_the_weights_are_the_first_runs(first, tmp_path, command, monkeypatch):
     ours, theirs = checkpoint.read_run(tmp_path / "run"), checkpoint.read_run(first)
     name = json.loads((first / "summary.json").read_text())["checkpoint"]["name"]
     digest = checkpoint.hashlib.sha256((checkpoint.latest_checkpoint(first) / f"{name}.safetensors").read_bytes())
-    assert ours["init"] == {"run": str(first), "checkpoint": name, "sha256": digest.hexdigest()}
+    trained_on = {"images": 8, "source": "zhanglab"}
+    assert ours["init"] == {
+        "run": str(first),
+        "checkpoint": name,
+        "sha256": digest.hexdigest(),
+        "trained_on": trained_on,
+    }
     assert theirs["init"] is None and ours["data"] == str(XRAYS / "val" / "NORMAL")
     changed = {"epochs": 2, "lr": 1e-4, "select": "last"}
     assert ours["config"].to_dict() == {**theirs["config"].to_dict(), **changed}

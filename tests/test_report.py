@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 import fastsquid
 from fastsquid import report, score
-from fastsquid.data import known_source, read_image
+from fastsquid.data import known_source, open_data, read_image
+from fastsquid.data.folder import is_zhanglab
 from fastsquid.metrics import bootstrap_auc
 from fastsquid.report_page import BUDGET, page, strip
 from fastsquid.scorer import Scorer
@@ -141,25 +143,52 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
     run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}
-    assert report._trained_on(run, None).endswith(" mine, all taken as healthy: whom they show is not recorded.")
-    assert report._trained_on(run, "adults").endswith("healthy: adults.")
-    assert "trained on images of the folder mine" in report._trained_on({"data": "/home/someone/mine"}, None)
-    assert "DigitAnatomy" in report._trained_on({"data": None}, None)
+    assert report._trained_on(run, None, True).endswith(" mine, all taken as healthy: whom they show is not recorded.")
+    assert report._trained_on(run, "adults", True).endswith("healthy: adults.")
+    assert "trained on images of the folder mine" in report._trained_on({"data": "/home/someone/mine"}, None, True)
+    assert "mine" not in report._trained_on(run, None, False)
+    assert "DigitAnatomy" in report._trained_on({"data": None}, None, True)
+    assert report._trained_on({**run, "ages": [20.0, 81.5]}, None, True).endswith("; patients of 20 to 81.5 years.")
+    tuned = {**run, "init": {"trained_on": {"images": 1241, "source": "zhanglab"}}}
+    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in report._trained_on(
+        tuned, None, True
+    )
 
 
 def test_known_sources(tmp_path):
     names = ["NORMAL/IM-0115-0001.jpeg", "NORMAL/NORMAL2-IM-1423-0001.jpeg", "NORMAL/IM-0435-0001-0002.jpeg"]
-    assert known_source(tmp_path, names) == "zhanglab"
-    assert known_source(tmp_path, [*names, "PNEUMONIA/person1_virus_1.jpeg"]) == "zhanglab"  # a contaminated run
+    assert is_zhanglab(names) and is_zhanglab(["NORMAL/NORMAL-28501-0001.jpeg"])  # of the third version
+    assert is_zhanglab([*names, "PNEUMONIA/person1_virus_1.jpeg"])  # a contaminated run
     for other in (
         NOT_ZHANGLAB,
         [*names, "NORMAL/mine.jpeg"],
         ["IM-0115-0001.jpeg"],
         ["PNEUMONIA/person1_virus_1.jpeg"],
     ):
-        assert known_source(tmp_path, other) is None
-    assert known_source(None, ["train-0"]) == "digits"
+        assert not is_zhanglab(other)
+    for anonymous in (False, True):
+        train = open_data(XRAYS, 32, splits=["train"], anonymous=anonymous)["train"]
+        assert known_source(XRAYS, train) == "zhanglab"
+    shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "mine")
+    assert known_source(tmp_path / "mine", open_data(tmp_path / "mine", 32)["train"]) is None
+    assert known_source(None, open_data(None, 48, splits=["train"])["train"]) == "digits"
     (tmp_path / "train.csv").write_text("Path,Sex,Age,Frontal/Lateral,AP/PA\n")
+    assert known_source(tmp_path, train) == "chexpert"
+
+
+def test_an_anonymous_report_names_no_folder(by_residual, tmp_path):
+    shutil.copytree(XRAYS / "val", tmp_path / "JOHN_DOE")
+    out = tmp_path / "out.html"
+    assert report.main([str(by_residual), str(tmp_path / "JOHN_DOE"), "--anonymous", "--out", str(out)]) is None
+    assert not re.search("JOHN_DOE|xrays|IM-0", out.read_text(encoding="utf-8"))
+    assert parts(out)[0]["title"].endswith(" images")
+
+
+def test_what_it_is_made_from_is_kept(by_residual, tmp_path, refused):
+    scores = Path(shutil.copy(by_residual / "scores-val.csv", tmp_path))
+    before = scores.read_bytes()
+    said = refused(report.main, by_residual, scores, "--images", XRAYS / "val", "--out", scores)
+    assert "would take the place of what it is made from" in said and scores.read_bytes() == before
 
 
 def test_only_labelled_images_count(by_residual, tmp_path, command):
@@ -280,7 +309,7 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
         assert f"has {text!r} as residual in line 2" in refuses(*of_csv)
     for missing in ("IM-0182-0001.jpeg", str(val / name), "../val/" + name):
         write_rows(scores, ["name", "residual"], [name, value], [missing, value])
-        assert f"names {missing} (line 3), but {val} has no such image" in refuses(*of_csv)
+        assert f"names an image in line 3 that {val} does not have" in refuses(*of_csv)
     write_rows(scores, ["name", "residual"], [name, value + 1])
     assert "are of another run, checkpoint or image" in refuses(*of_csv)
     write_rows(scores, ["name", "label", "residual"], [name, "ill", value])
@@ -327,7 +356,7 @@ def test_a_run_of_an_earlier_version(by_residual, tmp_path, command):
     """Without a record of its training images, and without percentiles."""
     run, out = shutil.copytree(by_residual, tmp_path / "run"), tmp_path / "r.html"
     config = json.loads((run / "config.json").read_text())
-    del config["trained_on"]
+    del config["trained_on"], config["ages"]
     (run / "config.json").write_text(json.dumps(config))
     path = next(run.glob("checkpoint-*/state.json"))
     state = json.loads(path.read_text())

@@ -8,7 +8,7 @@ from .augment import augment
 from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_mnist, open_digits
-from .folder import is_zhanglab, open_folder
+from .folder import open_folder
 from .images import ImageError, find_images, read_image, read_images, to_unit
 from .kinds import IMAGE_SUFFIXES
 from .split import SPLITS, Split
@@ -81,12 +81,12 @@ def open_data(
     return open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous)
 
 
-def known_source(path, names):
+def known_source(path, train):
     """What training images are known to be of, for a report that says whom a run has seen.
 
     Args:
         path: as `open_data` takes it; it is open already.
-        names: of its training images, as their `Split` has them.
+        train: its `Split` of training images.
 
     Returns:
         `digits`, `chexpert`, `covidx`, `zhanglab`, or None of any other folder.
@@ -96,4 +96,4 @@ def known_source(path, names):
     for name, is_source in (("chexpert", is_chexpert), ("covidx", is_covidx)):
         if is_source(Path(path)):
             return name
-    return "zhanglab" if is_zhanglab(names) else None
+    return train.source

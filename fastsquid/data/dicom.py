@@ -38,7 +38,8 @@ class Patient(NamedTuple):
     """What a file says of its patient.
 
     Attributes:
-        identity: sha256 of PatientID and IssuerOfPatientID, or None where there is no PatientID.
+        identity: sha256 of PatientID, or None where there is none. Two hospitals may have given one ID to two people;
+            IssuerOfPatientID would tell, but one split may have it and another not, which would hide a patient.
         age: in years, or None.
     """
 
@@ -62,7 +63,8 @@ def read_dicom(path):
         dataset = _open(path)
         _refuse_other_kinds(dataset)
         bits, compression = _pixel_format(dataset)
-        with refusing(f"its pixel data is damaged or cut short ({compression})"):
+        with refusing(f"its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind ({compression})"):
+            _require_same_size(dataset)
             stored = dataset.pixel_array
         if stored.shape != (dataset.Rows, dataset.Columns):
             raise RefusedError("its pixel data holds more than one frame")
@@ -137,8 +139,15 @@ def _other_view(dataset):
         if meaning or text(item, "CodeValue") in _LATERAL_CODES:
             return f"{meaning[1] if meaning else 'lateral'} view (view code)"
     # Of a frontal view rows run to the patient's left or right, of a lateral one to the front or back.
-    if text(dataset, "PatientOrientation").upper().startswith(("A", "P")):
+    orientation = text(dataset, "PatientOrientation").upper()
+    if orientation.startswith(("A", "P")):
         return f"lateral view (patient orientation {code(dataset, 'PatientOrientation')})"
+    # Many CR devices leave all of these empty. What people write is believed where nothing else is known, not quoted.
+    if not (position or orientation or values(dataset, "ViewCodeSequence")):
+        for name, words in (("SeriesDescription", "series description"), ("ProtocolName", "protocol name")):
+            for word in re.split("[^A-Z]+", text(dataset, name).upper()):
+                if word in ("LATERAL", "LAT"):
+                    return f"lateral view ({words})"
     return ""
 
 
@@ -179,12 +188,44 @@ def _compression(syntax):
     return syntax.name
 
 
+def _require_same_size(dataset):
+    """Refuses JPEG and JPEG-LS data whose frame is not the one of the tags: decoders shear such images, or abort."""
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    from pydicom.encaps import generate_frames
+
+    frame = _frame_header(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    if frame is None:
+        return
+    precision, rows, columns = frame
+    if (rows, columns) != (dataset.Rows, dataset.Columns) or precision > dataset.BitsAllocated:
+        raise RefusedError(
+            f"its pixel data is of {rows} x {columns} pixels of {precision} bits, where its tags have "
+            f"{int(dataset.Rows)} x {int(dataset.Columns)} of {int(dataset.BitsAllocated)}"
+        )
+
+
+def _frame_header(stream):
+    """Bits, rows and columns that a JPEG or JPEG-LS stream begins with (ISO 10918-1, B.2.2); None of others."""
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return (
+                stream[at + 4],
+                int.from_bytes(stream[at + 5 : at + 7], "big"),
+                int.from_bytes(stream[at + 7 : at + 9], "big"),
+            )
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return None
+
+
 def _identity(dataset):
     try:
-        patient, issuer = text(dataset, "PatientID"), text(dataset, "IssuerOfPatientID")
+        patient = text(dataset, "PatientID")
     except RefusedError:
         return None
-    return hashlib.sha256(f"{patient}\0{issuer}".encode(errors="replace")).digest() if patient else None
+    return hashlib.sha256(patient.encode(errors="replace")).digest() if patient else None
 
 
 def _age(dataset):

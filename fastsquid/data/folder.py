@@ -11,8 +11,9 @@ from .names import content_name
 from .patients import read_patients, refuse_shared_patients
 from .split import SPLITS, read_split
 
-# Normal training images of the ZhangLab release. Its numbers begin at 115: other programs, too, write IM-0001-0001.
-_ZHANGLAB = re.compile(r"NORMAL/(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?\.jpeg")
+# Normal training images of the ZhangLab release, and of its third version, whose names are longer. The first one's
+# numbers begin at 115: other programs, too, write IM-0001-0001.
+_ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORMAL-\d{4,}-\d{4})\.jpeg")
 
 
 def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous):
@@ -53,6 +54,7 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonym
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
             data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages)
+            data[name].source = "zhanglab" if name == "train" and is_zhanglab(names) else None
     return data
 
 
@@ -90,7 +92,7 @@ def _list_plain(root):
 def is_zhanglab(names):
     """Whether the normal ones among the names of training images are named as in the ZhangLab release."""
     found = [_ZHANGLAB.fullmatch(name) for name in names if name.lower().startswith("normal/")]
-    return bool(found) and all(match and int(match[1]) >= 115 for match in found)
+    return bool(found) and all(match and int(match[1] or 115) >= 115 for match in found)
 
 
 def folder_labels(root, paths):

@@ -15,7 +15,9 @@ def is_image(path):
     if path.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES:
         return True
     try:
-        return path.name != "DICOMDIR" and is_dicom(path)  # a DICOMDIR is the list of the files beside it
+        return (
+            path.name != "DICOMDIR" and path.is_file() and is_dicom(path)
+        )  # a DICOMDIR is the list of the files beside it
     except OSError:
         return False
 

@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from ..errors import UserError
 from .dicom import read_patient
 
+# Of sources whose files do not tell: [lowest, highest] in years. Kermany et al. 2018: children of one to five.
+SOURCE_AGES = {"zhanglab": [1.0, 5.99]}
+
 
 def read_patients(paths):
     """The `Patient` of each Path, by its header; None for plain images, which are not opened."""
@@ -51,19 +54,22 @@ def age_range(ages):
 
 
 def warn_of_ages(ages, trained):
-    """Says how many images are of ages that training has not seen.
+    """Says on standard error how many images are of ages that training has not seen, and returns the sentence.
 
     Args:
         ages: in years, None where an image does not tell.
         trained: `age_range` of the training images.
+
+    Returns:
+        the sentence, or "" where all ages that are known are within.
     """
-    if trained is None:
-        return
-    low, high = trained
+    low, high = trained or (0, float("inf"))
     outside = sum(age is not None and not low <= age <= high for age in ages)
-    if outside:
-        print(
-            f"warning: {outside} of {len(ages)} images are of patients whose age training has not seen, which was of "
-            f"{low:.3g} to {high:.3g} years: their scores mean less",
-            file=sys.stderr,
-        )
+    if not outside:
+        return ""
+    sentence = (
+        f"{outside} of {len(ages)} images are of patients whose age training has not seen, which was of "
+        f"{low:.3g} to {high:.3g} years: their scores mean less"
+    )
+    print(f"warning: {sentence}", file=sys.stderr)
+    return sentence

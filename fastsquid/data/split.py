@@ -24,6 +24,7 @@ class Split:
         kinds: N of "normal", "missing", "swapped", "flipped", "zero", or None (DigitAnatomy only).
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file does not tell; or None where no source looks for them.
+        source: the release that the images are known to be of by the names of their files, or None.
     """
 
     images: torch.Tensor
@@ -33,6 +34,7 @@ class Split:
     kinds: list[str] | None = None
     skipped: int = 0
     ages: list[float | None] | None = None
+    source: str | None = None
 
     def __len__(self):
         return len(self.names)

@@ -510,6 +510,7 @@ function begin() {
   document.title = `fastsquid report: ${data.title}`;
   byId("title").textContent = `Anomaly report: ${data.title}`;
   byId("trained-on").textContent = data.trained_on;
+  byId("ages").textContent = data.ages && `${data.ages}.`;
   for (const [what, text] of data.run) {
     byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
   }
