@@ -19,7 +19,6 @@ from .model import Detector
 from .published import discriminator_state, generator_state, system_of
 from .published_layout import (
     discriminator_layout,
-    generator_layout,
     infer_config,
     infer_discriminator_width,
     refuse_misfits,
@@ -128,7 +127,7 @@ class Published:
             else:
                 why = "is damaged, or no file of torch.save"
             raise UserError(f"{path} {why}: give the state dict that the published code saved") from None
-        if not isinstance(found, dict) or not found or not all(isinstance(t, torch.Tensor) for t in found.values()):
+        if not isinstance(found, dict) or not found or not all(map(_is_plain, found.values())):
             what = f"a dict with {next(iter(found))!r}" if isinstance(found, dict) and found else type(found).__name__
             raise UserError(
                 f"{path} holds {what}, not tensors by name: give the state dict that the published code saved"
@@ -138,6 +137,11 @@ class Published:
             str(name).removeprefix("module." if parallel else ""): t.float() if t.is_floating_point() else t
             for name, t in found.items()
         }
+
+
+def _is_plain(value):
+    """Whether it is a tensor of which every number is there: neither sparse nor on PyTorch's device `meta`."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def build_detector(generator, discriminator, system, impl="auto"):
@@ -164,7 +168,6 @@ def build_detector(generator, discriminator, system, impl="auto"):
         last = infer_discriminator_width(judge)
     with _reading(generator.path, system, "generator"):
         config = infer_config(drawer, system, last)
-        refuse_misfits(drawer, *generator_layout(config, system))
     with _reading(discriminator.path, system, "discriminator"):
         refuse_misfits(judge, discriminator_layout(config))
 

@@ -1,5 +1,6 @@
 """What a published checkpoint holds: its sizes, and every name and shape that follows from them."""
 
+import dataclasses
 import math
 import re
 
@@ -26,7 +27,7 @@ def infer_config(generator, system, discriminator_width):
         discriminator_width: of the discriminator beside it.
 
     Raises:
-        UserError: a tensor that a size is read from is missing or of another form; or sizes that do not fit together.
+        UserError: sizes that do not fit together, or whatever `refuse_misfits` finds.
     """
     width = _shape(generator, "in_conv.conv.conv1.0.weight", 4)[0]
     levels = _count(generator, r"(?:down|up)_blocks\.(\d+)\.")
@@ -48,21 +49,25 @@ def infer_config(generator, system, discriminator_width):
         _, dim = _shape(generator, f"memory_blocks.{_block_number(0, system, levels)}.memory.0.memMatrix", 2)
         if dim == widths[1] * (2 * side) ** 2:
             scope = "patch"
-    return preset(
+    config = preset(
         f"{system}-published",
         image_size=grid * side * 2**levels,
         width=width,
         levels=levels,
         grid=grid,
         slots=slots,
-        memory=memory_kind(generator, "inpaint_block."),
-        inpainting="transformer" if _transforms(generator) else "memory",
         skips=plain[0] if plain else levels,
         decoder_memory=memories,
         decoder_scope=scope,
         combine=max(levels - 2, 0),  # the code counts from the image
         distillation=any(name.startswith("teacher_") for name in generator),
         discriminator_width=discriminator_width,
+    )
+    refuse_misfits(generator, *generator_layout(config, system))
+    return dataclasses.replace(
+        config,
+        memory=memory_kind(generator, "inpaint_block."),
+        inpainting="transformer" if _transforms(generator) else "memory",
     )
 
 
@@ -152,8 +157,7 @@ def _transforms(generator):
     """
 
     def untouched(name):
-        weight, bias = generator.get(f"{name}.weight"), generator.get(f"{name}.bias")
-        return weight is not None and bias is not None and bool((weight == 1).all() and (bias == 0).all())
+        return bool((generator[f"{name}.weight"] == 1).all() and (generator[f"{name}.bias"] == 0).all())
 
     return untouched("inpaint_block.bottleneck_conv1.1") or not all(
         untouched(f"inpaint_block.attn_norm{i}") for i in (1, 2)

@@ -19,6 +19,7 @@ from fastsquid.config import preset
 from fastsquid.data import open_data, read_image, to_unit
 from fastsquid.maps import forward_maps
 from fastsquid.published import generator_state
+from fastsquid.published_layout import discriminator_layout, generator_layout
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {"squid_grid2": "squid", "simsid_matrix_grid2": "simsid", "simsid_queue_grid2": "simsid"}
@@ -156,7 +157,7 @@ def test_sizes_and_parts_are_inferred(tmp_path, command):
     """Of a model that differs from the recorded ones in whatever the published code's configuration may change."""
     changes = dict(image_size=96, width=8, grid=3, slots=12, discriminator_width=64, decoder_memory=1, skips=1)
     config = preset("simsid-published", **changes, decoder_scope="patch", distillation=False)
-    shapes = [convert.generator_layout(config, "simsid")[0], convert.discriminator_layout(config)]
+    shapes = [generator_layout(config, "simsid")[0], discriminator_layout(config)]
     for name, layout in zip("gd", shapes):
         torch.save({key: torch.randn(shape) * 0.1 for key, shape in layout.items()}, tmp_path / name)
     arguments = ["simsid", tmp_path / "g", tmp_path / "d", "--out", tmp_path / "run", "--device", "cpu"]
@@ -348,6 +349,7 @@ def test_files_that_are_none(squid, tmp_path, refused, content, message, which):
         (torch.ones(3), "holds Tensor, not tensors by name"),
         ({}, "holds dict, not tensors by name"),
         ({"state_dict": {"a": torch.ones(2)}}, "holds a dict with 'state_dict', not tensors by name"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "holds a dict with 'a', not tensors by name"),
         ({"a": torch.ones(2)}, "missing in_conv.conv.conv1.0.weight, which sizes are read from"),
     ],
 )
@@ -411,6 +413,22 @@ def test_what_does_not_fit_is_named(squid, tmp_path, refused, change, message):
     squid.save(*change(squid.generator, squid.discriminator))
     assert message in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
     assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bank, message",
+    [
+        (None, "missing inpaint_block.memory.1.memMatrix\n"),
+        (torch.ones(20, 8), "of another shape inpaint_block.memory.1.memMatrix (20 x 8 in the place of 20 x 64)\n"),
+        (torch.ones(20, 64).to(torch.complex64), "not of finite numbers inpaint_block.memory.1.memMatrix\n"),
+    ],
+)
+def test_banks_that_do_not_fit_are_named(simsid, tmp_path, refused, bank, message):
+    """Also where queue and matrix are told apart by what the banks hold."""
+    name = "inpaint_block.memory.1.memMatrix"
+    state = changed(simsid.generator, [name]) if bank is None else {**simsid.generator, name: bank}
+    simsid.save(state, simsid.discriminator)
+    assert message in refused(convert.main, *simsid.arguments(tmp_path / "run"))
 
 
 def test_the_other_system(squid, simsid, tmp_path, refused):
