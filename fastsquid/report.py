@@ -217,7 +217,7 @@ def _points(x, y):
 
 def _trained_on(run, text):
     """A sentence on whom the run has seen. Of the folder the name alone: paths can name people."""
-    if converted := run["converted"]:
+    if converted := run.get("converted"):
         return (
             f"Scored by published weights of {converted['system']}, which were not trained here: "
             f"{text or 'whom they have seen is not recorded'}. "
