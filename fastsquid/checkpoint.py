@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,19 +41,32 @@ def refuse_existing(folder):
 
 
 def create_run(
-    folder, config, data, seed, skip_unreadable, fingerprint, anonymous=False, ages=None, trained_on=None, init=None
+    folder,
+    config,
+    data,
+    seed,
+    skip_unreadable,
+    fingerprint,
+    anonymous=False,
+    ages=None,
+    trained_on=None,
+    init=None,
+    converted=None,
 ):
     """Makes a run folder with its config.json, in one step.
 
     Args:
         folder: to make.
         config: a `Config`.
-        data: path of the training data as text, or None for DigitAnatomy.
+        data: path of the training data as text, or None for DigitAnatomy; of a converted run of the data that it was
+            calibrated on, or None without any.
         seed, skip_unreadable, anonymous: as `open_data` takes them.
         fingerprint: of the training images.
         ages: lowest and highest of the training images' patients in years, or None.
         trained_on: for reports, {"images": how many, "source": as `data.known_source` gives it}.
         init: the weights that it begins with, as `launch.describe_init` gives them, or None.
+        converted: of a run that fastsquid.convert makes {"system": `squid` or `simsid`, "generator" and
+            "discriminator": sha256 of the published files, "images": how many it is calibrated on}, or None.
 
     Raises:
         UserError: the folder exists.
@@ -69,6 +83,7 @@ def create_run(
             "skip_unreadable": skip_unreadable,
             "anonymous": anonymous,
             "init": init,
+            "converted": converted,
             "ages": ages,
             "fingerprint": fingerprint,
             "trained_on": trained_on,
@@ -83,13 +98,24 @@ def create_folder(folder, name, document):
     Raises:
         UserError: the folder exists.
     """
+    with new_folder(folder) as temporary:
+        temporary.mkdir()
+        write_json(temporary / name, document)
+
+
+@contextmanager
+def new_folder(folder):
+    """A name for the block to make a folder of; it takes the name `folder` when the block ends well, and vanishes else.
+
+    Raises:
+        UserError: the folder exists.
+    """
     folder = Path(folder)
     refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
     try:
-        write_json(temporary / name, document)
+        yield temporary
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,11 +142,41 @@ def read_run(folder):
     missing = {"data", "seed", "skip_unreadable", "fingerprint"} - set(run)
     if missing:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it has no {sorted(missing)[0]}")
-    run = {"anonymous": False, "ages": None, "init": None, **run}  # which older runs do not have
+    run = {"anonymous": False, "ages": None, "init": None, "converted": None, **run}  # which older runs do not have
     ages = run["ages"]
     if ages is not None and (not isinstance(ages, list) or len(ages) != 2 or {*map(type, ages)} - {int, float}):
         raise CheckpointError(f"{folder / 'config.json'} is damaged: its ages should be two numbers or null")
     return {**run, "config": Config.from_dict(run["config"])}
+
+
+def data_of(folder, run, given=None):
+    """Path of the data that a command looks at, as `open_data` takes it.
+
+    Args:
+        folder, run: a run folder and what `read_run` gave of it.
+        given: what --data says, or None for the run's own.
+
+    Raises:
+        UserError: a converted run that has no data of its own.
+    """
+    if not given and run["converted"] and run["data"] is None:
+        raise UserError(f"{folder} was converted without data: say by --data which images to look at")
+    return given or run["data"]
+
+
+def why_uncalibrated(folder, run):
+    """What is to be said of a run, `read_run` of its folder, whose checkpoint has no calibration."""
+    if run["converted"]:
+        return (
+            f"{folder} was converted without data, and is not calibrated: python -m fastsquid.convert with --data, a "
+            "folder of normal images, makes one that is"
+        )
+    return f"{folder} has not finished, and is not calibrated: python -m fastsquid.train --resume {folder}"
+
+
+def describe_checkpoint(name, epoch):
+    """`best` or `last` and its epoch for people; there is no epoch of converted weights."""
+    return "converted weights" if epoch is None else f"{name} checkpoint, epoch {epoch}"
 
 
 def load_run(folder, which=None, impl="auto", device="cpu"):

@@ -47,7 +47,7 @@ def add_device_options(parser):
 
 def add_run_options(parser, data):
     """A run, and which of its detectors and what data it is looked at with; `data` says what --data is to be."""
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
     add_reading_options(parser)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean
 
-from .checkpoint import load_run
+from .checkpoint import data_of, load_run
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
 from .data.patients import warn_of_ages
@@ -24,7 +24,7 @@ def main(arguments=None):
 
     device = choose_device(options.device)
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
-    source = options.data or run["data"]
+    source = data_of(options.run, run, options.data)
     data = open_data(
         source,
         run["config"].image_size,

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from . import plots
+from .checkpoint import describe_checkpoint
 from .data.images import to_unit
 from .data.perturb import PERTURBATIONS, with_opacity
 from .errors import UserError
@@ -179,12 +180,13 @@ def evaluate_run(data, scores, state, name, config, pictures=None):
         pictures: folder for ROC and precision-recall curves, or None.
 
     Returns:
-        dict: `split` (None if nothing is labelled), `images`, `checkpoint`, and `scores` by name.
+        dict: `split` (None if nothing is labelled), `images`, `checkpoint` (of converted weights without epoch and
+        `chosen_by`, which are then None), and `scores` by name.
 
     Raises:
         UserError: the split has only one class.
     """
-    chosen = "last epoch"
+    chosen = None if state[name]["epoch"] is None else "last epoch"
     if name == "best":
         images = "validation" if config.select == "auc" else "synthetic opacity"
         chosen = f"{images} AUC of {config.score}"
@@ -224,7 +226,8 @@ def print_table(result):
     images, checkpoint = result["images"], result["checkpoint"]
     print(
         f"\n{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
-        f"{checkpoint['name']} checkpoint, epoch {checkpoint['epoch']} (chosen by {checkpoint['chosen_by']})"
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
+        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else "")
     )
     head = f"{'accuracy':>9} {'F1':>6} {'sens.':>6} {'spec.':>6}"
     print(f"{'':22} {'':6}   {'threshold chosen on validation':^30}   {'chosen on these labels (papers)':^30}")

@@ -7,7 +7,7 @@ import torch
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # which scikit-learn requires
 
-from .checkpoint import load_run, read_run
+from .checkpoint import data_of, describe_checkpoint, load_run, read_run, why_uncalibrated
 from .cli import Parser, add_device_options, add_reading_options, choose_device, run_command
 from .data import open_data, to_unit
 from .data.digits import is_mnist
@@ -45,7 +45,7 @@ def main(arguments=None):
 
     device = choose_device(options.device)
     first = _agreeing(options.runs)
-    source = options.data or first["data"]
+    source = data_of(options.runs[0], first, options.data)
     skip = options.skip_unreadable or first["skip_unreadable"]
     anonymous = options.anonymous or first["anonymous"]
     data = open_data(source, first["config"].image_size, first["seed"], skip, anonymous=anonymous)
@@ -69,11 +69,9 @@ class _Loaded:
         self.detector, run, state, name = load_run(folder, checkpoint, impl, device)
         self.calibration, self.seed = state[name]["calibration"], run["seed"]
         if self.calibration is None:
-            raise UserError(
-                f"{folder} has not finished: its scores are not calibrated yet; "
-                f"go on with python -m fastsquid.train --resume {folder}"
-            )
-        self.title = f"{run['config'].preset}, seed {run['seed']}, {name} checkpoint (epoch {state[name]['epoch']})"
+            raise UserError(why_uncalibrated(folder, run))
+        which = describe_checkpoint(name, state[name]["epoch"])
+        self.title = f"{run['config'].preset}, seed {run['seed']}, {which}"
 
 
 def draw_figures(runs, data):

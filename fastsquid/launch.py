@@ -25,8 +25,10 @@ def train_run(folder, run, options, device, group=None):
         run: config.json of a run that is resumed, or what a new one begins with.
         group: what a new run's group is to record before there is a run folder, or None.
     """
-    data = _open_data(run)
-    fingerprint = _fingerprint(data["train"])
+    data = open_run_data(run)
+    if "train" not in data:
+        raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
+    fingerprint = fingerprint_of(data["train"])
 
     torch.manual_seed(run["seed"])
     detector = Detector(run["config"], options.impl).to(device)
@@ -95,8 +97,12 @@ def _choose_speed(options, device):
     return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
-def _open_data(run):
-    """The run's splits, after everything that training or its report would stumble over is refused."""
+def open_run_data(run):
+    """The run's splits, after what its report would stumble over is refused; what is skipped is said.
+
+    Args:
+        run: of config.json `config`, `data`, `seed`, `skip_unreadable` and `anonymous`.
+    """
     config = run["config"]
     data = open_data(
         run["data"],
@@ -106,8 +112,6 @@ def _open_data(run):
         contamination=config.contamination,
         anonymous=run["anonymous"],
     )
-    if "train" not in data:
-        raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:
             require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
@@ -117,8 +121,8 @@ def _open_data(run):
     return data
 
 
-def _fingerprint(split):
-    """sha256 of the training images, so that a run is only resumed on what it began with."""
+def fingerprint_of(split):
+    """sha256 of a split's images, so that a run is only resumed on what it began with."""
     digest = hashlib.sha256(json.dumps([split.names, list(split.images.shape)]).encode())
     digest.update(split.images.numpy())
     return digest.hexdigest()

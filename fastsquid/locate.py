@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import load_run
+from .checkpoint import data_of, describe_checkpoint, load_run
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data, to_unit
 from .drawings import map_figure
@@ -37,7 +37,7 @@ def main(arguments=None):
 
     device = choose_device(options.device)
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
-    source, skip = options.data or run["data"], options.skip_unreadable or run["skip_unreadable"]
+    source, skip = data_of(options.run, run, options.data), options.skip_unreadable or run["skip_unreadable"]
     anonymous = options.anonymous or run["anonymous"]
     data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous)
     if "train" not in data:
@@ -50,7 +50,7 @@ def main(arguments=None):
     split, detector = data[shown], detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)
     epoch = state[name]["epoch"]
-    where = f"{run['config'].preset}, seed {run['seed']}, {name} checkpoint (epoch {epoch}), {shown} split"
+    where = f"{run['config'].preset}, seed {run['seed']}, {describe_checkpoint(name, epoch)}, {shown} split"
     figure = draw_maps(detector, split, calibration, where)
 
     folder = Path(options.out or Path(options.run) / "localization")
@@ -171,7 +171,7 @@ def _print_table(result):
     images, checkpoint = result["images"], result["checkpoint"]
     print(
         f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
-        f"{checkpoint['name']} checkpoint, epoch {checkpoint['epoch']}"
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
     )
     for key, title in (("cell_auc", "AUC of the cells"), ("image_auc", "AUC of the images")):
         kinds = next(iter(result[key].values()))["auc_by_kind"]

@@ -228,7 +228,7 @@ class Run:
         )
 
     def _report(self):
-        """Scores of every image, curves, gallery and summary.json, from the checkpoint that the run stands for."""
+        """Curves, and `report_run` of the checkpoint that the run stands for."""
         latest = ckpt.latest_checkpoint(self.folder)
         state = ckpt.read_state(latest, self.config)
         name = "best" if state["best"] else "last"
@@ -236,9 +236,7 @@ class Run:
             ckpt.load_detector(self.judge, latest, state, "last")
             write_scores(self.folder, self.data, score_splits(self.judge, self.data), "-last")
         ckpt.load_detector(self.judge, latest, state, name)
-        scores = score_splits(self.judge, self.data)
-        write_scores(self.folder, self.data, scores)
-        summary = {
+        facts = {
             "preset": self.config.preset,
             "seed": self.seed,
             "epochs": self.config.epochs,
@@ -251,18 +249,8 @@ class Run:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        summary.update(evaluate_run(self.data, scores, state, name, self.config))
         plots.curves(self.history, self.folder / "curves.png")
-        draw_gallery(
-            self.judge,
-            self.data[summary["split"] or "train"],
-            state[name]["calibration"],
-            self.folder / "gallery.png",
-        )
-        maps = calibrate_maps(self.judge.frozen(), self.images, maps=forward_maps)
-        ckpt.save_maps(self.folder, maps, state["sha256"][name])
-        write_json(self.folder / "summary.json", summary)  # last: it says that the run is finished
-        print_table(summary)
+        report_run(self.folder, self.judge, self.data, self.images, state, name, facts)
 
     def _read_history(self):
         """Lines of metrics.jsonl up to the checkpoint; a killed run may have left one more, or half of one."""
@@ -284,6 +272,29 @@ class Run:
         if self.stop:  # a second Ctrl-C does not wait
             raise KeyboardInterrupt
         self.stop = True
+
+
+def report_run(folder, detector, data, normal, state, name, facts):
+    """Writes and prints what the detector that a run stands for is worth.
+
+    Scores of every image but those of `train`, a gallery, what is normal at every pixel, and summary.json.
+
+    Args:
+        folder: Path of the run folder.
+        detector: a `Detector`, loaded from the run's checkpoint.
+        data: splits by name.
+        normal: normal images that the maps are calibrated on, uint8 or uint16 (N, 1, H, W).
+        state, name: the checkpoint's state, and which of its detectors this is.
+        facts: dict that the summary begins with.
+    """
+    scores = score_splits(detector, data)
+    write_scores(folder, data, scores)
+    summary = {**facts, **evaluate_run(data, scores, state, name, detector.config)}
+    draw_gallery(detector, data[summary["split"] or "train"], state[name]["calibration"], folder / "gallery.png")
+    maps = calibrate_maps(detector.frozen(), normal, maps=forward_maps)
+    ckpt.save_maps(folder, maps, state["sha256"][name])
+    write_json(folder / "summary.json", summary)  # last: it says that the run is finished
+    print_table(summary)
 
 
 def _print_line(line, epochs, score, better):

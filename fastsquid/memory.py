@@ -6,6 +6,7 @@ from torch import nn
 
 from .ops import memory_read
 from .patches import to_image, to_patches
+from .published import channel_first, memory_bank, memory_kind
 
 
 class SpaceAwareMemory(nn.Module):
@@ -69,6 +70,43 @@ class SpaceAwareMemory(nn.Module):
         # Queries that activated each slot; a diagnosis, not part of the state.
         self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
         self._noted = None
+
+    @classmethod
+    def from_published(cls, state_dict, prefix, top_k=5, *, channels=None, impl="auto"):
+        """One memory of a checkpoint of SQUID's or SimSID's released code, which reads as that code did.
+
+        Args:
+            state_dict: a generator's, as `torch.load(path, weights_only=True)` gives it.
+            prefix: of the memory's names, such as `inpaint_block.` or `memory_blocks.0.`; its banks are
+                `{prefix}memory.{region}.memMatrix`, (num_slots, slot_dim) each.
+            top_k: as the checkpoint was trained; the released configurations have 5.
+            channels: of the feature map that a decoder's memory of SQUID follows. Its slots are flattened sub-windows,
+                channel-last; with `channels` they are reordered channel-first, as `SpaceAwareMemory2d` and SimSID
+                flatten them. Without, queries are expected in the checkpoint's own order.
+            impl: `auto`, `triton` or `torch`.
+
+        Returns:
+            a memory in training mode, float32, whose regions, slots, slot_dim and kind (as `published.memory_kind`
+            tells it) are the checkpoint's, and whose selection is `published`. A queue counts as full, and is written
+            from slot 0 on: the layout does not hold its pointer.
+
+        Raises:
+            ValueError: no memory has this prefix (those that there are are named), its banks are not of one shape, or
+                channels do not divide slot_dim.
+        """
+        bank = memory_bank(state_dict, prefix).float()
+        regions, slots, dim = bank.shape
+        if channels is not None:
+            if channels < 1 or dim % channels:
+                raise ValueError(f"channels = {channels} does not divide slot_dim = {dim}")
+            bank = channel_first(bank, channels)
+        kind = memory_kind(state_dict, prefix)
+        memory = cls(regions, slots, dim, top_k, kind, selection="published", impl=impl)
+        with torch.no_grad():
+            memory.bank.copy_(bank)
+            if kind == "queue":
+                memory.filled.fill_(slots)
+        return memory
 
     def forward(self, x, return_weights=False, return_indices=False, values=None):
         """Reads the memory.

@@ -58,9 +58,62 @@ def generator_state(published, system, levels):
         bank = torch.stack([regions[r] for r in range(len(regions))])
         if system == "squid" and key.startswith("student."):
             channels = published[f"up_blocks.{key.split('.')[2]}.conv.conv1.0.weight"].shape[0]
-            bank = rearrange(bank, "r n (s c) -> r n (c s)", c=channels)
+            bank = channel_first(bank, channels)
         state[key] = bank
     return state
+
+
+def system_of(names):
+    """`squid` or `simsid` by the names of a generator's tensors, or None of anything else.
+
+    SimSID's in-painting block has a convolution that nothing uses, and its decoder memories are counted from 0.
+    """
+    if any(name.startswith(("inpaint_block.conv.", "memory_blocks.0.")) for name in names):
+        return "simsid"
+    return "squid" if any(name.startswith("inpaint_block.") for name in names) else None
+
+
+def memory_bank(published, prefix):
+    """The slots (R, N, C) of one published memory: what `{prefix}memory.{region}.memMatrix` (N, C) are.
+
+    Raises:
+        ValueError: there are none, a region is missing, or they are of different shapes.
+    """
+    name = re.compile(r"(.*?)memory\.(\d+)\.memMatrix")
+    found = {}
+    for key, tensor in published.items():
+        if match := name.fullmatch(key):
+            found.setdefault(match[1], {})[int(match[2])] = tensor
+    if prefix not in found:
+        known = ", ".join(map(repr, found)) or "none"
+        raise ValueError(f"there is no memory {prefix!r}: the prefixes of those that there are: {known}")
+    regions = found[prefix]
+    if set(regions) != set(range(len(regions))):
+        raise ValueError(f"the memory {prefix!r} has regions {sorted(regions)}: they should be numbered from 0 on")
+    if len({tuple(bank.shape) for bank in regions.values()}) > 1 or regions[0].dim() != 2:
+        shapes = ", ".join(str(tuple(regions[r].shape)) for r in range(len(regions)))
+        raise ValueError(f"the banks of the memory {prefix!r} should be of one shape, slots x features, not {shapes}")
+    return torch.stack([regions[r] for r in range(len(regions))])
+
+
+def memory_kind(published, prefix):
+    """`queue` or `matrix`, which the published layout does not tell by a name.
+
+    Decoders have matrices, SQUID's in-painting block a queue. In SimSID's it may be either: a queue holds what a ReLU
+    let through, nothing negative and many exact zeros, of which a matrix that is learned has hardly any.
+    """
+    if not prefix.endswith("inpaint_block."):
+        return "matrix"
+    above = prefix.removesuffix("inpaint_block.")  # such as DataParallel's module.
+    if system_of([name.removeprefix(above) for name in published]) != "simsid":
+        return "queue"
+    bank = memory_bank(published, prefix)
+    return "queue" if (bank >= 0).all() and (bank == 0).float().mean() > 0.01 else "matrix"
+
+
+def channel_first(bank, channels):
+    """Slots (R, N, C) of SQUID's decoder memories, which flatten a sub-window channel-last, in our order."""
+    return rearrange(bank, "r n (s c) -> r n (c s)", c=channels)
 
 
 def discriminator_state(published):

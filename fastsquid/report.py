@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from . import __version__
+from .checkpoint import describe_checkpoint, why_uncalibrated
 from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
 from .data.patients import warn_of_ages
@@ -39,6 +40,8 @@ def main(arguments=None):
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
     scorer = load(options.run, None, options.device, options.impl)
+    if scorer.calibration is None and scorer.run["converted"]:
+        raise UserError(why_uncalibrated(options.run, scorer.run))
     anonymous = options.anonymous or scorer.run["anonymous"]
     if options.images is None:
         images = folder_images(options.source, anonymous)
@@ -71,7 +74,7 @@ def _parse(arguments):
         description="Write a report to look at: one HTML file with every image, its healthy reconstruction, its "
         "anomaly map and its score.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
     parser.add_argument(
         "source",
         metavar="FOLDER|CSV",
@@ -237,6 +240,13 @@ def _points(x, y):
 
 def _trained_on(run, text, named):
     """Sentences on whom the run has seen; `named` with the name of its folder."""
+    if converted := run.get("converted"):
+        folder = f" of the folder {Path(run['data']).name}" if named else ""
+        return (
+            f"Scored by published weights of {converted['system']}, which were not trained here: "
+            f"{text or 'whom they have seen is not recorded'}. "
+            f"Calibrated on {converted['images']:,} normal images{folder}."
+        )
     record = run.get("trained_on") or {"images": None, "source": None}  # a run of an earlier version has none
     folder = f" of the folder {Path(run['data']).name}" if named and run["data"] else ""
     known = SOURCES.get("digits" if run["data"] is None else record["source"])
@@ -261,8 +271,11 @@ def _facts(scorer):
     return [
         ["Score", f"{config.score}: {LABELS[config.score]}; larger is more abnormal"],
         ["Map", _map_of(config.score)],
-        ["Preset", f"{config.preset}, {config.epochs} epochs, seed {run['seed']}"],
-        ["Checkpoint", f"{run['checkpoint']}, after epoch {run['epoch']}"],
+        [
+            "Preset",
+            config.preset if run["converted"] else f"{config.preset}, {config.epochs} epochs, seed {run['seed']}",
+        ],
+        ["Checkpoint", describe_checkpoint(run["checkpoint"], run["epoch"])],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],
         ["Version", f"fastsquid {run['fastsquid']}, report by {__version__}"],
         ["Date", datetime.date.today().isoformat()],

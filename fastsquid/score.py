@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .checkpoint import why_uncalibrated
 from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
 from .data.images import find_images
@@ -20,7 +21,7 @@ def main(arguments=None):
     parser = Parser(
         prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote")
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
     parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders searched for them")
     parser.add_argument(
         "--out",
@@ -47,11 +48,7 @@ def main(arguments=None):
     files = _named_files([Path(image) for image in options.images])
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision)
     if scorer.calibration is None:
-        print(
-            f"the run has not finished: its scores are not calibrated yet, that column stays empty; "
-            f"finish it with python -m fastsquid.train --resume {options.run}",
-            file=sys.stderr,
-        )
+        print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
 
     anonymous = options.anonymous or scorer.run["anonymous"]
     failed, scoring, ages = 0, 0.0, []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .checkpoint import load_run, read_maps
+from .checkpoint import load_run, read_maps, why_uncalibrated
 from .cli import choose_device
 from .data.images import convert_array, convert_image, read_image, to_unit
 from .errors import UserError
@@ -25,7 +25,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
     (2,)
 
     Args:
-        run: path of a run folder that `python -m fastsquid.train` wrote.
+        run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote.
         checkpoint: `best`, `last`, or None for the best where the run has one.
         device: as PyTorch names them, or `auto`, a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
@@ -75,10 +75,11 @@ class Scorer:
         score_name: the score that the preset ranks by.
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
-        calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished.
-        run: the run's config.json, with its `folder`, the `checkpoint` that this is, its `epoch`, and of its
-            `validation` {score: {auc, threshold}}, or None without labelled validation images; None of a detector that
-            no run folder holds.
+        calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
+            and of a run that was converted without data.
+        run: the run's config.json, with its `folder`, the `checkpoint` that this is, its `epoch` (None of converted
+            weights), and of its `validation` {score: {auc, threshold}}, or None without labelled validation images;
+            None of a detector that no run folder holds.
         detector: the frozen `Detector`.
         device: on which it computes.
 
@@ -134,7 +135,7 @@ class Scorer:
         """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].
 
         Raises:
-            UserError: the run has not finished.
+            UserError: the run is not calibrated.
         """
         values = torch.as_tensor(np.asarray(scores, np.float64))
         return calibrated(values, self._calibration()).numpy()
@@ -145,13 +146,13 @@ class Scorer:
         Interpolated between their 101 quantiles; 0 and 100 below and above all of them.
 
         Raises:
-            UserError: the run has not finished, or had no labelled validation images.
+            UserError: the run is not calibrated, or had no labelled validation images.
         """
         quantiles = self._calibration().get("quantiles")
         if quantiles is None:
             raise UserError(
-                "there are no percentiles, since training had no labelled validation images, or was of an earlier "
-                "version: train a run with a val folder of NORMAL and other classes"
+                "there are no percentiles, since the run had no labelled validation images, or was of an earlier "
+                "version: train or convert one with a val folder of NORMAL and other classes"
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
@@ -166,6 +167,8 @@ class Scorer:
         """What is normal at every pixel of a map."""
         if self._maps is None:
             folder = self.run["folder"]
+            if self.calibration is None and self.run["converted"]:
+                raise UserError(why_uncalibrated(folder, self.run))
             raise UserError(
                 f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
                 f"best, or where none is chosen for its last, and python -m fastsquid.train --resume {folder} writes "
@@ -178,10 +181,7 @@ class Scorer:
     def _calibration(self):
         """Of the preset's score."""
         if self.calibration is None:
-            folder = self.run["folder"]
-            raise UserError(
-                f"{folder} has not finished, and is not calibrated: python -m fastsquid.train --resume {folder}"
-            )
+            raise UserError(why_uncalibrated(self.run["folder"], self.run))
         return self.calibration[self.score_name]
 
     def _gather(self, images, batch_size, compute):

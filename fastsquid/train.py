@@ -35,14 +35,21 @@ def main(arguments=None):
             return _train_group(folder, read_group(folder), options, device)
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
-        return _train_single(folder, ckpt.read_run(folder), options, device)
-    init, begun = (None, {"data": None, "anonymous": False}) if options.init is None else describe_init(options.init)
+        run = ckpt.read_run(folder)
+        if run["converted"]:
+            raise UserError(
+                f"{folder} was converted from published weights, which have no training to go on with: convert them "
+                f"again, or begin a run with them by --init {folder}"
+            )
+        return _train_single(folder, run, options, device)
+    nothing = {"data": None, "anonymous": False, "converted": None}
+    init, begun = (None, nothing) if options.init is None else describe_init(options.init)
     config = begun["config"] if init and options.preset is None else preset(options.preset or "digits")
     run = {
         "config": dataclasses.replace(config, **changes),
         "skip_unreadable": options.skip_unreadable,
         "anonymous": options.anonymous or begun["anonymous"],
-        "data": begun["data"] if options.data is None else str(Path(options.data).resolve()),
+        "data": str(Path(options.data).resolve()) if options.data else ckpt.data_of(options.init, begun),
         "init": init,
     }
     folder = Path(options.out) if options.out else _free_folder(config.preset)

@@ -152,7 +152,7 @@ def test_the_figure_of_digits(run, located):
         "memory distance",
         "Grad-CAM",
     ]
-    assert len(axes) == 8 * 5 and "digits, seed 0, last checkpoint (epoch 3), test split" in located[1].get_suptitle()
+    assert len(axes) == 8 * 5 and "digits, seed 0, last checkpoint, epoch 3, test split" in located[1].get_suptitle()
     for row, i in enumerate(chosen):
         input, drawn, *heat = axes[5 * row : 5 * row + 5]
         assert input.get_ylabel() == split.kinds[i]
@@ -182,7 +182,7 @@ def test_x_rays(unbroken, tmp_path):
     *axes, _ = figure.axes
     assert [axis.get_ylabel() for axis in axes[::5]] == ["normal"] * 3 + ["abnormal"] * 3
     assert not any(axis.patches for axis in axes)
-    assert "squid-small, seed 0, last checkpoint (epoch 3), val split" in figure.get_suptitle()
+    assert "squid-small, seed 0, last checkpoint, epoch 3, val split" in figure.get_suptitle()
 
 
 def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refused):

@@ -1,0 +1,211 @@
+"""What a published checkpoint holds: its sizes, and every name and shape that follows from them."""
+
+import dataclasses
+import math
+import re
+
+from .config import preset
+from .errors import UserError
+from .published import memory_kind
+
+
+def infer_discriminator_width(discriminator):
+    """Channels of the last convolution.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _shape(discriminator, "conv_model.11.weight", 4)[0]
+
+
+def infer_config(generator, system, discriminator_width):
+    """The `squid-published` or `simsid-published` preset with the sizes of these weights.
+
+    Args:
+        generator: dict of tensors in the published layout.
+        system: `squid` or `simsid`.
+        discriminator_width: of the discriminator beside it.
+
+    Raises:
+        UserError: sizes that do not fit together, or whatever `refuse_misfits` finds.
+    """
+    width = _shape(generator, "in_conv.conv.conv1.0.weight", 4)[0]
+    levels = _count(generator, r"(?:down|up)_blocks\.(\d+)\.")
+    widths = [width * 2**i for i in reversed(range(levels + 1))]
+    slots, token = _shape(generator, "inpaint_block.memory.0.memMatrix", 2)
+    grid = math.isqrt(_count(generator, r"inpaint_block\.memory\.(\d+)\.") - 1) + 1
+    inner = widths[0] // 4
+    side = math.isqrt(token // inner) if inner else 0
+    if side == 0 or inner * side**2 != token:
+        raise UserError(
+            f"the generator's patches have {token} features, which are no square map of {inner} channels, a quarter of "
+            f"the {widths[0]} that {levels} levels of width {width} end in"
+        )
+    inputs = [_shape(generator, f"up_blocks.{i}.conv.conv1.0.weight", 4)[1] for i in range(levels)]
+    plain = [i for i in range(levels) if inputs[i] <= widths[i]]  # levels without a skip
+    memories = _count(generator, r"memory_blocks\.(\d+)\.")
+    scope = "subwindow"
+    if memories:
+        _, dim = _shape(generator, f"memory_blocks.{_block_number(0, system, levels)}.memory.0.memMatrix", 2)
+        if dim == widths[1] * (2 * side) ** 2:
+            scope = "patch"
+    config = preset(
+        f"{system}-published",
+        image_size=grid * side * 2**levels,
+        width=width,
+        levels=levels,
+        grid=grid,
+        slots=slots,
+        skips=plain[0] if plain else levels,
+        decoder_memory=memories,
+        decoder_scope=scope,
+        combine=max(levels - 2, 0),  # the code counts from the image
+        distillation=any(name.startswith("teacher_") for name in generator),
+        discriminator_width=discriminator_width,
+    )
+    refuse_misfits(generator, *generator_layout(config, system))
+    return dataclasses.replace(
+        config,
+        memory=memory_kind(generator, "inpaint_block."),
+        inpainting="transformer" if _transforms(generator) else "memory",
+    )
+
+
+def refuse_misfits(published, expected, optional=None):
+    """Raises UserError, naming them, if tensors are missing, left over, of another shape, or not of finite numbers.
+
+    Args:
+        published: dict of tensors.
+        expected: {name: shape}.
+        optional: the same of what may be missing; so may BatchNorm's counters, which the oldest PyTorch did not write.
+    """
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): () for name in expected if name.endswith("running_mean")
+    }
+    known = {**expected, **(optional or {}), **counters}
+    missing = [name for name in expected if name not in published]
+    left = [name for name in published if name not in known]
+    both = [name for name in known if name in published]
+    shapes = [
+        f"{name} ({_text(published[name].shape)} in the place of {_text(known[name])})"
+        for name in both
+        if tuple(published[name].shape) != known[name]
+    ]
+    numbers = [name for name in both if name not in counters]
+    broken = [n for n in numbers if not published[n].is_floating_point() or not published[n].isfinite().all()]
+    problems = [
+        f"{what} {_listed(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("left over", left),
+            ("of another shape", shapes),
+            ("not of finite numbers", broken),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def generator_layout(config, system):
+    """{name: shape} of a published generator of this configuration; and apart from it of what nothing reads."""
+    widths = [config.width * 2**i for i in range(config.levels + 1)]
+    shapes = _double_conv("in_conv.conv", 1, widths[0])
+    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+        shapes |= _double_conv(f"down_blocks.{i}.mpconv", a, b)
+    deep = widths[::-1]
+    for blocks, output in [("up_blocks", "out_conv")] + [("teacher_ups", "teacher_out")] * config.distillation:
+        for i, (a, b) in enumerate(zip(deep, deep[1:])):
+            shapes |= _double_conv(f"{blocks}.{i}.conv", a + (b if i < config.skips else 0), b)
+        shapes |= _layer(f"{output}.conv", 1, widths[0], 1, 1)
+
+    block, dim, inner = "inpaint_block", config.token_dim, config.channels // 4
+    shapes[f"{block}.bottleneck_conv1.0.weight"] = (inner, config.channels, 1, 1)
+    shapes |= _norm(f"{block}.bottleneck_conv1.1", inner)
+    shapes |= _banks(block, config.patches, config.slots, dim)
+    shapes |= {f"{block}.attention.in_proj_weight": (3 * dim, dim), f"{block}.attention.in_proj_bias": (3 * dim,)}
+    shapes |= _layer(f"{block}.attention.out_proj", dim, dim)
+    shapes |= _layer(f"{block}.attn_norm1", dim) | _layer(f"{block}.attn_norm2", dim)
+    shapes |= _layer(f"{block}.ff.0", dim // 4, dim) | _layer(f"{block}.ff.3", dim, dim // 4)
+    shapes |= _layer(f"{block}.bottleneck_conv2.0", config.channels, inner + config.patches.bit_length(), 1, 1)
+    shapes |= _norm(f"{block}.bottleneck_conv2.1", config.channels)
+
+    for i in range(config.decoder_memory):
+        banks, windows = (config.patches, 1) if config.decoder_scope == "patch" else (4, 2)
+        side = config.feature_size * 2 ** (i + 1) // windows
+        name = f"memory_blocks.{_block_number(i, system, config.levels)}"
+        shapes |= _banks(name, banks, config.slots, deep[i + 1] * side**2)
+    return shapes, _layer(f"{block}.conv", dim, dim, 3, 3) if system == "simsid" else {}
+
+
+def discriminator_layout(config):
+    """{name: shape} of a published discriminator of this configuration."""
+    widths, shapes = [1, 16, 32, 64, 128, config.discriminator_width], {}
+    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+        first = 3 * i - 1 if i else 0  # after the first convolution there is no BatchNorm
+        shapes |= _layer(f"conv_model.{first}", b, a, 5, 5)
+        if i:
+            shapes |= _norm(f"conv_model.{first + 1}", b)
+    return shapes | _layer("regressor", 1, widths[-1] * (-(-config.image_size // 32)) ** 2)
+
+
+def _transforms(generator):
+    """Whether the transformer layer is part of the model.
+
+    A switch of SimSID's code, `use_inpaint`, leaves it out but keeps its weights. Nothing trains those then: they stay
+    as they were made, while the block's other weights do not.
+    """
+
+    def untouched(name):
+        return bool((generator[f"{name}.weight"] == 1).all() and (generator[f"{name}.bias"] == 0).all())
+
+    return untouched("inpaint_block.bottleneck_conv1.1") or not all(
+        untouched(f"inpaint_block.attn_norm{i}") for i in (1, 2)
+    )
+
+
+def _block_number(level, system, levels):
+    """Which of `memory_blocks` follows a level of the student, deepest first."""
+    return levels - 1 - level if system == "squid" else level
+
+
+def _count(published, pattern):
+    """How many numbers the names that begin so have in them."""
+    return len({match[1] for name in published if (match := re.match(pattern, name))})
+
+
+def _shape(published, name, dimensions):
+    if name not in published:
+        raise UserError(f"missing {name}, which sizes are read from")
+    shape = tuple(published[name].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(f"of another shape {name} ({_text(shape)}), which sizes are read from")
+    return shape
+
+
+def _layer(name, *shape):
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _norm(name, channels):
+    return _layer(name, channels) | {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
+
+
+def _double_conv(name, a, b):
+    shapes = _layer(f"{name}.conv1.0", b, a, 3, 3) | _norm(f"{name}.conv1.1", b)
+    for i in (0, 3):
+        shapes |= _layer(f"{name}.conv2.{i}", b, b, 3, 3) | _norm(f"{name}.conv2.{i + 1}", b)
+    return shapes
+
+
+def _banks(name, regions, slots, dim):
+    return {f"{name}.memory.{r}.memMatrix": (slots, dim) for r in range(regions)}
+
+
+def _text(shape):
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def _listed(names, most=3):
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
