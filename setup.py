@@ -31,6 +31,8 @@ setup(
         "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.5", "selenium>=4.20"],
         # gdcm decodes JPEG-lossless; the first with wheels for every Python from 3.10 to 3.13
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.24.1"],
+        # what --to onnx writes with, and --verify runs
+        "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     },
 )
