@@ -34,8 +34,9 @@ IMAGES = to_unit(read_images(find_images(XRAYS), 64)[0])
 
 def scorer_of(system):
     """A shallow detector of a preset after one training forward, which fills the queue; calibrated on its images."""
-    small = dict(width=4, levels=2, slots=8)
-    detector = Detector(preset(system, **small))
+    fields = preset(system).to_dict()
+    shallow = {name: min(1, fields[name]) for name in ("combine", "decoder_memory", "skips")}
+    detector = Detector(preset(system, width=4, levels=1, slots=8, **shallow))
     with torch.no_grad():
         detector.generator(detector.to_range(IMAGES[:6]))
         detector.generator.commit()
@@ -50,24 +51,32 @@ def scorer_of(system):
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def exported(request, tmp_path_factory):
-    """A scorer, and {kind: its file}, both of one program: to make one takes longer than to write it."""
+    """A scorer, and {kind: its file}."""
     torch.manual_seed(0)
     scorer, folder = scorer_of(request.param), tmp_path_factory.mktemp("files")
-    program = portable.exported(scorer)
-    with mock.patch.object(portable, "exported", lambda _: program):
-        for kind, write in portable.WRITERS.items():
-            with open(folder / f"scorer.{kind}", "wb") as file:
-                write(scorer, file)
-    return scorer, {kind: folder / f"scorer.{kind}" for kind in KINDS}
+    files = {kind: folder / f"scorer.{kind}" for kind in KINDS}
+    with one_program(scorer):
+        for kind, path in files.items():
+            with open(path, "wb") as file:
+                portable.WRITERS[kind](scorer, file)
+    return scorer, files
 
 
 @pytest.fixture(scope="module")
-def files(unbroken, tmp_path_factory):
-    """{kind: file} of the run `unbroken`, written by the command."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    for kind in KINDS:
-        export.main([str(unbroken), "--to", kind, "--out", str(folder / f"scorer.{kind}")])
-    return {kind: folder / f"scorer.{kind}" for kind in KINDS}
+def files(by_residual, tmp_path_factory):
+    """{kind: file} of the run `by_residual`, written by the command."""
+    folder = tmp_path_factory.mktemp("by_residual")
+    files = {kind: folder / f"scorer.{kind}" for kind in KINDS}
+    with one_program(fastsquid.load(by_residual, device="cpu")):
+        for kind, path in files.items():
+            export.main([str(by_residual), "--to", kind, "--out", str(path)])
+    return files
+
+
+def one_program(scorer):
+    """A context in which both kinds are written of one program: to make it takes longer than to write it."""
+    program = portable.exported(scorer)
+    return mock.patch.object(portable, "exported", lambda _: program)
 
 
 def document(path):
@@ -100,7 +109,8 @@ def test_outputs_are_the_scorers(exported, kind):
         assert set(parts[0]) == set(expected)
         for name, values in expected.items():
             assert parts[0][name].shape == (size, *values.shape[1:]) and parts[0][name].dtype == np.float32
-            np.testing.assert_allclose(np.concatenate([part[name] for part in parts]), values, rtol=1e-4, atol=1e-5)
+            found = np.concatenate([part[name] for part in parts])
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4 if name == "anomaly_map" else 1e-5)
 
 
 def test_exposure_is_taken_out_inside(exported):
@@ -144,21 +154,21 @@ def test_keys_and_values_of_slots_are_projected_before(exported):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_document_says_what_the_numbers_mean(unbroken, files, kind):
-    run = fastsquid.load(unbroken)
-    usual = run.calibration["discriminator"]
+def test_the_document_says_what_the_numbers_mean(by_residual, files, kind):
+    run = fastsquid.load(by_residual)
+    usual = run.calibration["residual"]
     assert document(files[kind]) == {
         "format": 1,
         "fastsquid": fastsquid.__version__,
         "preset": "squid-small",
-        "score": "discriminator",
+        "score": "residual",
         "logit": "discriminator",
         "image_size": 64,
         "value_range": [0, 1],
         "calibration": {"mean": usual["mean"], "std": usual["std"]},
         "quantiles": usual["quantiles"],
-        "threshold": run.run["validation"]["discriminator"]["threshold"],
-        "trained_on": {"images": 8, "source": "zhanglab"},
+        "threshold": run.run["validation"]["residual"]["threshold"],
+        "trained_on": run.run["trained_on"],
         "checkpoint": "best",
         "epoch": run.run["epoch"],
     }
@@ -174,7 +184,7 @@ def test_no_path_is_in_a_file(files, kind):
         assert text not in content
 
 
-def test_the_example_needs_no_torch(unbroken, files, tmp_path):
+def test_the_example_needs_no_torch(by_residual, files, tmp_path):
     """docs/commands/export.md scores images with ONNX Runtime alone; its numbers are ours."""
     (example,) = blocks(page("commands/export.md"), "python")
     shutil.copy(files["onnx"], tmp_path / "scorer.onnx")
@@ -184,13 +194,11 @@ def test_the_example_needs_no_torch(unbroken, files, tmp_path):
         [sys.executable, "-c", blocked + example, *paths], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = np.array(
-        [re.fullmatch(r".*: ([-\d.]+) ([\d.]+) ([\d.]+)", line).groups() for line in done.stdout.split("\n")[:-1]]
-    )
-    run = fastsquid.load(unbroken)
+    found = np.array([re.fullmatch(r".*: (\S+) (\S+) (\S+)", line).groups() for line in done.stdout.split("\n")[:-1]])
+    run = fastsquid.load(by_residual)
     scores = run.score(paths)
     for column, expected in zip(found.astype(float).T, (scores, run.calibrated(scores), run.percentile(scores))):
-        np.testing.assert_allclose(column, expected, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(column, expected, rtol=1e-3, atol=1e-3)
     assert len(found) == 4 and len(set(found[:, 0])) == 4
 
 
@@ -198,32 +206,32 @@ def test_the_example_needs_no_torch(unbroken, files, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_verify_prints_differences_and_speeds(unbroken, tmp_path, command, kind):
+def test_verify_prints_differences_and_speeds(by_residual, files, tmp_path, command, kind, monkeypatch):
+    monkeypatch.setitem(export.WRITERS, kind, lambda _, file: file.write(files[kind].read_bytes()))
     out = tmp_path / "scorer.file"
-    code, said, err = command(export.main, unbroken, "--to", kind, "--out", out, "--verify")
-    assert code == 0 and not err and out.is_file()
-    number = r" +(\d\.\de-\d\d)"
+    code, said, err = command(export.main, by_residual, "--to", kind, "--out", out, "--verify")
+    assert code == 0 and not err and out.read_bytes() == files[kind].read_bytes()
+    number = r" +(\d\.\de[-+]\d\d)"
     differences = re.search(rf"^66 images, in batches of 1 and of 7\n.*\nlargest difference{number * 4}$", said, re.M)
-    assert max(map(float, differences.groups())) < 1e-4
+    assert max(map(float, differences.groups())) < 1e-3
     for who in ("fastsquid", portable.RUNTIMES[kind]):
         assert all(float(speed) > 0 for speed in re.search(rf"^{who} +([\d.]+) +([\d.]+)$", said, re.M).groups())
     assert f"threads: {torch.get_num_threads()} " in said and said.splitlines()[-1].startswith(str(out))
 
 
-def test_verify_fails_where_a_weight_is_another(unbroken, tmp_path, command, files, monkeypatch):
+def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, command, monkeypatch):
     def tampered(scorer, file):
         model = onnx.load(files["onnx"])
-        name = "detector.discriminator.layers.2.weight"
+        name = "detector.generator.student.output.weight"
         (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
-        values = onnx.numpy_helper.to_array(weight).copy()
-        values[0, 0, 0, 0] += 0.1
+        values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
         weight.CopyFrom(onnx.numpy_helper.from_array(values, name))
         file.write(model.SerializeToString())
 
     monkeypatch.setitem(export.WRITERS, "onnx", tampered)
     out = tmp_path / "scorer.onnx"
     out.write_text("old")
-    code, said, err = command(export.main, unbroken, "--to", "onnx", "--out", out, "--verify")
+    code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
     assert code == 2 and "largest difference" in said
     assert re.fullmatch(rf"error: {out} does not answer as the run does: score differs by \S+, and 0.001 is .*\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["scorer.onnx"] and out.read_text() == "old"
