@@ -127,6 +127,12 @@ class InpaintingBlock(nn.Module):
         self.register_buffer("code", code[:, :, None, None].float(), persistent=False)  # (P, bits, 1, 1)
         self.foldable = config.inpainting == "transformer"
         self._folded = None
+        self.register_buffer("constant", None, persistent=False)  # what `fold` keeps
+
+    def fold(self):
+        """Keeps what `folded` gives as a buffer, which a graph can hold: bank and projection may change no more."""
+        with torch.no_grad():
+            self.constant = self.folded()
 
     def folded(self):
         """Every slot m beside its key and value, [m, m.Wk^T, m.Wv^T] (R, N, 3 C): a read of it needs no projection.
@@ -135,6 +141,8 @@ class InpaintingBlock(nn.Module):
         writes through `.data`, of which no tensor tells, need that. None where it cannot serve: in training, under
         gradients, inside torch.compile, and without a transformer.
         """
+        if self.constant is not None:
+            return self.constant
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.foldable:
             return None
         bank, weight = self.memory.bank, self.mix.key_value.weight

@@ -67,7 +67,7 @@ class SpaceAwareMemory(nn.Module):
             self.register_buffer("bank", torch.zeros(num_regions, num_slots, slot_dim))
             self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
             self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        # Queries that activated each slot; a diagnosis, not part of the state.
+        # Queries that activated each slot; a diagnosis, not part of the state. None counts none.
         self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
         self._noted = None
 
@@ -163,6 +163,8 @@ class SpaceAwareMemory(nn.Module):
     @torch.no_grad()
     def _count(self, weights, indices):
         """Adds the slots that each query activated to `reads`."""
+        if self.reads is None:
+            return
         if indices is None:
             self.reads += (weights != 0).sum(0)
         else:

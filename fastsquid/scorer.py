@@ -117,7 +117,7 @@ class Scorer:
         Raises:
             UserError: the run has no such map, or none for this checkpoint.
         """
-        calibration = {kind: self._map(kind)}
+        calibration = {kind: self.normal_map(kind)}
         return self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration))[kind]
 
     def examine(self, images, batch_size=64):
@@ -126,7 +126,7 @@ class Scorer:
         Raises:
             UserError: as `heatmap`.
         """
-        self._map("residual")  # or refused before there is work
+        self.normal_map("residual")  # or refused before there is work
         found = self._gather(images, batch_size, self._examine)
         drawn, heat = found.pop("drawn"), found.pop("heat")
         return found, drawn, heat
@@ -156,15 +156,12 @@ class Scorer:
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
-    @torch.inference_mode()
-    def _examine(self, batch):
-        drawn = self.detector.draw(batch)
-        scores, reconstructions = self.detector.scores(batch, drawn)
-        maps = anomaly_maps(self.detector, batch, {"residual": self._map("residual")}, drawn)
-        return {**scores, "drawn": reconstructions[:, 0], "heat": maps["residual"]}
+    def normal_map(self, kind):
+        """What is normal at every pixel of a map: mean and standard deviation, float32 (S, S) on the CPU.
 
-    def _map(self, kind):
-        """What is normal at every pixel of a map."""
+        Raises:
+            UserError: as `heatmap`.
+        """
         if self._maps is None:
             folder = self.run["folder"]
             if self.calibration is None and self.run["converted"]:
@@ -177,6 +174,13 @@ class Scorer:
         if kind not in self._maps:
             raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
         return self._maps[kind]
+
+    @torch.inference_mode()
+    def _examine(self, batch):
+        drawn = self.detector.draw(batch)
+        scores, reconstructions = self.detector.scores(batch, drawn)
+        maps = anomaly_maps(self.detector, batch, {"residual": self.normal_map("residual")}, drawn)
+        return {**scores, "drawn": reconstructions[:, 0], "heat": maps["residual"]}
 
     def _calibration(self):
         """Of the preset's score."""

@@ -90,7 +90,10 @@ def test_arrows_point_one_way():
     """commands -> model -> modules -> ops -> kernels."""
     commands = {
         f"fastsquid.{name}"
-        for name in ("train", "evaluate", "score", "compare", "figures", "locate", "study", "report", "convert")
+        for name in (
+            *("train", "evaluate", "score", "compare", "convert", "export"),
+            *("figures", "locate", "study", "report"),
+        )
     }
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")

@@ -1,0 +1,67 @@
+"""`python -m fastsquid.export RUN --to onnx|pt2`: a run as one file that other programs can score images with."""
+
+from pathlib import Path
+
+import torch
+
+from .cli import Parser, add_reading_options, run_command
+from .errors import UserError
+from .files import replacing
+from .portable import READERS, RUNTIMES, WRITERS, require_packages
+from .scorer import load
+from .verification import BATCHES, IMAGES, compare, real_images, require_agreement
+
+
+def main(arguments=None):
+    parser = Parser(
+        prog="python -m fastsquid.export",
+        description="Write a finished run as one file that scores images without fastsquid: ONNX, or torch.export's.",
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote, finished")
+    parser.add_argument(
+        "--to", required=True, choices=list(WRITERS), help="onnx, or pt2, which torch.export.load opens"
+    )
+    parser.add_argument("--out", metavar="FILE", help="file to write; default: scorer.onnx or scorer.pt2")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the file beside the run on real images, in batches of 1 and 7: it is written only if no output "
+        "differs by more than 0.001; also prints images a second of both",
+    )
+    parser.add_argument("--data", help="data whose images --verify takes; default: what the run was trained with")
+    add_reading_options(parser)
+    options = parser.parse_args(arguments)
+    if options.data is not None and not options.verify:
+        raise UserError("--data is for --verify: add it, or leave --data out")
+    require_packages(options.to)
+
+    out = Path(options.out or f"scorer.{options.to}")
+    scorer = load(options.run, device="cpu", impl="torch")
+    scorer.normal_map("residual")  # or refused before there is work
+    images = None
+    if options.verify:
+        images = real_images(scorer, options.data, options.skip_unreadable, options.anonymous)
+    with replacing(out, "wb") as file:
+        WRITERS[options.to](scorer, file)
+        file.flush()
+        if options.verify:
+            largest, speeds = compare(scorer, READERS[options.to](file.name), images)
+            _print(largest, speeds, options.to)
+            require_agreement(largest, out)
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _print(largest, speeds, kind):
+    """What `compare` found, for people."""
+    print(f"{IMAGES} images, in batches of {' and of '.join(map(str, BATCHES))}")
+    print(f"{'':20}" + "".join(f"{name:>14}" for name in largest))
+    print(f"{'largest difference':20}" + "".join(f"{difference:14.1e}" for difference in largest.values()))
+    print(
+        f"\n{f'images/s, threads: {torch.get_num_threads()}':20}" + "".join(f"{f'of {size}':>14}" for size in BATCHES)
+    )
+    for row, who in enumerate(("fastsquid", RUNTIMES[kind])):
+        print(f"{who:20}" + "".join(f"{speeds[size][row]:14.1f}" for size in BATCHES))
+
+
+if __name__ == "__main__":
+    run_command(main)

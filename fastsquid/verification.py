@@ -1,0 +1,110 @@
+"""Whether an exported file answers as its run does: both on the same real images, with the speed of both."""
+
+import time
+
+import numpy as np
+
+from .data import SPLITS, open_data, to_unit
+from .errors import UserError
+from .portable import logit_name
+
+BATCHES = (1, 7)  # images a batch
+IMAGES = 66  # nine batches of seven, and one of three
+ROUNDS = 3  # of which the fastest counts
+LIMIT = 1e-3
+
+
+def real_images(scorer, source=None, skip_unreadable=False, anonymous=False):
+    """Images to compare on: of the test split, or where there is none of validation, or of training.
+
+    Args:
+        scorer: a `Scorer` of a run.
+        source, skip_unreadable, anonymous: of the data, as `open_data` takes them, beside what the run says of its
+            own; None is the data that the run was trained with.
+
+    Returns:
+        float32 (66, 1, S, S) in [0, 1], evenly from the whole split; fewer images repeat.
+
+    Raises:
+        UserError: as `open_data`.
+    """
+    run = scorer.run
+    for name in reversed(SPLITS):
+        data = open_data(
+            source or run["data"],
+            scorer.image_size,
+            run["seed"],
+            skip_unreadable or run["skip_unreadable"],
+            splits=(name,),
+            anonymous=anonymous or run["anonymous"],
+        )
+        if name in data:
+            images = data[name].images
+            return to_unit(images[np.linspace(0, len(images) - 1, IMAGES).round().astype(int)])
+    raise UserError(f"{source or run['data']} has no images to compare on")
+
+
+def compare(scorer, exported, images):
+    """What a file and its run give for the same images, and how fast.
+
+    A logit is compared as it is. What is made of residuals counts in standard deviations from the training images: by
+    itself its size says nothing.
+
+    Args:
+        scorer: a `Scorer` of a finished run, on the CPU.
+        exported: function of images, as `portable.READERS` give it.
+        images: as `real_images` gives them.
+
+    Returns:
+        {output: largest difference}, over all batch sizes, NaN where either gives one; and {images a batch: (images a
+        second of the run, of the file)}.
+    """
+    units, largest, speeds = _units(scorer), {}, {}
+    for size in BATCHES:
+        batches, fastest = images.split(size), [np.inf, np.inf]
+        for _ in range(ROUNDS):  # in turn, so that whatever else the machine does slows both
+            answers = []
+            for who, answer in enumerate((lambda batch: _original(scorer, batch), exported)):
+                start = time.perf_counter()
+                answers.append([answer(batch) for batch in batches])
+                fastest[who] = min(fastest[who], time.perf_counter() - start)
+        speeds[size] = tuple(len(images) / seconds for seconds in fastest)
+        for ours, theirs in zip(*answers):
+            for name, values in ours.items():
+                difference = np.abs(theirs[name] - values) / units[name]
+                largest[name] = float(np.maximum(largest.get(name, 0), difference.max()))
+    return largest, speeds
+
+
+def require_agreement(largest, what):
+    """Raises UserError if a difference of `compare` is above the limit; `what` the file is called."""
+    for name, difference in largest.items():
+        if not difference <= LIMIT:  # which a NaN is not either
+            raise UserError(
+                f"{what} does not answer as the run does: {name} differs by {difference:.2g}, and {LIMIT:g} is the "
+                "limit; it was not written"
+            )
+
+
+def _units(scorer):
+    """By what the differences of each output are divided."""
+    name = scorer.score_name
+    return {
+        "score": 1 if name.startswith("discriminator") else max(scorer.calibration[name]["std"], 1e-12),
+        "logit": 1,
+        "residual_map": scorer.normal_map("residual")[1].numpy(),
+        "anomaly_map": 1,
+    }
+
+
+def _original(scorer, images):
+    """The outputs of `Portable`, of what `Scorer` gives."""
+    scores, _, heat = scorer.examine(images, len(images))
+    mean, deviation = (moment.numpy() for moment in scorer.normal_map("residual"))
+    logit = logit_name(scorer.detector.config)
+    return {
+        "score": scores[scorer.score_name],
+        **({"logit": -scores[logit]} if logit else {}),
+        "residual_map": heat * deviation + mean,
+        "anomaly_map": heat,
+    }
