@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from . import distributed
 from .data.augment import augment
 from .data.images import to_unit
 from .training import LOSSES
@@ -17,6 +18,8 @@ class Steps:
     The host only queues work: losses are summed on the device, and the first step with a loss that is not finite is
     noted there, to be read once an epoch. Where the trainer is compiled for a GPU each kind of step (batch size, with
     or without the generator's) becomes one CUDA graph.
+
+    Several processes share every batch of a process alone: each takes its part, in their order, and draws by itself.
 
     Args:
         trainer: a `Trainer`.
@@ -44,7 +47,8 @@ class Steps:
             sums: {name: sum} of their losses.
 
         Returns:
-            the calls of `run` that are left, a list of (batch, iteration, seed).
+            the calls of `run` that are left, a list of (batch, iteration, seed). A last batch of fewer images than
+            processes is left out.
         """
         sums = sums or {}
         self.trainer.detector.train()
@@ -52,7 +56,9 @@ class Steps:
         self.done.fill_(iteration)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
         batches = order.to(self.images.device).split(self.config.batch_size)
-        return [(batch, i, _mixed(seed, epoch, i)) for i, batch in enumerate(batches)][iteration:]
+        batches = [distributed.part(batch) for batch in batches if len(batch) >= distributed.world()]
+        own = [distributed.rank()] if distributed.rank() else []  # process 0 draws what a process alone would
+        return [(batch, i, _mixed(seed, epoch, i, *own)) for i, batch in enumerate(batches)][iteration:]
 
     def run(self, batch, iteration, seed):
         """One step on images[batch]; everything that it draws comes from `seed`."""
@@ -69,7 +75,7 @@ class Steps:
     def totals(self, iteration):
         """{name: sum} and {name: number} of the losses of the epoch's first `iteration` steps; waits for the device."""
         generator_steps = -(-iteration // self.config.generator_every)
-        sums = dict(zip(LOSSES, self.sums.tolist()))
+        sums = dict(zip(LOSSES, distributed.mean(self.sums).tolist()))
         counts = {name: iteration if name == "discriminator" else generator_steps for name in LOSSES}
         config = self.config
         has = dict(
@@ -83,7 +89,11 @@ class Steps:
         return sums, {name: counts[name] for name in sums}
 
     def broken(self):
-        """(step from 0, name, value) of the first loss that was not finite, or None; waits for the device."""
+        """(step from 0, name, value) of the first loss that was not finite, of any process, or None; waits for all."""
+        found = [bad for bad in distributed.gather(self._first_bad()) if bad is not None]
+        return min(found, key=lambda bad: bad[0], default=None)
+
+    def _first_bad(self):
         step = self.bad_step.item()
         if step < 0:
             return None
