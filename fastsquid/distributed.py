@@ -23,14 +23,14 @@ PATIENCE = timedelta(days=1)
 _store = None  # of the job, in torchrun's own process
 
 
-class Ended(UserError):
-    """This process is to end, since another one of its job has or since it was told to."""
+class _ToldToEnd(KeyboardInterrupt):  # which no code takes for a damaged file
+    pass
 
 
 def start():
     """Joins the job that torchrun has started this process for, if it has; only process 0 says what all would say.
 
-    From then on SIGTERM, by which torchrun ends the processes that are left when one has died, raises `Ended`.
+    From then on SIGTERM, by which torchrun ends the processes that are left when one has died, is an interrupt.
     """
     global _store
     if _joined() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
@@ -61,13 +61,13 @@ def first_to_fail():
 
 @contextmanager
 def job(remedy):
-    """In this block the end of another process raises `Ended`, one sentence with how to go on."""
+    """In this block the end of another process, or being told to end, is a UserError that says how to go on."""
     try:
         yield
-    except (Ended, RuntimeError) as error:
-        if not isinstance(error, Ended) and not _connection_lost(error):
+    except (_ToldToEnd, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _connection_lost(error):
             raise
-        raise Ended(f"another process of this job has ended, or was told to: {remedy}") from None
+        raise UserError(f"another process of this job has ended, or was told to: {remedy}") from None
 
 
 def world():
@@ -236,7 +236,7 @@ def _joined():
 
 def _told_to_end(number, frame):
     signal.signal(number, signal.SIG_IGN)
-    raise Ended("another process of this job has ended, or was told to: start the job again")
+    raise _ToldToEnd
 
 
 def _connection_lost(error):

@@ -75,7 +75,7 @@ class Steps:
     def totals(self, iteration):
         """{name: sum} and {name: number} of the losses of the epoch's first `iteration` steps; waits for the device."""
         generator_steps = -(-iteration // self.config.generator_every)
-        sums = dict(zip(LOSSES, distributed.mean(self.sums).tolist()))
+        sums = dict(zip(LOSSES, self.sums.tolist()))
         counts = {name: iteration if name == "discriminator" else generator_steps for name in LOSSES}
         config = self.config
         has = dict(
@@ -89,11 +89,7 @@ class Steps:
         return sums, {name: counts[name] for name in sums}
 
     def broken(self):
-        """(step from 0, name, value) of the first loss that was not finite, of any process, or None; waits for all."""
-        found = [bad for bad in distributed.gather(self._first_bad()) if bad is not None]
-        return min(found, key=lambda bad: bad[0], default=None)
-
-    def _first_bad(self):
+        """(step from 0, name, value) of the first loss that was not finite, or None; waits for the device."""
         step = self.bad_step.item()
         if step < 0:
             return None
@@ -105,6 +101,7 @@ class Steps:
         losses = self.trainer.step(augment(to_unit(images), self.config.shift, self.config.zoom), iteration)
         zero = torch.zeros((), device=self.sums.device)
         values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
+        values = distributed.mean(values)  # every process knows of every loss
         first = (self.bad_step < 0) & ~values.isfinite().all()
         self.bad_step.copy_(torch.where(first, self.done, self.bad_step))
         self.bad_losses.copy_(torch.where(first, values, self.bad_losses))
