@@ -61,13 +61,13 @@ def first_to_fail():
 
 @contextmanager
 def job(remedy):
-    """In this block the end of another process, or being told to end, is a UserError that says how to go on."""
+    """In this block the end of another process, or being told to end, is a UserError with `remedy()`, how to go on."""
     try:
         yield
     except (_ToldToEnd, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _connection_lost(error):
             raise
-        raise UserError(f"another process of this job has ended, or was told to: {remedy}") from None
+        raise UserError(f"another process of this job has ended, or was told to: {remedy()}") from None
 
 
 def world():

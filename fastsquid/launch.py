@@ -27,7 +27,13 @@ def train_run(folder, run, options, device, group=None):
         group: what a new run's group is to record before there is a run folder, or None.
     """
     begun = folder if group is None else folder.parent
-    with distributed.job(f"go on with {distributed.command('fastsquid.train')} --resume {begun}"):
+
+    def remedy():
+        if not begun.exists():
+            return "give the same command again"
+        return f"go on with {distributed.command('fastsquid.train')} --resume {begun}"
+
+    with distributed.job(remedy):
         return _train_run(folder, run, options, device, group)
 
 

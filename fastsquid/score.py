@@ -48,7 +48,7 @@ def main(arguments=None):
         raise UserError(f"--out {options.out} is a folder: give the name of a CSV to write")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
-    with distributed.job("the same command goes on where this one was"):
+    with distributed.job(lambda: "the same command goes on where this one was"):
         return _score(options)
 
 

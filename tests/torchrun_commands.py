@@ -2,15 +2,17 @@
 
     torchrun --nproc-per-node=2 torchrun_commands.py EVENT:NUMBER COMMANDS
 
-COMMANDS is a JSON list of [train|score, argument, ...]. At the NUMBER-th training step or batch to score, counted from
-1 over all commands, the second process is killed (EVENT `kill`) or hears Ctrl-C, alone (`interrupt`); never at 0. Runs
-draw no pictures, which take longer than the training.
+COMMANDS is a JSON list of [train|score|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
+training step or batch to score, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
+Ctrl-C, alone (`interrupt`); never at 0. Runs draw no pictures, which take longer than the training.
 """
 
 import json
 import os
 import signal
 import sys
+
+import torchrun_training
 
 from fastsquid import loop, score, train
 from fastsquid.cli import run_command
@@ -34,5 +36,12 @@ def watched(original):
 
 
 Trainer.step, score.score_batch = watched(Trainer.step), watched(score.score_batch)
-modules = {"train": train, "score": score}
-run_command(lambda: [modules[name].main(arguments) for name, *arguments in json.loads(sys.argv[2])] and None)
+modules = {"train": train, "score": score, "compute": torchrun_training}
+
+
+def main():
+    codes = [modules[name].main(arguments) for name, *arguments in json.loads(sys.argv[2])]
+    return codes[-1]
+
+
+run_command(main)

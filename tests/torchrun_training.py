@@ -1,9 +1,5 @@
-"""What a job of processes computes, written by each into a file of its own; run by torchrun, or alone.
+"""What a job of processes computes, or a process alone: written by each into a file of its own."""
 
-torchrun --nproc-per-node=2 torchrun_training.py FOLDER
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -66,13 +62,8 @@ def apart():
     return layer.running_mean
 
 
-def main(folder):
-    distributed.start()
-    with distributed.job("there is no going on"):
-        result = {name: train(config) for name, config in CASES.items()}
-        result |= {"queue": remember(), "epoch": epoch(), "apart": apart()}
+def main(arguments):
+    (folder,) = arguments
+    result = {name: train(config) for name, config in CASES.items()}
+    result |= {"queue": remember(), "epoch": epoch(), "apart": apart()}
     torch.save(result, Path(folder) / f"{distributed.rank()}-of-{distributed.world()}.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
