@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from . import distributed
 from .errors import UserError
 from .ops.dispatch import ImplementationError
 
@@ -104,6 +105,8 @@ def refuse_repeated(seeds):
 
 def choose_device(name):
     """The torch device that a name stands for, or a UserError that says why it is not to be had."""
+    if distributed.world() > 1:
+        name = distributed.device(name)
     if name == "auto":
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -137,9 +140,11 @@ def run_command(main):
             raise
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
+    distributed.finish()
     sys.exit(code)
 
 
 def _fail(message, code=2):
-    print(f"error: {message}", file=sys.stderr)
+    if distributed.first_to_fail():
+        print(f"error: {message}", file=sys.stderr)
     return code

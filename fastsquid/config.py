@@ -103,6 +103,10 @@ class Config:
     discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
+    sync_batchnorm: bool = _option(
+        False, "several processes (torchrun) normalise by the statistics of the whole batch, not each of its own part"
+    )
+
     # Losses and schedule (SQUID 4.4, SimSID 4)
     student_weight: float = _option(10.0, "weight of the student's squared error")
     teacher_weight: float = _option(0.01, "weight of the teacher's squared error")

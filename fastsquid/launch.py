@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint as ckpt
+from . import distributed
 from .data import known_source, open_data, to_unit
 from .data.patients import SOURCE_AGES, age_range
 from .errors import UserError
@@ -25,10 +26,24 @@ def train_run(folder, run, options, device, group=None):
         run: config.json of a run that is resumed, or what a new one begins with.
         group: what a new run's group is to record before there is a run folder, or None.
     """
+    begun = folder if group is None else folder.parent
+
+    def remedy():
+        if not begun.exists():
+            return "give the same command again"
+        return f"go on with {distributed.command('fastsquid.train')} --resume {begun}"
+
+    with distributed.job(remedy):
+        return _train_run(folder, run, options, device, group)
+
+
+def _train_run(folder, run, options, device, group):
+    compile, precision = _choose_speed(options, device)
     data = open_run_data(run)
     if "train" not in data:
         raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
     fingerprint = fingerprint_of(data["train"])
+    _refuse_processes(run["config"], len(data["train"]), fingerprint)
 
     torch.manual_seed(run["seed"])
     detector = Detector(run["config"], options.impl).to(device)
@@ -37,19 +52,36 @@ def train_run(folder, run, options, device, group=None):
     if options.impl == "triton":  # where it cannot run, say so before there is a run folder
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
     if "fingerprint" not in run:
-        if group is not None:
-            create_group(folder.parent, group)
-        source = known_source(run["data"], data["train"])
-        trained_on = {"images": len(data["train"]), "source": source}
-        ages = age_range(data["train"].ages or ()) or SOURCE_AGES.get(source)
-        ckpt.create_run(folder, **run, fingerprint=fingerprint, ages=ages, trained_on=trained_on)
+        if distributed.leads():
+            _create(folder, run, group, data["train"], fingerprint)
+        distributed.barrier()
     elif fingerprint != run["fingerprint"]:
         raise UserError(
             f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    compile, precision = _choose_speed(options, device)
     return Run(folder, detector, data, run["seed"], compile, precision).train()
+
+
+def _create(folder, run, group, train, fingerprint):
+    """The new run's folder, in its group's where there is one."""
+    if group is not None:
+        create_group(folder.parent, group)
+    source = known_source(run["data"], train)
+    ages = age_range(train.ages or ()) or SOURCE_AGES.get(source)
+    trained_on = {"images": len(train), "source": source}
+    ckpt.create_run(folder, **run, fingerprint=fingerprint, ages=ages, trained_on=trained_on)
+
+
+def _refuse_processes(config, images, fingerprint):
+    """Raises UserError where the processes of a job cannot train together; all have come here when it returns."""
+    if min(config.batch_size, images) < distributed.world():
+        raise UserError(
+            f"{distributed.world()} processes cannot share batches of {min(config.batch_size, images)} images: use at "
+            "most as many processes, or a larger --batch-size"
+        )
+    if len(set(distributed.gather(fingerprint))) > 1:
+        raise UserError("the processes do not read the same training images: give all machines the same data")
 
 
 def describe_init(folder):
@@ -90,8 +122,10 @@ def _load_init(detector, init):
 
 def _choose_speed(options, device):
     """Whether to compile, and the precision, where the options leave it open."""
-    gpu = device.type == "cuda"
-    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON)
+    gpu, alone = device.type == "cuda", distributed.world() == 1
+    if options.compile == "on" and not alone:
+        raise UserError("--compile on is for one process: leave it out under torchrun")
+    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON and alone)
     if options.precision != "auto":
         return compile, options.precision
     return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -116,7 +150,7 @@ def open_run_data(run):
         if name in data and data[name].labels is not None:
             require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
     skipped = sum(split.skipped for split in data.values())
-    if skipped:
+    if skipped and distributed.leads():
         print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}", file=sys.stderr)
     return data
 

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from . import checkpoint as ckpt
-from . import plots
+from . import distributed, plots
 from .evaluation import (
     DivergedError,
     calibrate,
@@ -34,6 +34,8 @@ SAVE_SECONDS = 30  # a checkpoint is written at most this often, at the end, and
 
 class Run:
     """A run folder and everything that its next checkpoint must hold; opened where its latest checkpoint left it.
+
+    Of several processes all train, and the first alone validates, writes and reports, while the others wait for it.
 
     Args:
         folder: Path of the run folder, which `checkpoint.create_run` made.
@@ -77,13 +79,14 @@ class Run:
             if self.judge is not detector:
                 ckpt.load_detector(detector, latest, self.state, "training")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
-        for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
-            if leftover.is_file():
-                leftover.unlink()
+        if distributed.leads():
+            for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
+                if leftover.is_file():
+                    leftover.unlink()
         self.steps = Steps(self.trainer, self.images)
         self.best_tensors = None  # of a best detector that no checkpoint holds yet
         self.saved = -float("inf")
-        self.history = self._read_history()
+        self.history = self._read_history() if distributed.leads() else []
         self.stop = False
 
     def train(self):
@@ -97,15 +100,19 @@ class Run:
                     self._require_finite()
                     self.state["sums"], _ = self.steps.totals(self.state["iteration"])
                     self.state["last"] = {"epoch": self.state["epoch"], "validation": None, "calibration": None}
-                    self._save()
+                    if distributed.leads():
+                        self._save()
+                    distributed.barrier()  # torchrun would end the one that saves when another has ended
                     return False
                 self._end_epoch()
-            if not self.state["finished"]:
+            if distributed.leads() and not self.state["finished"]:
                 self._finish()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        self._report()
+        if distributed.leads():
+            self._report()
+        distributed.barrier()
         return True
 
     def _train_epoch(self):
@@ -120,7 +127,7 @@ class Run:
             leave=False,
             initial=state["iteration"],
             total=state["iteration"] + len(steps),
-            disable=not sys.stderr.isatty(),
+            disable=not (distributed.leads() and sys.stderr.isatty()),
         )
         # Of the epoch before: the losses of this one stay on the device until it ends.
         bar.set_postfix(lr=f"{lr:.2g}", **{"loss": self.history[-1]["losses"]["generator"]} if self.history else {})
@@ -129,15 +136,21 @@ class Run:
             state["iteration"] += 1
             if self.first_step:
                 self._note_first_step()
-            if self.stop:
+            if distributed.any_of(self.stop):
                 return False
         return True
 
     def _end_epoch(self):
-        """Validation, a line of metrics, a checkpoint."""
+        """The epoch counts as done in every process; the first one judges it."""
         self._require_finite()
+        sums, counts = self.steps.totals(self.state["iteration"])
+        self.state.update(epoch=self.state["epoch"] + 1, iteration=0, sums={})
+        if distributed.leads():
+            self._judge_epoch({name: total / counts[name] for name, total in sums.items()})
+
+    def _judge_epoch(self, losses):
+        """Validation, a line of metrics, a checkpoint."""
         state = self.state
-        sums, counts = self.steps.totals(state["iteration"])
         validation = synthetic = perturbed = criterion = None
         try:
             if self.validation is not None:
@@ -154,18 +167,18 @@ class Run:
             better = criterion is not None and (best is None or criterion > best["criterion"])
             calibration = calibrate(self.judge, self.images, self.validation) if better else None
         except DivergedError as error:
-            raise self._diverged(f"after epoch {state['epoch'] + 1} {error}") from None
+            raise self._diverged(f"after epoch {state['epoch']} {error}") from None
         line = {
-            "epoch": state["epoch"] + 1,
+            "epoch": state["epoch"],
             "lr": float(self.trainer.generator_optimizer.param_groups[0]["lr"]),
-            "losses": {name: total / counts[name] for name, total in sums.items()},
+            "losses": losses,
         }
         if validation:
             line["validation"] = {name: result["auc"] for name, result in validation.items()}
         line |= {name: aucs for name, aucs in (("perturbed", perturbed), ("synthetic", synthetic)) if aucs}
         line["seconds"] = round(time.monotonic() - self.started, 3)
         last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration, "criterion": criterion}
-        state.update(epoch=line["epoch"], iteration=0, sums={}, last=last)
+        state["last"] = last
         if better:
             state["best"] = last
             self.best_tensors = {name: t.detach().clone() for name, t in self.judge.state_dict().items()}
@@ -248,6 +261,7 @@ class Run:
             "device": _device_name(self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "processes": distributed.world(),
         }
         plots.curves(self.history, self.folder / "curves.png")
         report_run(self.folder, self.judge, self.data, self.images, state, name, facts)
@@ -269,7 +283,7 @@ class Run:
         return history
 
     def _on_signal(self, number, frame):
-        if self.stop:  # a second Ctrl-C does not wait
+        if self.stop and distributed.world() == 1:  # a second Ctrl-C does not wait, but torchrun repeats the first
             raise KeyboardInterrupt
         self.stop = True
 

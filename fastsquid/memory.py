@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from .distributed import gather_rows
 from .ops import memory_read
 from .patches import to_image, to_patches
 from .published import channel_first, memory_bank, memory_kind
@@ -176,11 +177,12 @@ class SpaceAwareMemory(nn.Module):
         """Writes the queries of the latest training-mode forward into a queue, all regions alike, and forgets them.
 
         Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens
-        where there are none, nor for a matrix.
+        where there are none, nor for a matrix. Where torch.distributed has several processes, all of them commit
+        together, and each writes the rows of every one, process after process: their queues stay the same.
         """
         if self._noted is None:
             return
-        rows = self._noted
+        rows = gather_rows(self._noted)
         self._noted = None
         count = rows.shape[0]
         kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)

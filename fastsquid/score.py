@@ -3,21 +3,26 @@
 import csv
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
+from . import distributed
 from .checkpoint import why_uncalibrated
 from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
 from .data.images import find_images
+from .data.names import Distinct
 from .data.patients import warn_of_ages
 from .errors import UserError
 from .files import replacing
+from .parts import Parts, any_parts, digest
 from .scorer import load
 
 
 def main(arguments=None):
+    distributed.start()
     parser = Parser(
         prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
     )
@@ -44,47 +49,91 @@ def main(arguments=None):
         raise UserError(f"--out {options.out} is a folder: give the name of a CSV to write")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
+    with distributed.job(lambda: "the same command goes on where this one was"):
+        return _score(options)
 
+
+def _score(options):
     files = _named_files([Path(image) for image in options.images])
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision)
-    if scorer.calibration is None:
+    if scorer.calibration is None and distributed.leads():
         print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
 
     anonymous = options.anonymous or scorer.run["anonymous"]
-    failed, scoring, ages = 0, 0.0, []
-    start = time.perf_counter()
-    with replacing(options.out) as file:
-        writer = csv.writer(file)
-        names = scorer.score_names
-        writer.writerow(["name", *names, "calibrated", "error"])
-        for batch in tqdm(
-            decoded(files, scorer.image_size, options.batch_size, anonymous),
-            unit="batch",
-            total=-(-len(files) // options.batch_size),
-            disable=not sys.stderr.isatty(),
-        ):
-            batch_start = time.perf_counter()
-            rows = score_batch(scorer, [item.image for item in batch if item.image is not None])
-            scoring += time.perf_counter() - batch_start
-            for image_name, image, age, error in batch:
-                writer.writerow([image_name, *(next(rows) if image is not None else [""] * (len(names) + 1)), error])
-                failed += image is None
-                ages.append(age)
+    scoring = _Scoring(scorer, options.batch_size, anonymous)
+    start, parts = time.perf_counter(), None
+    if distributed.world() > 1 or any_parts(options.out):
+        settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous]
+        parts = Parts(options.out, digest(settings, files), len(files))
+        share = parts.share()
+        parts.write(share, scoring.batches([files[index] for index in share]))
+        rows = parts.rows()
+    else:
+        rows = chain.from_iterable(scoring.batches(files))
+    ages = distributed.gather(scoring.ages)  # which waits for all parts; of a process alone it is yet to be filled
+    if not distributed.leads():
+        return 0
+    failed = _write(options.out, scorer.score_names, rows, anonymous)
     seconds = time.perf_counter() - start
     scored = len(files) - failed
-    speed = (
-        f" ({scored / seconds:.1f} images/s from file to row, {scored / scoring:.1f} images/s from tensor to score)"
-        if scored
-        else ""
-    )
+    if parts is not None:
+        parts.remove()
+        before = int(parts.done.sum())
+        speed = f"{before} before, the rest at {(len(files) - before) / seconds:.1f} images/s from file to row"
+        speed = f" ({speed}, processes: {distributed.world()})"
+    elif scored:
+        speed = f"{scored / seconds:.1f} images/s from file to row, {scored / scoring.seconds:.1f} images/s"
+        speed = f" ({speed} from tensor to score)"
+    else:
+        speed = ""
     print(f"{scored} of {len(files)} images scored: {options.out}{speed}")
-    warn_of_ages(ages, scorer.run["ages"])
+    warn_of_ages(list(chain.from_iterable(ages)), scorer.run["ages"])
     if failed:
         print(
             f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",
             file=sys.stderr,
         )
         return 1
+
+
+class _Scoring:
+    """Makes rows of image files, and notes what it has seen.
+
+    Attributes:
+        seconds: that the scorer took.
+        ages: of the patients in years, None where an image does not tell.
+    """
+
+    def __init__(self, scorer, batch_size, anonymous):
+        self.scorer, self.batch_size, self.anonymous = scorer, batch_size, anonymous
+        self.seconds, self.ages = 0.0, []
+
+    def batches(self, files):
+        """Lists of rows of [(name, path)]: name, scores and calibrated score as text, and why it cannot be read."""
+        nothing = [""] * (len(self.scorer.score_names) + 1)
+        for batch in tqdm(
+            decoded(files, self.scorer.image_size, self.batch_size, self.anonymous),
+            unit="batch",
+            total=-(-len(files) // self.batch_size),
+            disable=not (distributed.leads() and sys.stderr.isatty()),
+        ):
+            start = time.perf_counter()
+            scores = score_batch(self.scorer, [item.image for item in batch if item.image is not None])
+            self.seconds += time.perf_counter() - start
+            self.ages += [item.age for item in batch]
+            yield [[name, *(nothing if image is None else next(scores)), error] for name, image, _, error in batch]
+
+
+def _write(out, score_names, rows, anonymous):
+    """The CSV of all rows, whole or not at all; how many have an error. Hashes that repeat are told apart."""
+    failed, distinct = 0, Distinct()
+    with replacing(out) as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *score_names, "calibrated", "error"])
+        for name, *cells, error in rows:
+            writer.writerow([distinct(name) if anonymous else name, *cells, error])
+            failed += bool(error)
+    return failed
 
 
 def score_batch(scorer, images):

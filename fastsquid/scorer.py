@@ -53,6 +53,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
             **record,
             "folder": Path(run),
             "checkpoint": name,
+            "weights": state["sha256"][name],
             "epoch": state[name]["epoch"],
             "validation": state[name]["validation"],
         },
@@ -77,9 +78,9 @@ class Scorer:
         image_size: side of the model's square images in pixels.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
             and of a run that was converted without data.
-        run: the run's config.json, with its `folder`, the `checkpoint` that this is, its `epoch` (None of converted
-            weights), and of its `validation` {score: {auc, threshold}}, or None without labelled validation images;
-            None of a detector that no run folder holds.
+        run: the run's config.json, with its `folder`, the `checkpoint` that this is, the sha256 of its `weights`, its
+            `epoch` (None of converted weights), and of its `validation` {score: {auc, threshold}}, or None without
+            labelled validation images; None of a detector that no run folder holds.
         detector: the frozen `Detector`.
         device: on which it computes.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from . import distributed
 from .data.augment import augment
 from .data.images import to_unit
 from .training import LOSSES
@@ -17,6 +18,8 @@ class Steps:
     The host only queues work: losses are summed on the device, and the first step with a loss that is not finite is
     noted there, to be read once an epoch. Where the trainer is compiled for a GPU each kind of step (batch size, with
     or without the generator's) becomes one CUDA graph.
+
+    Several processes share every batch of a process alone: each takes its part, in their order, and draws by itself.
 
     Args:
         trainer: a `Trainer`.
@@ -44,7 +47,8 @@ class Steps:
             sums: {name: sum} of their losses.
 
         Returns:
-            the calls of `run` that are left, a list of (batch, iteration, seed).
+            the calls of `run` that are left, a list of (batch, iteration, seed). A last batch of fewer images than
+            processes is left out.
         """
         sums = sums or {}
         self.trainer.detector.train()
@@ -52,7 +56,9 @@ class Steps:
         self.done.fill_(iteration)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
         batches = order.to(self.images.device).split(self.config.batch_size)
-        return [(batch, i, _mixed(seed, epoch, i)) for i, batch in enumerate(batches)][iteration:]
+        batches = [distributed.part(batch) for batch in batches if len(batch) >= distributed.world()]
+        own = [distributed.rank()] if distributed.rank() else []  # process 0 draws what a process alone would
+        return [(batch, i, _mixed(seed, epoch, i, *own)) for i, batch in enumerate(batches)][iteration:]
 
     def run(self, batch, iteration, seed):
         """One step on images[batch]; everything that it draws comes from `seed`."""
@@ -95,6 +101,7 @@ class Steps:
         losses = self.trainer.step(augment(to_unit(images), self.config.shift, self.config.zoom), iteration)
         zero = torch.zeros((), device=self.sums.device)
         values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
+        values = distributed.mean(values)  # every process knows of every loss
         first = (self.bad_step < 0) & ~values.isfinite().all()
         self.bad_step.copy_(torch.where(first, self.done, self.bad_step))
         self.bad_losses.copy_(torch.where(first, values, self.bad_losses))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from . import checkpoint as ckpt
+from . import distributed
 from .cli import (
     Parser,
     add_reading_options,
@@ -27,6 +28,7 @@ from .launch import describe_init, train_run
 
 
 def main(arguments=None):
+    distributed.start()
     options, changes = _parse(arguments)
     device = choose_device(options.device)
     if options.resume is not None:
@@ -79,13 +81,13 @@ def _train_group(folder, group, options, device):
         if not finished and not train_run(run_folder, run, options, device, group):
             return _stopped(folder)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
-    if options.only is None:
+    if options.only is None and distributed.leads():
         report_group(folder)
     print(f"group folder: {folder}")
 
 
 def _stopped(folder):
-    print(f"\nstopped; go on with: python -m fastsquid.train --resume {folder}")
+    print(f"\nstopped; go on with: {distributed.command('fastsquid.train')} --resume {folder}")
     return 130
 
 

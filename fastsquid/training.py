@@ -6,6 +6,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from . import distributed
+
 # What a step reports: the two that are stepped on, and the generator's unweighted parts.
 LOSSES = ("discriminator", "generator", "student", "adversarial", "teacher", "distillation", "entropy")
 
@@ -112,6 +114,8 @@ class Trainer:
     and a generator graph is built, only in a pass that the generator's step uses. `average` is the `Average`, or None;
     `judge` is the detector that scores: the average's, or the one that trains.
 
+    In several processes each steps on its own part of a batch; gradients, and so weights, are those of the whole.
+
     Args:
         detector: a `Detector`, on the device to train on.
         compile: run both networks through torch.compile.
@@ -126,7 +130,10 @@ class Trainer:
         gpu = self.device.type == "cuda"
         if gpu:  # the layout of a GPU's convolutions
             detector.to(memory_format=torch.channels_last)
-        self.generator, self.discriminator = detector.generator, detector.discriminator
+        if self.config.sync_batchnorm:
+            distributed.synchronize_batchnorm(detector, twice=self.config.gradient_penalty > 0)
+        self.generator = distributed.parallel(detector.generator)
+        self.discriminator = detector.discriminator and distributed.parallel(detector.discriminator)
         if compile:
             # There are two batch sizes in a run, which is cheaper than one graph for any.
             options = dict(dynamic=False) if gpu else {}
@@ -167,8 +174,10 @@ class Trainer:
             iteration: index of the batch in its epoch.
 
         Returns:
-            dict of detached scalar losses by the names in `LOSSES`; the generator's only where it stepped.
+            dict of detached scalar losses by the names in `LOSSES`; the generator's only where it stepped. The mean of
+            several processes' losses is that of the whole batch, also where their B differ.
         """
+        share = distributed.weight(len(images))
         images = self.detector.to_range(images)
         if self.device.type == "cuda":
             images = images.contiguous(memory_format=torch.channels_last)
@@ -176,22 +185,22 @@ class Trainer:
         shared = generator_steps and (self.config.order == "shared" or self.discriminator is None)
         losses, out = {}, self._generate(images, teacher=True) if shared else None
         if self.discriminator is not None:
-            losses["discriminator"] = self._step_discriminator(images, out)
+            losses["discriminator"] = self._step_discriminator(images, out, share)
         if generator_steps:
             if not shared:
                 out = self._generate(images, teacher=True)
             logits = None if self.discriminator is None else self._judge(out.student)
             loss, parts = generator_loss(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
-            loss.backward(inputs=self.generator_parameters)
+            (share * loss).backward(inputs=self.generator_parameters)
             self.generator_optimizer.step()
             self.detector.generator.commit()
             if self.average is not None:
                 self.average.update(self.detector)
             losses.update(generator=loss.detach(), **parts)
-        return losses
+        return {name: share * loss for name, loss in losses.items()}
 
-    def _step_discriminator(self, images, out):
+    def _step_discriminator(self, images, out, share):
         """D's step on the generator's pass `out`, or on one of its own where that is None; the loss."""
         if out is None:
             with torch.no_grad():
@@ -205,7 +214,7 @@ class Trainer:
         loss = discriminator_loss(self.config, real, self._judge(out.student.detach()))
         loss = loss + self.config.discriminator_weight * weight * penalty
         self.discriminator_optimizer.zero_grad()
-        loss.backward()
+        (share * loss).backward()
         self.discriminator_optimizer.step()
         return loss.detach()
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .dicom import read_patient
 from .images import ImageError, read_image
-from .names import Distinct, content_name
+from .names import content_name
 
 # Up to so many files are decoded between batches instead of beside them: worker processes take two seconds to start.
 MAX_WITHOUT_WORKERS = 256
@@ -63,7 +63,7 @@ def decoded(files, size, batch_size, anonymous=False):
         files: [(name, path)], the names being of any type.
         size: side of the square images in pixels.
         batch_size: of the files, the last batch may hold fewer.
-        anonymous: call images and files by what is in the files instead, in errors too.
+        anonymous: call images and files by what is in the files instead, in errors too; the same files alike.
 
     Yields:
         batches, lists of `Decoded`.
@@ -82,9 +82,7 @@ def decoded(files, size, batch_size, anonymous=False):
     try:
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
-        distinct = Distinct()
-        for batch in batches:
-            yield [item._replace(name=distinct(item.name)) for item in batch] if anonymous else batch
+        yield from batches
     except RuntimeError as error:
         if not workers:
             raise

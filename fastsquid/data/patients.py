@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from ..distributed import leads
 from ..errors import UserError
 from .dicom import read_patient
 
@@ -39,7 +40,7 @@ def refuse_shared_patients(splits, called):
                 )
     patients = [patient for files in splits.values() for _, patient in files if patient is not None]
     unknown = sum(patient.identity is None for patient in patients)
-    if unknown:
+    if unknown and leads():
         print(
             f"warning: {unknown} of {len(patients)} DICOM files have no PatientID: whether their patients are in one "
             "split only is not known",

@@ -1,0 +1,325 @@
+"""Several processes, started by torchrun: the same training as in one, none of them lost for good, one CSV."""
+
+import csv
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torchrun_training
+from conftest import XRAYS, files_of, tiny
+
+from fastsquid import checkpoint, distributed, launch, score, train
+from fastsquid.config import SCORES, preset
+from fastsquid.distributed import BatchNorm2d
+from fastsquid.errors import UserError
+from fastsquid.model import Detector
+from fastsquid.parts import Parts
+from fastsquid.training import Trainer
+
+HERE = Path(__file__).parent
+EPOCHS = ("--epochs", "2")
+
+
+def torchrun(*arguments):
+    """A job of two processes."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        timeout=600,
+    )
+
+
+def commands(event, *lines):
+    return torchrun(HERE / "torchrun_commands.py", event, json.dumps([[*map(str, line)] for line in lines]))
+
+
+def said(result):
+    """What our own processes wrote to standard error: lines that begin with `error: `."""
+    return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A job's folder and what it said: it trained a run whose second process heard Ctrl-C in its fourth step, resumed
+    it, trained another, did torchrun_training.py, and ended with a run that is refused."""
+    folder = tmp_path_factory.mktemp("job")
+    result = commands(
+        "interrupt:4",
+        ("train", *tiny(folder / "stopped", *EPOCHS)),
+        ("train", "--resume", folder / "stopped"),
+        ("train", *tiny(folder / "unbroken", *EPOCHS)),
+        ("compute", folder),
+        ("train", *tiny(folder / "refused", "--batch-size", "1")),
+    )
+    return folder, result
+
+
+# Training: what one process computes
+
+
+@pytest.fixture(scope="module")
+def computed(job):
+    """What a process alone computes, and both processes of a job."""
+    folder, result = job
+    assert (folder / "1-of-2.pt").exists(), result.stderr
+    torchrun_training.main([folder])
+    return [torch.load(folder / f"{name}.pt") for name in ("0-of-1", "0-of-2", "1-of-2")]
+
+
+@pytest.mark.parametrize("case", torchrun_training.CASES)
+def test_losses_and_gradients_are_those_of_one_process(computed, case):
+    """With synchronised BatchNorm, no augmentation and no shortcut, also where the processes' parts are of 3 and 2."""
+    alone, *ranks = (result[case] for result in computed)
+    assert len(alone["steps"]) == 2
+    for rank in ranks:
+        for expected, found in zip(alone["steps"], rank["steps"], strict=True):
+            assert expected["losses"].keys() == found["losses"].keys()
+            for name, loss in expected["losses"].items():
+                assert abs(loss - found["losses"][name]) < 1e-10, name
+            for theirs, ours in zip(expected["gradients"], found["gradients"], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+        for name, value in alone["state"].items():  # queue, running statistics, weights
+            torch.testing.assert_close(rank["state"][name], value, rtol=0, atol=1e-8, msg=name)
+
+
+def test_the_queue_of_two_processes_is_that_of_one_row_for_row(computed):
+    alone, *ranks = (result["queue"] for result in computed)
+    assert alone["filled"] == 7 and len(set(alone["bank"][0, :, 0].tolist())) == 7
+    for rank in ranks:
+        assert all(torch.equal(rank[name], value) for name, value in alone.items())
+    # And in a training: the first of its two generator steps wrote 16 rows.
+    alone, *ranks = (result["squid"]["state"] for result in computed)
+    rows = alone["generator.inpaint.memory.bank"][:, :16]
+    assert torch.cdist(rows, rows).add(torch.eye(16)).min() > 1e-6, "rows could be confused"
+    for rank in ranks:
+        torch.testing.assert_close(rank["generator.inpaint.memory.bank"][:, :16], rows, rtol=0, atol=1e-10)
+        assert rank["generator.inpaint.memory.pointer"] == alone["generator.inpaint.memory.pointer"] == 16
+
+
+def test_an_epoch_over_two_processes_repeats_no_image(computed):
+    alone, first, second = (result["epoch"] for result in computed)
+    assert alone[0] != alone[1]
+    for expected, *shares in zip(alone, first, second):
+        assert [len(batch) for batch, _ in expected] == [6, 6, 6, 6, 1]
+        # The same batches, each in two parts; a last one of a single image is left out.
+        assert [mine + theirs for (mine, _), (theirs, _) in zip(*shares)] == [batch for batch, _ in expected[:4]]
+        images = [image for share in shares for batch, _ in share for image in batch]
+        assert len(images) == len(set(images)) == 24
+        assert all(len(batch) == 3 for share in shares for batch, _ in share)
+        seeds = [seed for share in shares for _, seed in share]
+        assert len(set(seeds)) == 8, "each process draws for itself"
+
+
+def test_buffers_are_not_broadcast(computed):
+    assert [result["apart"].item() for result in computed] == [0, 0, 9]
+
+
+def test_batchnorm_of_one_process_is_pytorchs(monkeypatch):
+    """Its formulas, its running statistics and half precision; sums over processes are tested above."""
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda values: None)
+    theirs, ours = torch.nn.BatchNorm2d(3), BatchNorm2d(3)
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    for batch in (torch.randn(4, 3, 5, 5) * 3 + 100, torch.rand(1, 3, 2, 2)):
+        torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-4)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    assert ours(torch.rand(2, 3, 2, 2).bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(ours.eval()(batch), ours(batch)), "no statistics of a batch in eval mode"
+
+
+# Training: runs
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run whose second process was killed in its fifth step, in the second epoch."""
+    run = tmp_path_factory.mktemp("killed") / "run"
+    return run, commands("kill:5", ("train", *tiny(run, *EPOCHS)))
+
+
+def test_a_signal_to_one_process_stops_all_of_them(job):
+    folder, result = job
+    assert (
+        result.stdout.count(f"stopped; go on with: torchrun ... -m fastsquid.train --resume {folder / 'stopped'}") == 1
+    )
+    resumed, unbroken = files_of(folder / "stopped"), files_of(folder / "unbroken")
+    assert {**resumed, "state": None} == {**unbroken, "state": None}
+    assert json.loads((folder / "unbroken" / "summary.json").read_text())["processes"] == 2
+
+
+def test_what_is_said_is_said_once(job):
+    folder, result = job
+    assert result.stdout.count("epoch 2/2") == 2 and result.stdout.count("run folder: ") == 2  # of two runs
+    assert result.returncode == 1 and said(result) == [
+        "error: 2 processes cannot share batches of 1 images: use at most as many processes, or a larger --batch-size"
+    ]
+    assert not (folder / "refused").exists()
+
+
+def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path, command):
+    run, result = killed
+    assert result.returncode == 1
+    (error,) = said(result)
+    assert (
+        "another process of this job has ended" in error and f"torchrun ... -m fastsquid.train --resume {run}" in error
+    )
+    assert json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())["epoch"] == 1
+    assert not (run / "summary.json").exists()
+    alone = shutil.copytree(run, tmp_path / "alone")
+    assert command(train.main, "--resume", alone)[0] == 0, "one process goes on where two were"
+    assert json.loads((alone / "summary.json").read_text())["processes"] == 1
+    result = commands("kill:0", ("train", "--resume", run))
+    assert result.returncode == 0, result.stderr
+    assert files_of(run) == files_of(job[0] / "unbroken")
+
+
+@pytest.mark.parametrize(
+    "name, gpus, expected",
+    [
+        ("auto", 0, "cpu"),
+        ("cpu", 2, "cpu"),
+        ("auto", 2, "cuda:1"),
+        ("cuda", 2, "cuda:1"),
+        ("cuda", 1, "this machine has 2 processes but 1 GPU: start one process a GPU, or use --device cpu"),
+        ("cuda:0", 2, "device 'cuda:0' is not for several processes"),
+        ("mps", 0, "device 'mps' is not for several processes"),
+    ],
+)
+def test_each_process_takes_its_own_device(monkeypatch, name, gpus, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    if " " not in expected:
+        assert distributed.device(name) == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            distributed.device(name)
+
+
+def test_several_processes_compile_nothing(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    gpu = SimpleNamespace(type="cuda")
+    monkeypatch.setattr(launch, "HAS_TRITON", True)
+    assert launch._choose_speed(SimpleNamespace(compile="auto", precision="fp32"), gpu) == (False, "fp32")
+    with pytest.raises(UserError, match="--compile on is for one process"):
+        launch._choose_speed(SimpleNamespace(compile="on", precision="fp32"), gpu)
+
+
+# Scoring
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_is_scored_by_two_processes_one_of_which_is_killed(job, tmp_path, command):
+    run, out, alone = job[0] / "unbroken", tmp_path / "out" / "s.csv", tmp_path / "alone.csv"
+    images = shutil.copytree(XRAYS, tmp_path / "images")
+    (images / "test" / "0001.jpeg").write_bytes(b"")
+    out.parent.mkdir()
+    out.write_text("old")
+    arguments = (run, images, "--device", "cpu", "--batch-size", "3")
+    assert command(score.main, *arguments, "--out", alone)[0] == 1
+
+    result = commands("kill:2", ("score", *arguments, "--out", out))
+    (error,) = said(result)
+    assert result.returncode == 1 and error.endswith("the same command goes on where this one was")
+    assert out.read_text() == "old"
+    parts = list(out.parent.glob(".s.csv.*.part"))
+    left = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    assert len(parts) == 2 and 3 <= len(left) < 20
+    with open(parts[0], "a") as file:
+        file.write('[19, "half a ro')  # as a process leaves it that is killed while it writes
+
+    copy = shutil.copytree(out.parent, tmp_path / "copy") / "s.csv"  # for one process
+    result = commands("kill:0", ("score", *arguments, "--out", out))
+    code, printed, _ = command(score.main, *arguments, "--out", copy)
+    assert code == 1 and "error: 1 of 20 images could not be read" in said(result)[0]
+    for text in (result.stdout, printed):
+        assert text.count("19 of 20 images scored") == 1 and f"({len(left)} before, the rest at" in text
+    for path in (out, copy):
+        assert os.listdir(path.parent) == ["s.csv"]
+        rows, expected = rows_of(path), rows_of(alone)
+        assert [row["name"] for row in rows] == [row["name"] for row in expected] and len(rows) == 20
+        assert [row["error"] for row in rows] == [row["error"] for row in expected]
+        for score_name in SCORES:
+            values = [[float(row[score_name] or 0) for row in some] for some in (rows, expected)]
+            np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_are_of_the_same_job_only_and_complete(tmp_path):
+    parts = Parts(tmp_path / "s.csv", "one", 4)
+    parts.write([0, 2], [[["a"]], [["c"]]])
+    parts = Parts(tmp_path / "s.csv", "one", 4)
+    assert parts.share() == [1, 3] and Parts(tmp_path / "s.csv", "two", 4).share() == [0, 1, 2, 3]
+    parts.write([1], [[["b"]]])
+    with pytest.raises(ValueError, match="do not fit together"):
+        list(parts.rows())
+    parts.write([3], [[["d"]]])
+    assert list(parts.rows()) == [["a"], ["b"], ["c"], ["d"]]
+    parts.write([3], [[["d"]]])
+    with pytest.raises(ValueError, match="do not fit together"):
+        list(parts.rows())
+    parts.remove()
+    assert not list(tmp_path.iterdir())
+
+
+# What docs/distributed.md says
+
+
+def page():
+    return (HERE.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+
+
+@functools.cache
+def gradients(system):
+    """Parameters of both networks, and the bytes of gradients of two iterations."""
+    detector = Detector(preset(system))
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (detector.generator, detector.discriminator)]
+    return detector, sizes, 4 * (sizes[0] + 2 * sizes[1])
+
+
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_what_is_sent_is_counted(system, monkeypatch):
+    detector, sizes, sent = gradients(system)
+    trainer, config = Trainer(detector.train()), detector.config
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda optimizer: None)
+    for layer in detector.modules():
+        if type(layer) is torch.nn.BatchNorm2d:
+            layer.__class__ = BatchNorm2d
+    sums = []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda values: sums.append(4 * values.numel()))
+    for iteration in range(2):  # a batch of one has the statistics of any
+        trainer.step(torch.rand(1, 1, config.image_size, config.image_size), iteration)
+    rows = 4 * config.batch_size * config.patches * config.token_dim if config.memory == "queue" else 0
+    cells = [f"{size:,}" for size in sizes] + [f"{sent / 1e6:.1f}", f"{rows / 1e6:.1f}", f"{sum(sums) / 1e6:.2f}"]
+    assert f"| `{system}` | {' | '.join(cells)} | {len(sums)} |\n" in page()
+
+
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_where_it_stops_paying_is_computed(system):
+    with open(HERE.parent / "bench" / "results" / "amd-epyc-2-threads.csv", newline="") as file:
+        measured = {
+            (row["group"], row["case"], row["variant"]): float(row["p50_ms"]) / 1e3 for row in csv.DictReader(file)
+        }
+    seconds = measured["training iteration", system, "torch"]
+    for speed in (1, 10, 100):
+        least = 2 * gradients(system)[2] / (speed * 1e9 / 8)
+        line = f"| `{system}` | {seconds:.2f} | {speed} Gbit/s | {least:.2f} | {seconds / least:.1f}x |\n"
+        assert line in page(), line
+    rate = 16 / measured["scoring", "squid 16", "torch"]
+    line = f"| CPU, tensor to score, `squid` | {rate:.1f} | two threads | {2 * 1e7 / rate / 3600:.0f} core-hours |\n"
+    assert line in page(), line

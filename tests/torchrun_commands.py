@@ -1,0 +1,47 @@
+"""Commands one after the other in every process of a job; in the second process something happens.
+
+    torchrun --nproc-per-node=2 torchrun_commands.py EVENT:NUMBER COMMANDS
+
+COMMANDS is a JSON list of [train|score|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
+training step or batch to score, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
+Ctrl-C, alone (`interrupt`); never at 0. Runs draw no pictures, which take longer than the training.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import torchrun_training
+
+from fastsquid import loop, score, train
+from fastsquid.cli import run_command
+from fastsquid.training import Trainer
+
+event, number = sys.argv[1].split(":")
+loop.SAVE_SECONDS = 0  # a checkpoint after every epoch
+loop.draw_gallery = loop.plots.curves = lambda *_: None
+done = 0
+
+
+def watched(original):
+    def wrapper(*arguments):
+        global done
+        done += 1
+        if done == int(number) and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
+        return original(*arguments)
+
+    return wrapper
+
+
+Trainer.step, score.score_batch = watched(Trainer.step), watched(score.score_batch)
+modules = {"train": train, "score": score, "compute": torchrun_training}
+
+
+def main():
+    codes = [modules[name].main(arguments) for name, *arguments in json.loads(sys.argv[2])]
+    return codes[-1]
+
+
+run_command(main)
