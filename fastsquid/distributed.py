@@ -80,6 +80,11 @@ def rank():
     return dist.get_rank() if _joined() else 0
 
 
+def neighbours():
+    """How many of them are on this machine, and share its cores."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _store is not None else 1
+
+
 def leads():
     """Whether this process alone validates, writes and reports."""
     return rank() == 0
@@ -103,7 +108,7 @@ def device(name):
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= there:
         raise UserError(
-            f"this machine has {os.environ['LOCAL_WORLD_SIZE']} processes but {there} GPU{'s' * (there != 1)}: start "
+            f"this machine has {neighbours()} processes but {there} GPU{'s' * (there != 1)}: start "
             "one process a GPU, or use --device cpu"
         )
     torch.cuda.set_device(local)

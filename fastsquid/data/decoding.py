@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from ..distributed import neighbours
 from ..errors import UserError
 from .dicom import read_patient
 from .images import ImageError, read_image
@@ -75,7 +76,7 @@ def decoded(files, size, batch_size, anonymous=False):
     loader = DataLoader(
         _Files(files, size, anonymous),
         batch_size,
-        num_workers=min(8, _cores()) if workers else 0,
+        num_workers=max(1, min(8, _cores() // neighbours())) if workers else 0,
         collate_fn=list,
         multiprocessing_context=_worker_context() if workers else None,
     )
