@@ -66,7 +66,9 @@ class Detector(nn.Module):
         for layers in detector.generator.modules():
             if isinstance(layers, nn.Sequential):
                 for i in range(len(layers) - 1):
-                    if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
+                    if isinstance(layers[i], nn.Conv2d) and isinstance(
+                        layers[i + 1], (nn.BatchNorm2d, nn.SyncBatchNorm)
+                    ):
                         layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
                         layers[i + 1] = nn.Identity()
         # The layout that convolutions are fastest in, on a CPU too where no gradients are asked for.

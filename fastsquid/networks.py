@@ -170,7 +170,7 @@ class Discriminator(nn.Module):
         """
         x = images
         for layer in self.layers:
-            if norm == "image" and isinstance(layer, nn.BatchNorm2d):
+            if norm == "image" and isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                 x = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
             else:
                 x = layer(x)
