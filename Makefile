@@ -12,5 +12,5 @@ test: .venv/ready
 
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,triton,dicom,export]'
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,triton,dicom,export,shards]'
 	touch $@

@@ -32,6 +32,7 @@ setup(
         # gdcm decodes JPEG-lossless; the first with wheels for every Python from 3.10 to 3.13
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.24.1"],
         "report": [],  # reports need nothing more; the name is for those who ask for it
+        "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],

@@ -7,7 +7,6 @@ that what a killed job has left is taken up by the next one that would compute t
 import hashlib
 import heapq
 import json
-import os
 from glob import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -29,12 +28,12 @@ def digest(settings, files):
 
     Args:
         settings: JSON-able.
-        files: [(name, path)]; sizes and times of change count, contents are not read.
+        files: [(name, Path or `ShardFile`)]; sizes and times of change count, contents are not read.
     """
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, path in files:
         try:
-            status = os.stat(path)
+            status = path.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             state = "missing"
@@ -63,7 +62,8 @@ class Parts:
 
     def share(self):
         """Indices of the rows that are missing and this process's to compute, a list."""
-        return np.flatnonzero(~self.done)[distributed.rank() :: distributed.world()].tolist()
+        # Neighbours stay together: they lie beside each other on the disk, and in shards.
+        return np.array_split(np.flatnonzero(~self.done), distributed.world())[distributed.rank()].tolist()
 
     def write(self, indices, batches):
         """Appends the rows of `indices`, which come in batches, to a new part; what is written outlives the process."""

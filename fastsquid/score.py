@@ -13,8 +13,9 @@ from .checkpoint import why_uncalibrated
 from .cli import Parser, add_anonymous_option, add_device_options, run_command
 from .data.decoding import decoded
 from .data.images import find_images
-from .data.names import Distinct
+from .data.names import Distinct, content_name
 from .data.patients import warn_of_ages
+from .data.shards import find_shards, is_shard, read_shard
 from .errors import UserError
 from .files import replacing
 from .parts import Parts, any_parts, digest
@@ -27,12 +28,17 @@ def main(arguments=None):
         prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
     )
     parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
-    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders searched for them")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE|FOLDER",
+        nargs="+",
+        help="image files, WebDataset shards (.tar), and folders searched for either",
+    )
     parser.add_argument(
         "--out",
         default="scores.csv",
-        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, error; a single "
-        "folder's images are named by their path inside it, all others by their path as given",
+        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, error; a single folder's or "
+        "shard's images are named by their path inside it, all others by their path as given",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
@@ -54,12 +60,16 @@ def main(arguments=None):
 
 
 def _score(options):
-    files = _named_files([Path(image) for image in options.images])
+    paths = [Path(image) for image in options.images]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision)
     if scorer.calibration is None and distributed.leads():
         print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
 
     anonymous = options.anonymous or scorer.run["anonymous"]
+    files = _named_files(paths, content_name if anonymous else str)
     scoring = _Scoring(scorer, options.batch_size, anonymous)
     start, parts = time.perf_counter(), None
     if distributed.world() > 1 or any_parts(options.out):
@@ -153,20 +163,30 @@ def score_batch(scorer, images):
     return zip(*columns, shown)
 
 
-def _named_files(paths):
-    """[(name, path)] of every image that the arguments stand for; what does not exist is refused before any work."""
+def _named_files(paths, called):
+    """[(name, Path or `ShardFile`)] of every image that the arguments stand for."""
     files = []
     for path in paths:
-        if path.is_dir():
-            found = find_images(path)
-            if not found:
-                raise UserError(f"{path} holds no images")
+        if path.is_dir() or is_shard(path):
+            found = _inside(path, called)
             files += [((file.relative_to(path) if len(paths) == 1 else file).as_posix(), file) for file in found]
-        elif path.exists():
-            files.append((path.as_posix(), path))
         else:
-            raise UserError(f"{path} does not exist")
+            files.append((path.as_posix(), path))
     return files
+
+
+def _inside(path, called):
+    """The images of a folder or shard."""
+    if not path.is_dir():
+        return [sample.image for sample in read_shard(path, called)]
+    images, shards = find_images(path), find_shards(path)
+    if images and shards:
+        raise UserError(
+            f"{path} holds both images, as {called(images[0])}, and shards, as {shards[0]}: give them one by one"
+        )
+    if not (images or shards):
+        raise UserError(f"{path} holds no images")
+    return images or [sample.image for shard in shards for sample in read_shard(shard, called)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What several tests share: running a command as the shell would, a tiny configuration, a trained run."""
 
+import csv
 import json
 import os
 import shutil
@@ -54,6 +55,12 @@ TINY = [
 
 def tiny(out, *more):
     return [*TINY, "--out", out, *more]
+
+
+def rows_of(path):
+    """The rows of a CSV, dicts."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
 def files_of(run):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchrun_training
-from conftest import XRAYS, files_of, tiny
+from conftest import XRAYS, files_of, rows_of, tiny
 
 from fastsquid import checkpoint, distributed, launch, score, train
 from fastsquid.config import SCORES, preset
@@ -218,11 +218,6 @@ def test_several_processes_compile_nothing(monkeypatch):
 
 
 # Scoring
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_folder_is_scored_by_two_processes_one_of_which_is_killed(job, tmp_path, command):

@@ -1,6 +1,5 @@
 """Groups of runs: `train --seeds`, its resumption and summary, and the compare command."""
 
-import csv
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import TINY, files_of, tiny
+from conftest import TINY, files_of, rows_of, tiny
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from fastsquid import checkpoint, compare, group, loop, train
@@ -33,11 +32,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("groups") / "trained"
     assert train.main([str(a) for a in tiny(folder, "--epochs", "1", "--seeds", *SEEDS)]) is None
     return folder
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def left(folder):

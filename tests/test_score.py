@@ -1,6 +1,5 @@
 """The score and evaluate commands on a trained run."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rows_of
 from PIL import Image
 
 from fastsquid import evaluate, loop, score, train
@@ -50,11 +50,6 @@ def run(tmp_path_factory):
         ]
     )
     return folder
-
-
-def rows_of(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_one_row_an_image(run, tmp_path, command):

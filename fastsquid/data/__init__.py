@@ -11,6 +11,7 @@ from .digits import is_mnist, open_digits
 from .folder import open_folder
 from .images import ImageError, find_images, read_image, read_images, to_unit
 from .kinds import IMAGE_SUFFIXES
+from .shards import is_sharded, open_shards
 from .split import SPLITS, Split
 
 __all__ = [
@@ -39,8 +40,9 @@ def open_data(
 ):
     """Opens the data at a path, recognised by what is there.
 
-    None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, CheXpert's train.csv
-    and COVIDx's lists are read as released, any other folder by its layout (`open_folder`).
+    None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, WebDataset shards are
+    read by their names, CheXpert's train.csv and COVIDx's lists as released, any other folder by its layout
+    (`open_folder`).
 
     Args:
         path: folder, or None.
@@ -69,11 +71,14 @@ def open_data(
         raise UserError(f"{root} {what}: give a folder of images, or none for DigitAnatomy")
     if is_mnist(root):
         return open_digits(root, size, seed, splits, contamination)
-    if contamination and (is_chexpert(root) or is_covidx(root) or not (root / "train").is_dir()):
+    sharded = is_sharded(root)
+    if contamination and (sharded or is_chexpert(root) or is_covidx(root) or not (root / "train").is_dir()):
         raise UserError(
             f"contamination = {contamination} needs abnormal training images, which {root} does not have apart: give "
             "a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
+    if sharded:
+        return open_shards(root, size, skip_unreadable, splits, anonymous)
     if is_chexpert(root):
         return open_chexpert(root, size, skip_unreadable, splits, anonymous)
     if is_covidx(root):

@@ -61,7 +61,7 @@ def decoded(files, size, batch_size, anonymous=False):
     """Decodes image files in their order; many of them ahead of their use, in worker processes.
 
     Args:
-        files: [(name, path)], the names being of any type.
+        files: [(name, path)], the names being of any type, a path a Path or a `ShardFile`.
         size: side of the square images in pixels.
         batch_size: of the files, the last batch may hold fewer.
         anonymous: call images and files by what is in the files instead, in errors too; the same files alike.

@@ -6,6 +6,7 @@ identifies a patient is ever part of a message, nor is anything that pydicom say
 
 import hashlib
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ def read_dicom(path):
     """The grey values of a radiograph as its file says that they are to be shown: bright is dense (`tone_curve`).
 
     Args:
-        path: Path of a DICOM file.
+        path: Path or `ShardFile` of a DICOM file.
 
     Returns:
         float32 (H, W) in [0, 1], and the bits of a stored value, at most 16.
@@ -80,8 +81,8 @@ def read_dicom(path):
 
 
 def read_patient(path):
-    """The `Patient` of a Path, from its header alone; None for what is not DICOM, which is not opened if it is named
-    as another image, and for what `read_dicom` refuses."""
+    """The `Patient` of a Path or `ShardFile`, from its header alone; None for what is not DICOM, which is not opened if
+    it is named as another image, and for what `read_dicom` refuses."""
     try:
         if not is_dicom(path):
             return None
@@ -100,7 +101,7 @@ def _open(path, **options):
     except ImportError:
         raise RefusedError("reading DICOM needs pydicom 3", _INSTALL) from None
     with refusing("its tags cannot be read"):
-        dataset = pydicom.dcmread(path, **options)
+        dataset = pydicom.dcmread(path if isinstance(path, Path) else path.open(), **options)
     if not len(dataset):  # pydicom gives up everything where the end is missing
         raise RefusedError("it is cut short")
     return dataset

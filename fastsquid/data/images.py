@@ -34,7 +34,7 @@ def read_image(path, size, name=None):
     A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
 
     Args:
-        path: of the file, in any form.
+        path: of the file, in any form, or a `ShardFile`.
         size: side of the square in pixels.
         name: what messages call the file; its path by default.
 
@@ -46,7 +46,7 @@ def read_image(path, size, name=None):
             PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey; or DICOM that
             is no frontal chest radiograph.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
         if is_dicom(path):
             return _dicom_square(path, size)
@@ -173,7 +173,7 @@ def _dicom_square(path, size):
 def _open(path):
     """Pillow's lazily opened image, refused if its header announces too many pixels."""
     with quiet:  # of what is refused below
-        image = Image.open(path)
+        image = Image.open(path if isinstance(path, Path) else path.open())
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         image.close()
         raise Image.DecompressionBombError
@@ -203,8 +203,9 @@ def _reason(path, error):
 
 
 def _unidentified(path):
-    if not os.path.getsize(path):
-        return "the file is empty"
+    with path.open("rb") as file:
+        if not file.read(1):
+            return "the file is empty"
     if begins_as_dicom(path):
         return f"it is DICOM but named {path.suffix}, where .dcm would be right"
     if path.suffix.lower() in DICOM_SUFFIXES:

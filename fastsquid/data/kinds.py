@@ -23,11 +23,12 @@ def is_image(path):
 
 
 def is_dicom(path):
-    """Whether a Path begins as DICOM files do (PS3.10, 7.1); what is named as another image is not even opened."""
+    """Whether a Path or `ShardFile` begins as DICOM files do (PS3.10, 7.1); what is named as another image is not even
+    opened."""
     return path.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(path)
 
 
 def begins_as_dicom(path):
     """Whether a file begins as DICOM files do, whatever its name."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

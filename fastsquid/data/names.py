@@ -2,14 +2,13 @@
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 
 
 def content_name(path):
     """The first 16 hex digits of the sha256 of a file's bytes, which whoever has the file can find again; "unreadable"
     where there are none to be had."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return "unreadable"
 

@@ -12,7 +12,7 @@ SOURCE_AGES = {"zhanglab": [1.0, 5.99]}
 
 
 def read_patients(paths):
-    """The `Patient` of each Path, by its header; None for plain images, which are not opened."""
+    """The `Patient` of each Path or `ShardFile`, by its header; None for plain images, which are not opened."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read_patient, paths))
 

@@ -44,7 +44,7 @@ def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=Fals
     """The Split of image files, decoded once.
 
     Args:
-        paths: of the files.
+        paths: of the files, or `ShardFile`s.
         names: of the images.
         labels: a list of 0 and 1, or None.
         size: side of the images in pixels.

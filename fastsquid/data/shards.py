@@ -1,0 +1,251 @@
+"""WebDataset shards: tar archives of samples, whose images are read where they lie, in any order and by any process."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ..errors import UserError
+from .images import find_images
+from .kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from .names import content_name
+from .patients import read_patients, refuse_shared_patients
+from .split import SPLITS, read_split
+
+SUFFIX = ".tar"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A file in a shard, to be read as a Path is; nothing is unpacked.
+
+    Attributes:
+        shard: Path of the archive.
+        file: its name there.
+        start: of its bytes in the archive.
+        size: how many they are.
+    """
+
+    shard: Path
+    file: str
+    start: int
+    size: int
+
+    @property
+    def suffix(self):
+        return PurePosixPath(self.file).suffix
+
+    def read_bytes(self):
+        with open(self.shard, "rb") as shard:
+            shard.seek(self.start)
+            return shard.read(self.size)
+
+    def open(self, mode="rb"):
+        return io.BytesIO(self.read_bytes())
+
+    def stat(self):
+        """That of the shard, which changes whenever the file does."""
+        return self.shard.stat()
+
+    def relative_to(self, folder):
+        """Its Path below a folder that the shard is in, or below the shard."""
+        return Path(str(self)).relative_to(folder)
+
+    def as_posix(self):
+        return Path(str(self)).as_posix()
+
+    def __str__(self):
+        return f"{self.shard}/{self.file.lstrip('/')}"
+
+
+class Sample(NamedTuple):
+    """An image of a shard.
+
+    Attributes:
+        image: `ShardFile`.
+        label: `ShardFile` of the text of its class, or None.
+    """
+
+    image: ShardFile
+    label: ShardFile | None
+
+
+def find_shards(folder):
+    """All shards below a folder, sorted Paths; names that start with "." are skipped, and links to folders too."""
+    shards = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shards += [Path(parent, name) for name in files if is_shard(Path(name))]
+    return sorted(shards, key=Path.as_posix)
+
+
+def is_shard(path):
+    """Whether a Path is named as a shard."""
+    return path.suffix.lower() == SUFFIX and not path.name.startswith(".")
+
+
+def read_shard(shard, called=str):
+    """The samples of a shard, in its order. Only headers are read; what is neither image nor class is passed over.
+
+    A sample is what WebDataset has it be: files that follow each other and whose names are the same up to the first
+    dot. It has one image, and its class, if it is known, in `.cls`.
+
+    Args:
+        shard: Path.
+        called: function of a `ShardFile` that gives what messages call it.
+
+    Returns:
+        list of `Sample`, at least one.
+
+    Raises:
+        UserError: no webdataset, an archive that is damaged, cut short or compressed, a sample with several images or
+            with a class and none, or no images.
+    """
+    try:
+        from webdataset.tariterators import group_by_keys
+    except ImportError:
+        raise UserError(f"reading the shard {shard} needs webdataset: pip install 'fastsquid[shards]'") from None
+    samples = []
+    try:
+        for fields in group_by_keys(_files(shard, called)):
+            label = fields.get("cls")
+            images = [field for name, field in fields.items() if not name.startswith("__") and _is_image(field)]
+            if len(images) > 1:
+                raise UserError(
+                    f"{called(images[0])} and {called(images[1])} are one sample, their names being the same up to the "
+                    "first dot: give every image of a shard a name of its own before its first dot"
+                )
+            if images:
+                samples.append(Sample(images[0], label))
+            elif label:
+                raise UserError(f"{called(label)} is a class without an image: let each follow its image in the shard")
+    except OSError as error:
+        raise UserError(f"the shard {shard} cannot be read ({error.strerror}): give a readable one") from error
+    except tarfile.TarError as error:
+        raise UserError(
+            f"the shard {shard} cannot be read as an uncompressed tar archive ({error}): write it again"
+        ) from error
+    except UserError:
+        raise
+    except ValueError as error:  # the same name twice
+        raise UserError(f"the shard {shard} is no WebDataset, a file being there twice: write it again") from error
+    if not samples:
+        raise UserError(f"the shard {shard} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
+    return samples
+
+
+def open_shards(root, size, skip_unreadable, splits, anonymous):
+    """Reads shards whose names say the split: `train-000000.tar`, `val-...`, `test-...`, or in folders of these names.
+
+    Classes are whole numbers in `.cls`, 0 normal and every other 1; of `train` only the normal images are read, all of
+    them where none has a class. Names are the shard's path and the image's in it, or, if `anonymous`, made of what is
+    in the image's file.
+
+    Args:
+        root: Path of the folder.
+        splits: the splits to decode.
+
+    Returns:
+        dict of split name to Split, without the splits that there are no shards of.
+
+    Raises:
+        UserError: images beside the shards, a shard of no split or one that cannot be read (`read_shard`), classes of
+            some images only, no normal image to train on, or a patient in two splits.
+    """
+    called = content_name if anonymous else str
+    found = _split_shards(root)
+    _refuse_others(root, found)
+    listed = {}
+    for name, shards in found.items():
+        samples = [sample for shard in shards for sample in read_shard(shard, called)]
+        labels = _labels(samples, called)
+        if name == "train" and labels is not None:
+            samples = [sample for sample, label in zip(samples, labels) if not label]
+            if not samples:
+                raise UserError(f"the training shards of {root} hold no normal images: the .cls of one should be 0")
+            labels = [0] * len(samples)
+        listed[name] = [sample.image for sample in samples], labels
+    patients = {name: read_patients(files) for name, (files, _) in listed.items()}
+    refuse_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
+    data = {}
+    for name in splits:
+        if name in listed:
+            files, labels = listed[name]
+            names = [file.relative_to(root).as_posix() for file in files]
+            ages = [patient and patient.age for patient in patients[name]]
+            data[name] = read_split(files, names, labels, size, skip_unreadable, anonymous, ages)
+    return data
+
+
+def is_sharded(root):
+    """Whether the folder has shards of a split."""
+    return any(_split_shards(root).values())
+
+
+def _split_shards(root):
+    """{split: its shards, sorted} of what there is."""
+    found = {}
+    for name in SPLITS:
+        folder = root / name
+        shards = [child for child in root.iterdir() if is_shard(child) and child.name.startswith(name)]
+        shards += [child for child in folder.iterdir() if is_shard(child)] if folder.is_dir() else []
+        if shards:
+            found[name] = sorted(shards, key=Path.as_posix)
+    return found
+
+
+def _refuse_others(root, found):
+    """Refuses what would be left out in silence: images that are in no shard, and shards that are of no split."""
+    first = next(iter(found.values()))[0]
+    if find_images(root):
+        raise UserError(f"{root} holds both shards, as {first}, and other images: keep one of them there")
+    known = {shard for shards in found.values() for shard in shards}
+    if others := [shard for shard in find_shards(root) if shard not in known]:
+        raise UserError(
+            f"{others[0]} is of no split: call shards train-000000.tar, val-000000.tar, test-000000.tar, or put them "
+            "right into folders train, val and test"
+        )
+
+
+def _labels(samples, called):
+    """0 and 1 of samples, or None where none of them has a class."""
+    known = [sample for sample in samples if sample.label]
+    if not known:
+        return None
+    if len(known) < len(samples):
+        image = next(sample.image for sample in samples if not sample.label)
+        raise UserError(f"{called(image)} has no class, where {called(known[0].image)} has: give a .cls to all or none")
+    labels = []
+    for sample in samples:
+        text = sample.label.read_bytes()
+        try:
+            labels.append(int(int(text) != 0))
+        except ValueError:
+            raise UserError(
+                f"the class of {called(sample.image)} is no whole number: write 0 for normal and 1 for abnormal into "
+                "its .cls"
+            ) from None
+    return labels
+
+
+def _is_image(file):
+    return file.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES
+
+
+def _files(shard, called: Callable):
+    """What webdataset groups: every regular file of an archive, by its header."""
+    with tarfile.open(shard, "r:") as archive:
+        for member in archive:
+            file = ShardFile(shard, member.name, member.offset_data, member.size)
+            if (not member.isreg() and not member.isdir() or member.issparse()) and _is_image(file):
+                raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
+            if member.isreg():
+                yield {"fname": member.name, "data": file, "__url__": str(shard)}
+            archive.members = []  # which tarfile would keep
+        # tarfile takes a damaged header, or none, for the end, which is a block of zeros.
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it is damaged or cut short")

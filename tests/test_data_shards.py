@@ -1,0 +1,371 @@
+"""WebDataset shards: the same images, labels and scores as of the files that are in them, and what is refused."""
+
+import builtins
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import XRAYS, rows_of, tiny
+from PIL import Image
+
+webdataset = pytest.importorskip("webdataset")
+
+from fastsquid import checkpoint, score, train  # noqa: E402
+from fastsquid.config import SCORES  # noqa: E402
+from fastsquid.data import find_images, open_data, read_image  # noqa: E402
+from fastsquid.data.names import content_name  # noqa: E402
+from fastsquid.data.shards import find_shards, read_shard  # noqa: E402
+from fastsquid.errors import UserError  # noqa: E402
+
+
+def put(shard, *files):
+    """A shard of (name, content) as tarfile writes it, whether it makes sense or not."""
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(shard, "w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return shard
+
+
+def png(value=0):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def shards_of(folder, out, per_shard):
+    """Shards of the images of a ZhangLab-like folder, as WebDataset's own writer makes them."""
+    for split in ("train", "val", "test"):
+        files = find_images(folder / split)
+        for number in range(0, len(files), per_shard):
+            with webdataset.TarWriter(str(out / f"{split}-{number // per_shard:06d}.tar")) as writer:
+                for path in files[number : number + per_shard]:
+                    name = path.relative_to(folder / split)
+                    sample = {"__key__": name.with_suffix("").as_posix(), "jpeg": path.read_bytes()}
+                    if len(name.parts) > 1:
+                        sample["cls"] = 0 if name.parts[0] == "NORMAL" else 3
+                    writer.write(sample)
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return shards_of(XRAYS, tmp_path_factory.mktemp("shards"), per_shard=3)
+
+
+@pytest.fixture
+def shards(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "shards"))
+
+
+# What is read
+
+
+def test_splits_are_those_of_the_files(written):
+    sharded, loose = open_data(written, 32), open_data(XRAYS, 32)
+    assert list(sharded) == list(loose) == ["train", "val", "test"]
+    for name, split in sharded.items():
+        np.testing.assert_array_equal(split.images.numpy(), loose[name].images.numpy())
+        assert split.images.dtype == loose[name].images.dtype
+        assert [file.split(".tar/")[1] for file in split.names] == loose[name].names
+        assert (split.labels is None) == (loose[name].labels is None)
+        assert split.labels is None or split.labels.tolist() == loose[name].labels.tolist()
+    assert sharded["train"].names[0].startswith("train-000000.tar/NORMAL/") and len(find_shards(written)) == 8
+    assert sharded["test"].names[-1] == "test-000001.tar/0003.jpeg"
+
+
+def test_shards_in_folders_of_the_splits(written, tmp_path):
+    for shard in find_shards(written):
+        split, number = shard.name.split("-")
+        (tmp_path / split).mkdir(exist_ok=True)
+        shutil.copy(shard, tmp_path / split / number)
+    for name, split in open_data(tmp_path, 16).items():
+        expected = open_data(written, 16)[name]
+        assert split.images.equal(expected.images)
+        assert [f"{name}/{file}" for file in expected.names] == [file.replace("-", "/", 1) for file in split.names] or (
+            split.names[0].startswith(f"{name}/000000.tar/")
+        )
+
+
+def test_training_ends_in_the_same_weights(unbroken, written, tmp_path, no_pictures, capsys):
+    arguments = [written if argument == XRAYS else argument for argument in tiny(tmp_path / "run")]
+    train.main([str(argument) for argument in arguments])
+    ours, expected = (checkpoint.latest_checkpoint(run) for run in (tmp_path / "run", unbroken))
+    for name in ("last.safetensors", "best.safetensors", "optimizer.safetensors"):
+        assert (ours / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_scores_are_those_of_the_files(unbroken, written, tmp_path, command):
+    loose, sharded, one, some = (tmp_path / f"{name}.csv" for name in ("loose", "sharded", "one", "some"))
+    shard = written / "val-000001.tar"
+    for images, out in (([XRAYS], loose), ([written], sharded), ([shard], one), ([shard, XRAYS / "test"], some)):
+        assert command(score.main, unbroken, *images, "--out", out, "--batch-size", 4)[0] == 0
+    by_file = {row["name"]: row for row in rows_of(loose)}
+    for row in rows_of(sharded):
+        shard_name, file = row["name"].split(".tar/")
+        expected = by_file[f"{shard_name.split('-')[0]}/{file}"]
+        assert [row[name] for name in (*SCORES, "error")] == pytest.approx(
+            [expected[name] for name in (*SCORES, "error")]
+        ) or all(abs(float(row[name]) - float(expected[name])) < 1e-5 for name in SCORES)
+    assert len(rows_of(sharded)) == len(by_file) == 20
+    assert [row["name"] for row in rows_of(one)] == [
+        f"PNEUMONIA/{path.name}" for path in find_images(XRAYS / "val")[3:]
+    ]
+    assert [row["name"] for row in rows_of(some)][:1] == [f"{shard}/{rows_of(one)[0]['name']}"]
+    assert [row["name"] for row in rows_of(some)][3:] == [path.as_posix() for path in find_images(XRAYS / "test")]
+
+
+def test_many_images_are_decoded_in_worker_processes(unbroken, tmp_path, command):
+    shard = put(tmp_path / "x.tar", *((f"{i}.png", png(i % 256)) for i in range(260)))
+    assert command(score.main, unbroken, shard, "--out", tmp_path / "s.csv")[0] == 0
+    rows = rows_of(tmp_path / "s.csv")
+    assert [row["name"] for row in rows] == [f"{i}.png" for i in range(260)]
+    # 0 and 256 are the same picture, and no other is.
+    assert rows[0]["residual"] == pytest.approx(rows[256]["residual"])
+    assert len({row["residual"] for row in rows[:256]}) > 200
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its file open
+def test_a_sample_is_what_webdataset_says(tmp_path):
+    shard = put(
+        tmp_path / "x.tar",
+        ("./a/b.c/0.PNG", png()),
+        ("./a/b.c/0.cls", b"1"),
+        ("./a/b.c/0.json", b"{}"),
+        ("README.txt", b"no image"),
+        ("__meta__.json", b"{}"),
+        ("1.seg.json", b"{}"),
+        ("1.jpg", png()),
+        ("/2.tif", png()),
+    )
+    samples = read_shard(shard)
+    assert [sample.image.relative_to(tmp_path).as_posix() for sample in samples] == [
+        "x.tar/a/b.c/0.PNG",
+        "x.tar/1.jpg",
+        "x.tar/2.tif",
+    ]
+    assert [sample.label and sample.label.read_bytes() for sample in samples] == [b"1", None, None]
+    (expected,) = [
+        [
+            entry["__key__"]
+            for entry in webdataset.WebDataset(str(shard), shardshuffle=False)
+            if {"png", "jpg", "tif"} & set(entry)
+        ]
+    ]
+    assert [sample.image.file.rsplit(".", 1)[0] for sample in samples] == expected
+    assert [read_image(sample.image, 8).max() for sample in samples] == [0, 0, 0]
+
+
+def test_headers_alone_are_read(shards, monkeypatch):
+    read = []
+    original = io.BufferedReader.read
+    shard = put(shards / "big.tar", *((f"{i}.png", bytes(10**6)) for i in range(3)))
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            read.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(tarfile, "bltn_open", lambda name, mode: Counting(name, mode))
+    assert len(read_shard(shard)) == 3 and original is io.BufferedReader.read
+    assert read and all(0 < size <= 1024 for size in read)
+
+
+def test_abnormal_training_images_are_never_read(tmp_path):
+    put(tmp_path / "train.tar", ("0.png", png(7)), ("0.cls", b"0"), ("1.png", b"no image"), ("1.cls", b"2\n"))
+    train_split = open_data(tmp_path, 8)["train"]
+    assert train_split.names == ["train.tar/0.png"] and train_split.labels.tolist() == [0]
+    assert train_split.images.unique().tolist() == [7]
+
+
+def test_only_the_splits_that_are_asked_for_are_decoded(tmp_path):
+    put(tmp_path / "train.tar", ("0.png", b"no image"))
+    put(tmp_path / "val.tar", ("0.png", png()))
+    assert list(open_data(tmp_path, 8, splits=("val",))) == ["val"]
+    with pytest.raises(UserError, match="train.tar/0.png cannot be read as an image .*: replace"):
+        open_data(tmp_path, 8)
+
+
+def test_unreadable_images_are_skipped_and_counted(tmp_path):
+    put(tmp_path / "train.tar", ("0.png", b"no image"), ("1.png", b""), ("2.png", png()))
+    split = open_data(tmp_path, 8, skip_unreadable=True)["train"]
+    assert split.names == ["train.tar/2.png"] and split.skipped == 2
+
+
+def test_an_unreadable_image_is_an_error_in_its_row(unbroken, tmp_path, command):
+    shard = put(tmp_path / "x.tar", ("0.png", png()), ("1.png", b""), ("2.png", b"none"), ("3.dcm", b"none"))
+    assert command(score.main, unbroken, shard, "--out", tmp_path / "s.csv")[0] == 1
+    rows = rows_of(tmp_path / "s.csv")
+    assert [bool(row["residual"]) for row in rows] == [True, False, False, False]
+    for row, why in zip(
+        rows, ("", "the file is empty", "the file is no image", "named as DICOM but does not begin so")
+    ):
+        assert why in row["error"] and (not why or f"{shard}/{row['name']} cannot be read" in row["error"])
+
+
+def test_anonymous_names_are_of_the_images(unbroken, shards, tmp_path, command):
+    named, anonymous = open_data(shards, 16), open_data(shards, 16, anonymous=True)
+    files = [sample.image for shard in sorted(shards.glob("test*")) for sample in read_shard(shard)]
+    assert anonymous["test"].names == [content_name(file) for file in files]
+    assert anonymous["test"].names == [content_name(path) for path in find_images(XRAYS / "test")]
+    assert anonymous["test"].images.equal(named["test"].images)
+    put(shards / "test-000002.tar", ("Jane/Doe.png", b"no image"))
+    with pytest.raises(UserError) as error:
+        open_data(shards, 16, anonymous=True)
+    assert "Doe" not in str(error.value)
+    (shards / "test-000002.tar").unlink()
+    put(shards / "test-000002.tar", ("Jane/Doe.png", png()), ("Jane/Doe.jpg", png()))
+    for refused in (
+        lambda: open_data(shards, 16, anonymous=True),
+        lambda: score.main([str(unbroken), str(shards), "--anonymous", "--out", str(tmp_path / "s.csv")]),
+    ):
+        with pytest.raises(UserError, match="are one sample") as error:
+            refused()
+        assert "Doe" not in str(error.value)
+
+
+def test_dicom_in_shards(tmp_path):
+    pytest.importorskip("pydicom")
+    from dicom_files import radiograph, write
+
+    def dicom(patient, **tags):
+        return write(tmp_path / "one.dcm", radiograph(), 12, PatientID=patient, **tags).read_bytes()
+
+    root = tmp_path / "root"
+    put(root / "train.tar", ("0.dcm", dicom("a", PatientAge="007Y")), ("1.dcm", dicom("b")))
+    put(root / "val.tar", ("0.dcm", dicom("c")))
+    data = open_data(root, 32)
+    np.testing.assert_array_equal(data["val"].images[0, 0].numpy(), read_image(tmp_path / "one.dcm", 32))
+    assert data["train"].ages == [7.0, None]
+    put(root / "val.tar", ("0.dcm", dicom("b")))
+    for splits in (("train", "val"), ("val",)):
+        with pytest.raises(
+            UserError, match="train.tar/1.dcm of train and .*val.tar/0.dcm of val have the same PatientID"
+        ):
+            open_data(root, 32, splits=splits)
+
+
+# What is refused
+
+
+def cut(at):
+    return lambda path: path.write_bytes(path.read_bytes()[:at])
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    at = next(sample.label for sample in read_shard(path)[:1]).start - 512
+    content[at + 100 : at + 120] = b"x" * 20
+    path.write_bytes(content)
+
+
+def compress(path):
+    import gzip
+
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+@pytest.mark.parametrize("change", [cut(0), cut(100), cut(700), cut(5000), cut(-1024 * 9), damage, compress])
+def test_a_damaged_shard(shards, tmp_path, change, unbroken, refused):
+    shard = shards / "val-000000.tar"
+    before = len(read_shard(shard))
+    change(shard)
+    assert before == 3
+    said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
+    assert f"the shard {shard} cannot be read as an uncompressed tar archive (" in said and "write it again" in said
+    said = refused(train.main, "--data", shards, "--preset", "squid-small", "--out", tmp_path / "run")
+    assert f"the shard {shard} cannot be read" in said
+    assert not (tmp_path / "run").exists() and not (tmp_path / "s.csv").exists()
+
+
+def test_a_shard_cut_anywhere_never_loses_an_image_in_silence(tmp_path):
+    whole = put(tmp_path / "x.tar", *((f"{i}.png", png(i)) for i in range(4))).read_bytes()
+    end = max(sample.image.start for sample in read_shard(tmp_path / "x.tar")) + 1024
+    for at in range(0, end, 64):
+        (tmp_path / "x.tar").write_bytes(whole[:at])
+        with pytest.raises(UserError, match="cannot be read as an uncompressed tar"):
+            read_shard(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ([("1.2.840.dcm", b""), ("1.2.841.dcm", b"")], "1.2.840.dcm and .*1.2.841.dcm are one sample"),
+        ([("0.png", b""), ("0.seg.png", b"")], "are one sample, their names being the same up to the first dot: give"),
+        ([("0.png", b""), ("1.png", b""), ("1.png", b"")], "a file being there twice"),
+        ([("0.png", b""), ("1.png", b""), ("0.cls", b"0")], "x.tar/0.cls is a class without an image: let each follow"),
+        ([("0.txt", b""), ("nodot", b"")], "x.tar holds no images: put some there"),
+        ([], "x.tar holds no images|cannot be read"),
+    ],
+)
+def test_samples_that_make_no_sense(tmp_path, files, said, unbroken, refused):
+    shard = put(tmp_path / "x.tar", *files)
+    with pytest.raises(UserError, match=said):
+        read_shard(shard)
+    assert "x.tar" in refused(score.main, unbroken, shard, "--out", tmp_path / "s.csv")
+
+
+def test_links_are_not_passed_over(tmp_path):
+    (tmp_path / "0.png").write_bytes(png())
+    (tmp_path / "1.png").hardlink_to(tmp_path / "0.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "0.png", "0.png")
+        archive.add(tmp_path / "1.png", "1.png")
+    with pytest.raises(UserError, match="x.tar/1.png is a link or has holes"):
+        read_shard(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    "name, files, said",
+    [
+        ("train.tar", [("0.png", b""), ("0.cls", b"1")], "training shards of .* hold no normal images: the .cls"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], "val.tar/1.png has no class, where .*0.png has"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"sick")], "class of .*val.tar/0.png is no whole number: write 0"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"\xff")], "class of .*val.tar/0.png is no whole number"),
+        ("extra.tar", [("0.png", b"")], "extra.tar is of no split: call shards train-000000.tar"),
+        ("train/deep/0.tar", [("0.png", b"")], "0.tar is of no split"),
+    ],
+)
+def test_data_that_make_no_sense(tmp_path, name, files, said):
+    put(tmp_path / "train-0.tar", ("0.png", png()), *([("0.cls", b"1")] if name == "train.tar" else []))
+    put(tmp_path / name, *files)
+    with pytest.raises(UserError, match=said):
+        open_data(tmp_path, 8)
+
+
+def test_images_beside_shards(shards, unbroken, tmp_path, refused):
+    (shards / "deep").mkdir()
+    (shards / "deep" / "0.png").write_bytes(png())
+    with pytest.raises(UserError, match="holds both shards, as .*train-000000.tar, and other images: keep one"):
+        open_data(shards, 8)
+    said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
+    assert "holds both images, as" in said and "0.png, and shards, as" in said
+
+
+def test_shards_of_no_split(tmp_path):
+    put(tmp_path / "000000.tar", ("0.png", png()))
+    with pytest.raises(UserError, match="holds no images: .*train-000000.tar"):
+        open_data(tmp_path, 8)
+
+
+def test_contamination_is_refused(written):
+    with pytest.raises(UserError, match="contamination"):
+        open_data(written, 8, contamination=0.1)
+
+
+def test_without_webdataset(written, unbroken, tmp_path, monkeypatch, refused):
+    original = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.startswith("webdataset"):
+            raise ImportError(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    said = refused(score.main, unbroken, written, "--out", tmp_path / "s.csv")
+    assert "needs webdataset: pip install 'fastsquid[shards]'" in said
