@@ -8,7 +8,7 @@ train: .venv/ready
 	.venv/bin/python -m fastsquid.train $(ARGS)
 
 test: .venv/ready
-	.venv/bin/python -m pytest -n 2 --dist loadfile -p no:benchmark $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:benchmark $(ARGS)
 
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear .venv

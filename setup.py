@@ -28,7 +28,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.5", "selenium>=4.20"],
+        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.8", "selenium>=4.20"],
         # gdcm decodes JPEG-lossless; the first with wheels for every Python from 3.10 to 3.13
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.24.1"],
         "report": [],  # reports need nothing more; the name is for those who ask for it

@@ -252,7 +252,7 @@ def _parse(arguments):
         choices=["full", "small"],
         help="full: the papers' sizes on --data; small: DigitAnatomy in minutes a run; default: small",
     )
-    parser.add_argument("--data", help="of the full scale: folder of images, MNIST files, CheXpert or COVIDx release")
+    parser.add_argument("--data", help="of the full scale: folder of images or shards, CheXpert or COVIDx release")
     parser.add_argument(
         "--seeds",
         type=seed_option,

@@ -102,7 +102,9 @@ def _parse(arguments):
     """The command's options, and the config fields among them as a dict."""
     parser = Parser(prog="python -m fastsquid.train", description="Train a detector on normal images.")
     parser.add_argument(
-        "--data", help="folder of images, MNIST files, CheXpert or COVIDx release; default: scikit-learn's digits"
+        "--data",
+        help="folder of images, MNIST files, WebDataset shards, CheXpert or COVIDx release; "
+        "default: scikit-learn's digits",
     )
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: digits")
     parser.add_argument(

@@ -28,6 +28,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports the kernels
 XRAYS = Path(__file__).parent / "data" / "xrays"
+# They begin, so that of several workers none waits for another at the end.
+SLOWEST = [
+    f"test_{name}.py" for name in "train results distributed compile resources export dicom_runs training".split()
+]
 # 8 training images in batches of 3, 3 and 2; a queue that wraps; averaged weights; validation AUC picks the best.
 TINY = [
     "--data",
@@ -94,6 +98,10 @@ def by_residual(unbroken, tmp_path_factory):
     (run / "config.json").write_text(json.dumps(config))
     path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
     return run
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture

@@ -1,29 +1,30 @@
-"""Runs fastsquid.train in this process and kills it with SIGKILL at the moment named first.
+"""Runs fastsquid.train again and again, each time in a fork that SIGKILL ends at a moment.
 
-    python killed_train.py MOMENT ARGUMENTS...
-
-A MOMENT is PLACE:N, the N-th time (from 1) that the place is reached.
+A line of standard input is JSON, [MOMENT, SECONDS, ARGUMENT...]: where to die, how often to save, what to train. A
+MOMENT is PLACE:N, the N-th time (from 1) that the place is reached. Each line is answered by the fork's exit code.
+One process imports everything once, which takes longer than a tiny training.
 """
 
+import json
 import os
 import shutil
 import signal
 import sys
+from functools import partial
 
 from fastsquid import checkpoint, loop, plots, train
 from fastsquid.cli import run_command
 from fastsquid.training import Trainer
 
-place, number = sys.argv[1].split(":")
-reached = 0
+place, left = "", 0
 
 
 def here(name):
     """Dies if this is the moment."""
-    global reached
+    global left
     if name == place:
-        reached += 1
-        if reached == int(number):
+        left -= 1
+        if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -52,7 +53,6 @@ def half_written(path, tensors, original=checkpoint._write_tensors):
     return digest
 
 
-loop.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 0))  # 0: a checkpoint after every epoch
 checkpoint._write_tensors = half_written
 around(Trainer, "step", before="before-step", after="after-step")
 around(loop, "validate", after="after-validation")
@@ -72,4 +72,12 @@ def half_removed(path, *arguments, **options):
 
 
 shutil.rmtree = half_removed
-run_command(lambda: train.main(sys.argv[2:]))
+
+for line in sys.stdin:
+    moment, loop.SAVE_SECONDS, *arguments = json.loads(line)
+    place, number = moment.split(":")
+    left = int(number)
+    if not (process := os.fork()):
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # which is for answers
+        run_command(partial(train.main, arguments))
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

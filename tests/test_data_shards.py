@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -39,17 +40,15 @@ def png(value=0):
 
 
 def shards_of(folder, out, per_shard):
-    """Shards of the images of a ZhangLab-like folder, as WebDataset's own writer makes them."""
-    for split in ("train", "val", "test"):
-        files = find_images(folder / split)
-        for number in range(0, len(files), per_shard):
-            with webdataset.TarWriter(str(out / f"{split}-{number // per_shard:06d}.tar")) as writer:
-                for path in files[number : number + per_shard]:
-                    name = path.relative_to(folder / split)
-                    sample = {"__key__": name.with_suffix("").as_posix(), "jpeg": path.read_bytes()}
-                    if len(name.parts) > 1:
-                        sample["cls"] = 0 if name.parts[0] == "NORMAL" else 3
-                    writer.write(sample)
+    """Shards of a ZhangLab-like folder: labelled ones as docs/data-sources.md writes them, and an unlabelled test."""
+    namespace = {}
+    text = (Path(__file__).parent.parent / "docs" / "data-sources.md").read_text(encoding="utf-8")
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "write_shards" in block), namespace)
+    for split in ("train", "val"):
+        namespace["write_shards"](folder / split, out, per_shard)
+    files = [(path.name, path.read_bytes()) for path in find_images(folder / "test")]
+    for first in range(0, len(files), per_shard):
+        put(out / f"test-{first // per_shard:06d}.tar", *files[first : first + per_shard])
     return out
 
 

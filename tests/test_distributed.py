@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -220,13 +221,18 @@ def test_several_processes_compile_nothing(monkeypatch):
 # Scoring
 
 
-def test_a_folder_is_scored_by_two_processes_one_of_which_is_killed(job, tmp_path, command):
+def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed(job, tmp_path, command):
+    pytest.importorskip("webdataset")
     run, out, alone = job[0] / "unbroken", tmp_path / "out" / "s.csv", tmp_path / "alone.csv"
     images = shutil.copytree(XRAYS, tmp_path / "images")
     (images / "test" / "0001.jpeg").write_bytes(b"")
+    with tarfile.open(tmp_path / "test.tar", "w") as shard:
+        for path in sorted((images / "test").iterdir()):
+            shard.add(path, path.name)
+    shutil.rmtree(images / "test")
     out.parent.mkdir()
     out.write_text("old")
-    arguments = (run, images, "--device", "cpu", "--batch-size", "3")
+    arguments = (run, images, tmp_path / "test.tar", "--device", "cpu", "--batch-size", "3")
     assert command(score.main, *arguments, "--out", alone)[0] == 1
 
     result = commands("kill:2", ("score", *arguments, "--out", out))

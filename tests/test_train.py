@@ -110,13 +110,31 @@ MOMENTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def kill(tmp_path_factory):
+    """Trains into a folder, saving every so many seconds (0: every epoch), until it is killed at a moment."""
+    log = tmp_path_factory.mktemp("killed") / "log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, HERE / "killed_train.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+
+    def kill(run, moment, save_seconds=0):
+        print(json.dumps([moment, save_seconds, *map(str, tiny(run))]), file=process.stdin, flush=True)
+        assert process.stdout.readline() == f"{-signal.SIGKILL:d}\n", log.read_text()
+
+    yield kill
+    process.communicate()
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, command):
+def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, command, kill):
     run = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, HERE / "killed_train.py", moment, *map(str, tiny(run))], capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kill(run, moment)
     assert not (run / "gallery.png").exists()
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
@@ -125,14 +143,9 @@ def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, co
     assert sorted(left) == sorted(expected)
 
 
-def test_a_killed_run_repeats_what_came_after_its_checkpoint(unbroken, tmp_path, command):
+def test_a_killed_run_repeats_what_came_after_its_checkpoint(unbroken, tmp_path, command, kill):
     run = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, HERE / "killed_train.py", "after-step:8", *map(str, tiny(run))],
-        capture_output=True,
-        env={**os.environ, "SAVE_SECONDS": "1000"},
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kill(run, "after-step:8", save_seconds=1000)
     state = json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())
     assert state["epoch"] == 1 and len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert command(train.main, "--resume", run)[0] == 0
@@ -406,13 +419,10 @@ def full_disk(limit):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
-def test_a_full_disk(unbroken, tmp_path, command):
+def test_a_full_disk(unbroken, tmp_path, command, kill):
     """The checkpoint does not fit any more: one sentence, and what was saved before stays and can be resumed."""
     run = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, HERE / "killed_train.py", "before-step:5", *map(str, tiny(run))], capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
+    kill(run, "before-step:5")
     before = checkpoint.latest_checkpoint(run)
     full = subprocess.run(
         [sys.executable, "-m", "fastsquid.train", "--resume", run],
