@@ -211,7 +211,7 @@ def _thresholds(validation, calibration, name):
         found.append([validation[name]["threshold"], "most accurate on the run's validation images"])
     if calibration.get("quantiles"):
         found.append([calibration["quantiles"][95], "95th percentile of normal validation images"])
-    found.append([calibration["mean"] + 2 * calibration["std"], "mean + 2 standard deviations of training images"])
+    found.append([calibration["mean"] + 2 * calibration["std"], "mean + 2 standard deviations of normal images"])
     return found
 
 
@@ -284,7 +284,7 @@ def _facts(scorer):
 
 def _map_of(score):
     """What the map is, and that a score which is not of the reconstruction's error has other reasons than it shows."""
-    error = "the reconstruction's squared error, in standard deviations from the training images at each pixel"
+    error = "the reconstruction's squared error, in standard deviations from normal images at each pixel"
     return error if score in ("residual", "patch_residual") else f"{error}; the score goes by something else"
 
 
