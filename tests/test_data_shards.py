@@ -269,16 +269,23 @@ def compress(path):
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
-@pytest.mark.parametrize("change", [cut(0), cut(100), cut(700), cut(5000), cut(-1024 * 9), damage, compress])
+def compress_and_rename(path):
+    compress(path)
+    path.rename(path.with_suffix(".tar.gz"))
+
+
+@pytest.mark.parametrize(
+    "change", [cut(0), cut(100), cut(700), cut(5000), cut(-1024 * 9), damage, compress, compress_and_rename]
+)
 def test_a_damaged_shard(shards, tmp_path, change, unbroken, refused):
     shard = shards / "val-000000.tar"
     before = len(read_shard(shard))
     change(shard)
     assert before == 3
     said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
-    assert f"the shard {shard} cannot be read as an uncompressed tar archive (" in said and "write it again" in said
+    assert re.search(f"the shard {shard}(.gz)? cannot be read as an uncompressed tar archive \\(.*write it again", said)
     said = refused(train.main, "--data", shards, "--preset", "squid-small", "--out", tmp_path / "run")
-    assert f"the shard {shard} cannot be read" in said
+    assert re.search(f"the shard {shard}(.gz)? cannot be read", said)
     assert not (tmp_path / "run").exists() and not (tmp_path / "s.csv").exists()
 
 

@@ -15,7 +15,8 @@ from .names import content_name
 from .patients import read_patients, refuse_shared_patients
 from .split import SPLITS, read_split
 
-SUFFIX = ".tar"
+# Compressed ones are found too, to be refused: they can only be read from the beginning.
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def find_shards(folder):
 
 def is_shard(path):
     """Whether a Path is named as a shard."""
-    return path.suffix.lower() == SUFFIX and not path.name.startswith(".")
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def read_shard(shard, called=str):
@@ -126,7 +127,8 @@ def read_shard(shard, called=str):
         raise UserError(f"the shard {shard} cannot be read ({error.strerror}): give a readable one") from error
     except tarfile.TarError as error:
         raise UserError(
-            f"the shard {shard} cannot be read as an uncompressed tar archive ({error}): write it again"
+            f"the shard {shard} cannot be read as an uncompressed tar archive ({error}): write it again, whole and not "
+            "compressed"
         ) from error
     except UserError:
         raise
