@@ -20,7 +20,9 @@ from .errors import UserError
 
 # While process 0 validates, the others wait; that one has died is told by its closed connections, not by this.
 PATIENCE = timedelta(days=1)
-_store = None  # of the job, in torchrun's own process
+_ENDED = "exit code"
+_store = None  # of the job, in torchrun's own process, which keeps it when it starts processes again
+_attempt = None  # the same, with keys of its own for each start: the addresses of processes that are gone stay there
 
 
 class _ToldToEnd(KeyboardInterrupt):  # which no code takes for a damaged file
@@ -32,12 +34,15 @@ def start():
 
     From then on SIGTERM, by which torchrun ends the processes that are left when one has died, is an interrupt.
     """
-    global _store
+    global _store, _attempt
     if _joined() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         return
     _store, number, count = next(dist.rendezvous("env://"))
+    if _store.check([_ENDED]):
+        raise SystemExit(int(_store.get(_ENDED)))
+    _attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], _store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(backend, store=_attempt, rank=number, world_size=count, timeout=PATIENCE)
     signal.signal(signal.SIGTERM, _told_to_end)
     if number:
         sys.stdout = open(os.devnull, "w")
@@ -49,12 +54,19 @@ def finish():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def conclude(code):
+    """The job is done and ends with this exit code, which another start would not change: torchrun's --max-restarts
+    takes everything but 0 for a reason to do it all again."""
+    if _store is not None:
+        _store.set(_ENDED, str(code))
+
+
 def first_to_fail():
     """Whether this process is the first of its job to ask this: the one that says why the job has ended."""
     if _store is None:
         return True
     try:
-        return _store.add("failed", 1) == 1
+        return _attempt.add("failed", 1) == 1
     except RuntimeError:  # torchrun itself is gone
         return True
 

@@ -103,6 +103,7 @@ def _score(options):
             f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",
             file=sys.stderr,
         )
+        distributed.conclude(1)
         return 1
 
 

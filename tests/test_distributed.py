@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,10 +30,11 @@ HERE = Path(__file__).parent
 EPOCHS = ("--epochs", "2")
 
 
-def torchrun(*arguments):
-    """A job of two processes."""
+def torchrun(*arguments, restarts=0):
+    """A job of two processes, which start again as often when one has died."""
+    options = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, arguments)],
+        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
@@ -40,8 +42,9 @@ def torchrun(*arguments):
     )
 
 
-def commands(event, *lines):
-    return torchrun(HERE / "torchrun_commands.py", event, json.dumps([[*map(str, line)] for line in lines]))
+def commands(event, *lines, restarts=0):
+    arguments = json.dumps([[*map(str, line)] for line in lines])
+    return torchrun(HERE / "torchrun_commands.py", event, arguments, restarts=restarts)
 
 
 def said(result):
@@ -246,11 +249,15 @@ def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed
         file.write('[19, "half a ro')  # as a process leaves it that is killed while it writes
 
     copy = shutil.copytree(out.parent, tmp_path / "copy") / "s.csv"  # for one process
-    result = commands("kill:0", ("score", *arguments, "--out", out))
+    # Killed once more, and started again by torchrun, which would start again because of the unreadable image too.
+    result = commands("kill:1", ("score", *arguments, "--out", out), restarts=2)
     code, printed, _ = command(score.main, *arguments, "--out", copy)
-    assert code == 1 and "error: 1 of 20 images could not be read" in said(result)[0]
+    assert code == 1 and "error: 1 of 20 images could not be read" in said(result)[-1]
     for text in (result.stdout, printed):
-        assert text.count("19 of 20 images scored") == 1 and f"({len(left)} before, the rest at" in text
+        assert text.count("19 of 20 images scored") == 1
+    assert f"({len(left)} before, the rest at" in printed
+    assert len(left) <= int(re.search(r"\((\d+) before, the rest at", result.stdout)[1]) < 20
+    assert "(exitcode: -9)" in result.stderr
     for path in (out, copy):
         assert os.listdir(path.parent) == ["s.csv"]
         rows, expected = rows_of(path), rows_of(alone)

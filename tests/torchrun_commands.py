@@ -4,7 +4,8 @@
 
 COMMANDS is a JSON list of [train|score|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
 training step or batch to score, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
-Ctrl-C, alone (`interrupt`); never at 0. Runs draw no pictures, which take longer than the training.
+Ctrl-C, alone (`interrupt`); never at 0, nor where torchrun has started again. Runs draw no pictures, which take longer
+than the training.
 """
 
 import json
@@ -28,7 +29,8 @@ def watched(original):
     def wrapper(*arguments):
         global done
         done += 1
-        if done == int(number) and os.environ["RANK"] == "1":
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if done == int(number) and first and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
         return original(*arguments)
 
