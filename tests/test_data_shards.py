@@ -353,10 +353,19 @@ def test_images_beside_shards(shards, unbroken, tmp_path, refused):
     assert "holds both images, as" in said and "0.png, and shards, as" in said
 
 
-def test_shards_of_no_split(tmp_path):
+def test_shards_of_no_split_are_for_training(tmp_path):
     put(tmp_path / "000000.tar", ("0.png", png()))
-    with pytest.raises(UserError, match="holds no images: .*train-000000.tar"):
+    put(tmp_path / "000001.tar", ("1.png", png()))
+    data = open_data(tmp_path, 8)
+    assert list(data) == ["train"] and data["train"].names == ["000000.tar/0.png", "000001.tar/1.png"]
+    assert data["train"].labels is None
+    put(tmp_path / "000001.tar", ("1.png", png()), ("1.cls", b"1"))
+    with pytest.raises(UserError, match="0.png has no class"):
         open_data(tmp_path, 8)
+    # Beside images an archive is something else, as any other file is.
+    (tmp_path / "train" / "NORMAL").mkdir(parents=True)
+    (tmp_path / "train" / "NORMAL" / "2.png").write_bytes(png())
+    assert open_data(tmp_path, 8)["train"].names == ["NORMAL/2.png"]
 
 
 def test_contamination_is_refused(written):

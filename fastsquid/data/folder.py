@@ -80,7 +80,7 @@ def _list(root, seed, splits, contamination, called):
 def _list_plain(root):
     paths = find_images(root)
     if not paths:
-        raise _empty(root, ", or shards called train-000000.tar and the like")
+        raise _empty(root)
     for path in paths:
         for parent in path.relative_to(root).parents:
             # What would train on a whole data set, its abnormal images too.
@@ -170,8 +170,8 @@ def _evaluation_images(folder):
     return loose, [path for child in _class_folders(folder) for path in find_images(child)]
 
 
-def _empty(folder, instead=""):
-    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like{instead}")
+def _empty(folder):
+    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
 
 
 def _class_folders(folder):

@@ -140,7 +140,8 @@ def read_shard(shard, called=str):
 
 
 def open_shards(root, size, skip_unreadable, splits, anonymous):
-    """Reads shards whose names say the split: `train-000000.tar`, `val-...`, `test-...`, or in folders of these names.
+    """Reads shards by splits, which their names say, `train-000000.tar`, `val-...`, `test-...`, or folders of these
+    names; where nothing says one, all are for training.
 
     Classes are whole numbers in `.cls`, 0 normal and every other 1; of `train` only the normal images are read, all of
     them where none has a class. Names are the shard's path and the image's in it, or, if `anonymous`, made of what is
@@ -183,7 +184,7 @@ def open_shards(root, size, skip_unreadable, splits, anonymous):
 
 
 def is_sharded(root):
-    """Whether the folder has shards of a split."""
+    """Whether the folder has shards of a split, or nothing but shards."""
     return any(_split_shards(root).values())
 
 
@@ -196,6 +197,10 @@ def _split_shards(root):
         shards += [child for child in folder.iterdir() if is_shard(child)] if folder.is_dir() else []
         if shards:
             found[name] = sorted(shards, key=Path.as_posix)
+    if not found:
+        shards = sorted(child for child in root.iterdir() if is_shard(child))
+        if shards and not find_images(root):
+            found["train"] = shards
     return found
 
 
