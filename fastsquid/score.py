@@ -15,7 +15,7 @@ from .data.decoding import decoded
 from .data.images import find_images
 from .data.names import Distinct, content_name
 from .data.patients import warn_of_ages
-from .data.shards import find_shards, is_shard, read_shard
+from .data.shards import find_shards, is_shard, read_shard, shard_title
 from .errors import UserError
 from .files import replacing
 from .parts import Parts, any_parts, digest
@@ -69,7 +69,7 @@ def _score(options):
         print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
 
     anonymous = options.anonymous or scorer.run["anonymous"]
-    files = _named_files(paths, content_name if anonymous else str)
+    files = _named_files(paths, anonymous)
     scoring = _Scoring(scorer, options.batch_size, anonymous)
     start, parts = time.perf_counter(), None
     if distributed.world() > 1 or any_parts(options.out):
@@ -164,30 +164,32 @@ def score_batch(scorer, images):
     return zip(*columns, shown)
 
 
-def _named_files(paths, called):
+def _named_files(paths, anonymous):
     """[(name, Path or `ShardFile`)] of every image that the arguments stand for."""
     files = []
     for path in paths:
         if path.is_dir() or is_shard(path):
-            found = _inside(path, called)
+            found = _inside(path, anonymous)
             files += [((file.relative_to(path) if len(paths) == 1 else file).as_posix(), file) for file in found]
         else:
             files.append((path.as_posix(), path))
     return files
 
 
-def _inside(path, called):
+def _inside(path, anonymous):
     """The images of a folder or shard."""
+    called = content_name if anonymous else str
     if not path.is_dir():
         return [sample.image for sample in read_shard(path, called)]
-    images, shards = find_images(path), find_shards(path)
+    images, shards, title = find_images(path), find_shards(path), shard_title(path, anonymous)
     if images and shards:
         raise UserError(
-            f"{path} holds both images, as {called(images[0])}, and shards, as {shards[0]}: give them one by one"
+            f"{path} holds both images, as {called(images[0])}, and shards, as {title or shards[0]}: give them one by "
+            "one"
         )
     if not (images or shards):
         raise UserError(f"{path} holds no images")
-    return images or [sample.image for shard in shards for sample in read_shard(shard, called)]
+    return images or [sample.image for shard in shards for sample in read_shard(shard, called, title)]
 
 
 if __name__ == "__main__":

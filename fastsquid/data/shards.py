@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,7 +15,8 @@ from .patients import read_patients, refuse_shared_patients
 from .split import SPLITS, read_split
 
 # Compressed ones are found too, to be refused: they can only be read from the beginning.
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class ShardFile:
         return Path(str(self)).relative_to(folder)
 
     def as_posix(self):
-        return Path(str(self)).as_posix()
+        return Path(f"{self.shard}/{self.file.lstrip('/')}").as_posix()
 
     def __str__(self):
-        return f"{self.shard}/{self.file.lstrip('/')}"
+        return self.as_posix()
 
 
 class Sample(NamedTuple):
@@ -85,10 +85,10 @@ def find_shards(folder):
 
 def is_shard(path):
     """Whether a Path is named as a shard."""
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    return path.name.lower().endswith(_SHARDS) and not path.name.startswith(".")
 
 
-def read_shard(shard, called=str):
+def read_shard(shard, called=str, title=None):
     """The samples of a shard, in its order. Only headers are read; what is neither image nor class is passed over.
 
     A sample is what WebDataset has it be: files that follow each other and whose names are the same up to the first
@@ -97,46 +97,59 @@ def read_shard(shard, called=str):
     Args:
         shard: Path.
         called: function of a `ShardFile` that gives what messages call it.
+        title: what messages call the shard; its path by default.
 
     Returns:
         list of `Sample`, at least one.
 
     Raises:
-        UserError: no webdataset, an archive that is damaged, cut short or compressed, a sample with several images or
-            with a class and none, or no images.
+        UserError: no webdataset; an archive that is damaged, cut short, several in one, or compressed; a sample with
+            several images, or with a class and no image; an image that is in no sample, or there twice; no images.
     """
+    title = title or f"the shard {shard}"
     try:
         from webdataset.tariterators import group_by_keys
     except ImportError:
-        raise UserError(f"reading the shard {shard} needs webdataset: pip install 'fastsquid[shards]'") from None
-    samples = []
+        raise UserError(f"reading {title} needs webdataset: pip install 'fastsquid[shards]'") from None
+    samples, images = [], {}
     try:
-        for fields in group_by_keys(_files(shard, called)):
+        for fields in group_by_keys(_files(shard, called, images)):
             label = fields.get("cls")
-            images = [field for name, field in fields.items() if not name.startswith("__") and _is_image(field)]
-            if len(images) > 1:
+            found = [field for field in fields.values() if field in images]
+            if len(found) > 1:
                 raise UserError(
-                    f"{called(images[0])} and {called(images[1])} are one sample, their names being the same up to the "
+                    f"{called(found[0])} and {called(found[1])} are one sample, their names being the same up to the "
                     "first dot: give every image of a shard a name of its own before its first dot"
                 )
-            if images:
-                samples.append(Sample(images[0], label))
+            if found:
+                samples.append(Sample(found[0], label))
             elif label:
                 raise UserError(f"{called(label)} is a class without an image: let each follow its image in the shard")
     except OSError as error:
-        raise UserError(f"the shard {shard} cannot be read ({error.strerror}): give a readable one") from error
+        raise UserError(f"{title} cannot be read ({error.strerror}): give a readable one") from error
     except tarfile.TarError as error:
         raise UserError(
-            f"the shard {shard} cannot be read as an uncompressed tar archive ({error}): write it again, whole and not "
-            "compressed"
+            f"{title} cannot be read as an uncompressed tar archive ({error}): write it again, whole and not compressed"
         ) from error
     except UserError:
         raise
-    except ValueError as error:  # the same name twice
-        raise UserError(f"the shard {shard} is no WebDataset, a file being there twice: write it again") from error
+    except ValueError as error:
+        raise UserError(f"{title} is no WebDataset, a file being there twice: write it again") from error
+    for sample in samples:
+        del images[sample.image]
+    if images:
+        raise UserError(
+            f"{called(next(iter(images)))!r} is in no sample, as WebDataset reads names: call it NAME.SUFFIX, with no "
+            "other dot, line break or __"
+        )
     if not samples:
-        raise UserError(f"the shard {shard} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
+        raise UserError(f"{title} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
     return samples
+
+
+def shard_title(folder, anonymous):
+    """What messages call a shard that was found in a folder, where its own name is not to be known; else None."""
+    return f"a shard in {folder}" if anonymous else None
 
 
 def open_shards(root, size, skip_unreadable, splits, anonymous):
@@ -160,10 +173,11 @@ def open_shards(root, size, skip_unreadable, splits, anonymous):
     """
     called = content_name if anonymous else str
     found = _split_shards(root)
-    _refuse_others(root, found)
+    _refuse_others(root, found, shard_title(root, anonymous))
     listed = {}
     for name, shards in found.items():
-        samples = [sample for shard in shards for sample in read_shard(shard, called)]
+        title = shard_title(root, anonymous)
+        samples = [sample for shard in shards for sample in read_shard(shard, called, title)]
         labels = _labels(samples, called)
         if name == "train" and labels is not None:
             samples = [sample for sample, label in zip(samples, labels) if not label]
@@ -204,16 +218,16 @@ def _split_shards(root):
     return found
 
 
-def _refuse_others(root, found):
+def _refuse_others(root, found, title):
     """Refuses what would be left out in silence: images that are in no shard, and shards that are of no split."""
     first = next(iter(found.values()))[0]
     if find_images(root):
-        raise UserError(f"{root} holds both shards, as {first}, and other images: keep one of them there")
+        raise UserError(f"{root} holds both shards, as {title or first}, and other images: keep one of them there")
     known = {shard for shards in found.values() for shard in shards}
     if others := [shard for shard in find_shards(root) if shard not in known]:
         raise UserError(
-            f"{others[0]} is of no split: call shards train-000000.tar, val-000000.tar, test-000000.tar, or put them "
-            "right into folders train, val and test"
+            f"{title or others[0]} is of no split: call shards train-000000.tar, val-000000.tar, test-000000.tar, or "
+            "put them right into folders train, val and test"
         )
 
 
@@ -238,21 +252,34 @@ def _labels(samples, called):
     return labels
 
 
-def _is_image(file):
-    return file.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES
+def _files(shard, called, images):
+    """What webdataset groups: every regular file of an archive, by its header.
 
-
-def _files(shard, called: Callable):
-    """What webdataset groups: every regular file of an archive, by its header."""
+    Args:
+        images: dict that those which are images become keys of.
+    """
+    names = set()
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
-            file = ShardFile(shard, member.name, member.offset_data, member.size)
-            if (not member.isreg() and not member.isdir() or member.issparse()) and _is_image(file):
-                raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
-            if member.isreg():
-                yield {"fname": member.name, "data": file, "__url__": str(shard)}
             archive.members = []  # which tarfile would keep
-        # tarfile takes a damaged header, or none, for the end, which is a block of zeros.
+            file = ShardFile(shard, member.name, member.offset_data, member.size)
+            suffix = file.suffix.lower()
+            if (not member.isreg() and not member.isdir() or member.issparse()) and suffix in _SUFFIXES:
+                raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
+            if not member.isreg():
+                continue
+            # As in folders, DICOM is known by how it begins, whatever its name.
+            archive.fileobj.seek(file.start + 128)
+            if suffix in _SUFFIXES or archive.fileobj.read(4) == b"DICM" and file.size > 132:
+                if file.as_posix() in names:
+                    raise UserError(f"{called(file)} is there twice: give every image of a shard a name of its own")
+                names.add(file.as_posix())
+                images[file] = True
+            yield {"fname": member.name, "data": file, "__url__": str(shard)}
+        # tarfile takes a damaged header, or none, for the end, which is a block of zeros and followed by nothing else.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it is damaged or cut short")
+        while rest := archive.fileobj.read(2**20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("it goes on after its end, as several in one do")
