@@ -140,8 +140,14 @@ class Published:
 
 
 def _is_plain(value):
-    """Whether it is a tensor of which every number is there: neither sparse nor on PyTorch's device `meta`."""
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+    """Whether it is a tensor of which every number is there: not sparse, nested or on PyTorch's device `meta`, nor one
+    number that stands for more than memory holds."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_nested or value.is_quantized)
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def build_detector(generator, discriminator, system, impl="auto"):

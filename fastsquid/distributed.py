@@ -4,6 +4,7 @@ Without torchrun, or with a process group of one, every function here is that of
 results are the same bits. Processes are counted from 0, by `rank`.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ def start():
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=_attempt, rank=number, world_size=count, timeout=PATIENCE)
     signal.signal(signal.SIGTERM, _told_to_end)
+    _end_with_torchrun()
     if number:
         sys.stdout = open(os.devnull, "w")
 
@@ -182,6 +184,8 @@ def parallel(network):
     """
     if world() == 1:
         return network
+    # Of memories with one bank: a stride of a dimension of one, which is none.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     with warnings.catch_warnings():  # PyTorch 2.13 has another name for broadcast_buffers, which 2.6 does not know
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(network, broadcast_buffers=False)
@@ -249,6 +253,12 @@ class _Sum(torch.autograd.Function):
 
 def _joined():
     return dist.is_available() and dist.is_initialized()
+
+
+def _end_with_torchrun():
+    """Has the system send SIGTERM when torchrun is killed: whoever goes on meanwhile writes beside its successor."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _told_to_end(number, frame):

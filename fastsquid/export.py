@@ -6,7 +6,7 @@ import torch
 
 from .cli import Parser, add_reading_options, run_command
 from .errors import UserError
-from .files import replacing
+from .files import replacing, require_place
 from .portable import READERS, RUNTIMES, WRITERS, require_packages
 from .scorer import load
 from .verification import BATCHES, IMAGES, compare, real_images, require_agreement
@@ -33,9 +33,12 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.data is not None and not options.verify:
         raise UserError("--data is for --verify: add it, or leave --data out")
+    if options.data == "":
+        raise UserError("--data is empty: give a folder, or leave it out for the run's own data")
     require_packages(options.to)
 
     out = Path(options.out or f"scorer.{options.to}")
+    require_place(out)
     scorer = load(options.run, device="cpu", impl="torch")
     scorer.normal_map("residual")  # or refused before there is work
     images = None

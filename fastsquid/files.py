@@ -8,12 +8,20 @@ from pathlib import Path
 from .errors import UserError
 
 
+def require_place(path):
+    """Raises UserError where no file of that path can be."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file to write")
+    if not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written, for there is no folder {path.parent}: make it")
+
+
 @contextmanager
 def replacing(path, mode="w"):
     """Opens a temporary file that takes `path`'s place when the block ends well, and vanishes when it does not."""
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file to write")
+    require_place(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # surrogateescape: a file name that is not UTF-8 is written as the bytes it is.
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}

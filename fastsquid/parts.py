@@ -7,12 +7,19 @@ that what a killed job has left is taken up by the next one that would compute t
 import hashlib
 import heapq
 import json
-from glob import escape
-from itertools import zip_longest
+import re
+from contextlib import ExitStack, contextmanager
+from itertools import groupby, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # of Windows
+    fcntl = None
 
 from . import distributed
 from .errors import UserError
@@ -42,7 +49,7 @@ def digest(settings, files):
 
 
 class Parts:
-    """The parts of `out`, of which all processes of a job write some.
+    """The parts of `out`, of which all processes of a job write some. A context, in which no other job writes it.
 
     Args:
         out: path of the file.
@@ -50,15 +57,26 @@ class Parts:
         count: how many rows there are to be.
 
     Raises:
-        UserError: a part that is damaged, or processes that do not see the same.
+        UserError: on entry: a part that is damaged, another job that writes the same file, or processes that do not see
+            the same.
     """
 
     def __init__(self, out, key, count):
         self.out, self.key, self.done = Path(out), key, np.zeros(count, bool)
-        for part in self._own():
-            self.done[[index for index, *_ in _rows(part)]] = True
-        if len(set(distributed.gather((key, self.done.tobytes())))) > 1:
-            raise UserError("the processes do not read the same images and run: give all machines the same folders")
+
+    def __enter__(self):
+        with ExitStack() as held:
+            if distributed.leads():
+                held.enter_context(_locked(self.out))
+            for part in self._own():
+                self.done[[index for index, *_ in _rows(part, len(self.done))]] = True
+            if len(set(distributed.gather((self.key, self.done.tobytes())))) > 1:
+                raise UserError("the processes do not read the same images and run: give all machines the same folders")
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        self._held.close()
 
     def share(self):
         """Indices of the rows that are missing and this process's to compute, a list."""
@@ -74,13 +92,15 @@ class Parts:
                 file.flush()
 
     def rows(self):
-        """All rows in order, without their index.
+        """All rows in order, without their index. One that is there twice is the same twice.
 
         Raises:
-            UserError: a row is missing, or there twice.
+            UserError: a row is missing.
         """
-        merged = heapq.merge(*map(_rows, self._own()), key=lambda row: row[0])
-        for index, row in zip_longest(range(len(self.done)), merged, fillvalue=[None]):
+        count = len(self.done)
+        merged = heapq.merge(*(_rows(part, count) for part in self._own()), key=itemgetter(0))
+        firsts = (next(same) for _, same in groupby(merged, key=itemgetter(0)))
+        for index, row in zip_longest(range(count), firsts, fillvalue=[None]):
             if row[0] != index:
                 raise UserError(
                     f"the parts of {self.out} do not fit together: remove the files .{self.out.name}.*.part"
@@ -93,19 +113,41 @@ class Parts:
             part.unlink(missing_ok=True)
 
     def _own(self):
-        return _parts(self.out, f"{self.key}.")
+        return _parts(self.out, self.key)
 
 
-def _parts(out, key=""):
-    return sorted(out.parent.glob(escape(f".{out.name}.{key}") + "*.part"))
+def _parts(out, key="[0-9a-f]{16}"):
+    name = re.compile(rf"\.{re.escape(out.name)}\.{key}\.[0-9a-f]{{32}}\.part")
+    return sorted(path for path in out.parent.glob(".*.part") if name.fullmatch(path.name))
 
 
-def _rows(part):
+def _rows(part, count):
     """Rows of a part, but a last one that a killed process has not written to its end."""
-    with open(part, encoding="ascii") as file:
+    with open(part, "rb") as file:
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 try:
-                    yield json.loads(line)
-                except ValueError:
+                    index, *cells = json.loads(line)
+                    if index not in range(count):
+                        raise ValueError
+                except (TypeError, ValueError):
                     raise UserError(f"{part} is damaged: remove it, and give the same command again") from None
+                yield [index, *cells]
+
+
+@contextmanager
+def _locked(out):
+    """Keeps other jobs from writing `out` in this block; where the file system knows no locks nobody is kept."""
+    path = out.with_name(f".{out.name}.lock")
+    with open(path, "a") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another job is writing {out}: wait for its end, or give another --out") from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

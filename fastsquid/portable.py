@@ -6,6 +6,7 @@ threshold, quantiles and calibration are a JSON document beside it.
 
 import copy
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -140,8 +141,10 @@ def write_onnx(scorer, file):
 def write_pt2(scorer, file):
     """Writes a file of torch.export into an open one."""
     program = exported(scorer)
+    content = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
     with _quiet():
-        torch.export.save(program, file, extra_files={DOCUMENT: json.dumps(describe(scorer))})
+        torch.export.save(program, content, extra_files={DOCUMENT: json.dumps(describe(scorer))})
+    file.write(content.getbuffer())
 
 
 def read_onnx(path):

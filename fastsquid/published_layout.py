@@ -72,7 +72,8 @@ def infer_config(generator, system, discriminator_width):
 
 
 def refuse_misfits(published, expected, optional=None):
-    """Raises UserError, naming them, if tensors are missing, left over, of another shape, or not of finite numbers.
+    """Raises UserError, naming them, if tensors are missing, left over, of another shape, not of finite
+    numbers, or variances below 0.
 
     Args:
         published: dict of tensors.
@@ -93,6 +94,7 @@ def refuse_misfits(published, expected, optional=None):
     ]
     numbers = [name for name in both if name not in counters]
     broken = [n for n in numbers if not published[n].is_floating_point() or not published[n].isfinite().all()]
+    negative = [n for n in numbers if n.endswith("running_var") and n not in broken and (published[n] < 0).any()]
     problems = [
         f"{what} {_listed(names)}"
         for what, names in (
@@ -100,6 +102,7 @@ def refuse_misfits(published, expected, optional=None):
             ("left over", left),
             ("of another shape", shapes),
             ("not of finite numbers", broken),
+            ("negative", negative),
         )
         if names
     ]

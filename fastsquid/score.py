@@ -6,6 +6,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from . import distributed
@@ -17,7 +18,7 @@ from .data.names import Distinct, content_name
 from .data.patients import warn_of_ages
 from .data.shards import find_shards, is_shard, read_shard, shard_title
 from .errors import UserError
-from .files import replacing
+from .files import replacing, require_place
 from .parts import Parts, any_parts, digest
 from .scorer import load
 
@@ -51,8 +52,7 @@ def main(arguments=None):
     add_anonymous_option(parser)
     add_device_options(parser)
     options = parser.parse_args(arguments)
-    if Path(options.out).is_dir():
-        raise UserError(f"--out {options.out} is a folder: give the name of a CSV to write")
+    require_place(options.out)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
     with distributed.job(lambda: "the same command goes on where this one was"):
@@ -71,36 +71,38 @@ def _score(options):
     anonymous = options.anonymous or scorer.run["anonymous"]
     files = _named_files(paths, anonymous)
     scoring = _Scoring(scorer, options.batch_size, anonymous)
-    start, parts = time.perf_counter(), None
-    if distributed.world() > 1 or any_parts(options.out):
-        settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous]
-        parts = Parts(options.out, digest(settings, files), len(files))
+    if distributed.world() == 1 and not any_parts(options.out):
+        return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
+    settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous]
+    with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
         parts.write(share, scoring.batches([files[index] for index in share]))
-        rows = parts.rows()
-    else:
-        rows = chain.from_iterable(scoring.batches(files))
+        return _finish(options, scoring, len(files), parts.rows(), parts)
+
+
+def _finish(options, scoring, count, rows, parts=None):
+    """Makes the CSV of the rows, in the first process, and says what became of the images; the exit code."""
     ages = distributed.gather(scoring.ages)  # which waits for all parts; of a process alone it is yet to be filled
     if not distributed.leads():
         return 0
-    failed = _write(options.out, scorer.score_names, rows, anonymous)
-    seconds = time.perf_counter() - start
-    scored = len(files) - failed
+    failed = _write(options.out, scoring.scorer.score_names, rows, scoring.anonymous)
+    seconds = time.perf_counter() - scoring.start
+    scored = count - failed
     if parts is not None:
         parts.remove()
         before = int(parts.done.sum())
-        speed = f"{before} before, the rest at {(len(files) - before) / seconds:.1f} images/s from file to row"
+        speed = f"{before} before, the rest at {(count - before) / seconds:.1f} images/s from file to row"
         speed = f" ({speed}, processes: {distributed.world()})"
     elif scored:
         speed = f"{scored / seconds:.1f} images/s from file to row, {scored / scoring.seconds:.1f} images/s"
         speed = f" ({speed} from tensor to score)"
     else:
         speed = ""
-    print(f"{scored} of {len(files)} images scored: {options.out}{speed}")
-    warn_of_ages(list(chain.from_iterable(ages)), scorer.run["ages"])
+    print(f"{scored} of {count} images scored: {options.out}{speed}")
+    warn_of_ages(list(chain.from_iterable(ages)), scoring.scorer.run["ages"])
     if failed:
         print(
-            f"error: {failed} of {len(files)} images could not be read; {options.out} says why in its error column",
+            f"error: {failed} of {count} images could not be read; {options.out} says why in its error column",
             file=sys.stderr,
         )
         distributed.conclude(1)
@@ -111,13 +113,14 @@ class _Scoring:
     """Makes rows of image files, and notes what it has seen.
 
     Attributes:
+        start: when it began.
         seconds: that the scorer took.
         ages: of the patients in years, None where an image does not tell.
     """
 
     def __init__(self, scorer, batch_size, anonymous):
         self.scorer, self.batch_size, self.anonymous = scorer, batch_size, anonymous
-        self.seconds, self.ages = 0.0, []
+        self.start, self.seconds, self.ages = time.perf_counter(), 0.0, []
 
     def batches(self, files):
         """Lists of rows of [(name, path)]: name, scores and calibrated score as text, and why it cannot be read."""
@@ -132,7 +135,13 @@ class _Scoring:
             scores = score_batch(self.scorer, [item.image for item in batch if item.image is not None])
             self.seconds += time.perf_counter() - start
             self.ages += [item.age for item in batch]
-            yield [[name, *(nothing if image is None else next(scores)), error] for name, image, _, error in batch]
+            rows = []
+            for name, image, _, error in batch:
+                cells = nothing if image is None else next(scores)
+                if cells is None:
+                    cells, error = nothing, f"{name} has no finite scores: the run's weights are at fault"
+                rows.append([name, *cells, error])
+            yield rows
 
 
 def _write(out, score_names, rows, anonymous):
@@ -148,7 +157,8 @@ def _write(out, score_names, rows, anonymous):
 
 
 def score_batch(scorer, images):
-    """Iterator of a row an image: its `scorer.score_names` and its calibrated score, as text.
+    """Iterator of a row an image, its `scorer.score_names` and its calibrated score, as text; or None for one that has
+    a score which is not finite.
 
     Args:
         scorer: a `Scorer`; the calibrated score is empty where it has no calibration.
@@ -161,7 +171,8 @@ def score_batch(scorer, images):
     if scorer.calibration is not None:
         shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]
     columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
-    return zip(*columns, shown)
+    finite = np.isfinite(list(scores.values())).all(0)
+    return (row if good else None for good, *row in zip(finite, *columns, shown))
 
 
 def _named_files(paths, anonymous):
@@ -181,11 +192,12 @@ def _inside(path, anonymous):
     called = content_name if anonymous else str
     if not path.is_dir():
         return [sample.image for sample in read_shard(path, called)]
-    images, shards, title = find_images(path), find_shards(path), shard_title(path, anonymous)
+    images, title = find_images(path), shard_title(path, anonymous)
+    shards = find_shards(path, images)
     if images and shards:
         raise UserError(
-            f"{path} holds both images, as {called(images[0])}, and shards, as {title or shards[0]}: give them one by "
-            "one"
+            f"{path} holds both images, as {called(images[0])}, and shards, as {title or shards[0]}: move "
+            "one of them elsewhere, or give them one by one"
         )
     if not (images or shards):
         raise UserError(f"{path} holds no images")

@@ -159,7 +159,9 @@ def test_sizes_and_parts_are_inferred(tmp_path, command):
     config = preset("simsid-published", **changes, decoder_scope="patch", distillation=False)
     shapes = [generator_layout(config, "simsid")[0], discriminator_layout(config)]
     for name, layout in zip("gd", shapes):
-        torch.save({key: torch.randn(shape) * 0.1 for key, shape in layout.items()}, tmp_path / name)
+        values = {key: torch.randn(shape) * 0.1 for key, shape in layout.items()}
+        variances = {key: value.abs() for key, value in values.items() if key.endswith("running_var")}
+        torch.save({**values, **variances}, tmp_path / name)
     arguments = ["simsid", tmp_path / "g", tmp_path / "d", "--out", tmp_path / "run", "--device", "cpu"]
     assert command(convert.main, *arguments)[0] == 0
     assert checkpoint.read_run(tmp_path / "run")["config"] == config
@@ -350,10 +352,19 @@ def test_files_that_are_none(squid, tmp_path, refused, content, message, which):
         ({}, "holds dict, not tensors by name"),
         ({"state_dict": {"a": torch.ones(2)}}, "holds a dict with 'state_dict', not tensors by name"),
         ({"a": torch.ones(2, 2).to_sparse()}, "holds a dict with 'a', not tensors by name"),
+        ({"a": torch.ones(1).expand(10**6, 10**6)}, "holds a dict with 'a', not tensors by name"),
+        ({"a": torch.ones(1, dtype=torch.half).expand(10**7, 10**7)}, "holds a dict with 'a', not tensors by name"),
+        (
+            "nested",
+            "holds a dict with 'a', not tensors by name",
+        ),
         ({"a": torch.ones(2)}, "missing in_conv.conv.conv1.0.weight, which sizes are read from"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_other_things_that_torch_saves(squid, tmp_path, refused, value, message):
+    if value == "nested":
+        value = {"a": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}
     torch.save(value, squid.files[0])
     assert message in refused(convert.main, *squid.arguments(tmp_path / "run"))
 
@@ -394,6 +405,10 @@ def changed(state, drop=(), **more):
         (
             lambda g, d: ({**g, "out_conv.conv.bias": torch.tensor([torch.nan])}, d),
             "not of finite numbers out_conv.conv.bias\n",
+        ),
+        (
+            lambda g, d: ({**g, "in_conv.conv.conv1.1.running_var": torch.tensor([1.0, 1.0, -1e-9, 1.0])}, d),
+            "negative in_conv.conv.conv1.1.running_var\n",
         ),
         (lambda g, d: (g, changed(d, ["regressor.bias"])), "as a discriminator of squid: missing regressor.bias\n"),
         (

@@ -336,6 +336,7 @@ def test_a_shard_cut_anywhere_never_loses_an_image_in_silence(tmp_path):
         ([("0.png", b""), ("0.seg.png", b"")], "are one sample, their names being the same up to the first dot: give"),
         ([("0.png", b""), ("1.png", b""), ("1.png", b"")], "x.tar/1.png is there twice: give every"),
         ([("0.png", b""), ("1.png", b""), ("./0.png", b"")], "x.tar/0.png is there twice"),
+        ([("0.png", b""), ("0.cls", b"0"), ("0.a.cls", b"1")], "0.cls and .*0.a.cls are of one sample"),
         ([("0.png", b""), ("0.cls", b"0"), ("0.cls", b"1")], "is no WebDataset, a file being there twice"),
         ([("0.png", b""), ("IM0001", b" " * 128 + b"DICM and more")], "x.tar/IM0001' is in no sample, as WebDataset"),
         ([("0.png", b""), ("1.png", b""), ("1.__bad__", b"1")], "x.tar/1.png' is in no sample"),
@@ -367,6 +368,7 @@ def test_links_are_not_passed_over(tmp_path):
     [
         ("train.tar", [("0.png", b""), ("0.cls", b"1")], "training shards of .* hold no normal images: the .cls"),
         ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], "val.tar/1.png has no class, where .*0.png has"),
+        ("val.tar", [("NORMAL/0.png", b""), ("SICK/1.png", b"")], "NORMAL/0.png is in a class folder but has no class"),
         ("val.tar", [("0.png", b""), ("0.cls", b"sick")], "class of .*val.tar/0.png is no whole number: write 0"),
         ("val.tar", [("0.png", b""), ("0.cls", b"\xff")], "class of .*val.tar/0.png is no whole number"),
         ("extra.tar", [("0.png", b"")], "extra.tar is of no split: call shards train-000000.tar"),
@@ -378,6 +380,43 @@ def test_data_that_make_no_sense(tmp_path, name, files, said):
     put(tmp_path / name, *files)
     with pytest.raises(UserError, match=said):
         open_data(tmp_path, 8)
+
+
+def test_a_class_after_a_second_dot(tmp_path):
+    put(
+        tmp_path / "train.tar",
+        *((f"P{i}.1.{end}", of) for i in range(4) for end, of in (("png", png()), ("cls", b"%d" % (i % 2)))),
+    )
+    assert open_data(tmp_path, 8)["train"].names == ["train.tar/P0.1.png", "train.tar/P2.1.png"]
+
+
+def test_hidden_files_are_none(tmp_path):
+    shard = put(tmp_path / "x.tar", ("./NORMAL/._0.jpeg", b""), ("NORMAL/.hidden/1.png", b""), ("../2.png", png()))
+    assert [sample.image.file for sample in read_shard(shard)] == ["../2.png"]
+
+
+@pytest.mark.parametrize("size", [-1024, 2**62, 2**70])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_headers_that_say_anything(tmp_path, size, kind):
+    header = bytearray(tarfile.TarInfo("0.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 256**11).to_bytes(11, "big")
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(UserError, match="cannot be read as an uncompressed tar archive|holds no images"):
+        read_shard(tmp_path / "x.tar")
+
+
+def test_what_images_were_unpacked_from(unbroken, tmp_path, command):
+    root = Path(shutil.copytree(XRAYS, tmp_path / "data"))
+    compress_and_rename(put(root / "train.tar", ("0.png", png())))
+    assert len(open_data(root, 8)["train"]) == 8
+    assert command(score.main, unbroken, root / "test", root / "val", "--out", tmp_path / "s.csv")[0] == 0
+    assert (
+        command(score.main, unbroken, root, "--out", tmp_path / "s.csv")[0] == 0
+        and len(rows_of(tmp_path / "s.csv")) == 20
+    )
 
 
 def test_images_beside_shards(shards, unbroken, tmp_path, refused):

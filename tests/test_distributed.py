@@ -23,7 +23,7 @@ from fastsquid.config import SCORES, preset
 from fastsquid.distributed import BatchNorm2d
 from fastsquid.errors import UserError
 from fastsquid.model import Detector
-from fastsquid.parts import Parts
+from fastsquid.parts import Parts, any_parts
 from fastsquid.training import Trainer
 
 HERE = Path(__file__).parent
@@ -269,20 +269,74 @@ def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed
 
 
 def test_parts_are_of_the_same_job_only_and_complete(tmp_path):
-    parts = Parts(tmp_path / "s.csv", "one", 4)
-    parts.write([0, 2], [[["a"]], [["c"]]])
-    parts = Parts(tmp_path / "s.csv", "one", 4)
-    assert parts.share() == [1, 3] and Parts(tmp_path / "s.csv", "two", 4).share() == [0, 1, 2, 3]
-    parts.write([1], [[["b"]]])
-    with pytest.raises(ValueError, match="do not fit together"):
-        list(parts.rows())
-    parts.write([3], [[["d"]]])
-    assert list(parts.rows()) == [["a"], ["b"], ["c"], ["d"]]
-    parts.write([3], [[["d"]]])
-    with pytest.raises(ValueError, match="do not fit together"):
-        list(parts.rows())
-    parts.remove()
+    with Parts(tmp_path / "s.csv", "1" * 16, 4) as parts:
+        parts.write([0, 2], [[["a"]], [["c"]]])
+    with Parts(tmp_path / "s.csv", "2" * 16, 4) as parts:
+        assert parts.share() == [0, 1, 2, 3]
+    with Parts(tmp_path / "s.csv", "1" * 16, 4) as parts:
+        assert parts.share() == [1, 3]
+        parts.write([1], [[["b"]]])
+        with pytest.raises(ValueError, match="do not fit together"):
+            list(parts.rows())
+        parts.write([3], [[["d"]]])
+        parts.write([3], [[["d"]]])  # as of a process that went on after its job had been given again
+        assert list(parts.rows()) == [["a"], ["b"], ["c"], ["d"]]
+        parts.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_a_file_with_a_longer_name_are_not_taken(tmp_path):
+    with Parts(tmp_path / "s.csv", "0" * 16, 1) as longer:
+        longer.write([0], [[["a"]]])
+        assert any_parts(tmp_path / "s.csv") and not any_parts(tmp_path / "s")
+        with Parts(tmp_path / "s", "0" * 16, 1) as parts:
+            assert parts.share() == [0]
+            parts.remove()
+        assert list(longer.rows()) == [["a"]]
+        longer.remove()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"5", b"[]", b"{}", b'["0", "a"]', b'[1, "a"]', b'[-1, "a"]', b"[0"])
+def test_a_damaged_part_is_named(tmp_path, line):
+    with Parts(tmp_path / "s.csv", "0" * 16, 1) as parts:
+        parts.write([], [])
+        (part,) = tmp_path.glob(".s.csv.*.part")
+        part.write_bytes(line + b"\n")
+        with pytest.raises(UserError, match=re.escape(f"{part} is damaged: remove it")):
+            list(parts.rows())
+    for _ in range(2):
+        with pytest.raises(UserError, match=re.escape(f"{part} is damaged: remove it")):
+            parts.__enter__()
+
+
+def test_one_job_at_a_time_writes_a_file(tmp_path):
+    with Parts(tmp_path / "s.csv", "0" * 16, 1):
+        with pytest.raises(UserError, match=f"another job is writing {tmp_path}/s.csv: wait"):
+            Parts(tmp_path / "s.csv", "1" * 16, 1).__enter__()
+        with Parts(tmp_path / "t.csv", "0" * 16, 1):
+            pass
+    with Parts(tmp_path / "s.csv", "0" * 16, 1):
+        pass
+
+
+def test_processes_end_with_torchrun(job, tmp_path):
+    """Killed, it cannot tell them; going on, they would write beside the job that takes up their work."""
+    lines = json.dumps([["train", *map(str, tiny(tmp_path / "run", "--epochs", "1000"))]])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        + [str(HERE / "torchrun_commands.py"), "kill:0", lines],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        text=True,
+    )
+    assert process.stdout.readline().startswith("epoch 1/1000")
+    process.kill()
+    out, error = process.communicate(timeout=60)  # which ends when no process holds the pipe any more
+    assert f"--resume {tmp_path / 'run'}" in out + error
+    state = json.loads((checkpoint.latest_checkpoint(tmp_path / "run") / "state.json").read_text())
+    assert state["epoch"] < 900
 
 
 # What docs/distributed.md says

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -308,6 +309,7 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
         return refused(export.main, *arguments, "--out", out)
 
     assert "--data is for --verify" in error(unbroken, "--to", "pt2", "--data", XRAYS)
+    assert "--data is empty" in error(unbroken, "--to", "pt2", "--verify", "--data", "")
     assert "invalid choice: 'coreml'" in error(unbroken, "--to", "coreml")
     assert "is not a run folder" in error(tmp_path, "--to", "onnx")
     assert "nowhere does not exist" in error(unbroken, "--to", "onnx", "--verify", "--data", "nowhere")
@@ -322,3 +324,17 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
             assert f"needs the package {name}: pip install 'fastsquid[export]'" in error(unbroken, "--to", "onnx")
             portable.require_packages("pt2")
     assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk(by_residual, tmp_path, kind):
+    """PyTorch's own writer would end the process."""
+    (tmp_path / "s").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", kind, "--out", tmp_path / "s"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the disk is full" in done.stderr, done.stderr
+    assert (tmp_path / "s").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

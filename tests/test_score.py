@@ -20,6 +20,7 @@ from fastsquid import evaluate, loop, score, train
 from fastsquid.checkpoint import load_run
 from fastsquid.config import SCORES
 from fastsquid.data import decoding, read_image, to_unit
+from fastsquid.scorer import Scorer
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 
@@ -225,6 +226,28 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
     )
     assert result.returncode == 2 and f"{out}: the disk is full" in result.stderr and result.stderr.count("\n") == 1
     assert out.read_text() == "old" and os.listdir(tmp_path) == ["s.csv"]
+
+
+def test_scores_that_are_not_finite_are_errors(run, tmp_path, command, monkeypatch):
+    original = Scorer.scores
+
+    def scores(self, *arguments):
+        found = original(self, *arguments)
+        found["residual"][1] = np.nan
+        return found
+
+    monkeypatch.setattr(Scorer, "scores", scores)
+    code, out, err = command(score.main, run, XRAYS / "test", "--out", tmp_path / "s.csv")
+    assert code == 1 and "3 of 4 images scored" in out
+    rows = rows_of(tmp_path / "s.csv")
+    assert [bool(row["error"]) for row in rows] == [False, True, False, False]
+    assert "0001.jpeg has no finite scores" in rows[1]["error"]
+    assert not any(rows[1][name] for name in (*SCORES, "calibrated"))
+
+
+def test_a_missing_folder_is_named(run, tmp_path, refused):
+    said = refused(score.main, run, XRAYS / "test", "--out", tmp_path / "none" / "s.csv")
+    assert f"{tmp_path}/none/s.csv cannot be written, for there is no folder {tmp_path}/none: make it" in said
 
 
 def test_evaluate(run, tmp_path, command):

@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ class ShardFile:
     @property
     def suffix(self):
         return PurePosixPath(self.file).suffix
+
+    @property
+    def parts(self):
+        return PurePosixPath(self.file).parts
 
     def read_bytes(self):
         with open(self.shard, "rb") as shard:
@@ -74,18 +79,26 @@ class Sample(NamedTuple):
     label: ShardFile | None
 
 
-def find_shards(folder):
-    """All shards below a folder, sorted Paths; names that start with "." are skipped, and links to folders too."""
+def find_shards(folder, images=()):
+    """All shards below a folder, sorted Paths; names that start with "." are skipped, and links to folders too.
+
+    Args:
+        images: that are in the folder besides. Among them a compressed archive is just what they were unpacked from.
+    """
     shards = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         shards += [Path(parent, name) for name in files if is_shard(Path(name))]
-    return sorted(shards, key=Path.as_posix)
+    return sorted((shard for shard in shards if not images or _is_plain(shard)), key=Path.as_posix)
 
 
 def is_shard(path):
     """Whether a Path is named as a shard."""
     return path.name.lower().endswith(_SHARDS) and not path.name.startswith(".")
+
+
+def _is_plain(shard):
+    return shard.suffix.lower() == ".tar"
 
 
 def read_shard(shard, called=str, title=None):
@@ -114,8 +127,11 @@ def read_shard(shard, called=str, title=None):
     samples, images = [], {}
     try:
         for fields in group_by_keys(_files(shard, called, images)):
-            label = fields.get("cls")
             found = [field for field in fields.values() if field in images]
+            labels = [field for name, field in fields.items() if name[:2] != "__" and field.suffix.lower() == ".cls"]
+            label = labels[0] if labels else None
+            if len(labels) > 1:
+                raise UserError(f"{called(labels[0])} and {called(labels[1])} are of one sample: give each its own")
             if len(found) > 1:
                 raise UserError(
                     f"{called(found[0])} and {called(found[1])} are one sample, their names being the same up to the "
@@ -125,16 +141,17 @@ def read_shard(shard, called=str, title=None):
                 samples.append(Sample(found[0], label))
             elif label:
                 raise UserError(f"{called(label)} is a class without an image: let each follow its image in the shard")
-    except OSError as error:
-        raise UserError(f"{title} cannot be read ({error.strerror}): give a readable one") from error
-    except tarfile.TarError as error:
-        raise UserError(
-            f"{title} cannot be read as an uncompressed tar archive ({error}): write it again, whole and not compressed"
-        ) from error
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"{title} is no WebDataset, a file being there twice: write it again") from error
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:  # headers may say anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise UserError(f"{title} cannot be read ({error.strerror}): give a readable one") from error
+        if "duplicate file name" in str(error):  # webdataset's word
+            raise UserError(f"{title} is no WebDataset, a file being there twice: write it again") from error
+        why = error if isinstance(error, tarfile.TarError) else "it is damaged"
+        raise UserError(
+            f"{title} cannot be read as an uncompressed tar archive ({why}): write it again, whole and not compressed"
+        ) from error
     for sample in samples:
         del images[sample.image]
     if images:
@@ -215,6 +232,8 @@ def _split_shards(root):
         shards = sorted(child for child in root.iterdir() if is_shard(child))
         if shards and not find_images(root):
             found["train"] = shards
+    elif not any(map(_is_plain, chain(*found.values()))) and find_images(root):
+        return {}  # which were unpacked
     return found
 
 
@@ -235,6 +254,12 @@ def _labels(samples, called):
     """0 and 1 of samples, or None where none of them has a class."""
     known = [sample for sample in samples if sample.label]
     if not known:
+        for sample in samples:
+            if "normal" in map(str.lower, sample.image.parts[:-1]):
+                raise UserError(
+                    f"{called(sample.image)} is in a class folder but has no class: write a .cls beside every image, 0 "
+                    "for normal and 1 for abnormal"
+                )
         return None
     if len(known) < len(samples):
         image = next(sample.image for sample in samples if not sample.label)
@@ -266,8 +291,8 @@ def _files(shard, called, images):
             suffix = file.suffix.lower()
             if (not member.isreg() and not member.isdir() or member.issparse()) and suffix in _SUFFIXES:
                 raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
-            if not member.isreg():
-                continue
+            if not member.isreg() or any(part[0] == "." and part != ".." for part in file.parts):
+                continue  # hidden, as in folders
             # As in folders, DICOM is known by how it begins, whatever its name.
             archive.fileobj.seek(file.start + 128)
             if suffix in _SUFFIXES or archive.fileobj.read(4) == b"DICM" and file.size > 132:
