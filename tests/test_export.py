@@ -326,12 +326,11 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
     assert not list(out.parent.iterdir())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk(by_residual, tmp_path, kind):
-    """PyTorch's own writer would end the process."""
+def test_a_full_disk(by_residual, tmp_path):
+    """Where PyTorch's own writer would end the process."""
     (tmp_path / "s").write_text("old")
     done = subprocess.run(
-        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", kind, "--out", tmp_path / "s"],
+        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", "pt2", "--out", tmp_path / "s"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),

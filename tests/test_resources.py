@@ -40,11 +40,31 @@ def compiling(tmp_path):
     return run
 
 
-def test_everything_fits_an_h100(compiling, resources):
+def test_every_configuration_fits_an_h100(compiling, resources):
+    """Aligned and unaligned in turn; the report has both of each, for all chips."""
     if f"triton: {triton.__version__}\n" not in resources.REPORT.read_text(encoding="utf-8"):
         pytest.skip("another compiler than the report's may need a register more")
-    result = compiling(BENCH / "resources.py", "--check", "--chip", "sm_90")
-    assert result.returncode == 0, result.stdout or result.stderr
+    code = """
+import json
+from resources import attempt, failures, listed
+numbers = range(len(listed("sm_90")))
+print(json.dumps([failures(attempt(("sm_90", number, bool(number % 2))), "sm_90") for number in numbers]))
+"""
+    result = compiling("-c", code)
+    assert result.returncode == 0, result.stderr
+    outcomes = json.loads(result.stdout)
+    assert len(outcomes) == len(configurations("cuda")) and not any(outcomes), outcomes
+
+
+@pytest.mark.parametrize("spills", [0, 4])
+def test_check_says_what_fails(resources, monkeypatch, capsys, spills):
+    found = resources.Resources(registers=255, spills=spills, shared=1024)
+    monkeypatch.setattr(resources, "attempt_all", lambda chips: {(chip, 0, True): found for chip in chips})
+    monkeypatch.setattr(resources, "INTERPRETED", False)
+    monkeypatch.setattr(sys, "argv", ["resources.py", "--check", "--chip", "sm_90"])
+    with pytest.raises(SystemExit) as exit:
+        resources.main()
+    assert bool(exit.value.code) == bool(spills) == ("aligned: spills 4" in capsys.readouterr().out)
 
 
 def test_spills_and_too_much_memory_are_found(compiling):
