@@ -23,6 +23,8 @@ from fastsquid.evaluation import read_scores, write_scores
 from fastsquid.files import write_json
 from fastsquid.metrics import evaluate
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SEEDS = ("0", "1")
 
 

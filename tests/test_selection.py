@@ -18,6 +18,8 @@ from fastsquid.model import Detector
 from fastsquid.networks import Discriminator
 from fastsquid.training import Trainer, discriminator_loss, gradient_penalty
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):

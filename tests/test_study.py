@@ -20,6 +20,8 @@ from fastsquid.evaluation import DivergedError
 from fastsquid.group import finished_runs
 from fastsquid.study import STUDIES, SWEEP, Row
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SCALES = ("full", "small")
 ROWS = [
     Row("squid", "base", {}, {"grid": 3, "slots": 6, "top_k": 5, "shortcut": 0.95}),
