@@ -345,7 +345,15 @@ def read_maps(folder, digest):
 
 
 def load_optimizers(optimizers, checkpoint, state):
-    """Puts the optimizers back as they were saved."""
+    """Load the saved state of the optimizers, each tensor in the memory layout of its parameter.
+
+    Args:
+        optimizers: dict of optimizers by name, as `save_checkpoint` took them.
+        checkpoint, state: Path of the checkpoint, and what `read_state` returned for it.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     tensors = read_tensors(checkpoint, state, "optimizer")
     for name, optimizer in optimizers.items():
         loaded = {}
@@ -354,6 +362,11 @@ def load_optimizers(optimizers, checkpoint, state):
             if owner == name:
                 loaded.setdefault(int(index), {})[field] = tensor
         optimizer.load_state_dict({"state": loaded, "param_groups": optimizer.state_dict()["param_groups"]})
+        # The file holds contiguous tensors. CUDA's fused Adam requires moments with the strides of their parameter.
+        for parameter, fields in optimizer.state.items():
+            for field, tensor in fields.items():
+                if tensor.shape == parameter.shape:
+                    fields[field] = torch.empty_like(parameter).copy_(tensor)
 
 
 def read_json(path):

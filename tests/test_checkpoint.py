@@ -13,6 +13,8 @@ from conftest import XRAYS
 from safetensors.torch import load_file, save_file
 
 from fastsquid import checkpoint, score, train
+from fastsquid.model import Detector
+from fastsquid.training import Trainer
 
 
 @pytest.fixture
@@ -133,9 +135,6 @@ def test_a_config_that_lacks_something(damaged, refused):
 
 
 def test_optimizers_come_back(unbroken):
-    from fastsquid.model import Detector
-    from fastsquid.training import Trainer
-
     latest, config = checkpoint.latest_checkpoint(unbroken), checkpoint.read_run(unbroken)["config"]
     trainer = Trainer(Detector(config))
     optimizers = {"generator": trainer.generator_optimizer, "discriminator": trainer.discriminator_optimizer}
@@ -145,3 +144,34 @@ def test_optimizers_come_back(unbroken):
         for name, optimizer in optimizers.items()
     }
     assert steps == {"generator": {6.0}, "discriminator": {9.0}}  # 3 epochs of 3 batches, the generator in every other
+
+
+def test_optimizers_come_back_in_the_layout_of_their_parameters(unbroken, tmp_path):
+    """A GPU trains in channels_last, and its fused Adam accepts no moment of another layout than the parameter."""
+    config = checkpoint.read_run(unbroken)["config"]
+
+    def trainer():
+        made = Trainer(Detector(config).to(memory_format=torch.channels_last).train())
+        return made, {"generator": made.generator_optimizer, "discriminator": made.discriminator_optimizer}
+
+    def moments(optimizers):
+        return [
+            (parameter, optimizer.state[parameter][field])
+            for optimizer in optimizers.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            for field in ("exp_avg", "exp_avg_sq")
+        ]
+
+    trained, saved = trainer()
+    trained.step(torch.rand(3, 1, 64, 64), 0)
+    trained.step(torch.rand(3, 1, 64, 64), 1)
+    state = {"config": config.to_dict()}
+    checkpoint.save_checkpoint(tmp_path, state, trained.judge.state_dict(), saved)
+    latest = checkpoint.latest_checkpoint(tmp_path)
+    resumed, loaded = trainer()
+    checkpoint.load_optimizers(loaded, latest, checkpoint.read_state(latest, config))
+    assert all(moment.stride() == parameter.stride() for parameter, moment in moments(loaded))
+    assert any(not moment.is_contiguous() for _, moment in moments(loaded))
+    for (_, before), (_, after) in zip(moments(saved), moments(loaded), strict=True):
+        assert torch.equal(before, after)
