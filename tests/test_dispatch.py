@@ -1,8 +1,10 @@
 """Which implementation runs, and the reasons why one cannot."""
 
 import os
+import site
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,8 +47,41 @@ OPERATIONS = {
 def test_without_triton(operation, monkeypatch):
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(dispatch, "NO_TRITON", dispatch._without_triton())
+    monkeypatch.setattr(dispatch, "NO_KERNELS", dispatch._without_kernels())
     with pytest.raises(ImplementationError, match="impl='triton' cannot run: Triton is not installed"):
         OPERATIONS[operation]()
+
+
+BARE_CLONE = """
+import sys, warnings
+import torch
+from fastsquid.ops import dispatch, memory_read
+
+assert dispatch.HAS_TRITON and dispatch.NO_KERNELS.startswith("fastsquid is not installed")
+x, bank = torch.ones(1, 1, 2), torch.ones(1, 6, 2)
+try:
+    memory_read(x, bank, impl="triton")
+except dispatch.ImplementationError as error:
+    assert "pip install -e . in the checkout installs it" in str(error)
+
+class OnGpu:  # what `auto` asks of a tensor
+    is_cuda = True
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert not dispatch.use_triton("auto", OnGpu(), dispatch.device_reason, OnGpu())
+    assert not dispatch.use_triton("auto", OnGpu(), dispatch.device_reason, OnGpu())
+assert [str(w.message) for w in caught] == [f"the Triton kernels are not used, which is slower: {dispatch.NO_KERNELS}"]
+"""
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+def test_a_checkout_that_is_not_installed(tmp_path):
+    """`kernels/` lies beside `fastsquid/` there, and `fastsquid.kernels` cannot be imported."""
+    (tmp_path / "fastsquid").symlink_to(Path(dispatch.__file__).parents[1])
+    # -S and a path of our own: without the editable installation that puts fastsquid.kernels in place.
+    code = f"import sys; sys.path += {[str(tmp_path), *site.getsitepackages()]!r}\n{BARE_CLONE}"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=tmp_path)
 
 
 def test_a_triton_that_is_too_old(monkeypatch):

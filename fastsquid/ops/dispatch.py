@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import importlib.util
+import warnings
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -21,8 +22,19 @@ def _without_triton():
     return None
 
 
+def _without_kernels():
+    """Why the Triton kernels cannot be imported, or None."""
+    if NO_TRITON or importlib.util.find_spec("fastsquid.kernels") is not None:
+        return NO_TRITON
+    return (
+        "fastsquid is not installed, so that its folder kernels/ is not known as fastsquid.kernels; "
+        "pip install -e . in the checkout installs it"
+    )
+
+
 NO_TRITON = _without_triton()
 HAS_TRITON = NO_TRITON is None
+NO_KERNELS = _without_kernels()
 
 
 class ImplementationError(ValueError):
@@ -31,8 +43,8 @@ class ImplementationError(ValueError):
 
 def device_reason(x):
     """None if Triton kernels can run where the tensor x is, else the reason why not."""
-    if NO_TRITON:
-        return NO_TRITON
+    if NO_KERNELS:
+        return NO_KERNELS
     if x.is_cuda:
         return None
     if x.device.type == "cpu":
@@ -65,7 +77,15 @@ def use_triton(impl, x, can_run, *arguments):
     reason = can_run(*arguments)
     if impl == "triton" and reason is not None:
         raise ImplementationError(f"impl='triton' cannot run: {reason}")
+    if reason is not None and reason == NO_KERNELS and not torch.compiler.is_compiling():
+        _warn_without_kernels()
     return reason is None
+
+
+@functools.cache
+def _warn_without_kernels():
+    """Say once per process why a GPU is used without the Triton kernels."""
+    warnings.warn(f"the Triton kernels are not used, which is slower: {NO_KERNELS}", stacklevel=2)
 
 
 def first_derivative_only(backward):
