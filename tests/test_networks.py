@@ -6,7 +6,7 @@ from conftest import ROWS
 
 from fastsquid.config import ABLATIONS, PRESETS, preset
 from fastsquid.model import Detector
-from fastsquid.networks import Discriminator, Encoder, Generator
+from fastsquid.networks import Discriminator, Encoder, Generator, upsample, upsample_by_taps
 from fastsquid.patches import to_image, to_patches
 from fastsquid.training import Trainer
 
@@ -24,6 +24,19 @@ def test_patches_are_row_major_and_come_back():
     assert patches.shape == (8, 1, 2, 2)
     assert patches[1].flatten().tolist() == [2, 3, 6, 7] and patches[2].flatten().tolist() == [8, 9, 12, 13]
     assert torch.equal(to_image(patches, 2), image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (5, 6), (8, 8)], ids=str)
+def test_both_ways_to_double_a_map(size):
+    """PyTorch's, and the one whose backward has no atomics on a GPU."""
+    x = torch.randn(2, 3, *size, dtype=torch.float64).requires_grad_()
+    theirs, ours = upsample(x), upsample_by_taps(x)
+    assert theirs.shape == (2, 3, 2 * size[0], 2 * size[1])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+    upstream = torch.randn_like(theirs)
+    gradients = [torch.autograd.grad(out, x, upstream)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(upsample_by_taps, x)
 
 
 def test_encoder_levels():
