@@ -87,7 +87,7 @@ def main():
                 trainer.step(augment(to_unit(images[batch]), config.shift, config.zoom), i)
                 if i % config.generator_every == 0:
                     for average in averages.values():
-                        average.update(detector)
+                        average.update()
             for weights, one in judged.items():
                 histories[weights].append(standardised(one, some, split))
                 for name, scores in candidates(histories[weights]).items():

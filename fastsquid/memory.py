@@ -14,9 +14,8 @@ class SpaceAwareMemory(nn.Module):
     """Replaces each query by a weighted sum of the few most similar slots of its own region.
 
     A `matrix` is a learned bank, initialised uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
-    features, first in first out: `commit()` writes the queries of the latest training-mode forward, once. A second
-    forward, an evaluation or a pass for a discriminator alone therefore writes nothing; the last, which needs no
-    gradients, does not take the place of one with gradients either.
+    features, first in first out. Nothing is written until `commit()`, which stores the queries of the latest training
+    forward. Evaluation never writes. A pass under `no_grad` does not replace queries from a pass with gradients.
 
     Args:
         num_regions: R, places that each have a bank of their own.
@@ -70,7 +69,7 @@ class SpaceAwareMemory(nn.Module):
             self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         # Queries that activated each slot; a diagnosis, not part of the state. None counts none.
         self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
-        self._noted = None
+        self._noted = self._noted_without_grad = None  # queries of the latest training forwards
 
     @classmethod
     def from_published(cls, state_dict, prefix, top_k=5, *, channels=None, impl="auto"):
@@ -143,8 +142,12 @@ class SpaceAwareMemory(nn.Module):
             impl=self.impl,
         )
         self._count(weights, indices)
-        if self.kind == "queue" and self.training and (torch.is_grad_enabled() or self._noted is None):
-            self._noted = x.detach()
+        if self.kind == "queue" and self.training:
+            # Two attributes that are only written here: a condition on one would compile a graph for each outcome.
+            if torch.is_grad_enabled():
+                self._noted = x.detach()
+            else:
+                self._noted_without_grad = x.detach()
         if not (return_weights or return_indices):
             return out
         result = [out]
@@ -180,10 +183,11 @@ class SpaceAwareMemory(nn.Module):
         where there are none, nor for a matrix. Where torch.distributed has several processes, all of them commit
         together, and each writes the rows of every one, process after process: their queues stay the same.
         """
-        if self._noted is None:
+        noted = self._noted_without_grad if self._noted is None else self._noted
+        self._noted = self._noted_without_grad = None
+        if noted is None:
             return
-        rows = gather_rows(self._noted)
-        self._noted = None
+        rows = gather_rows(noted)
         count = rows.shape[0]
         kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
         first = self.pointer + (count - kept.shape[1])

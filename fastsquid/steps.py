@@ -16,8 +16,8 @@ class Steps:
     """Runs training steps on batches of images that live on the device.
 
     The host only queues work: losses are summed on the device, and the first step with a loss that is not finite is
-    noted there, to be read once an epoch. Where the trainer is compiled for a GPU each kind of step (batch size, with
-    or without the generator's) becomes one CUDA graph.
+    noted there, to be read once an epoch. Where the trainer is compiled for a GPU, a step on a whole batch becomes one
+    CUDA graph, and one more with the generator's step. A smaller last batch runs as it is, neither compiled nor captured.
 
     Several processes share every batch of a process alone: each takes its part, in their order, and draws by itself.
 
@@ -27,8 +27,12 @@ class Steps:
     """
 
     def __init__(self, trainer, images):
-        self.trainer, self.config, self.images = trainer, trainer.config, images
+        self.trainer, self.config = trainer, trainer.config
         device = images.device
+        # The same bits: CUDA cannot index uint16.
+        self.sixteen_bit = images.dtype == torch.uint16
+        self.images = images.view(torch.int16) if self.sixteen_bit else images
+        self.whole = min(self.config.batch_size, len(images))
         self.sums = torch.zeros(len(LOSSES), device=device)
         self.done = torch.zeros((), dtype=torch.int64, device=device)  # steps of this epoch
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -64,13 +68,16 @@ class Steps:
         """One step on images[batch]; everything that it draws comes from `seed`."""
         torch.manual_seed(seed)
         images = self.images[batch]
-        if self.graphs is None:
-            self._step(images, iteration)
+        images = images.view(torch.uint16) if self.sixteen_bit else images
+        odd = self.trainer.compiled and len(batch) != self.whole
+        if self.graphs is None or odd:
+            self._step(images, iteration, eager=odd)
             return
-        key = len(batch), iteration % self.config.generator_every == 0
-        if key not in self.graphs:
-            self.graphs[key] = _Captured(lambda images: self._step(images, 0 if key[1] else 1), self.stream)
-        self.graphs[key](images)
+        generator_steps = iteration % self.config.generator_every == 0
+        if generator_steps not in self.graphs:
+            captured = _Captured(lambda images: self._step(images, 0 if generator_steps else 1), self.stream)
+            self.graphs[generator_steps] = captured
+        self.graphs[generator_steps](images)
 
     def totals(self, iteration):
         """{name: sum} and {name: number} of the losses of the epoch's first `iteration` steps; waits for the device."""
@@ -97,8 +104,9 @@ class Steps:
         index = int((~torch.isfinite(self.bad_losses)).int().argmax())
         return step, LOSSES[index], values[index]
 
-    def _step(self, images, iteration):
-        losses = self.trainer.step(augment(to_unit(images), self.config.shift, self.config.zoom), iteration)
+    def _step(self, images, iteration, eager=False):
+        augmented = augment(to_unit(images), self.config.shift, self.config.zoom)
+        losses = self.trainer.step(augmented, iteration, eager)
         zero = torch.zeros((), device=self.sums.device)
         values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
         values = distributed.mean(values)  # every process knows of every loss

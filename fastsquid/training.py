@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,23 +88,36 @@ class Average:
 
     def __init__(self, detector, decay, prefix="discriminator."):
         self.detector, self.decay = copy.deepcopy(detector).requires_grad_(False), decay
+        mine, theirs = self.detector.state_dict(), detector.state_dict()
         # Spectral norm's vectors have length 1, which a mean of them has not.
-        self.averaged = [
+        averaged = [
             name
-            for name, tensor in detector.state_dict().items()
+            for name, tensor in theirs.items()
             if name.startswith(prefix) and tensor.is_floating_point() and not name.endswith(("_u", "_v"))
         ]
-        self.copied = [name for name in detector.state_dict() if name not in self.averaged]
+        # Training writes every tensor in place, so that these lists hold for the whole run.
+        self.averaged = [mine[name] for name in averaged], [theirs[name] for name in averaged]
+        copied = {}  # by dtype, as foreach wants them
+        for name, tensor in theirs.items():
+            if name not in averaged:
+                to, source = copied.setdefault(tensor.dtype, ([], []))
+                to.append(mine[name])
+                source.append(tensor)
+        self.copied = list(copied.values())
 
     @torch.no_grad()
-    def update(self, detector):
-        """One step nearer to the detector's weights as they are."""
-        mine, theirs = self.detector.state_dict(), detector.state_dict()
-        torch._foreach_lerp_(
-            [mine[name] for name in self.averaged], [theirs[name] for name in self.averaged], 1 - self.decay
-        )
-        for name in self.copied:
-            mine[name].copy_(theirs[name])
+    def update(self):
+        """Move one step nearer to the weights of the averaged detector as they are now."""
+        torch._foreach_lerp_(*self.averaged, 1 - self.decay)
+        for mine, theirs in self.copied:
+            torch._foreach_copy_(mine, theirs)
+
+
+class Networks(NamedTuple):
+    """The two networks as a step calls them; the discriminator is None where the config has none."""
+
+    generator: torch.nn.Module
+    discriminator: torch.nn.Module | None
 
 
 class Trainer:
@@ -132,15 +146,16 @@ class Trainer:
             detector.to(memory_format=torch.channels_last)
         if self.config.sync_batchnorm:
             distributed.synchronize_batchnorm(detector, twice=self.config.gradient_penalty > 0)
-        self.generator = distributed.parallel(detector.generator)
-        self.discriminator = detector.discriminator and distributed.parallel(detector.discriminator)
+        self.eager = Networks(
+            distributed.parallel(detector.generator),
+            detector.discriminator and distributed.parallel(detector.discriminator),
+        )
+        self.generator, self.discriminator = self.eager
         if compile:
-            # There are two batch sizes in a run, which is cheaper than one graph for any.
-            options = dict(dynamic=False) if gpu else {}
-            self.generator = torch.compile(self.generator, **options)
+            self.generator = torch.compile(self.generator, dynamic=False)
             # torch.compile has no second derivative, and would change statistics that the penalty's pass has kept.
             if self.discriminator is not None and not self.config.gradient_penalty:
-                self.discriminator = torch.compile(self.discriminator, **options)
+                self.discriminator = torch.compile(self.discriminator, dynamic=False)
         c = self.config
         self.generator_parameters = list(detector.generator.parameters())
         # A tensor as learning rate: a CUDA graph reads it anew in every replay.
@@ -166,68 +181,84 @@ class Trainer:
             _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
         return lr
 
-    def step(self, images, iteration):
+    def step(self, images, iteration, eager=False):
         """One iteration.
 
         Args:
             images: (B, 1, H, W) in [0, 1], augmented; B may be 1.
             iteration: index of the batch in its epoch.
+            eager: do without torch.compile, for a batch size that is not worth a compilation.
 
         Returns:
             dict of detached scalar losses by the names in `LOSSES`; the generator's only where it stepped. The mean of
             several processes' losses is that of the whole batch, also where their B differ.
         """
+        networks = self.eager if eager else Networks(self.generator, self.discriminator)
         share = distributed.weight(len(images))
         images = self.detector.to_range(images)
         if self.device.type == "cuda":
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = _channels_last(images)
         generator_steps = iteration % self.config.generator_every == 0
         shared = generator_steps and (self.config.order == "shared" or self.discriminator is None)
-        losses, out = {}, self._generate(images, teacher=True) if shared else None
+        losses, out = {}, self._generate(networks, images, teacher=True) if shared else None
         if self.discriminator is not None:
-            losses["discriminator"] = self._step_discriminator(images, out, share)
+            losses["discriminator"] = self._step_discriminator(networks, images, out, share)
         if generator_steps:
             if not shared:
-                out = self._generate(images, teacher=True)
-            logits = None if self.discriminator is None else self._judge(out.student)
+                out = self._generate(networks, images, teacher=True)
+            logits = None if self.discriminator is None else self._judge(networks, out.student)
             loss, parts = generator_loss(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
             (share * loss).backward(inputs=self.generator_parameters)
             self.generator_optimizer.step()
             self.detector.generator.commit()
             if self.average is not None:
-                self.average.update(self.detector)
+                self.average.update()
             losses.update(generator=loss.detach(), **parts)
         return {name: share * loss for name, loss in losses.items()}
 
-    def _step_discriminator(self, images, out, share):
+    def _step_discriminator(self, networks, images, out, share):
         """D's step on the generator's pass `out`, or on one of its own where that is None; the loss."""
         if out is None:
             with torch.no_grad():
-                out = self._generate(images)
+                out = self._generate(networks, images)
         penalty, weight = 0, self.config.gradient_penalty
         if weight:
             with self._autocast():
-                penalty, real = gradient_penalty(self.discriminator, images)
+                penalty, real = gradient_penalty(networks.discriminator, images)
         else:
-            real = self._judge(images)
-        loss = discriminator_loss(self.config, real, self._judge(out.student.detach()))
+            real = self._judge(networks, images)
+        loss = discriminator_loss(self.config, real, self._judge(networks, out.student.detach()))
         loss = loss + self.config.discriminator_weight * weight * penalty
         self.discriminator_optimizer.zero_grad()
         (share * loss).backward()
         self.discriminator_optimizer.step()
         return loss.detach()
 
-    def _generate(self, images, teacher=False):
+    def _generate(self, networks, images, teacher=False):
         with self._autocast():
-            return self.generator(images, teacher=teacher)
+            return networks.generator(images, teacher=teacher)
 
-    def _judge(self, images):
+    def _judge(self, networks, images):
+        # Images and reconstructions in one dtype and layout: each other one would be another graph to compile.
+        if self.half:
+            images = images.to(torch.bfloat16)
+        if self.device.type == "cuda":
+            images = _channels_last(images)
         with self._autocast():
-            return self.discriminator(images)
+            return networks.discriminator(images)
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+
+def _channels_last(images):
+    """View images (B, 1, H, W) with the strides of channels_last, which one channel has no need to be copied for.
+
+    `contiguous(memory_format=torch.channels_last)` would return them as they are, and the first convolution would take
+    them for contiguous ones.
+    """
+    return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
 
 
 def _set_lr(optimizer, lr):

@@ -30,11 +30,11 @@ def stop_at(monkeypatch):
     def stop(number):
         original, steps = loop.Trainer.step, []
 
-        def step(self, images, iteration):
+        def step(self, images, iteration, eager=False):
             steps.append(1)
             if len(steps) == number:
                 raise KeyboardInterrupt
-            return original(self, images, iteration)
+            return original(self, images, iteration, eager)
 
         monkeypatch.setattr(loop.Trainer, "step", step)
 

@@ -37,11 +37,11 @@ def interrupt(folder):
     steps, original = [], loop.Trainer.step
     group = folder / "runs" / "zhanglab" / "fastsquid"
 
-    def step(self, images, iteration):
+    def step(self, images, iteration, eager=False):
         steps.append(iteration)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration)
+        return original(self, images, iteration, eager)
 
     arguments = ["--data", XRAYS, "--preset", "fastsquid", "--seeds", 0, 1, "--only", 0, "--out", group]
     with pytest.MonkeyPatch.context() as patch:

@@ -104,7 +104,7 @@ def test_the_discriminator_is_penalised():
     plain = discriminator_loss(config, judge(seen), judge(fake))
     out = trainer.generator(seen)._replace(student=fake)
     weights = [p.clone() for p in judge.parameters()]
-    loss = trainer._step_discriminator(seen, out, 1.0)
+    loss = trainer._step_discriminator(trainer.eager, seen, out, 1.0)
     torch.testing.assert_close(loss, (plain + 0.005 * 3.0 * penalty).detach())
     assert all(not torch.equal(a, b) for a, b in zip(weights, judge.parameters()))
     # One and the same network sees real and drawn images, and torch.compile has no second derivative.

@@ -151,11 +151,11 @@ def test_an_interrupted_study_goes_on(done, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     original, steps = loop.Trainer.step, []
 
-    def step(self, images, iteration):
+    def step(self, images, iteration, eager=False):
         steps.append(self.config.slots)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration)
+        return original(self, images, iteration, eager)
 
     monkeypatch.setattr(study, "SMALL", {**study.SMALL, "epochs": 2})  # an epoch is one step
     monkeypatch.setattr(loop.Trainer, "step", step)
