@@ -98,7 +98,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         judge = _train(config, images, seed, device)
         detector = judge.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
-        self.scorer_ = Scorer(detector, calibrate(judge, images), maps)
+        self.scorer_ = Scorer(detector, calibrate(detector, images), maps)
         self.offset_ = float(np.percentile(self.score_samples(images), 100 * contamination))
         return self
 

@@ -24,7 +24,7 @@ def score_images(detector, images, batch_size=64, change=None):
     """Scores of images, in their order.
 
     Args:
-        detector: a `Detector`; it is put in eval mode.
+        detector: a `Detector`; it is put in eval mode, and frozen first where it is not.
         images: uint8 or uint16 (N, 1, H, W) at the model's size, on any device.
         change: function of the images in [0, 1], a batch at a time, before they are scored; or None.
 
@@ -37,13 +37,26 @@ def score_images(detector, images, batch_size=64, change=None):
     return _score(detector.eval().frozen(), images, batch_size, change)
 
 
-def _score(frozen, images, batch_size=64, change=None):
-    """`score_images` of a detector that is frozen already."""
-    device = next(frozen.parameters()).device
-    parts = {name: [] for name in frozen.config.scores}
+def require_finite(detector, images):
+    """Score images without freezing the detector first, which takes longer than scoring a few.
+
+    Args:
+        detector: a `Detector`; it is put in eval mode.
+        images: as `score_images` takes them.
+
+    Raises:
+        DivergedError: a score is not finite.
+    """
+    _score(detector.eval(), images)
+
+
+def _score(detector, images, batch_size=64, change=None):
+    """`score_images` by a detector as it is, in eval mode."""
+    device = next(detector.parameters()).device
+    parts = {name: [] for name in detector.config.scores}
     for batch in images.split(batch_size):
         batch = to_unit(batch.to(device))
-        scores, _ = frozen.scores(batch if change is None else change(batch))
+        scores, _ = detector.scores(batch if change is None else change(batch))
         for name in parts:
             parts[name].append(scores[name].float().cpu())
     result = {name: torch.cat(values).numpy() for name, values in parts.items()}
@@ -64,6 +77,7 @@ def calibrate(detector, images, validation=None):
         {score: {mean, std, quantiles}}, the last being the 0th to 100th percentile over the normal validation images,
         which the detector has not seen; None without any.
     """
+    detector = detector.eval().frozen()
     seen, unseen = score_images(detector, images), None
     if validation is not None:
         unseen = score_images(detector, validation.images[validation.labels == 0])
@@ -112,6 +126,7 @@ def synthetic_aucs(detector, images):
 
 def score_splits(detector, data):
     """`score_images` of every split but train, by the split's name."""
+    detector = detector.eval().frozen()
     return {name: score_images(detector, split.images) for name, split in data.items() if name != "train"}
 
 

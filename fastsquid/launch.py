@@ -20,7 +20,7 @@ from .ops.dispatch import HAS_TRITON
 
 
 def train_run(folder, run, options, device, group=None):
-    """Trains one run to its end and reports; False if a signal stopped it before.
+    """Train one run to its end and report; return False if a signal stopped it before, in a folder to resume.
 
     Args:
         run: config.json of a run that is resumed, or what a new one begins with.
@@ -33,8 +33,13 @@ def train_run(folder, run, options, device, group=None):
             return "give the same command again"
         return f"go on with {distributed.command('fastsquid.train')} --resume {begun}"
 
-    with distributed.job(remedy):
-        return _train_run(folder, run, options, device, group)
+    try:
+        with distributed.job(remedy):
+            return _train_run(folder, run, options, device, group)
+    except KeyboardInterrupt:
+        if not (folder / "config.json").is_file():
+            raise
+        return False
 
 
 def _train_run(folder, run, options, device, group):

@@ -1,5 +1,6 @@
 """The training loop of one run folder: epochs, validation, checkpoints, and the report at the end."""
 
+import copy
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from .evaluation import (
     evaluate_run,
     perturbed_aucs,
     print_table,
-    score_images,
+    require_finite,
     score_splits,
     synthetic_aucs,
     validate,
@@ -90,7 +91,15 @@ class Run:
         self.stop = False
 
     def train(self):
-        """Trains to the last epoch and reports; False if a signal stopped it (and it was saved) before."""
+        """Train to the last epoch and report.
+
+        Returns:
+            False if a signal stopped training after a whole step, which is then saved.
+
+        Raises:
+            KeyboardInterrupt: a signal ended a step before it was whole; the latest checkpoint is left as it is.
+            DivergedError: losses or weights that are not finite.
+        """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.first_step = time.monotonic()
@@ -116,7 +125,7 @@ class Run:
         return True
 
     def _train_epoch(self):
-        """The rest of the current epoch; False if a signal came."""
+        """Run the rest of the current epoch; return False if a signal came."""
         epoch, state = self.state["epoch"], self.state
         lr = self.trainer.set_epoch(epoch)
         steps = self.steps.begin(self.seed, epoch, state["iteration"], state["sums"])
@@ -132,7 +141,13 @@ class Run:
         # Of the epoch before: the losses of this one stay on the device until it ends.
         bar.set_postfix(lr=f"{lr:.2g}", **{"loss": self.history[-1]["losses"]["generator"]} if self.history else {})
         for step in bar:
-            self.steps.run(*step)
+            try:
+                self.steps.run(*step)
+            except Exception:
+                # Ctrl-C also kills the compilers that torch.compile has started, and so fails the step.
+                if self.stop and distributed.world() == 1:
+                    raise KeyboardInterrupt from None
+                raise
             state["iteration"] += 1
             if self.first_step:
                 self._note_first_step()
@@ -142,30 +157,29 @@ class Run:
 
     def _end_epoch(self):
         """The epoch counts as done in every process; the first one judges it."""
-        self._require_finite()
+        frozen = self._require_finite()
         sums, counts = self.steps.totals(self.state["iteration"])
         self.state.update(epoch=self.state["epoch"] + 1, iteration=0, sums={})
         if distributed.leads():
-            self._judge_epoch({name: total / counts[name] for name, total in sums.items()})
+            self._judge_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
 
-    def _judge_epoch(self, losses):
-        """Validation, a line of metrics, a checkpoint."""
+    def _judge_epoch(self, losses, frozen):
+        """Validate the judge, of which `frozen` is the frozen copy; write a line of metrics and a checkpoint."""
         state = self.state
         validation = synthetic = perturbed = criterion = None
         try:
             if self.validation is not None:
-                validation = validate(self.judge, self.validation)
+                validation = validate(frozen, self.validation)
                 if self.config.monitor:
-                    perturbed = perturbed_aucs(self.judge, self.validation)
+                    perturbed = perturbed_aucs(frozen, self.validation)
             if self.config.monitor or self.select == "synthetic":
-                synthetic = synthetic_aucs(self.judge, self.images)
+                synthetic = synthetic_aucs(frozen, self.images)
             if self.select == "auc":
                 criterion = validation[self.config.score]["auc"]
             elif self.select == "synthetic":
                 criterion = synthetic[self.config.score]
             best = state["best"]
             better = criterion is not None and (best is None or criterion > best["criterion"])
-            calibration = calibrate(self.judge, self.images, self.validation) if better else None
         except DivergedError as error:
             raise self._diverged(f"after epoch {state['epoch']} {error}") from None
         line = {
@@ -177,7 +191,7 @@ class Run:
             line["validation"] = {name: result["auc"] for name, result in validation.items()}
         line |= {name: aucs for name, aucs in (("perturbed", perturbed), ("synthetic", synthetic)) if aucs}
         line["seconds"] = round(time.monotonic() - self.started, 3)
-        last = {"epoch": line["epoch"], "validation": validation, "calibration": calibration, "criterion": criterion}
+        last = {"epoch": line["epoch"], "validation": validation, "calibration": None, "criterion": criterion}
         state["last"] = last
         if better:
             state["best"] = last
@@ -190,11 +204,28 @@ class Run:
         _print_line(line, self.config.epochs, self.config.score, better)
 
     def _finish(self):
-        """The last detector's calibration, which an epoch that was no best one has not needed."""
-        last = self.state["last"]
-        last["calibration"] = last["calibration"] or calibrate(self.judge, self.images, self.validation)
+        """Calibrate the last and the best detector, once, and save: the run is finished.
+
+        Calibration scores every training image, which during training would cost as much as the epoch itself.
+        """
+        last, best = self.state["last"], self.state["best"]
+        last["calibration"] = calibrate(self.judge, self.images, self.validation)
+        if best is not None and best["epoch"] == last["epoch"]:
+            best["calibration"] = last["calibration"]
+        elif best is not None:
+            best["calibration"] = calibrate(self._best(), self.images, self.validation)
         self.state["finished"] = True
         self._save()
+
+    def _best(self):
+        """A copy of the judge with the weights of the best epoch, which may not be in a checkpoint yet."""
+        detector = copy.deepcopy(self.judge)
+        if self.best_tensors is not None:
+            detector.load_state_dict(self.best_tensors)
+        else:
+            latest = ckpt.latest_checkpoint(self.folder)
+            ckpt.load_detector(detector, latest, ckpt.read_state(latest, self.config), "best")
+        return detector
 
     def _save(self):
         self.state["seconds"] = time.monotonic() - self.started
@@ -210,18 +241,28 @@ class Run:
         self.best_tensors, self.saved = None, time.monotonic()
 
     def _require_finite(self):
-        """Refuses to go on, and to save, with losses that were not finite or a detector whose last update broke it."""
+        """Stop before a checkpoint is written with losses or weights that are not finite.
+
+        Returns:
+            the judge, frozen.
+
+        Raises:
+            DivergedError: a loss of this epoch, or a score of the first two training images, is not finite.
+        """
         broken = self.steps.broken()
         if broken is not None:
             step, name, value = broken
             raise self._diverged(f"the {name} loss is {value} at step {step + 1} of epoch {self.state['epoch'] + 1}")
+        frozen = self.judge.eval().frozen()
         try:
-            for detector in {self.judge, self.detector}:  # an average takes a while to show what broke
-                score_images(detector, self.images[:2])
+            require_finite(frozen, self.images[:2])
+            if self.judge is not self.detector:  # an average takes a while to show what broke
+                require_finite(self.detector, self.images[:2])
         except DivergedError as error:
             raise self._diverged(
                 f"after step {self.state['iteration']} of epoch {self.state['epoch'] + 1} {error}"
             ) from None
+        return frozen
 
     def _note_first_step(self):
         """The time of this process's first step, most of which torch.compile takes where it is on."""
@@ -301,11 +342,12 @@ def report_run(folder, detector, data, normal, state, name, facts):
         state, name: the checkpoint's state, and which of its detectors this is.
         facts: dict that the summary begins with.
     """
+    detector = detector.eval().frozen()
     scores = score_splits(detector, data)
     write_scores(folder, data, scores)
     summary = {**facts, **evaluate_run(data, scores, state, name, detector.config)}
     draw_gallery(detector, data[summary["split"] or "train"], state[name]["calibration"], folder / "gallery.png")
-    maps = calibrate_maps(detector.frozen(), normal, maps=forward_maps)
+    maps = calibrate_maps(detector, normal, maps=forward_maps)
     ckpt.save_maps(folder, maps, state["sha256"][name])
     write_json(folder / "summary.json", summary)  # last: it says that the run is finished
     print_table(summary)

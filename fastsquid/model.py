@@ -27,6 +27,7 @@ class Detector(nn.Module):
         self.generator = Generator(config, impl)
         self.discriminator = Discriminator(config) if config.discriminator else None
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
+        self.is_frozen = False
 
     def prepare(self, images):
         """Images in [0, 1] as the detector sees them, in [0, 1]: standardised where the config says so."""
@@ -52,16 +53,19 @@ class Detector(nn.Module):
         return ((seen - MEAN) / DEVIATION * deviation + mean).clamp(0, 1)
 
     def frozen(self, half=False):
-        """A copy for scoring, in eval mode: without the teacher, BatchNorm folded into the generator's convolutions.
+        """Return a copy for scoring, in eval mode: no teacher, BatchNorm folded into the generator's convolutions.
 
-        It computes what this detector does in eval mode, to rounding, and follows none of its later changes. The
-        discriminator keeps its BatchNorm, which one of the scores uses with each image's own statistics.
+        The copy computes what this detector computes in eval mode, to rounding. Later changes of this detector do not
+        reach it. The discriminator keeps its BatchNorm, because one score uses it with each image's own statistics.
+        A detector that is frozen already, in the same precision, is returned as it is: freezing costs a deep copy.
 
         Args:
             half: `scores` runs the generator's convolutions and projections in bfloat16.
         """
+        if self.is_frozen and self.half_precision == half:
+            return self
         detector = copy.deepcopy(self).eval().requires_grad_(False)
-        detector.half_precision = half
+        detector.half_precision, detector.is_frozen = half, True
         detector.generator.teacher = None
         for layers in detector.generator.modules():
             if isinstance(layers, nn.Sequential):

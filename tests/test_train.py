@@ -23,6 +23,7 @@ from fastsquid import checkpoint, loop, train
 from fastsquid.config import SCORES, preset
 from fastsquid.data import open_data
 from fastsquid.evaluation import score_images
+from fastsquid.model import Detector
 
 HERE = Path(__file__).parent
 # Those of a run in a process of its own, `unbroken`, are looked at.
@@ -173,11 +174,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeyp
     run = tmp_path / "run"
     original, steps = loop.Trainer.step, []
 
-    def step(self, images, iteration):
+    def step(self, images, iteration, eager=False):
         steps.append(iteration)
         if len(steps) == 5:  # the second of the second epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration)
+        return original(self, images, iteration, eager)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, _ = command(train.main, *tiny(run))
@@ -188,6 +189,63 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeyp
     assert code == 0 and len(steps) == 9, "no step was repeated or left out"
     resumed, expected = files_of(run), files_of(unbroken)
     assert {**resumed, "state": None} == {**expected, "state": None}
+
+
+@pytest.mark.parametrize("how", ["the compiler dies", "a second Ctrl-C"])
+def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeypatch):
+    """While torch.compile compiles: no traceback, nothing of half a step is saved, and the run can be resumed."""
+    run = tmp_path / "run"
+    original, steps = loop.Trainer.step, []
+
+    def step(self, images, iteration, eager=False):
+        steps.append(iteration)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            if how == "the compiler dies":  # of the same signal, which a terminal sends to the whole process group
+                raise RuntimeError("CppCompileError: C++ compile error")
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, iteration, eager)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    code, out, err = command(train.main, *tiny(run))
+    assert code == 130 and f"python -m fastsquid.train --resume {run}" in out and not err
+    before = checkpoint.latest_checkpoint(run)
+    assert before is None or json.loads((before / "state.json").read_text())["iteration"] == 0
+    assert command(train.main, "--resume", run)[0] == 0
+    assert files_of(run) == files_of(unbroken)
+
+
+def test_a_step_that_fails_by_itself(tmp_path, monkeypatch):
+    """Without a signal an error is an error."""
+
+    def step(self, *arguments):
+        raise RuntimeError("CppCompileError: C++ compile error")
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    with pytest.raises(RuntimeError, match="CppCompileError"):
+        train.main([str(a) for a in tiny(tmp_path / "run")])
+
+
+def test_a_run_is_frozen_once_per_epoch_and_calibrated_at_its_end(tmp_path, command, monkeypatch, no_pictures):
+    """Freezing copies the detector, and calibration scores every training image."""
+    frozen, calibrated = [], []
+    freeze, calibrate = Detector.frozen, loop.calibrate
+
+    def counted(self, half=False):
+        copy = freeze(self, half)
+        frozen.append(copy is not self)
+        return copy
+
+    monkeypatch.setattr(Detector, "frozen", counted)
+    monkeypatch.setattr(loop, "calibrate", lambda *arguments: calibrated.append(1) or calibrate(*arguments))
+    code, _, _ = command(train.main, *tiny(tmp_path / "run", "--monitor", "true", "--epochs", 4))
+    assert code == 0
+    state = json.loads((checkpoint.latest_checkpoint(tmp_path / "run") / "state.json").read_text())
+    best_is_last = state["best"]["epoch"] == 4
+    assert len(calibrated) == (1 if best_is_last else 2)
+    # Once more for each calibration, for the report, and for the scores of a last detector that is not the best.
+    assert sum(frozen) == 4 + len(calibrated) + 1 + (not best_is_last)
+    assert state["best"]["calibration"]["discriminator"]["quantiles"] and state["last"]["calibration"]
 
 
 def test_resuming_a_finished_run_reports_again(unbroken, tmp_path, command):
@@ -362,12 +420,12 @@ def test_a_loss_that_is_not_finite(tmp_path, refused, monkeypatch):
     """A weight is lost in the second epoch; the run names the step and keeps the first epoch's checkpoint."""
     run, original, steps = tmp_path / "run", loop.Trainer.step, []
 
-    def step(self, images, iteration):
+    def step(self, images, iteration, eager=False):
         steps.append(iteration)
         if len(steps) == 5:
             with torch.no_grad():
                 self.detector.generator.student.output.weight.fill_(torch.nan)
-        return original(self, images, iteration)
+        return original(self, images, iteration, eager)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     sentence = refused(train.main, *tiny(run))
