@@ -48,7 +48,7 @@ def upsample(x):
 
 
 def upsample_by_taps(x):
-    """Compute `upsample` from slices alone, so that its backward adds in a fixed order and fuses under torch.compile."""
+    """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile."""
     return _double(_double(x, 2), 3)
 
 

@@ -17,7 +17,7 @@ class Steps:
 
     The host only queues work: losses are summed on the device, and the first step with a loss that is not finite is
     noted there, to be read once an epoch. Where the trainer is compiled for a GPU, a step on a whole batch becomes one
-    CUDA graph, and one more with the generator's step. A smaller last batch runs as it is, neither compiled nor captured.
+    CUDA graph, and one more with the generator's step. A smaller last batch runs eager, neither compiled nor captured.
 
     Several processes share every batch of a process alone: each takes its part, in their order, and draws by itself.
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastsquid.config import ABLATIONS, PRESETS, preset
 from fastsquid.data import to_unit
 from fastsquid.model import Detector
-from fastsquid.ops import dispatch, memory_read, neighbor_attention
+from fastsquid.ops import memory_read, neighbor_attention
 from fastsquid.ops.dispatch import HAS_TRITON
 from fastsquid.steps import Steps
 from fastsquid.training import Trainer
@@ -103,7 +103,10 @@ def test_a_last_batch_is_not_compiled(monkeypatch):
 
 CASES = {name: (name, {}) for name in PRESETS}
 CASES |= {f"{system} {row}": (system, ABLATIONS[system][row]) for system, row in ROWS}
-CASES |= {"gradient penalty": ("simsid", dict(gradient_penalty=1.0)), "spectral norm": ("squid", dict(spectral_norm=True))}
+CASES |= {
+    "gradient penalty": ("simsid", dict(gradient_penalty=1.0)),
+    "spectral norm": ("squid", dict(spectral_norm=True)),
+}
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
