@@ -1,4 +1,4 @@
-"""Runs the scripts of this folder on the stand-in for a GPU that `make nullcuda` builds; elsewhere there are no tests."""
+"""Runs the scripts of this folder on the stand-in for a GPU of `make nullcuda`; without it nothing is collected."""
 
 import os
 import subprocess

@@ -4,6 +4,8 @@ import sys
 import warnings
 
 sys.path.insert(0, sys.argv[1])
+# Forget the installation that put fastsquid.kernels in place.
+sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
 import torch  # noqa: E402
 
 from fastsquid import SpaceAwareMemory  # noqa: E402
