@@ -327,6 +327,9 @@ class Run:
         if self.stop and distributed.world() == 1:  # a second Ctrl-C does not wait, but torchrun repeats the first
             raise KeyboardInterrupt
         self.stop = True
+        if self.first_step and self.trainer.compiled and distributed.world() == 1:
+            # Not print, which the signal may have interrupted.
+            os.write(2, b"\nstopping after the first step, which compiles; Ctrl-C again stops at once\n")
 
 
 def report_run(folder, detector, data, normal, state, name, facts):
