@@ -31,10 +31,10 @@ class Ceilings(NamedTuple):
     matrix: dict
 
 
-def measure(variants, sets, device, quick=False):
+def measure(variants, sets, device, quick=False, seconds=1):
     """Times variants (by name) in turn, each over all `sets` of inputs in a round.
 
-    Three rounds where a call takes over a second, more where it is faster: about a second's worth of each variant.
+    Three rounds at least, and more where a call is fast: about `seconds` of each variant.
 
     Returns:
         {name: Samples}
@@ -59,7 +59,7 @@ def measure(variants, sets, device, quick=False):
         done += 1
         if done == 1 and not quick:
             slowest = max(sum(unhidden) for _, unhidden in samples.values())
-            rounds = max(3, min(30, int(1 / slowest)))
+            rounds = max(3, min(30, int(seconds / slowest)))
     return {name: Samples(*samples[name], memory[name]) for name in variants}
 
 
