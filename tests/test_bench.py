@@ -130,6 +130,71 @@ def test_a_difference_is_found():
         )
 
 
+def reading(chosen):
+    """A memory read of float32 tensors whose slots are given: mask (B, R, N) of those above the threshold."""
+
+    def read(x, bank):
+        y = torch.einsum("brc,rnc->brn", x, bank).softmax(-1)
+        h = y.detach() * chosen
+        h = h / h.sum(-1, keepdim=True) + (y - y.detach())
+        return torch.einsum("brn,rnc->brc", h, bank)
+
+    return read
+
+
+def near_tie():
+    """Queries and slots, float32, and the mask of the four slots above the fifth; in query 1 of region 0 the fourth and
+    the fifth of them are half a unit apart."""
+    generator = torch.Generator().manual_seed(0)
+    x, bank = torch.randn(150, 2, 16, generator=generator), torch.randn(2, 30, 16, generator=generator)
+    order = torch.einsum("c,nc->n", x[1, 0], bank[0]).argsort(descending=True)
+    fourth, fifth = bank[0, order[3]], bank[0, order[4]]
+    apart = (fifth - fourth) @ x[1, 0] / x[1, 0].square().sum()
+    bank[0, order[4]] -= apart * x[1, 0]  # now of the fourth's logit, to rounding
+    dots = torch.einsum("brc,rnc->brn", x.double(), bank.double())
+    return x, bank, dots > dots.topk(5, dim=-1).values[..., -1:], order
+
+
+def compare_reads(x, bank, **reads):
+    functions = {name: reading(chosen) for name, chosen in reads.items()}
+    operations.variants_of(
+        functions, lambda i: [x.clone(), bank.clone()], 1, "both", near_ties=operations.NearTies
+    )
+
+
+def test_a_near_tie_may_be_decided_either_way():
+    x, bank, right, order = near_tie()
+    rows = operations.NearTies(x, bank).rows
+    assert rows.nonzero().tolist() == [[1, 0]]
+    other = right.clone()
+    other[1, 0, order[3:5]] = ~other[1, 0, order[3:5]]
+    assert right[1, 0].sum() == other[1, 0].sum() == 4
+    compare_reads(x, bank, right=right, other=other)
+    with pytest.raises(AssertionError, match="other: tensor 0 is off by"):  # what the near-tie is for
+        functions = {"right": reading(right), "other": reading(other)}
+        operations.variants_of(functions, lambda i: [x.clone(), bank.clone()], 1, "both")
+
+
+def test_a_wrong_choice_of_slots_is_found():
+    """In a query without a tie, and in one with a tie that reads a slot outside of it."""
+    x, bank, right, order = near_tie()
+    elsewhere, beside = right.clone(), right.clone()
+    best = torch.einsum("c,nc->n", x[0, 1], bank[1]).argsort(descending=True)
+    elsewhere[0, 1, best[3:5]] = ~elsewhere[0, 1, best[3:5]]
+    with pytest.raises(AssertionError, match="wrong: tensor 0 is off by"):
+        compare_reads(x, bank, right=right, wrong=elsewhere)
+    beside[1, 0, order[[3, 4, 9]]] = torch.tensor([False, False, True])
+    with pytest.raises(AssertionError, match="wrong: query 1 of region 0 reads none of the slots that tie"):
+        compare_reads(x, bank, right=right, wrong=beside)
+
+
+def test_many_near_ties_are_no_comparison():
+    x, bank, right, _ = near_tie()
+    bank[0, 1:] = bank[0, :1]
+    with pytest.raises(AssertionError, match="150 of 300 queries tie"):
+        compare_reads(x, bank, right=right)
+
+
 def test_all_variants_of_a_round_are_measured_in_turn():
     calls = []
     variants = {n: timing.Variant(lambda i: i, lambda i, n=n: calls.append((n, i))) for n in "ab"}
