@@ -11,18 +11,24 @@ from pathlib import Path
 SMALL = ("metrics.jsonl", "summary.json", "scores-*.csv")
 
 
-def collect(run, target):
+def collect(run, target, more=()):
     """Copies a run folder's, or a group folder's; runs without summary.json have not finished and are left out.
 
     Args:
         run, target: Paths; the target is made, and files of earlier runs in it replaced.
+        more: names of further files that are copied where a run has them.
     """
     inside = [path for path in sorted(run.glob("seed-*")) if (path / "summary.json").is_file()]
     for path in inside:
-        collect(path, target / path.name)
+        collect(path, target / path.name, more)
     if not inside and not (run / "summary.json").is_file():
         print(f"error: {run} has no finished run: go on with python -m fastsquid.train --resume {run}", file=sys.stderr)
         sys.exit(2)
+    keep(run, target, more)
+
+
+def keep(run, target, more=()):
+    """Copies what is small of one folder, finished or not; as `collect`."""
     target.mkdir(parents=True, exist_ok=True)
     for pattern in SMALL:  # of an earlier run
         for path in target.glob(pattern):
@@ -34,7 +40,7 @@ def collect(run, target):
             if record.get("init"):
                 record["init"]["run"] = Path(record["init"]["run"]).name
             (target / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for pattern in SMALL:
+    for pattern in (*SMALL, *more):
         for path in run.glob(pattern):
             shutil.copy(path, target / path.name)
 

@@ -30,7 +30,7 @@ if DEVICE == "cpu":
 XRAYS = Path(__file__).parent / "data" / "xrays"
 # They begin, so that of several workers none waits for another at the end.
 SLOWEST = [
-    f"test_{name}.py" for name in "train results distributed compile resources export dicom_runs training".split()
+    f"test_{name}.py" for name in "train gpu_script distributed compile resources export dicom_runs training".split()
 ]
 # 8 training images in batches of 3, 3 and 2; a queue that wraps; averaged weights; validation AUC picks the best.
 TINY = [

@@ -1,0 +1,123 @@
+"""Phase `check`: the tests that need a GPU, memcheck on the smallest kernels, and beside them the compile cache.
+
+    python check.py PHASE...     the phases that follow, whose configurations are compiled
+
+Writes check.md; exit code 1 if anything failed. racecheck is left out: it reports the races of Triton's own reductions.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from phase import DEVICE, OUT, ROOT, SMALLEST, left
+from rows import about
+
+from fastsquid.files import replacing
+
+KERNELS = ["tests/test_memory_read.py", "tests/test_neighbor_attention.py"]
+MODELS = ["tests/test_golden.py", "tests/test_inpainting.py", "tests/test_dispatch.py", "tests/test_compile.py"]
+# PyTorch's own path of whole models needs no GPU to be tested.
+ON_THE_GPU = "not (torch and ({}))".format(" or ".join(Path(path).stem for path in MODELS))
+# Warnings of this machine's versions are no failures here.
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "default", "-v"]
+WORD = "(?P<verdict>PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
+LINES = [  # of pytest -v, with pytest-xdist and without
+    re.compile(rf"^\[gw\d+\] (?:\[ *\d+%\] )?{WORD} (?P<file>tests/\S+?)::"),
+    re.compile(rf"^(?P<file>tests/\S+?)::.*? {WORD}\b"),
+]
+RESERVE = 5  # seconds to write what is known
+
+
+def main(phases):
+    commands = {
+        "tests": [*PYTEST, "-n", "8", "tests/test_gpu.py", *KERNELS, *MODELS, "-k", ON_THE_GPU],
+        "compile cache": [sys.executable, "bench/gpu/warm.py", *phases],
+    }
+    if SMALLEST:
+        commands["tests"] = [*PYTEST, "tests/test_gpu.py", KERNELS[1], "-k", "smallest or sixteen"]
+    if shutil.which("compute-sanitizer") and DEVICE.type == "cuda":
+        # PyTorch's own calls of the driver may fail and be handled; what the kernels do is the matter here.
+        sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "1"]
+        commands["memcheck"] = [*sanitizer, *PYTEST, "-k", "smallest", *KERNELS]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the driver's: not without ending them
+    checks = {name: Check(name, command) for name, command in commands.items()}
+    try:
+        while any([check.running() for check in checks.values()]) and left() > RESERVE:
+            time.sleep(0.2)
+    finally:
+        for check in checks.values():
+            check.end()
+    with replacing(OUT / "check.md") as file:
+        file.write(report(checks))
+    print(report(checks))
+    return int(any(check.failed for check in checks.values()))
+
+
+class Check:
+    """A command that runs beside the others, and what became of it."""
+
+    def __init__(self, name, command):
+        self.name, self.start, self.seconds = name, time.monotonic(), None
+        self.output = tempfile.NamedTemporaryFile("w+", errors="replace")
+        environment = dict(os.environ)
+        if name == "memcheck":  # else tensors share allocations, and steps out of one go unseen
+            environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def running(self):
+        if self.process.poll() is not None and self.seconds is None:
+            self.seconds = time.monotonic() - self.start
+        return self.seconds is None
+
+    def end(self):
+        """Stops it if it still runs, and reads its output."""
+        self.timed_out = self.running()
+        if self.timed_out:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.seconds = time.monotonic() - self.start
+        self.text = Path(self.output.name).read_text(errors="replace")
+        # A cache that is not full in time costs nothing but time.
+        self.failed = self.process.returncode != 0 and not (self.timed_out and self.name == "compile cache")
+        self.verdict = "timed out" if self.timed_out else "failed" if self.failed else "passed"
+
+
+def report(checks):
+    lines = ["# The tests on a GPU", "", "Written by `bench/gpu.sh`.", ""]
+    lines += [f"- {name}: {value}" for name, value in about(DEVICE).items()]
+    lines += ["", "| check | verdict | seconds |", "| --- | --- | ---: |"]
+    lines += [f"| {check.name} | {check.verdict} | {check.seconds:.0f} |" for check in checks.values()]
+    if "memcheck" not in checks:
+        lines += ["| memcheck | not run: compute-sanitizer is not on the PATH, or there is no GPU | |"]
+    lines += ["", "| file | passed | failed | skipped |", "| --- | ---: | ---: | ---: |"]
+    for file, counts in counted(checks["tests"].text).items():
+        failed = counts["FAILED"] + counts["ERROR"]
+        lines += [f"| {file} | {counts['PASSED']} | {failed} | {counts['SKIPPED'] + counts['XFAIL']} |"]
+    lines += ["", "The compile cache:", "", *[f"- {line}" for line in checks["compile cache"].text.splitlines()]]
+    for check in checks.values():
+        if check.failed:
+            lines += ["", f"## {check.name}: the end of its output", "", "```", *check.text.splitlines()[-60:], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def counted(output):
+    """{test file: Counter of verdicts} of pytest's lines, with and without pytest-xdist."""
+    files = {}
+    for line in output.splitlines():
+        for pattern in LINES:
+            if found := pattern.search(line):
+                files.setdefault(found["file"], Counter())[found["verdict"]] += 1
+    return dict(sorted(files.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

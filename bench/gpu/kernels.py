@@ -1,0 +1,57 @@
+"""Phase `kernels`: both operations at the papers' shapes, milliseconds and percent of the floor measured in this run.
+
+Forward, and forward with backward. Variants of a case agree before they are timed, and are timed in turn; the rows of a
+case are written when it is measured. What matters most comes first.
+"""
+
+import sys
+
+import torch
+from cases import GRIDS, LARGE_GRIDS, LARGE_READS, READS, SIMSID, SMALLEST_GRIDS, SMALLEST_READS
+from operations import MemoryRead, NeighborAttention
+from phase import DEVICE, OUT, SMALLEST, left
+from rows import Results
+from timing import measure
+
+SECONDS = 0.2  # of measuring, for each variant of a case
+COMPILED = [SIMSID[0], GRIDS[1]]  # a compilation takes as long as many measurements
+
+
+def main():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    results = Results(DEVICE, OUT / "kernels.csv", SMALLEST)
+    reads, grids = (SMALLEST_READS, SMALLEST_GRIDS) if SMALLEST else (READS, GRIDS)
+    large_reads, large_grids = ([], []) if SMALLEST else (LARGE_READS[1:], LARGE_GRIDS)
+    shapes = [(MemoryRead, s) for s in reads + large_reads] + [(NeighborAttention, s) for s in grids + large_grids]
+    failed = 0
+    print(f"{'operation':20} {'case':24} {'mode':8} {'dtype':9} {'variant':10} {'ms':>9} {'floor ms':>9} {'% of it':>8}")
+    for dtype in (torch.float32, torch.bfloat16):
+        for operation, shape in shapes:
+            for mode in ("both", "forward"):
+                case = operation(shape, mode, dtype, DEVICE)
+                try:
+                    one_case(results, case)
+                except Exception as error:  # one case says nothing of the next
+                    failed += 1
+                    print(f"{operation.__name__} {shape} {mode} {case.name} FAILED: {type(error).__name__}: {error}")
+    print(f"{len(results.rows)} rows, {failed} cases failed, {left():.0f} s left")
+    return int(failed > 0)
+
+
+def one_case(results, case):
+    names = ["published", "torch", "triton"] if case.dtype == torch.float32 else ["torch", "triton"]
+    if case.shape in COMPILED and case.dtype == torch.float32 and not SMALLEST:
+        names.append("compile")
+    group = "memory read" if isinstance(case, MemoryRead) else "neighbor attention"
+    sets = 1 if SMALLEST else case.sets
+    for name, samples in measure(case.build(names), sets, DEVICE, SMALLEST, SECONDS).items():
+        row = results.add((group, str(case.shape), name, case.mode, case.name), samples, case.work)
+        print(
+            f"{group:20} {row['case']:24} {case.mode:8} {case.name:9} {name:10} "
+            f"{row['p50_ms']:9.4f} {row['floor_ms']:9.4f} {row['percent_of_floor']:8.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Phase `score`: images per second from tensor to score, published against ours in fp32 and bf16, and how alike they rank.
+
+The detector trains for an epoch first: an untrained one gives nearly equal scores, whose ranks are noise. Spearman's
+correlation is that of the float32 and the bfloat16 scores of all validation and test images, for every score.
+"""
+
+import sys
+
+import baselines
+import torch
+from cases import SMALLEST_MODEL
+from iterations import EPOCH, VALIDATION, images_of
+from phase import DEVICE, OUT, SMALLEST, data_folder
+from rows import Results
+from scipy.stats import spearmanr
+from timing import Variant, measure
+
+from fastsquid.config import SCORES, preset
+from fastsquid.data import open_data, to_unit
+from fastsquid.evaluation import score_images
+from fastsquid.model import Detector
+from fastsquid.steps import Steps
+from fastsquid.training import Trainer
+
+BATCHES = [2] if SMALLEST else [16, 1024]
+
+
+def main():
+    torch.manual_seed(0)
+    config = SMALLEST_MODEL if SMALLEST else preset("simsid", selection="published")
+    train, others = images(config)
+    detector = Detector(config).to(DEVICE).train()
+    steps = Steps(Trainer(detector, False, "bf16" if DEVICE.type == "cuda" else "fp32"), train.to(DEVICE))
+    steps.trainer.set_epoch(0)
+    for step in steps.begin(0, 0):
+        steps.run(*step)
+    detector.eval()
+    alike = {}
+    scores = {half: score_images(Precision(detector, half), others) for half in (False, True)}
+    for name in config.scores:
+        alike[f"spearman_{name}"] = float(spearmanr(scores[False][name], scores[True][name]).statistic)
+    results = Results(DEVICE, OUT / "score.csv", SMALLEST, [f"spearman_{name}" for name in SCORES])
+    print(f"{'case':12} {'variant':10} {'dtype':9} {'ms':>9} {'images/s':>9}")
+    for batch in BATCHES:
+        speed(results, config, detector, batch, alike)
+    print(f"Spearman's correlation of fp32 and bf16 scores, {len(others)} images:")
+    for name, value in alike.items():
+        print(f"{name.removeprefix('spearman_'):24} {value:.5f}")
+    return 0
+
+
+def images(config):
+    """Training images, and all others, uint8: those of $DATA, or random ones."""
+    folder = data_folder()
+    if folder is None:
+        print("no DATA: random images")
+        return images_of(EPOCH, config, "cpu"), images_of(EPOCH + VALIDATION, config, "cpu")[EPOCH:]
+    data = open_data(folder, config.image_size, 0)
+    return data["train"].images, torch.cat([split.images for name, split in data.items() if name != "train"])
+
+
+class Precision:
+    """A detector that `score_images` freezes in one precision."""
+
+    def __init__(self, detector, half):
+        self.detector, self.half = detector, half
+
+    def eval(self):
+        return self
+
+    def frozen(self):
+        return self.detector.frozen(self.half)
+
+
+def speed(results, config, detector, batch, alike):
+    """Rows of one batch size."""
+    inputs = to_unit(images_of(batch, config, DEVICE))
+    generator = baselines.Generator(detector.generator).eval()
+
+    def published(_):
+        detector.discriminator.train()
+        found = baselines.scores(detector, generator, inputs)
+        detector.discriminator.eval()
+        return found
+
+    frozen = {"float32": detector.frozen(), "bfloat16": detector.frozen(half=True)}
+    runs = {("published", "float32"): published}
+    for dtype, ours in frozen.items():
+        runs["ours", dtype] = lambda _, ours=ours: ours.scores(inputs)
+    if batch > 64:  # image by image, it takes as long for each of them
+        runs.pop(("published", "float32"))
+    variants = {key: Variant(lambda i: None, run) for key, run in runs.items()}
+    for (name, dtype), samples in measure(variants, 1, DEVICE, SMALLEST, 0.5).items():
+        key = "scoring", f"{config.preset} {batch}", name, "forward", dtype
+        row = results.add(key, samples, images=batch, **(alike if dtype == "bfloat16" else {}))
+        print(f"{row['case']:12} {name:10} {dtype:9} {row['p50_ms']:9.3f} {row['images_per_s']:9.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

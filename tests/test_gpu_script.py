@@ -1,0 +1,363 @@
+"""bench/gpu.sh: all of it at the smallest size on a CPU, its plan, and what becomes of phases that fail or hang."""
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import XRAYS, rows_of
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+
+from fastsquid.config import Config
+from fastsquid.data import open_data, to_unit
+from fastsquid.model import Detector
+
+ROOT = Path(__file__).parent.parent
+BENCH = ROOT / "bench"
+sys.path[:0] = [str(BENCH), str(BENCH / "gpu")]
+try:
+    import check
+    import collect
+    import draw
+    import pack
+    import train as train_phase
+finally:
+    del sys.path[:2]
+
+FILES = {
+    "facts": "facts.json",
+    "check": "check.md",
+    "kernels": "kernels.csv",
+    "step": "step.csv",
+    "score": "score.csv",
+    "fastsquid": "fastsquid.tar.gz",
+    "simsid": "simsid.tar.gz",
+}
+
+
+def script(*arguments, **environment):
+    # It is no worker of this pytest, where this one is.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TRITON_"))}
+    return subprocess.run(
+        ["bash", str(BENCH / "gpu.sh"), *arguments],
+        env={**ours, "PYTHON": sys.executable, **{name: str(value) for name, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """What all phases leave at the smallest size, and what they print."""
+    folder = tmp_path_factory.mktemp("gpu")
+    environment = {"CUDA_VISIBLE_DEVICES": "", "SMALLEST": 1, "FASTSQUID_COMMIT": "abc-dirty"}
+    done = script(OUT=folder / "out", WORK=folder / "work", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out", done.stdout
+
+
+@pytest.fixture(scope="module")
+def unpacked(everything, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    for preset in ("fastsquid", "simsid"):
+        with tarfile.open(everything[0] / f"{preset}.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
+
+
+def summary(output):
+    """{phase: verdict} of the table that the script ends with."""
+    lines = output.splitlines()
+    last = max(i for i, line in enumerate(lines) if line.startswith("== in all"))
+    return {line[:14].strip(): line[15:35].strip() for line in lines[last + 1 :]}
+
+
+def test_every_phase_ends_and_leaves_its_file(everything):
+    out, output = everything
+    assert summary(output) == dict.fromkeys(FILES, "ended")
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES.values(), "log.txt"])  # eight come back
+    assert (out / "log.txt").read_text() == output
+    assert output.count("FAILED") == 0
+
+
+def test_rows_say_where_they_are_from(everything):
+    out, _ = everything
+    facts = json.loads((out / "facts.json").read_text())
+    assert facts["copy_gb_per_s"] > 0 and set(facts["matrix_gflop_per_s"]) == {"float32", "bfloat16"}
+    for name in ("kernels", "step", "score"):
+        rows = rows_of(out / f"{name}.csv")
+        assert rows and all(row["commit"] == "abc" and row["clean"] == "False" for row in rows)
+        assert all(row["device"] and row["torch"] == torch.__version__ and row["date"] for row in rows)
+        assert all(0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"]) for row in rows)
+
+
+def test_what_is_measured(everything):
+    out, _ = everything
+    kernels = rows_of(out / "kernels.csv")
+    assert {(row["variant"], row["dtype"]) for row in kernels} == {
+        *((variant, "float32") for variant in ("published", "torch", "triton")),
+        *((variant, "bfloat16") for variant in ("torch", "triton")),
+    }
+    assert {(row["group"], row["mode"]) for row in kernels} == {
+        (group, mode) for group in ("memory read", "neighbor attention") for mode in ("forward", "both")
+    }
+    for row in kernels:
+        floor, reached = float(row["floor_ms"]), float(row["p50_ms"])
+        assert float(row["percent_of_floor"]) == pytest.approx(100 * floor / reached, rel=1e-3)
+    steps = {(row["group"], row["variant"]) for row in rows_of(out / "step.csv")}
+    orders = {(group, variant) for group in ("training cycle", "training epoch") for variant in ("published", "torch")}
+    assert steps == orders | {("training epoch", "command")}
+    scores = {(row["variant"], row["dtype"]): row for row in rows_of(out / "score.csv")}
+    assert set(scores) == {("published", "float32"), ("ours", "float32"), ("ours", "bfloat16")}
+    assert float(scores["ours", "bfloat16"]["spearman_residual"]) > 0.9
+    assert "| tests/test_gpu.py | 1 | 0 | 0 |" in (out / "check.md").read_text()
+
+
+def test_what_comes_back_of_a_training(unpacked):
+    for preset, score, seeds in (("fastsquid", "discriminator_image", [0, 1]), ("simsid", "discriminator", [0])):
+        target = unpacked / preset
+        assert json.loads((target / "summary.json").read_text())["seeds"] == seeds
+        for seed in seeds:
+            run = target / f"seed-{seed}"
+            found = {path.name for path in run.iterdir() if not path.name.endswith("-last.csv")}
+            small = {"config.json", "metrics.jsonl", "summary.json", "scores-val.csv", "scores-test.csv", "curves.png"}
+            small |= {"discriminator.safetensors"} if preset == "fastsquid" else {"memory.npz"}
+            assert found == small
+            assert json.loads((run / "config.json").read_text())["data"] == "xrays"
+            rows = rows_of(run / "scores-val.csv")
+            auc = roc_auc_score([int(row["label"]) for row in rows], [float(row[score]) for row in rows])
+            assert json.loads((run / "summary.json").read_text())["scores"][score]["auc"] == pytest.approx(auc)
+            assert "perturbed" in json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+
+
+def test_the_discriminator_that_comes_back_gives_the_scores(unpacked):
+    run = unpacked / "fastsquid" / "seed-1"
+    detector = Detector(Config.from_dict(json.loads((run / "config.json").read_text())["config"])).eval()
+    detector.discriminator.load_state_dict(load_file(run / "discriminator.safetensors"))
+    images = to_unit(open_data(XRAYS, detector.config.image_size)["val"].images)
+    with torch.no_grad():
+        found = -detector.discriminator(detector.to_range(images), norm="image")
+    expected = [float(row["discriminator_image"]) for row in rows_of(run / "scores-val.csv")]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_pictures_are_drawn_afterwards(unpacked, capsys):
+    draw.main([str(unpacked / "fastsquid"), str(unpacked / "simsid")])
+    curves = {"roc.png", "precision_recall.png", "score_histograms.png"}
+    assert {path.name for path in (unpacked / "fastsquid" / "figures").iterdir()} == curves
+    assert {path.name for path in (unpacked / "simsid" / "figures").iterdir()} == curves | {"memory_tsne.png"}
+    with np.load(unpacked / "simsid" / "seed-0" / "memory.npz") as memory:
+        assert memory["slots"].shape[0] == memory["queries"].shape[1] == memory["grid"] ** 2
+        assert memory["slots"].any() and memory["queries"].any()
+
+
+def test_pictures_need_a_finished_seed(tmp_path, refused):
+    assert "has no finished seed" in refused(draw.main, tmp_path)
+
+
+def test_the_table(unpacked):
+    done = subprocess.run([sys.executable, str(BENCH / "tables.py"), str(unpacked)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = (unpacked / "table.md").read_text().splitlines()
+    assert done.stdout.splitlines()[2:4] == rows and len(rows) == 2
+    cells = [cell.strip(" `") for cell in rows[1].strip("|").split("|")]
+    assert cells[:3] == ["fastsquid", "discriminator_image", "2"]
+    chosen, unlabelled, clean, means, spreads = [], [], [], [], []
+    for seed in (0, 1):
+        lines = [
+            json.loads(line)
+            for line in (unpacked / "fastsquid" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        ]
+        aucs = [
+            [line["validation"]["discriminator_image"]]
+            + [perturbed["discriminator_image"] for perturbed in line["perturbed"].values()]
+            for line in lines
+        ]
+        synthetic = [line["synthetic"]["discriminator_image"] for line in lines]
+        chosen.append(max(row[0] for row in aucs))
+        unlabelled.append(aucs[synthetic.index(max(synthetic))][0])
+        clean.append(aucs[-1][0])
+        means.append(statistics.fmean(aucs[-1]))
+        spreads.append(statistics.stdev(map(statistics.fmean, aucs[-5:])))
+    assert cells[3] == f"{statistics.fmean(chosen):.3f} ± {statistics.stdev(chosen):.3f}"
+    assert cells[4] == f"{statistics.fmean(unlabelled):.3f} ± {statistics.stdev(unlabelled):.3f}"
+    assert cells[5] == f"{statistics.fmean(clean):.3f} ± {statistics.stdev(clean):.3f}"
+    assert cells[6] == f"{statistics.fmean(means):.3f} ± {statistics.stdev(means):.3f}"
+    assert cells[7] == f"{statistics.fmean(spreads):.4f}"
+
+
+def test_the_plan_fits_a_command():
+    done = script("--plan")
+    assert done.returncode == 0 and not done.stderr
+    head, *lines, total = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == list(FILES) and [line[3] for line in lines] == list(FILES.values())
+    assert sum(int(line[1]) for line in lines) + 25 == int(total[2]) <= 600
+    for preset in ("squid", "memae", "auto-encoder"):  # another session, which they share
+        assert f"\n{preset} " in script("--plan", "squid", "memae", "auto-encoder").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, message",
+    [
+        (["nonsense"], {}, "there is no phase nonsense: the phases are facts check kernels step"),
+        ([], {"SESSION_SECONDS": 500}, "these phases need 460 s and there are 350 s"),
+        (["--plan", *FILES, "squid", "memae"], {}, "these phases need 640 s and there are 600 s"),
+        ([], {"COMMAND_SECONDS": "ten"}, "whole numbers of seconds, not ten"),
+        (["fastsquid"], {"CUDA_VISIBLE_DEVICES": ""}, "PyTorch finds no GPU here; SMALLEST=1 tries everything"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(arguments, environment, message):
+    done = script(*arguments, **environment)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+# In the place of Python: a phase fails, one hangs, one leaves no file, one does what it should.
+STUB = """#!/usr/bin/env bash
+case "$1" in
+    -c) exit 1 ;; # no GPU
+    */facts.py) echo half >"$OUT/facts.json"; echo no such card >&2; exit 3 ;;
+    */check.py) echo "after $*" ;;
+    */kernels.py) echo row >"$OUT/kernels.csv"; exec sleep 60 ;;
+    */score.py) echo "$PHASE_SECONDS" >"$OUT/score.csv" ;;
+esac
+"""
+
+
+def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path):
+    (tmp_path / "python").write_text(STUB)
+    (tmp_path / "python").chmod(0o755)
+    # A copy that gives a phase two seconds: the limits are for real ones.
+    (tmp_path / "bench").mkdir()
+    text = (BENCH / "gpu.sh").read_text()
+    assert text.count("[kernels]=110") == 1
+    (tmp_path / "bench" / "gpu.sh").write_text(text.replace("[kernels]=110", "[kernels]=6"))
+    environment = {**os.environ, "PYTHON": str(tmp_path / "python"), "OUT": str(tmp_path / "out"), "SMALLEST": "1"}
+    environment |= {"WORK": str(tmp_path / "work"), "FASTSQUID_COMMIT": "abc"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "check.md").write_text("of an earlier run")
+    start = time.monotonic()
+    done = subprocess.run(
+        ["bash", str(tmp_path / "bench" / "gpu.sh"), "score", "facts", "kernels", "check"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and time.monotonic() - start < 30
+    assert summary(done.stdout) == {
+        "facts": "failed",
+        "check": "ended, no file",
+        "kernels": "timed out",
+        "score": "ended",
+    }
+    assert "no such card" in done.stdout and (tmp_path / "out" / "log.txt").read_text() == done.stdout
+    assert "after bench/gpu/check.py kernels score" in done.stdout  # what it compiles beforehand
+    assert (tmp_path / "out" / "kernels.csv").read_text() == "row\n"  # what it had measured stays
+    assert (tmp_path / "out" / "score.csv").read_text() == "50\n"
+
+
+HANGING = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: (print("stopped; go on with"), sys.exit(130)))
+print("began", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_seed_that_is_not_done_in_time_is_stopped_and_its_metrics_come_back(tmp_path, monkeypatch, capsys):
+    def start(config, seeds, work):
+        processes = []
+        for seed in seeds:
+            run = work / f"seed-{seed}"
+            run.mkdir(parents=True)
+            (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
+            with open(work / f"{seed}.log", "w") as log:
+                processes.append(subprocess.Popen([sys.executable, "-c", HANGING], stdout=log))
+            while not (work / f"{seed}.log").read_text():
+                time.sleep(0.01)
+        return processes
+
+    begin = time.monotonic()
+    monkeypatch.setenv("WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("SEEDS", "0 1")
+    monkeypatch.setattr(train_phase, "OUT", tmp_path)
+    monkeypatch.setattr(train_phase, "start", start)
+    monkeypatch.setattr(train_phase, "left", lambda: train_phase.STOPPING + 1 - (time.monotonic() - begin))
+    assert train_phase.main("fastsquid") == 1
+    assert "fastsquid, seed 1: stopped; go on with" in capsys.readouterr().out
+    with tarfile.open(tmp_path / "fastsquid.tar.gz") as archive:
+        assert "fastsquid/seed-0-unfinished/metrics.jsonl" in archive.getnames()
+
+
+def test_epochs_are_of_what_was_measured(tmp_path, monkeypatch):
+    """An epoch of three seeds takes three times what phase `step` measured of one."""
+    monkeypatch.setattr(train_phase, "OUT", tmp_path)
+    assert train_phase.measured_epoch("simsid", [0, 1, 2]) is None
+    with open(tmp_path / "step.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["group", "case", "variant", "p50_ms"])
+        writer.writerows([["training epoch", "simsid", "compile", 9], ["training epoch", "simsid", "command", 500]])
+    assert train_phase.measured_epoch("simsid", [0, 1, 2]) == 1.5
+    assert train_phase.measured_epoch("squid", [0, 1, 2]) is None
+
+
+def test_verdicts_are_counted_with_and_without_xdist():
+    output = """tests/test_gpu.py::test_a PASSED [ 10%]
+tests/test_gpu.py::test_b[x y] SKIPPED (needs a GPU) [ 20%]
+[gw3] [ 30%] FAILED tests/test_memory_read.py::test_c[PASSED]
+FAILED tests/test_memory_read.py::test_c[PASSED] - AssertionError
+"""
+    assert check.counted(output) == {
+        "tests/test_gpu.py": {"PASSED": 1, "SKIPPED": 1},
+        "tests/test_memory_read.py": {"FAILED": 1},
+    }
+
+
+def test_packed_xrays_are_the_same_bits(tmp_path, refused, capsys):
+    pack.main([str(XRAYS), str(tmp_path / "packed"), "64"])
+    before, after = open_data(XRAYS, 64), open_data(tmp_path / "packed", 64)
+    assert list(before) == list(after) == ["train", "val", "test"]
+    for name, split in before.items():
+        assert torch.equal(split.images, after[name].images) and split.names == after[name].names
+        assert split.source == after[name].source
+        assert split.labels is None or torch.equal(split.labels, after[name].labels)
+    assert "exists: give a folder to make" in refused(pack.main, XRAYS, tmp_path / "packed")
+
+
+def test_packed_images_keep_sixteen_bits(tmp_path, refused, capsys):
+    folder = tmp_path / "data" / "train" / "NORMAL"
+    folder.mkdir(parents=True)
+    values = torch.randint(65536, (3, 50, 40), generator=torch.Generator().manual_seed(0)).to(torch.uint16).numpy()
+    for i, image in enumerate(values):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    pack.main([str(tmp_path / "data"), str(tmp_path / "packed"), "32"])
+    before, after = (open_data(tmp_path / name, 32)["train"].images for name in ("data", "packed"))
+    assert before.dtype == after.dtype == torch.uint16 and torch.equal(before.int(), after.int())
+    assert "has no folder train" in refused(pack.main, folder, tmp_path / "other")
+
+
+def test_only_finished_runs_are_collected(tmp_path, capsys):
+    (tmp_path / "group" / "seed-0").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        collect.collect(tmp_path / "group", tmp_path / "kept")
+    assert "has no finished run" in capsys.readouterr().err and not (tmp_path / "kept").exists()
+    run = tmp_path / "group" / "seed-1"
+    run.mkdir()
+    (run / "summary.json").write_text("{}")
+    (run / "config.json").write_text(json.dumps({"data": "/of/this/machine/xrays", "init": {"run": "/of/it/other"}}))
+    (run / "checkpoint-1").mkdir()
+    collect.collect(tmp_path / "group", tmp_path / "kept")
+    assert sorted(path.name for path in (tmp_path / "kept").rglob("*")) == ["config.json", "seed-1", "summary.json"]
+    record = json.loads((tmp_path / "kept" / "seed-1" / "config.json").read_text())
+    assert record == {"data": "xrays", "init": {"run": "other"}}
