@@ -168,7 +168,8 @@ def test_every_option_named_anywhere_exists():
         "--constraint",
         "--nproc-per-node",
         "--max-restarts",
-    }  # of pytest bench/, bench/resources.py, pip, torchrun
+        "--plan",
+    }  # of pytest bench/, bench/resources.py, pip, torchrun, bench/gpu.sh
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
         assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from

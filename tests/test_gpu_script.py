@@ -207,6 +207,16 @@ def test_the_plan_fits_a_command():
         assert f"\n{preset} " in script("--plan", "squid", "memae", "auto-encoder").stdout
 
 
+def test_the_page_has_the_scripts_seconds_and_files():
+    rows = [line.strip("| ").split("|") for line in (ROOT / "docs" / "gpu.md").read_text().splitlines() if "| `" in line]
+    page = {row[0].strip(" `"): (row[1].strip(), row[3].strip(" `")) for row in rows if "," not in row[0]}
+    plan = {line.split()[0]: line.split() for line in script("--plan").stdout.splitlines()[1:-1]}
+    assert set(page) == set(plan) == set(FILES)
+    for name, (seconds, file) in page.items():
+        assert file == plan[name][3] and seconds in (plan[name][1], "the rest")
+    assert page["simsid"][0] == "the rest" and page["facts"][0] == "10"
+
+
 @pytest.mark.parametrize(
     "arguments, environment, message",
     [

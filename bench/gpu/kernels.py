@@ -7,14 +7,16 @@ case are written when it is measured. What matters most comes first.
 import sys
 
 import torch
-from cases import GRIDS, LARGE_GRIDS, LARGE_READS, READS, SIMSID, SMALLEST_GRIDS, SMALLEST_READS
+from cases import GRIDS, LARGE_GRIDS, LARGE_READS, READS, SIMSID, SMALLEST_GRIDS, SMALLEST_READS, SQUID
 from operations import MemoryRead, NeighborAttention
 from phase import DEVICE, OUT, SMALLEST, left
 from rows import Results
 from timing import measure
 
 SECONDS = 0.2  # of measuring, for each variant of a case
-COMPILED = [SIMSID[0], GRIDS[1]]  # a compilation takes as long as many measurements
+# A compilation takes as long as many measurements. The attention's PyTorch path is left out: PyTorch 2.11 cannot
+# compile it for a GPU ("Abs(ModularIndexing(...)) is not comparable").
+COMPILED = [SIMSID[0], SQUID[0]]
 
 
 def main():
