@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # bench/gpu.sh [--plan] [PHASE...]: everything there is to learn on a rented GPU, in one command of ten minutes.
-# Every phase has its own time limit and leaves its file in $OUT; a failed one does not stop the next. docs/gpu.md explains it.
-# Without names: facts check kernels step score fastsquid simsid. --plan prints the phases and their seconds and runs nothing.
+# Every phase has its own time limit and leaves its file in $OUT; a failed one does not stop the next. See docs/gpu.md.
+# Without names: facts check kernels step score fastsquid simsid. --plan prints phases and seconds, and runs nothing.
 # Environment: DATA (folder of X-rays, data/zhanglab), OUT (bench/results/gpu-DEVICE), WORK (runs/gpu: weights and compile
-# cache), SEEDS (0 1 2), PYTHON (python3), FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and SESSION_SECONDS (900) that
-# are left, SMALLEST=1 (the smallest sizes, on any machine). Exit code 1 if a phase failed, 2 if nothing can begin.
+# cache), SEEDS (0 1 2), PYTHON (python3), FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and
+# SESSION_SECONDS (900) that are left, SMALLEST=1 (the smallest sizes, on any machine).
+# Exit code 1 if a phase failed, 2 if nothing can begin.
 set -uo pipefail
+# Paths are the caller's; what is left open lies in the checkout.
+for name in DATA OUT WORK; do
+    [[ ! ${!name:-} ]] || export "$name=$(realpath -m "${!name}")"
+done
 cd "$(dirname "$0")/.." || exit
 fail() {
     echo "error: $1" >&2
@@ -43,8 +48,8 @@ for name in "${order[@]}"; do
 done
 needed=$((fixed + around + open * least))
 if ((needed > budget)); then
-    fail "these phases need $needed s and there are $budget s (a command of $command s; a session of $session s of which \
-$start s start the machine): leave out a phase"
+    session_text="a session of $session s, of which $start s start the machine"
+    fail "these phases need $needed s and there are $budget s (a command of $command s; $session_text): leave out a phase"
 fi
 share=$((open ? (budget - fixed - around) / open : 0))
 if [[ $plan ]]; then
@@ -59,7 +64,8 @@ fi
 python=${PYTHON:-python3}
 work=$(realpath -m "${WORK:-runs/gpu}")
 export PYTHONPATH="$PWD:$PWD/bench${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$work/cache/inductor} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/cache/triton}
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$work/cache/inductor}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/cache/triton}
 export WORK=$work/$(date -u +%Y%m%d-%H%M%S)-$$
 unset TRITON_INTERPRET # it would take the kernels off the GPU
 if device=$("$python" -c '
@@ -83,13 +89,15 @@ if [[ ! ${SMALLEST:-} ]]; then
     export DATA=${DATA:-data/zhanglab}
     if [[ ! -d $DATA/train ]]; then
         for name in "${phases[@]}"; do
-            [[ ${file[$name]} != *.tar.gz ]] || fail "phase $name needs X-rays, and $DATA has no folder train: set DATA, see docs/gpu.md"
+            [[ ${file[$name]} != *.tar.gz ]] ||
+                fail "phase $name needs X-rays, and $DATA has no folder train: set DATA, see docs/gpu.md"
         done
         unset DATA # random images are scored as fast
     fi
 fi
 mkdir -p "$OUT" "$WORK" || fail "$OUT or $WORK cannot be made"
-[[ ${FASTSQUID_COMMIT:-} ]] || git rev-parse HEAD &>/dev/null || echo "WARNING: no row will name its commit: set FASTSQUID_COMMIT"
+[[ ${FASTSQUID_COMMIT:-} ]] || git rev-parse HEAD &>/dev/null ||
+    echo "WARNING: no row will name its commit: set FASTSQUID_COMMIT"
 
 failed=0 summary=()
 end=$((command - 10))

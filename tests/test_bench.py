@@ -157,9 +157,7 @@ def near_tie():
 
 def compare_reads(x, bank, **reads):
     functions = {name: reading(chosen) for name, chosen in reads.items()}
-    operations.variants_of(
-        functions, lambda i: [x.clone(), bank.clone()], 1, "both", near_ties=operations.NearTies
-    )
+    operations.variants_of(functions, lambda i: [x.clone(), bank.clone()], 1, "both", near_ties=operations.NearTies)
 
 
 def test_a_near_tie_may_be_decided_either_way():

@@ -37,7 +37,8 @@ RESERVE = 5  # seconds to write what is known
 
 def main(phases):
     commands = {
-        "tests": [*PYTEST, "-n", "8", "tests/test_gpu.py", *KERNELS, *MODELS, "-k", ON_THE_GPU],
+        # One by one, so that what compiles is spread over the workers.
+        "tests": [*PYTEST, "-n", "8", "--maxschedchunk", "1", "tests/test_gpu.py", *MODELS, *KERNELS, "-k", ON_THE_GPU],
         "compile cache": [sys.executable, "bench/gpu/warm.py", *phases],
     }
     if SMALLEST:

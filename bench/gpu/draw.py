@@ -1,7 +1,7 @@
-"""`python bench/gpu/draw.py FOLDER...`: pictures of what bench/gpu.sh trained, from the unpacked archives of a preset each.
+"""`python bench/gpu/draw.py FOLDER...`: pictures of what bench/gpu.sh trained; FOLDER is a preset's unpacked archive.
 
-In FOLDER/figures: ROC and precision-recall curves of all seeds and histograms of seed 0's scores, on the labelled split,
-and t-SNE of the memory where memory.npz is there. It needs no GPU, no weights and no X-rays.
+In FOLDER/figures: ROC and precision-recall curves of all seeds and histograms of seed 0's scores, on the labelled
+split, and t-SNE of the memory where memory.npz is there. It needs no GPU, no weights and no X-rays.
 """
 
 import sys

@@ -26,7 +26,9 @@ def main():
     large_reads, large_grids = ([], []) if SMALLEST else (LARGE_READS[1:], LARGE_GRIDS)
     shapes = [(MemoryRead, s) for s in reads + large_reads] + [(NeighborAttention, s) for s in grids + large_grids]
     failed = 0
-    print(f"{'operation':20} {'case':24} {'mode':8} {'dtype':9} {'variant':10} {'ms':>9} {'floor ms':>9} {'% of it':>8}")
+    print(
+        f"{'operation':20} {'case':24} {'mode':8} {'dtype':9} {'variant':10} {'ms':>9} {'floor ms':>9} {'% of it':>8}"
+    )
     for dtype in (torch.float32, torch.bfloat16):
         for operation, shape in shapes:
             for mode in ("both", "forward"):

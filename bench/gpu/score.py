@@ -1,4 +1,4 @@
-"""Phase `score`: images per second from tensor to score, published against ours in fp32 and bf16, and how alike they rank.
+"""Phase `score`: images per second from tensor to score, published against ours in fp32 and bf16; how alike they rank.
 
 The detector trains for an epoch first: an untrained one gives nearly equal scores, whose ranks are noise. Spearman's
 correlation is that of the float32 and the bfloat16 scores of all validation and test images, for every score.

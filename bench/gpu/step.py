@@ -89,9 +89,8 @@ def command(case, config, results, images, validation):
         folder = Path(folder) / "run"
         create_run(folder, config, data=None, seed=0, skip_unreadable=False, fingerprint="")
         torch.manual_seed(0)
-        run = Run(
-            folder, Detector(config).to(DEVICE), random_data(config, images, validation), 0, GPU, "bf16" if GPU else "fp32"
-        )
+        detector, data = Detector(config).to(DEVICE), random_data(config, images, validation)
+        run = Run(folder, detector, data, 0, GPU, "bf16" if GPU else "fp32")
         run._finish = run._report = lambda: None  # what a run leaves at its end is no part of an epoch
         before = start_of_memory()
         run.train()
@@ -104,7 +103,8 @@ def row(results, group, case, name, samples, images, notes):
     dtype = "bfloat16" if GPU and (name.endswith("bf16") or name == "command") else "float32"
     row = results.add((group, case, name, "both", dtype), samples, images=images, **notes)
     cells = [f"{row['p50_ms']:10.2f}", f"{row.get('launches', '')!s:>9}", f"{row.get('device_kernels', '')!s:>8}"]
-    cells += [f"{row[key]:{width}.1f}" if key in row else " " * width for key, width in (("peak_memory_mb", 8), ("first_cycle_s", 9))]
+    for key, width in (("peak_memory_mb", 8), ("first_cycle_s", 9)):
+        cells.append(f"{row[key]:{width}.1f}" if key in row else " " * width)
     print(f"{group:16} {case:8} {name:12} " + " ".join(cells), flush=True)
 
 

@@ -1,7 +1,7 @@
 """Fills the compile cache, four configurations at a time: `python warm.py PHASE...`, the phases that follow.
 
-A process per configuration takes the two kinds of step that are compiled; `python warm.py --one PRESET SELECTION PRECISION`
-is one of them. A phase that finds nothing in the cache compiles for itself.
+A process per configuration takes the two kinds of step that are compiled; it is `python warm.py --one PRESET SELECTION
+PRECISION`. A phase that finds nothing in the cache compiles for itself.
 """
 
 import subprocess
