@@ -3,12 +3,13 @@
 # Every phase has its own time limit and leaves its file in $OUT; a failed one does not stop the next. See docs/gpu.md.
 # Without names: facts check kernels step score fastsquid simsid. --plan prints phases and seconds, and runs nothing.
 # Environment: DATA (folder of X-rays, data/zhanglab), OUT (bench/results/gpu-DEVICE), WORK (runs/gpu: weights and compile
-# cache), SEEDS (0 1 2), PYTHON (python3), FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and
-# SESSION_SECONDS (900) that are left, SMALLEST=1 (the smallest sizes, on any machine).
+# cache), COMPILED (an archive of what $WORK/cache was on such a machine), SEEDS (0 1 2), PYTHON (python3),
+# FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and SESSION_SECONDS (900) that are left, SMALLEST=1 (the
+# smallest sizes, on any machine).
 # Exit code 1 if a phase failed, 2 if nothing can begin.
 set -uo pipefail
 # Paths are the caller's; what is left open lies in the checkout.
-for name in DATA OUT WORK; do
+for name in DATA OUT WORK COMPILED; do
     [[ ! ${!name:-} ]] || export "$name=$(realpath -m "${!name}")"
 done
 cd "$(dirname "$0")/.." || exit
@@ -26,6 +27,7 @@ declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step
 least=90   # seconds in which a preset can be trained at all
 start=150  # until the machine runs the command, and to bring the files back
 around=25  # to install the checkout, and to sum up
+fill=30    # that the compile cache may take after the phases that need none
 
 plan=
 [[ ${1:-} == --plan ]] && plan=1 && shift
@@ -96,6 +98,11 @@ if [[ ! ${SMALLEST:-} ]]; then
     fi
 fi
 mkdir -p "$OUT" "$WORK" || fail "$OUT or $WORK cannot be made"
+if [[ ${COMPILED:-} ]]; then
+    # Not which variant of a kernel was fastest there: that is measured here.
+    mkdir -p "$work/cache" && tar -xf "$COMPILED" -C "$work/cache" --exclude='*.best_config' ||
+        echo "WARNING: $COMPILED cannot be unpacked: everything is compiled here"
+fi
 [[ ${FASTSQUID_COMMIT:-} ]] || git rev-parse HEAD &>/dev/null ||
     echo "WARNING: no row will name its commit: set FASTSQUID_COMMIT"
 
@@ -122,19 +129,50 @@ run() { # PHASE SECONDS COMMAND...: at most so long, and no longer than the comm
     summary+=("$(printf '%-14s %-20s %5d s  %s' "$name" "$verdict" $((SECONDS - begin)) "${file[$name]}")")
 }
 
+warm=
+fill_cache() { # PHASE...: compiles what these begin with, beside phases that compile nothing themselves
+    "$python" bench/gpu/warm.py "$@" >"$WORK/warm.txt" 2>&1 &
+    warm=$!
+}
+use_cache() { # before the first of them: what is not compiled by now, it compiles itself
+    local begin=$SECONDS verdict=ended status=0
+    [[ $warm ]] || return
+    while kill -0 "$warm" 2>/dev/null && ((SECONDS < begin + fill)); do sleep 0.2; done
+    kill "$warm" 2>/dev/null && verdict=stopped
+    wait "$warm" || status=$?
+    [[ $verdict == stopped ]] || ((status == 0)) || verdict=failed failed=1
+    warm=
+    echo "== compile cache"
+    cat "$WORK/warm.txt"
+    summary+=("$(printf '%-14s %-20s %5d s' "compile cache" "$verdict" $((SECONDS - begin)))")
+}
+
 everything() {
     local i name
     for i in "${!phases[@]}"; do
         name=${phases[i]}
         rm -f "$OUT/${file[$name]}" # of an earlier run
         case $name in
-            check) run check "${limit[check]}" bench/gpu/check.py "${phases[@]:i+1}" ;;
-            facts | kernels | step | score) run "$name" "${limit[$name]}" "bench/gpu/$name.py" ;;
-            fastsquid) run fastsquid "${limit[fastsquid]}" bench/gpu/train.py fastsquid ;;
+            check)
+                fill_cache "${phases[@]:i+1}"
+                run check "${limit[check]}" bench/gpu/check.py
+                ;;
+            facts | kernels) run "$name" "${limit[$name]}" "bench/gpu/$name.py" ;;
+            step | score)
+                use_cache
+                run "$name" "${limit[$name]}" "bench/gpu/$name.py"
+                ;;
+            fastsquid)
+                use_cache
+                run fastsquid "${limit[fastsquid]}" bench/gpu/train.py fastsquid
+                ;;
             *) # those from here on share what is left
-                run "$name" $(((end - SECONDS) / (${#phases[@]} - i))) bench/gpu/train.py "$name" ;;
+                use_cache
+                run "$name" $(((end - SECONDS) / (${#phases[@]} - i))) bench/gpu/train.py "$name"
+                ;;
         esac
     done
+    use_cache
     echo "== in all $SECONDS s, files in $OUT"
     printf '%s\n' "${summary[@]}"
     return "$failed"

@@ -85,7 +85,7 @@ def summary(output):
 
 def test_every_phase_ends_and_leaves_its_file(everything):
     out, output = everything
-    assert summary(output) == dict.fromkeys(FILES, "ended")
+    assert summary(output) == dict.fromkeys([*FILES, "compile cache"], "ended")
     assert sorted(path.name for path in out.iterdir()) == sorted([*FILES.values(), "log.txt"])  # eight come back
     assert (out / "log.txt").read_text() == output
     assert output.count("FAILED") == 0
@@ -239,7 +239,8 @@ STUB = """#!/usr/bin/env bash
 case "$1" in
     -c) exit 1 ;; # no GPU
     */facts.py) echo half >"$OUT/facts.json"; echo no such card >&2; exit 3 ;;
-    */check.py) echo "after $*" ;;
+    */check.py) echo "checks" ;;
+    */warm.py) echo "compiles ${*:2}" ;;
     */kernels.py) echo row >"$OUT/kernels.csv"; exec sleep 60 ;;
     */score.py) echo "$PHASE_SECONDS" >"$OUT/score.csv" ;;
 esac
@@ -270,10 +271,11 @@ def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path):
         "facts": "failed",
         "check": "ended, no file",
         "kernels": "timed out",
+        "compile cache": "ended",
         "score": "ended",
     }
     assert "no such card" in done.stdout and (tmp_path / "out" / "log.txt").read_text() == done.stdout
-    assert "after bench/gpu/check.py kernels score" in done.stdout  # what it compiles beforehand
+    assert "== compile cache\ncompiles kernels score\n" in done.stdout
     assert (tmp_path / "out" / "kernels.csv").read_text() == "row\n"  # what it had measured stays
     assert (tmp_path / "out" / "score.csv").read_text() == "50\n"
 

@@ -1,6 +1,4 @@
-"""Phase `check`: the tests that need a GPU, memcheck on the smallest kernels, and beside them the compile cache.
-
-    python check.py PHASE...     the phases that follow, whose configurations are compiled
+"""Phase `check`: the tests that need a GPU, and beside them memcheck on the smallest kernels.
 
 Writes check.md; exit code 1 if anything failed. racecheck is left out: it reports the races of Triton's own reductions.
 """
@@ -35,11 +33,10 @@ LINES = [  # of pytest -v, with pytest-xdist and without
 RESERVE = 5  # seconds to write what is known
 
 
-def main(phases):
+def main():
     commands = {
         # One by one, so that what compiles is spread over the workers.
         "tests": [*PYTEST, "-n", "8", "--maxschedchunk", "1", "tests/test_gpu.py", *MODELS, *KERNELS, "-k", ON_THE_GPU],
-        "compile cache": [sys.executable, "bench/gpu/warm.py", *phases],
     }
     if SMALLEST:
         commands["tests"] = [*PYTEST, "tests/test_gpu.py", KERNELS[1], "-k", "smallest or sixteen"]
@@ -87,8 +84,7 @@ class Check:
             self.process.wait()
             self.seconds = time.monotonic() - self.start
         self.text = Path(self.output.name).read_text(errors="replace")
-        # A cache that is not full in time costs nothing but time.
-        self.failed = self.process.returncode != 0 and not (self.timed_out and self.name == "compile cache")
+        self.failed = self.process.returncode != 0
         self.verdict = "timed out" if self.timed_out else "failed" if self.failed else "passed"
 
 
@@ -103,7 +99,6 @@ def report(checks):
     for file, counts in counted(checks["tests"].text).items():
         failed = counts["FAILED"] + counts["ERROR"]
         lines += [f"| {file} | {counts['PASSED']} | {failed} | {counts['SKIPPED'] + counts['XFAIL']} |"]
-    lines += ["", "The compile cache:", "", *[f"- {line}" for line in checks["compile cache"].text.splitlines()]]
     for check in checks.values():
         if check.failed:
             lines += ["", f"## {check.name}: the end of its output", "", "```", *check.text.splitlines()[-60:], "```"]
@@ -121,4 +116,4 @@ def counted(output):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -4,13 +4,16 @@ A process per configuration takes the two kinds of step that are compiled; it is
 PRECISION`. A phase that finds nothing in the cache compiles for itself.
 """
 
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from phase import DEVICE
+from torch._dynamo.utils import counters
 
 from fastsquid.config import preset
 from fastsquid.model import Detector
@@ -24,23 +27,47 @@ CONFIGURATIONS = {
 }
 
 
+AT_ONCE = 4
+
+
 def main(phases):
-    """Exit code 1 if a configuration does not compile."""
+    """Exit code 1 if a configuration does not compile; a signal ends all of them."""
     if DEVICE.type != "cuda":
         print("nothing is compiled without a GPU")
         return 0
-    configurations = [each for phase in phases for each in CONFIGURATIONS.get(phase, ())]
-    with ThreadPoolExecutor(4) as pool:
-        return max(pool.map(one_process, configurations), default=0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    waiting = [each for phase in phases for each in CONFIGURATIONS.get(phase, ())]
+    running, failed = [], 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                running.append(Compilation(waiting.pop(0)))
+            time.sleep(0.1)
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                failed |= each.report()
+        return failed
+    finally:
+        for each in running:
+            each.process.kill()
 
 
-def one_process(configuration):
-    """Compiles in a process of its own; prints a line."""
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, __file__, "--one", *configuration], capture_output=True, text=True)
-    verdict = "compiled" if done.returncode == 0 else f"failed: {done.stderr[-1500:]}"
-    print(f"{' '.join(configuration)}: {verdict}, {time.monotonic() - start:.0f} s", flush=True)
-    return int(done.returncode != 0)
+class Compilation:
+    """A configuration that compiles in a process of its own."""
+
+    def __init__(self, configuration):
+        self.configuration, self.start = configuration, time.monotonic()
+        self.output = tempfile.NamedTemporaryFile("w+", errors="replace")
+        command = [sys.executable, __file__, "--one", *configuration]
+        self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT)
+
+    def report(self):
+        """Prints a line; 1 if it failed."""
+        lines = Path(self.output.name).read_text(errors="replace").splitlines()
+        failed = int(self.process.returncode != 0)
+        verdict = "\n".join(["failed", *lines[-20:]]) if failed else lines[-1]
+        print(f"{' '.join(self.configuration)}: {time.monotonic() - self.start:.0f} s, {verdict}", flush=True)
+        return failed
 
 
 def compile_one(name, selection, precision):
@@ -52,6 +79,8 @@ def compile_one(name, selection, precision):
     for step in steps.begin(0, 0):  # one with the generator's step, one without
         steps.run(*step)
     torch.cuda.synchronize()
+    found = counters["inductor"]
+    print(f"{found['fxgraph_cache_hit']} graphs from the cache, {found['fxgraph_cache_miss']} compiled")
 
 
 if __name__ == "__main__":
