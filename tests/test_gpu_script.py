@@ -247,15 +247,38 @@ esac
 """
 
 
-def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path):
-    (tmp_path / "python").write_text(STUB)
-    (tmp_path / "python").chmod(0o755)
+@pytest.fixture
+def stub(tmp_path):
+    path = tmp_path / "python"
+    path.write_text(STUB)
+    path.chmod(0o755)
+    return path
+
+
+def test_a_compile_cache_is_brought_along(tmp_path, stub):
+    """But not which variant was fastest where it was made; and what cannot be unpacked stops nothing."""
+    for name in ("inductor/fxgraph/one", "inductor/ab/kernel.best_config"):
+        (tmp_path / "made" / name).parent.mkdir(parents=True)
+        (tmp_path / "made" / name).write_text(name)
+    with tarfile.open(tmp_path / "compiled.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "made", ".")
+    environment = {"SMALLEST": 1, "FASTSQUID_COMMIT": "abc", "PYTHON": stub, "OUT": tmp_path / "out"}
+    done = script("score", COMPILED=tmp_path / "compiled.tar.xz", WORK=tmp_path / "work", **environment)
+    assert done.returncode == 0 and "WARNING" not in done.stdout
+    found = [path.name for path in (tmp_path / "work" / "cache").rglob("*") if path.is_file()]
+    assert found == ["one"]
+    (tmp_path / "compiled.tar.xz").write_text("damaged")
+    done = script("score", COMPILED=tmp_path / "compiled.tar.xz", WORK=tmp_path / "again", **environment)
+    assert done.returncode == 0 and "compiled.tar.xz cannot be unpacked: everything is compiled here" in done.stdout
+
+
+def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path, stub):
     # A copy that gives a phase two seconds: the limits are for real ones.
     (tmp_path / "bench").mkdir()
     text = (BENCH / "gpu.sh").read_text()
     assert text.count("[kernels]=110") == 1
     (tmp_path / "bench" / "gpu.sh").write_text(text.replace("[kernels]=110", "[kernels]=6"))
-    environment = {**os.environ, "PYTHON": str(tmp_path / "python"), "OUT": str(tmp_path / "out"), "SMALLEST": "1"}
+    environment = {**os.environ, "PYTHON": str(stub), "OUT": str(tmp_path / "out"), "SMALLEST": "1"}
     environment |= {"WORK": str(tmp_path / "work"), "FASTSQUID_COMMIT": "abc"}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "check.md").write_text("of an earlier run")
