@@ -31,6 +31,7 @@ try:
     import draw
     import pack
     import train as train_phase
+    import warm
 finally:
     del sys.path[:2]
 
@@ -381,6 +382,21 @@ def test_packed_images_keep_sixteen_bits(tmp_path, refused, capsys):
     before, after = (open_data(tmp_path / name, 32)["train"].images for name in ("data", "packed"))
     assert before.dtype == after.dtype == torch.uint16 and torch.equal(before.int(), after.int())
     assert "has no folder train" in refused(pack.main, folder, tmp_path / "other")
+
+
+def test_the_cache_is_filled_for_phases_that_compile(tmp_path, monkeypatch, capsys):
+    """A configuration that does not compile is told."""
+    (tmp_path / "stub.py").write_text("import sys\nprint('7 compiled')\nsys.exit(sys.argv[2] == 'memae')\n")
+    monkeypatch.setattr(warm, "__file__", str(tmp_path / "stub.py"))
+    monkeypatch.setattr(warm, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(warm.signal, "signal", lambda *_: None)
+    assert warm.main([]) == warm.main(["kernels", "score"]) == 0 and not capsys.readouterr().out
+    assert warm.main(["kernels", "fastsquid", "simsid"]) == 0
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert [line.split(":")[0] for line in lines] == ["fastsquid preset bf16", "simsid preset bf16"]
+    assert all(line.endswith("s, 7 compiled") for line in lines)
+    assert warm.main(["memae"]) == 1
+    assert "s, failed\n7 compiled" in capsys.readouterr().out
 
 
 def test_only_finished_runs_are_collected(tmp_path, capsys):

@@ -84,7 +84,7 @@ def compile_one(name, selection, precision):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--one":
+    if sys.argv[1:2] == ["--one"]:
         compile_one(*sys.argv[2:])
     else:
         sys.exit(main(sys.argv[1:]))
