@@ -129,14 +129,16 @@ run() { # PHASE SECONDS COMMAND...: at most so long, and no longer than the comm
     summary+=("$(printf '%-14s %-20s %5d s  %s' "$name" "$verdict" $((SECONDS - begin)) "${file[$name]}")")
 }
 
-warm=
-fill_cache() { # PHASE...: compiles what these begin with, beside phases that compile nothing themselves
+warm='' filled=''
+fill_cache() { # PHASE...: compiles what these begin with, beside the phase that runs; once
+    [[ ! $filled ]] && (($#)) || return 0
+    filled=1
     "$python" bench/gpu/warm.py "$@" >"$WORK/warm.txt" 2>&1 &
     warm=$!
 }
 use_cache() { # before the first of them: what is not compiled by now, it compiles itself
     local begin=$SECONDS verdict=ended status=0
-    [[ $warm ]] || return
+    [[ $warm ]] || return 0
     while kill -0 "$warm" 2>/dev/null && ((SECONDS < begin + fill)); do sleep 0.2; done
     kill "$warm" 2>/dev/null && verdict=stopped
     wait "$warm" || status=$?
@@ -164,10 +166,12 @@ everything() {
                 ;;
             fastsquid)
                 use_cache
+                fill_cache "${phases[@]:i+1}"
                 run fastsquid "${limit[fastsquid]}" bench/gpu/train.py fastsquid
                 ;;
             *) # those from here on share what is left
                 use_cache
+                fill_cache "${phases[@]:i+1}"
                 run "$name" $(((end - SECONDS) / (${#phases[@]} - i))) bench/gpu/train.py "$name"
                 ;;
         esac
