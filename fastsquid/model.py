@@ -91,7 +91,6 @@ class Detector(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
             return inputs, self.generator(inputs)
 
-    @torch.inference_mode()
     def scores(self, images, drawn=None):
         """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
 
@@ -112,6 +111,11 @@ class Detector(nn.Module):
         """
         if self.training:
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
+        # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
+        with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
+            return self._scores(images, drawn)
+
+    def _scores(self, images, drawn):
         inputs, out = drawn or self.draw(images)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
