@@ -45,6 +45,10 @@ def test_compiled(on_gpu, name):
     assert found["kernels"] > 100 and found["atomics"] == 0
 
 
+def test_compiled_scoring(on_gpu):
+    assert on_gpu("compiled_scoring.py").count("compiled\n") == 2
+
+
 def test_atomics_are_noticed(on_gpu):
     found = json.loads(on_gpu("upsample.py").splitlines()[0])
     assert found["interpolate"] > 0 and found["upsample"] == 0
