@@ -175,8 +175,10 @@ class InpaintingBlock(nn.Module):
         entropy = None
         if self.entropy and self.training:
             read, weights = self.memory(queries, return_weights=True)
-            # Of a weight of zero the entropy is zero, but its derivative infinite.
-            entropy = torch.special.entr(weights.clamp_min(1e-12)).sum(-1).mean()
+            # The entropy of a weight of zero is zero, but its derivative is infinite. (CUDA would compile
+            # torch.special.entr at its first call.)
+            weights = weights.clamp_min(1e-12)
+            entropy = -(weights * weights.log()).sum(-1).mean()
         else:
             read = self.memory(queries, values=folded)
         read = read.reshape(*tokens.shape[:2], -1)
