@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,17 @@ TINY = [
 
 def tiny(out, *more):
     return [*TINY, "--out", out, *more]
+
+
+def possible_aucs(normal, abnormal, rounding):
+    """Return the lowest and the highest AUC of scores that were computed twice, in another order or batch.
+
+    A pair counts as undecided where its scores are closer than `rounding` times the largest score.
+    """
+    normal, abnormal = np.ravel(normal).astype(np.float64), np.ravel(abnormal).astype(np.float64)
+    above = abnormal[None] - normal[:, None]
+    undecided = rounding * max(np.abs(normal).max(), np.abs(abnormal).max())
+    return np.mean(above > undecided), np.mean(above >= -undecided)
 
 
 def rows_of(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import possible_aucs
 from PIL import Image
 
 from fastsquid import checkpoint, locate, plots, train
@@ -43,18 +44,23 @@ def run(few_digits, tmp_path_factory):
 
 
 def run_and_keep(*arguments):
-    """Runs the command: what it prints, and its figure."""
-    kept, out = [], io.StringIO()
+    """Runs the command: what it prints, its figure, and the scores of images that it ranks (if it ranks any)."""
+    kept, ranked, out = [], [], io.StringIO()
 
     def save(figure, path, largest):
         kept.append(figure)
         plots.save_figure(figure, path, largest)
 
+    def scored(*arguments):
+        ranked.append(score_images(*arguments))
+        return ranked[-1]
+
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(locate, "save_figure", save)
+        patch.setattr(locate, "score_images", scored)
         locate.main([str(argument) for argument in (*arguments, "--device", "cpu")])
     (figure,) = kept
-    return out.getvalue(), figure
+    return out.getvalue(), figure, ranked
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +76,22 @@ def expected_maps(run, data, split):
     return {name: values.double().numpy() for name, values in maps.items()}, detector.scores(images)[1][:, 0].numpy()
 
 
-def auc(normal, abnormal):
+def auc_of(normal, abnormal):
     """The share of pairs in the right order, equals counting half."""
-    normal, abnormal = np.ravel(normal)[:, None], np.ravel(abnormal)[None]
-    return np.mean((abnormal > normal) + 0.5 * (abnormal == normal))
+    above = abnormal[None].astype(np.float64) - normal[:, None]
+    return np.mean((above > 0) + 0.5 * (above == 0))
+
+
+def check_aucs(found, normal, abnormal, by_kind):
+    """The AUCs of a table's row against pairs counted here.
+
+    Values are the same to 1e-4 of the largest one: a network's sums and a cell's 256 pixels, added in another order,
+    leave at least 13 of float32's 24 bits.
+    """
+    assert found["auc_by_kind"].keys() == by_kind.keys()
+    for auc, values in [(found["auc"], abnormal), *((found["auc_by_kind"][kind], by_kind[kind]) for kind in by_kind)]:
+        low, high = possible_aucs(normal, values, 1e-4)
+        assert low <= auc + 1e-12 and auc - 1e-12 <= high
 
 
 def test_aucs_of_digits(run, located):
@@ -104,21 +122,25 @@ def test_aucs_of_digits(run, located):
     of_images = {f"largest {name}": cells[name].max(0) for name in MAPS}
     of_images |= {"nearest_image": nearest(np.s_[:]), "nearest_patch": cells["nearest_patch"].max(0)}
     detector = checkpoint.load_run(run)[0]
-    of_images[f"score: {detector.config.score}"] = score_images(detector, split.images)[detector.config.score]
+    score, (ranked,) = detector.config.score, located[2]
+    np.testing.assert_allclose(ranked[score], score_images(detector, split.images)[score], rtol=1e-4)
     kinds, odd = np.array(split.kinds), split.cells.numpy().T  # [cell, image], as `cells`
     assert list(result["cell_auc"]) == [*MAPS, "nearest_patch"]
     largest = [f"largest {name}" for name in MAPS]
     assert list(result["image_auc"]) == ["score: discriminator", *largest, "nearest_image", "nearest_patch"]
     for name, found in result["cell_auc"].items():
         values = cells[name]
-        assert found["auc"] == pytest.approx(auc(values[~odd], values[odd]), abs=1e-3)
-        by_kind = {kind: auc(values[~odd], values[:, kinds == kind][odd[:, kinds == kind]]) for kind in KINDS}
-        assert found["auc_by_kind"] == pytest.approx(by_kind, abs=1e-3)
+        by_kind = {kind: values[:, kinds == kind][odd[:, kinds == kind]] for kind in KINDS}
+        check_aucs(found, values[~odd], values[odd], by_kind)
+    normal = kinds == "normal"
+    # After three epochs the discriminator scores all images alike to five digits: the ranks of these very scores count.
+    found, values = result["image_auc"].pop(f"score: {score}"), ranked[score]
+    assert found["auc"] == pytest.approx(auc_of(values[normal], values[~normal]), abs=1e-12)
+    by_kind = {kind: auc_of(values[normal], values[kinds == kind]) for kind in KINDS}
+    assert found["auc_by_kind"] == pytest.approx(by_kind, abs=1e-12)
     for name, found in result["image_auc"].items():
-        values, normal = of_images[name], kinds == "normal"
-        assert found["auc"] == pytest.approx(auc(values[normal], values[~normal]), abs=1e-2)
-        by_kind = {kind: auc(values[normal], values[kinds == kind]) for kind in KINDS}
-        assert found["auc_by_kind"] == pytest.approx(by_kind, abs=1e-1 / 3)  # a pair in 36
+        values = of_images[name]
+        check_aucs(found, values[normal], values[~normal], {kind: values[kinds == kind] for kind in KINDS})
     # An empty cell is found by any distance of pixels.
     assert result["cell_auc"]["nearest_patch"]["auc_by_kind"]["missing"] > 0.99
 
@@ -176,7 +198,7 @@ def test_the_figure_of_digits(run, located):
 
 def test_x_rays(unbroken, tmp_path):
     """No cell is known to be abnormal: a figure of the labelled split and no AUC."""
-    out, figure = run_and_keep(unbroken, "--out", tmp_path / "new" / "folder", "--checkpoint", "last")
+    out, figure, _ = run_and_keep(unbroken, "--out", tmp_path / "new" / "folder", "--checkpoint", "last")
     assert out == f"{tmp_path / 'new' / 'folder' / 'maps.png'}\n"
     assert os.listdir(tmp_path / "new" / "folder") == ["maps.png"]
     *axes, _ = figure.axes
@@ -189,7 +211,7 @@ def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refus
     data = shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "data")
     (data / "broken.png").write_bytes(b"")
     assert "--skip-unreadable" in refused(locate.main, unbroken, "--data", data, "--out", tmp_path / "out")
-    out, figure = run_and_keep(unbroken, "--data", data, "--skip-unreadable", "--out", tmp_path / "out")
+    out, figure, _ = run_and_keep(unbroken, "--data", data, "--skip-unreadable", "--out", tmp_path / "out")
     assert out.startswith("skipped 1 unreadable image\n")
     names = sorted(path.name for path in data.iterdir() if path.name != "broken.png")
     assert [axis.get_ylabel() for axis in figure.axes[:-1][::5]] == names

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import XRAYS, tiny
-from sklearn.metrics import roc_auc_score
+from conftest import XRAYS, possible_aucs, tiny
 
 from fastsquid import train
 from fastsquid.checkpoint import load_run
@@ -40,22 +39,31 @@ def test_every_epoch_is_watched(watched):
         assert all(set(aucs) == set(line["validation"]) == set(SCORES) for aucs in line["perturbed"].values())
 
 
+def check_auc(found, normal, abnormal):
+    """Compare an AUC with pairs counted here, and return whether rounding leaves one value only.
+
+    Of pairs that are closer than rounding, either order is right.
+    """
+    low, high = possible_aucs(normal, abnormal, 1e-5)
+    assert low <= found + 1e-12 and found - 1e-12 <= high
+    return low == high
+
+
 def test_what_is_watched_is_what_the_detector_scores(watched):
     """Of the last epoch, again from the checkpoint and the images."""
     detector, run, *_ = load_run(watched, "last")
     data, line = open_data(run["data"], 64), metrics(watched)[-1]
     labels, images = data["val"].labels, to_unit(data["val"].images)
-    frozen = detector.frozen()
+    frozen, decided = detector.frozen(), []
     for name, change in PERTURBATIONS.items():
         for score, values in frozen.scores(change(images))[0].items():
-            assert line["perturbed"][name][score] == pytest.approx(roc_auc_score(labels, values))
+            decided += [check_auc(line["perturbed"][name][score], values[labels == 0], values[labels == 1])]
     normal = data["train"].images
     abnormal = to_unit((with_opacity(to_unit(normal)) * 255).round().to(torch.uint8))
-    labels = [0] * len(normal) + [1] * len(normal)
     scores = [frozen.scores(images)[0] for images in (to_unit(normal), abnormal)]
     for score in SCORES:
-        values = torch.cat([part[score] for part in scores])
-        assert line["synthetic"][score] == pytest.approx(roc_auc_score(labels, values))
+        decided.append(check_auc(line["synthetic"][score], *(part[score] for part in scores)))
+    assert sum(decided) > len(decided) / 2  # scores of a discriminator that hardly trained may all be undecided
 
 
 def test_selection_without_labels(watched, tmp_path, command):
