@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_checks import assert_decided
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -300,8 +302,10 @@ def test_pictures_show_images_and_scores(drawn, loaded, data):
         for i in range(6):
             row = axes[i * len(columns) : (i + 1) * len(columns)]
             kind = ("normal", "abnormal")[i // 3]
-            lines = [kind, f"score {scores['discriminator'][i]:#.4g}", f"calibrated {shown[i]:.2f}"]
-            assert row[0].get_ylabel().split("\n") == lines
+            found = re.fullmatch(rf"{kind}\nscore (\S+)\ncalibrated (\d\.\d\d)", row[0].get_ylabel())
+            assert found[1] == f"{float(found[1]):#.4g}"  # four digits, the last of which rounding may change
+            assert float(found[1]) == pytest.approx(scores["discriminator"][i], rel=1e-3)
+            assert float(found[2]) == pytest.approx(shown[i].item(), abs=0.005 + 1e-5)
             for axis, pictures in zip(row, columns):
                 np.testing.assert_allclose(axis.images[0].get_array(), pictures[i, 0], atol=1e-5)
             if name == "gradcam.png":
@@ -329,6 +333,7 @@ def test_memory_figures(drawn, loaded, data):
     counts = memory.reads.clone()
     _, weights = memory(torch.from_numpy(queries), return_weights=True)
     expected = (weights > 0).sum(0)
+    assert_decided(torch.from_numpy(queries), memory.bank.detach(), [memory.top_k], torch.float32)
     assert torch.equal(counts, expected) and 6 * 4 <= counts.sum() <= 6 * 4 * memory.top_k
     picture = drawn["slot_usage.png"].axes[0].images[0].get_array()
     np.testing.assert_allclose(picture.filled(0), expected.sort(descending=True).values / 6)

@@ -68,8 +68,9 @@ def test_scores_and_percentiles_are_the_runs_own(by_residual, written):
     np.testing.assert_allclose(data["scores"], scorer.score(files), atol=1e-5)
     normal = [file for file in files if file.parent.name == "NORMAL"]
     known = np.percentile(scorer.score(normal), range(101))  # from the images themselves
-    expected = [np.floor(np.interp(value, known, range(101))) for value in data["scores"]]
-    np.testing.assert_allclose(data["percentiles"], expected, atol=1)  # a rounding of the score decides
+    # The score and the known ones may each be wrong by 1e-5, as above; a normal image's own percentile is at a jump.
+    low, high = (np.floor(np.interp(np.add(data["scores"], wrong), known, range(101))) for wrong in (-2e-5, 2e-5))
+    assert (low <= data["percentiles"]).all() and (data["percentiles"] <= high).all()
     assert data["normal"] == 3
     assert data["labels"] == [int(file.parent.name == "PNEUMONIA") for file in files]
 
