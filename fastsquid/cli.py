@@ -125,6 +125,7 @@ def run_command(main):
     """Runs a command's main(); it returns an exit code or None. Bad input ends in one line and exit code 2."""
     try:
         code = main() or 0
+        sys.stdout.flush()  # what is buffered may find its reader gone, too
     except (UserError, ImplementationError) as error:
         code = _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone; what goes into files is written

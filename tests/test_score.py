@@ -203,11 +203,13 @@ def test_half_precision(run, tmp_path, command):
             assert float(half[name]) == pytest.approx(float(full[name]), rel=0.02)
 
 
-def test_a_reader_that_has_gone(run, tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone(run, tmp_path, unbuffered):
     process = subprocess.Popen(
         [sys.executable, "-m", "fastsquid.score", run, XRAYS / "test", "--out", tmp_path / "s.csv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     process.stdout.close()
     assert b"Traceback" not in process.stderr.read()
