@@ -20,6 +20,7 @@ numeric=(
     reference          # the definition of both operations, and the torch path
     inpainting         # attention and memory together
     networks           # layers of both networks
+    steps              # training steps on every kind of image
     model              # scores of a batch and of one image
     golden             # whole models against stored numbers
     maps               # maps against their definitions
