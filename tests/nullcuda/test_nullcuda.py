@@ -1,6 +1,9 @@
-"""The host's side of the GPU path: training, resuming, scoring, capture and compilation, kernels that do nothing."""
+"""The host's side of the GPU path, on a stand-in for a GPU: see README.md beside this file."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,37 @@ from PIL import Image
 
 from fastsquid.config import ABLATIONS, PRESETS
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LIBRARY = Path(sys.prefix) / "nullcuda" / "libcuda.so.1"
 XRAYS = ROOT / "tests" / "data" / "xrays"
 FULL = [name for name in PRESETS if not name.endswith("-small") and "digits" not in name]
+
+
+@pytest.fixture
+def on_gpu(tmp_path):
+    """on_gpu(script, *arguments): runs a script in a process of its own; its standard output, and error after it."""
+
+    def run(script, *arguments):
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment |= {
+            "LD_PRELOAD": str(LIBRARY),
+            "LD_LIBRARY_PATH": str(LIBRARY.parent),
+            "TRITON_LIBCUDA_PATH": str(LIBRARY.parent),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        }
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), *map(str, arguments)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.mark.parametrize("name", PRESETS)
