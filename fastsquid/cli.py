@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import os
+import subprocess
 import sys
 
 import torch
@@ -141,8 +142,39 @@ def run_command(main):
             raise
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
+    stop_compile_workers()
     distributed.finish()
     sys.exit(code)
+
+
+def stop_compile_workers(seconds: float = 5.0) -> None:
+    """End the worker processes of torch.compile, if there are any, within so many seconds.
+
+    PyTorch before 2.13 may wait five minutes for them when the process exits.
+
+    Source: https://github.com/pytorch/pytorch/issues/162199
+    """
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    if not hasattr(compiler, "_pool_set"):
+        return
+    for pool in compiler._pool_set:
+        if (process := getattr(pool, "process", None)) is not None:
+            process.wait = _waiting_at_most(process, seconds)
+    compiler.shutdown_compile_workers()
+
+
+def _waiting_at_most(process, seconds):
+    """A `wait` for a subprocess that kills it when the time is up, whatever timeout it is given."""
+    wait = process.wait
+
+    def wait_or_kill(timeout=None):
+        try:
+            return wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return wait()
+
+    return wait_or_kill
 
 
 def _fail(message, code=2):

@@ -65,6 +65,8 @@ class Check:
         self.name, self.start, self.seconds = name, time.monotonic(), None
         self.output = tempfile.NamedTemporaryFile("w+", errors="replace")
         environment = dict(os.environ)
+        # In the tests' own processes: eight of them would start sixteen workers each, and may wait for them at exit.
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         if name == "memcheck":  # else tensors share allocations, and steps out of one go unseen
             environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         self.process = subprocess.Popen(

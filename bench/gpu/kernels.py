@@ -13,6 +13,8 @@ from phase import DEVICE, OUT, SMALLEST, left
 from rows import Results
 from timing import measure
 
+from fastsquid.cli import stop_compile_workers
+
 SECONDS = 0.2  # of measuring, for each variant of a case
 # A compilation takes as long as many measurements. The attention's PyTorch path is left out: PyTorch 2.11 cannot
 # compile it for a GPU ("Abs(ModularIndexing(...)) is not comparable").
@@ -58,4 +60,6 @@ def one_case(results, case):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    stop_compile_workers()
+    sys.exit(code)

@@ -15,6 +15,7 @@ from rows import Results
 from scipy.stats import spearmanr
 from timing import Variant, measure
 
+from fastsquid.cli import stop_compile_workers
 from fastsquid.config import SCORES, preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.evaluation import score_images
@@ -97,4 +98,6 @@ def speed(results, config, detector, batch, alike):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    stop_compile_workers()
+    sys.exit(code)

@@ -21,6 +21,7 @@ from timing import Samples, Variant, measure
 from torch.profiler import ProfilerActivity, profile
 
 from fastsquid.checkpoint import create_run
+from fastsquid.cli import stop_compile_workers
 from fastsquid.config import preset
 from fastsquid.loop import Run
 from fastsquid.model import Detector
@@ -147,4 +148,6 @@ def peak_memory(before):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    stop_compile_workers()
+    sys.exit(code)

@@ -15,6 +15,7 @@ import torch
 from phase import DEVICE
 from torch._dynamo.utils import counters
 
+from fastsquid.cli import stop_compile_workers
 from fastsquid.config import preset
 from fastsquid.model import Detector
 from fastsquid.steps import Steps
@@ -81,6 +82,7 @@ def compile_one(name, selection, precision):
     torch.cuda.synchronize()
     found = counters["inductor"]
     print(f"{found['fxgraph_cache_hit']} graphs from the cache, {found['fxgraph_cache_miss']} compiled")
+    stop_compile_workers()
 
 
 if __name__ == "__main__":
