@@ -143,11 +143,13 @@ class Run:
         for step in bar:
             try:
                 self.steps.run(*step)
-            except Exception:
+            except Exception as error:
                 # Ctrl-C also kills the compilers that torch.compile has started, and so fails the step.
-                if self.stop and distributed.world() == 1:
-                    raise KeyboardInterrupt from None
-                raise
+                if not self.stop or distributed.world() > 1:
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                tqdm.write(f"the step that the signal interrupted has failed: {reason}", file=sys.stderr)
+                raise KeyboardInterrupt from None
             state["iteration"] += 1
             if self.first_step:
                 self._note_first_step()
@@ -209,11 +211,14 @@ class Run:
         Calibration scores every training image, which during training would cost as much as the epoch itself.
         """
         last, best = self.state["last"], self.state["best"]
-        last["calibration"] = calibrate(self.judge, self.images, self.validation)
-        if best is not None and best["epoch"] == last["epoch"]:
-            best["calibration"] = last["calibration"]
-        elif best is not None:
-            best["calibration"] = calibrate(self._best(), self.images, self.validation)
+        try:
+            last["calibration"] = calibrate(self.judge, self.images, self.validation)
+            if best is not None and best["epoch"] == last["epoch"]:
+                best["calibration"] = last["calibration"]
+            elif best is not None:
+                best["calibration"] = calibrate(self._best(), self.images, self.validation)
+        except DivergedError as error:
+            raise self._diverged(f"after epoch {self.state['epoch']} {error}") from None
         self.state["finished"] = True
         self._save()
 

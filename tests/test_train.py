@@ -202,13 +202,15 @@ def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeyp
         if len(steps) == 5:
             os.kill(os.getpid(), signal.SIGINT)
             if how == "the compiler dies":  # of the same signal, which a terminal sends to the whole process group
-                raise RuntimeError("CppCompileError: C++ compile error")
+                raise RuntimeError("CppCompileError: C++ compile error\n\nCommand: g++")
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, images, iteration, eager)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, err = command(train.main, *tiny(run))
-    assert code == 130 and f"python -m fastsquid.train --resume {run}" in out and not err
+    assert code == 130 and f"python -m fastsquid.train --resume {run}" in out
+    failed = "the step that the signal interrupted has failed: CppCompileError: C++ compile error\n"
+    assert err == (failed if how == "the compiler dies" else "")
     before = checkpoint.latest_checkpoint(run)
     assert before is None or json.loads((before / "state.json").read_text())["iteration"] == 0
     assert command(train.main, "--resume", run)[0] == 0

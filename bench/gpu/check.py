@@ -30,7 +30,7 @@ LINES = [  # of pytest -v, with pytest-xdist and without
     re.compile(rf"^\[gw\d+\] (?:\[ *\d+%\] )?{WORD} (?P<file>tests/\S+?)::"),
     re.compile(rf"^(?P<file>tests/\S+?)::.*? {WORD}\b"),
 ]
-RESERVE = 5  # seconds to write what is known
+RESERVE = 10  # seconds to write what is known
 
 
 def main():
@@ -45,6 +45,7 @@ def main():
         sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "1"]
         commands["memcheck"] = [*sanitizer, *PYTEST, "-k", "smallest", *KERNELS]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the driver's: not without ending them
+    machine = about(DEVICE)  # before the tests, beside which it takes seconds
     checks = {name: Check(name, command) for name, command in commands.items()}
     try:
         while any([check.running() for check in checks.values()]) and left() > RESERVE:
@@ -52,9 +53,10 @@ def main():
     finally:
         for check in checks.values():
             check.end()
-    with replacing(OUT / "check.md") as file:
-        file.write(report(checks))
-    print(report(checks))
+        text = report(machine, checks)
+        with replacing(OUT / "check.md") as file:
+            file.write(text)
+        print(text)
     return int(any(check.failed for check in checks.values()))
 
 
@@ -90,9 +92,9 @@ class Check:
         self.verdict = "timed out" if self.timed_out else "failed" if self.failed else "passed"
 
 
-def report(checks):
+def report(machine, checks):
     lines = ["# The tests on a GPU", "", "Written by `bench/gpu.sh`.", ""]
-    lines += [f"- {name}: {value}" for name, value in about(DEVICE).items()]
+    lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += ["", "| check | verdict | seconds |", "| --- | --- | ---: |"]
     lines += [f"| {check.name} | {check.verdict} | {check.seconds:.0f} |" for check in checks.values()]
     if "memcheck" not in checks:

@@ -41,13 +41,24 @@ def main():
         command("smallest", CASES["smallest"][0], results, 6, 4)
         return 0
     names = ["published", "triton", "compile-bf16"]
-    system("simsid", names, results)
-    system("squid", names, results)
-    if left() > COMPILATION:
-        command("simsid", preset("simsid"), results, EPOCH, VALIDATION)
-    if left() > COMPILATION:
-        system("simsid", ["compile"], results)
-    return 0
+    parts = {
+        "simsid": lambda: system("simsid", names, results),
+        # The phases that train compute from it how many epochs fit.
+        "the training command": lambda: command("simsid", preset("simsid"), results, EPOCH, VALIDATION),
+        "squid": lambda: system("squid", names, results),
+        "simsid compiled in float32": lambda: system("simsid", ["compile"], results),
+    }
+    failed = 0
+    for name, measure_part in parts.items():
+        if left() < COMPILATION:
+            print(f"{name}: no time left")
+            continue
+        try:
+            measure_part()
+        except Exception as error:  # one part says nothing of the next
+            failed = 1
+            print(f"{name} FAILED: {type(error).__name__}: {error}", flush=True)
+    return failed
 
 
 def system(case, names, results):

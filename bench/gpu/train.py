@@ -130,7 +130,7 @@ def kill(processes):
 
 
 def pack(name, work, seeds, finished):
-    """OUT/NAME.tar.gz of what is small."""
+    """Write OUT/NAME.tar.gz: first what is small, so that it is there, then again with tensors."""
     packed = work.with_name(f"{name}-packed")
     shutil.rmtree(packed, ignore_errors=True)
     if finished:
@@ -138,31 +138,56 @@ def pack(name, work, seeds, finished):
     for seed in set(seeds) - set(finished):  # metrics up to where it was stopped
         if (work / f"seed-{seed}").is_dir():
             keep(work / f"seed-{seed}", packed / f"seed-{seed}-unfinished")
-    for seed in finished:
-        detector = load_run(work / f"seed-{seed}", device=DEVICE)[0]
-        if name == "fastsquid":
-            tensors = {key: value.cpu().contiguous() for key, value in detector.discriminator.state_dict().items()}
-            save_file(tensors, packed / f"seed-{seed}" / "discriminator.safetensors")
-        elif seed == seeds[0] and detector.generator.inpaint is not None:
-            save_memory(detector, read_group(work), packed / f"seed-{seed}" / "memory.npz")
     packed.mkdir(exist_ok=True)
-    with replacing(OUT / f"{name}.tar.gz", "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-        archive.add(packed, name)
+    write_archive(name, packed)
+    try:
+        added = [path for seed in finished for path in add_tensors(name, work, seed, seed == seeds[0], packed)]
+        if added and write_archive(name, packed) > LARGEST:
+            print(f"WARNING: {name}.tar.gz is over {LARGEST / 2**20:.0f} MiB, so it comes without {added[0].name}")
+            for path in added:
+                path.unlink()
+            write_archive(name, packed)
+    except Exception as error:  # the small files are packed already
+        print(f"WARNING: {name}.tar.gz holds no tensors: {type(error).__name__}: {error}")
     size = (OUT / f"{name}.tar.gz").stat().st_size
     print(f"{OUT / name}.tar.gz: {size / 2**20:.1f} MiB, seeds {finished} of {seeds} finished")
-    if size > LARGEST:
-        print(f"WARNING: files over {LARGEST / 2**20:.0f} MiB may not come back")
+
+
+def write_archive(name, packed):
+    """Pack a folder, and return the bytes of the archive."""
+    path = OUT / f"{name}.tar.gz"
+    with replacing(path, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+        archive.add(packed, name)
+    return path.stat().st_size
+
+
+def add_tensors(name, work, seed, first, packed):
+    """Add the discriminator of `fastsquid`, or what t-SNE needs of the first seed of another preset; return paths."""
+    if name != "fastsquid" and not first:
+        return []
+    detector = load_run(work / f"seed-{seed}", device=DEVICE)[0]
+    if name == "fastsquid":
+        path = packed / f"seed-{seed}" / "discriminator.safetensors"
+        save_file({key: value.cpu().contiguous() for key, value in detector.discriminator.state_dict().items()}, path)
+        return [path]
+    if detector.generator.inpaint is None:
+        return []
+    path = packed / f"seed-{seed}" / "memory.npz"
+    save_memory(detector, read_group(work), path)
+    return [path]
 
 
 def save_memory(detector, group, path):
-    """What t-SNE is drawn from: the slots (R, N, C), and queries (M, R, C) of validation images."""
+    """Save what t-SNE is drawn from, at most POINTS of each: slots (R, N, C), validation queries (M, R, C)."""
     data = open_data(group["data"], detector.config.image_size, 0)
     images = data["val" if "val" in data else "train"].images
-    regions = detector.generator.inpaint.memory.bank.shape[0]
-    images = images[:: max(1, len(images) * regions // POINTS)]  # evenly over normal and abnormal ones
-    queries = read_memory(detector, images)
     memory = detector.generator.inpaint.memory
     slots = memory.bank.detach()[:, : int(memory.filled) if memory.kind == "queue" else None].float().cpu().numpy()
+    regions = len(slots)
+    images = images[:: max(1, len(images) * regions // POINTS)]  # evenly over normal and abnormal ones
+    queries = read_memory(detector, images)
+    slots = slots[:, :: -(-slots.shape[1] * regions // POINTS)]
+    queries = queries[:: -(-len(queries) * regions // POINTS)]
     np.savez_compressed(path, slots=slots, queries=queries, grid=detector.config.grid)
 
 
