@@ -82,7 +82,7 @@ print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"
     fi
 elif [[ ${SMALLEST:-} ]]; then
     device=none
-    export TRITON_INTERPRET=1
+    export TRITON_INTERPRET=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # seeds and tests share a few cores
 else
     fail "PyTorch finds no GPU here; SMALLEST=1 tries everything without one"
 fi
