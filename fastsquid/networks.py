@@ -31,7 +31,7 @@ class Block(nn.Module):
         return F.relu(self.conv2(x) + x)
 
 
-def upsample(x):
+def upsample(x: torch.Tensor) -> torch.Tensor:
     """Double the height and width of feature maps by bilinear interpolation (`align_corners=False`).
 
     Args:
@@ -47,7 +47,7 @@ def upsample(x):
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def upsample_by_taps(x):
+def upsample_by_taps(x: torch.Tensor) -> torch.Tensor:
     """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile."""
     return _double(_double(x, 2), 3)
 

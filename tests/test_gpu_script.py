@@ -396,7 +396,7 @@ def test_packed_images_keep_sixteen_bits(tmp_path, refused, capsys):
 
 
 def test_the_cache_is_filled_for_phases_that_compile(tmp_path, monkeypatch, capsys):
-    """A configuration that does not compile is told."""
+    """A configuration that does not compile is named."""
     (tmp_path / "stub.py").write_text("import sys\nprint('7 compiled')\nsys.exit(sys.argv[2] == 'memae')\n")
     monkeypatch.setattr(warm, "__file__", str(tmp_path / "stub.py"))
     monkeypatch.setattr(warm, "DEVICE", torch.device("cuda"))

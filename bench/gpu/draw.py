@@ -1,4 +1,4 @@
-"""`python bench/gpu/draw.py FOLDER...`: pictures of what bench/gpu.sh trained; FOLDER is a preset's unpacked archive.
+"""`python bench/gpu/draw.py FOLDER...`: draws the runs of bench/gpu.sh; FOLDER is a preset's unpacked archive.
 
 In FOLDER/figures: ROC and precision-recall curves of all seeds and histograms of seed 0's scores, on the labelled
 split, and t-SNE of the memory where memory.npz is there. It needs no GPU, no weights and no X-rays.
