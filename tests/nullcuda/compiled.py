@@ -29,6 +29,7 @@ result = {
     "graphs": counters["stats"]["unique_graphs"],
     "breaks": len(counters["graph_break"]),
     "captured": sum(captured.graph is not None for captured in steps.graphs.values()),
+    "kinds": len({step % config.generator_every == 0 for step in range(4)}),
     "kernels": sum("@triton.jit" in text for text in code),
     "atomics": sum("tl.atomic_add" in text for text in code),
 }

@@ -71,9 +71,9 @@ def test_captured_options(on_gpu, change):
 def test_compiled(on_gpu, name):
     found = json.loads(on_gpu("compiled.py", name, "bf16").splitlines()[0])
     # A graph for each kind of pass: see tests/test_steps.py.
-    assert 0 < found["graphs"] <= 4 and found["breaks"] == 0 and found["captured"] == 2
+    assert 0 < found["graphs"] <= 4 and found["breaks"] == 0 and found["captured"] == found["kinds"]
     # Atomics add in an order that changes from run to run.
-    assert found["kernels"] > 100 and found["atomics"] == 0
+    assert found["kernels"] > 20 and found["atomics"] == 0
 
 
 def test_compiled_scoring(on_gpu):
