@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from . import distributed
-from .data.augment import augment
+from .data.augment import augment, change_appearance
 from .data.images import to_unit
 from .training import LOSSES
 
@@ -105,7 +105,10 @@ class Steps:
         return step, LOSSES[index], values[index]
 
     def _step(self, images, iteration, eager=False):
-        augmented = augment(to_unit(images), self.config.shift, self.config.zoom)
+        c = self.config
+        augmented = augment(to_unit(images), c.shift, c.zoom, c.rotation, c.closer)
+        if c.appearance:
+            augmented = change_appearance(augmented, c.appearance)
         losses = self.trainer.step(augmented, iteration, eager)
         zero = torch.zeros((), device=self.sums.device)
         values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
