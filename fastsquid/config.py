@@ -21,7 +21,10 @@ SCORES = (
     "residual",
     "patch_residual",
     "memory_distance",
+    "combined",
 )
+# The scores that `combined` adds, each in standard deviations from healthy training images.
+COMBINED = ("discriminator", "discriminator_image", "memory_distance")
 
 
 class ConfigError(UserError):
@@ -50,6 +53,9 @@ class Config:
     levels: int = _option(4, "stride-2 levels of the encoder, and levels of each decoder")
     grid: int = _option(2, "patches a side: the image is cut into grid x grid patches")
     discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
+    discriminator_stride: Literal[32, 16, 8] = _option(
+        32, "side in pixels of a cell of the discriminator's last feature map: its later convolutions have stride 1"
+    )
     value_range: Literal["unit", "symmetric"] = _option(
         "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh"
     )
@@ -101,6 +107,9 @@ class Config:
     distillation: bool = _option(True, "train a teacher generator and distil it into the student; false = no teacher")
     stop_gradient: bool = _option(True, "detach the teacher's input and skips from the encoder")
     discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
+    discriminator_head: Literal["image", "cells"] = _option(
+        "image", "image = one logit, linear in the last feature map; cells = a logit per cell, and their soft minimum"
+    )
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
     sync_batchnorm: bool = _option(
@@ -117,6 +126,13 @@ class Config:
         0.0, "weight, in the discriminator's loss, of half its squared input gradient on real images (R1); 0 = none"
     )
     entropy_weight: float = _option(0.0, "weight of the entropy of hard shrinkage's weights (MemAE)")
+    negatives: Literal["none", "haze", "opacity", "both", "cutpaste"] = _option(
+        "none", "synthetic lung anomalies, drawn into healthy images, that the discriminator also learns to reject"
+    )
+    negative_weight: float = _option(1.0, "weight of the loss on these images, beside that on reconstructions")
+    cell_weight: float = _option(
+        1.0, "weight of the loss of each cell of discriminator_head cells, whose target is the synthetic anomaly's mask"
+    )
     order: Literal["separate", "shared"] = _option(
         "separate", "generator forward passes an iteration: one for each network's step, or one shared by both"
     )
@@ -132,6 +148,9 @@ class Config:
     beta1: float = _option(0.5, "Adam's first-moment decay")
     beta2: float = _option(0.999, "Adam's second-moment decay")
     weight_decay: float = _option(1e-5, "weight decay of the generator")
+    rotation: float = _option(0.0, "augmentation: largest rotation in degrees")
+    closer: float = _option(0.0, "augmentation: further scale between 1 and 1 + closer, as of a tightly cropped X-ray")
+    appearance: float = _option(0.0, "augmentation: strength of random gamma, blur and noise; 0 = none, 1 = usual")
     shift: float = _option(0.05, "augmentation: largest shift, as a fraction of the side")
     zoom: float = _option(0.05, "augmentation: scale between 1 - zoom and 1 + zoom")
     averaging: float = _option(
@@ -183,7 +202,14 @@ class Config:
         missing = set() if self.discriminator else {name for name in SCORES if name.startswith("discriminator")}
         if self.inpainting == "off":
             missing.add("memory_distance")
+        if self.score != "combined" or missing & set(COMBINED):
+            missing.add("combined")
         return tuple(name for name in SCORES if name not in missing)
+
+    @property
+    def map(self):
+        """Name of the heat map that explains the ranking score, as `maps.forward_maps` names them."""
+        return "discriminator_image" if self.discriminator_head == "cells" else "residual"
 
     def to_dict(self):
         return dataclasses.asdict(self)
@@ -225,6 +251,11 @@ class Config:
             "discriminator_weight",
             "gradient_penalty",
             "entropy_weight",
+            "negative_weight",
+            "cell_weight",
+            "rotation",
+            "closer",
+            "appearance",
             "lr",
             "lr_final",
             "weight_decay",
@@ -236,6 +267,13 @@ class Config:
         if self.score not in self.scores:
             raise ConfigError(
                 f"score = {self.score} is not one that this configuration gives: use {', '.join(self.scores)}"
+            )
+        if self.negatives != "none" and not self.discriminator:
+            raise ConfigError(f"negatives = {self.negatives} needs a discriminator: use negatives none without one")
+        if self.discriminator_head == "cells" and self.spectral_norm:
+            raise ConfigError(
+                "discriminator_head = cells does not fit spectral_norm, which norms the sum of all cells: use "
+                "head image, or no spectral_norm"
             )
         if self.averaging and not self.discriminator:
             raise ConfigError(f"averaging = {self.averaging} is of the discriminator: use averaging 0 without one")

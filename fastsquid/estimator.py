@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import config as configuration
 from .cli import choose_device
 from .errors import UserError
-from .evaluation import DivergedError, calibrate
+from .evaluation import DivergedError, calibrate, standardize
 from .maps import calibrate_maps, forward_maps
 from .model import Detector
 from .scorer import Scorer, unit_batches
@@ -152,6 +152,7 @@ def _train(config, images, seed, device):
                     f"the {name} loss is {value} at step {step + 1} of epoch {epoch + 1}: training stopped; "
                     "a lower lr in config may help"
                 )
+    standardize(trainer.judge, images)
     return trainer.judge
 
 

@@ -66,6 +66,25 @@ def _score(detector, images, batch_size=64, change=None):
     return result
 
 
+def standardize(detector, images, *others):
+    """Set what the score `combined` standardizes by, over at most 256 healthy training images; without it do nothing.
+
+    Args:
+        detector: a `Detector` that scores them.
+        images: as `score_images` takes them.
+        others: detectors that get the same values.
+    """
+    if "combined" in detector.config.scores:
+        scores = score_images(detector, _some(images))
+        for each in (detector, *others):
+            each.set_usual(scores)
+
+
+def _some(images):
+    """At most 256 images, evenly spread."""
+    return images[:: -(-len(images) // 256)]
+
+
 def calibrate(detector, images, validation=None):
     """What scores are usual: of each score the mean and standard deviation over the training images (SQUID 3.4).
 
@@ -117,7 +136,7 @@ def synthetic_aucs(detector, images):
 
     No label is used: `images` uint8 or uint16 (N, 1, H, W) are the training images.
     """
-    frozen, images = detector.eval().frozen(), to_unit(images[:: -(-len(images) // 256)])
+    frozen, images = detector.eval().frozen(), to_unit(_some(images))
     # Both in 8 bits, so that depth does not tell them apart.
     normal, abnormal = (_score(frozen, (some * 255).round().to(torch.uint8)) for some in (images, with_opacity(images)))
     labels = np.repeat([0, 1], len(images))

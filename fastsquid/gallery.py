@@ -15,6 +15,7 @@ _SHOWN = {
     "residual": "residual",
     "patch": "patch_residual",
     "memory": "memory_distance",
+    "combined": "combined",
 }
 
 

@@ -20,6 +20,7 @@ from .evaluation import (
     print_table,
     require_finite,
     score_splits,
+    standardize,
     synthetic_aucs,
     validate,
     write_scores,
@@ -170,6 +171,7 @@ class Run:
         state = self.state
         validation = synthetic = perturbed = criterion = None
         try:
+            standardize(frozen, self.images, self.judge, self.detector)
             if self.validation is not None:
                 validation = validate(frozen, self.validation)
                 if self.config.monitor:

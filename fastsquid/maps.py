@@ -25,7 +25,8 @@ def forward_maps(detector, images, drawn=None):
     Returns:
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
         the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
-        there is an in-painting memory.
+        there is an in-painting memory; `discriminator_image`, minus the logits of D's cells on the image, interpolated
+        between their centers, where D has cells.
     """
     size, grid = images.shape[-1], detector.config.grid
     with torch.no_grad():
@@ -35,6 +36,9 @@ def forward_maps(detector, images, drawn=None):
         if out.memory_distance is not None:
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
+        if detector.config.discriminator_head == "cells":
+            cells = -detector.discriminator(inputs, norm="image", cells=True)[:, None]
+            maps["discriminator_image"] = F.interpolate(cells, size=(size, size), mode="bilinear")[:, 0]
     return {name: values.float() for name, values in maps.items()}
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .config import COMBINED
 from .networks import Discriminator, Generator
 from .patches import to_patches
 
@@ -26,6 +27,8 @@ class Detector(nn.Module):
         self.config = config
         self.generator = Generator(config, impl)
         self.discriminator = Discriminator(config) if config.discriminator else None
+        if config.score == "combined":  # mean and deviation of each of COMBINED over healthy images
+            self.register_buffer("usual", torch.tensor([[0.0, 1.0]] * len(COMBINED)))
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
         self.is_frozen = False
 
@@ -104,7 +107,8 @@ class Detector(nn.Module):
             its own statistics (the papers' score as their code computes it, SQUID 3.4); `discriminator_running`, the
             same with running statistics; `discriminator_image`, as the first, on the image itself; `residual`, mean
             squared error; `patch_residual`, mean squared error of the worst patch; `memory_distance`, mean over patches
-            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
+            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory; `combined`, the sum of those in
+            `COMBINED`, each less its mean and divided by its deviation over healthy images (`set_usual`).
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -114,6 +118,16 @@ class Detector(nn.Module):
         # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
         with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
             return self._scores(images, drawn)
+
+    def set_usual(self, scores):
+        """Set what `combined` standardizes by.
+
+        Args:
+            scores: {name: array (N,)} of healthy images, of each of `COMBINED` at least.
+        """
+        for row, name in zip(self.usual, COMBINED):
+            values = torch.as_tensor(scores[name], dtype=torch.float64)
+            row[0], row[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
 
     def _scores(self, images, drawn):
         inputs, out = drawn or self.draw(images)
@@ -129,6 +143,10 @@ class Detector(nn.Module):
             scores["discriminator_image"] = -self.discriminator(inputs, norm="image")
         if out.memory_distance is not None:
             scores["memory_distance"] = out.memory_distance.mean(1)
+        if "combined" in self.config.scores:
+            scores["combined"] = sum(
+                (scores[name].float() - mean) / deviation for name, (mean, deviation) in zip(COMBINED, self.usual)
+            )
         return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
 
 

@@ -1,5 +1,6 @@
 """The networks around the memory: encoder, generators, discriminator (SQUID 3 and Appendix A, SimSID 3)."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -175,7 +176,11 @@ class Discriminator(nn.Module):
     """Image (B, 1, H, W) -> one logit an image (B,), large where it looks like a real healthy image.
 
     Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer; each weight divided
-    by its spectral norm (Miyato et al., ICLR 2018, section 2.1) where the config says so.
+    by its spectral norm (Miyato et al., ICLR 2018, section 2.1) where the config says so. With `discriminator_stride`
+    16 or 8 the last one or two convolutions have stride 1.
+
+    The linear layer is a sum over the cells of the last feature map. With `discriminator_head` cells each cell's part
+    of the sum is a logit of its own, and the image's logit is their soft minimum, so that one abnormal cell is enough.
     """
 
     def __init__(self, config):
@@ -184,18 +189,25 @@ class Discriminator(nn.Module):
         normed = spectral_norm if config.spectral_norm else nn.Identity()
         layers = []
         for i, (a, b) in enumerate(zip(widths, widths[1:])):
-            layers.append(normed(nn.Conv2d(a, b, 5, stride=2, padding=2)))
+            stride = 2 if 2 ** (i + 1) <= config.discriminator_stride else 1
+            layers.append(normed(nn.Conv2d(a, b, 5, stride=stride, padding=2)))
             if i:
                 layers.append(nn.BatchNorm2d(b))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
-        self.logit = normed(nn.Linear(widths[-1] * (-(-config.image_size // 32)) ** 2, 1))
+        self.side = -(-config.image_size // config.discriminator_stride)
+        self.logit = normed(nn.Linear(widths[-1] * self.side**2, 1))
+        self.has_cells = config.discriminator_head == "cells"
 
-    def forward(self, images, norm="running"):
-        """norm: `running`, BatchNorm as the module's mode has it; `image`, each image by its own statistics.
+    def forward(self, images, norm="running", cells=False):
+        """Return the logits (B,) of images, or of each of their cells, (B, side, side).
 
-        The published code scores one image at a time with BatchNorm in training mode, so `image` is what the
-        papers' numbers were made with. It changes no running statistics.
+        Args:
+            images: (B, 1, H, W) in the model's value range.
+            norm: `running`, BatchNorm as the module's mode has it; `image`, each image by its own statistics. The
+                published code scores one image at a time with BatchNorm in training mode, so `image` is what the
+                papers' numbers were made with. It changes no running statistics.
+            cells: return the cells' logits instead; `soft_minimum` makes the image's of them.
         """
         x = images
         for layer in self.layers:
@@ -203,6 +215,22 @@ class Discriminator(nn.Module):
                 x = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
             else:
                 x = layer(x)
+        if self.has_cells:
+            logits = (x * self.logit.weight.view(x.shape[1:])).sum(1) + self.logit.bias
+            return logits if cells else soft_minimum(logits)
         if norm == "image":  # a row's own sum, which a matrix product would round by batch size
             return (x.flatten(1) * self.logit.weight).sum(1) + self.logit.bias
         return self.logit(x.flatten(1)).squeeze(1)
+
+
+def soft_minimum(cells: torch.Tensor) -> torch.Tensor:
+    """Return -log(mean(exp(-cell))) of each image: near the lowest logit, and equal to all of them if they are equal.
+
+    Args:
+        cells: logits, (B, side, side).
+
+    Returns:
+        (B,).
+    """
+    cells = cells.flatten(1)
+    return math.log(cells.shape[1]) - torch.logsumexp(-cells, 1)

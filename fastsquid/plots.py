@@ -16,6 +16,7 @@ COLORS = {
     "residual": "#0072b2",
     "patch_residual": "#009e73",
     "memory_distance": "#56b4e9",
+    "combined": "#000000",
 }
 LABELS = {
     "discriminator": "discriminator (the papers' score)",
@@ -24,6 +25,7 @@ LABELS = {
     "residual": "residual",
     "patch_residual": "worst patch's residual",
     "memory_distance": "distance to memory",
+    "combined": "combined: sum of three scores",
 }
 GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabelled": "#009e73"}
 # False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that the grid often

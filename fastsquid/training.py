@@ -8,6 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from . import distributed
+from .data.negatives import with_anomaly
+from .networks import soft_minimum
+
+# An anomaly of this strength or more is one for the cell's target.
+CLEAR = 0.35
 
 # What a step reports: the two that are stepped on, and the generator's unweighted parts.
 LOSSES = ("discriminator", "generator", "student", "adversarial", "teacher", "distillation", "entropy")
@@ -48,6 +53,33 @@ def generator_loss(config, images, out, logits=None):
 def discriminator_loss(config, real, fake):
     """0.005 (BCE(D(image), 1) + BCE(D(student), 0)), logits (B,) of two separate passes; a scalar."""
     return config.discriminator_weight * (_entropy(real, 1.0) + _entropy(fake, 0.0))
+
+
+def negative_loss(config, real, negative, masks):
+    """Loss of the discriminator on healthy images with a synthetic anomaly, a scalar with the config's weights.
+
+    BCE(D(image with anomaly), 0), and where D has cells their BCE: the target of a healthy cell is 1, that
+    of another falls to 0 with the strength of the anomaly in it.
+
+    Args:
+        real: D's logits on healthy images, (B,), or of their cells, (B, side, side).
+        negative: the same of the images with an anomaly.
+        masks: (B, 1, H, H) in [0, 1], how strong the anomaly is at each pixel.
+    """
+    loss = config.negative_weight * _entropy(_image_logits(negative), 0.0)
+    if negative.ndim == 3:
+        real, negative = _wide(real), _wide(negative)
+        targets = 1 - (F.adaptive_max_pool2d(masks, negative.shape[-1])[:, 0] / CLEAR).clamp(0, 1)
+        loss = loss + config.cell_weight * (
+            F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+            + F.binary_cross_entropy_with_logits(negative, targets)
+        )
+    return config.discriminator_weight * loss
+
+
+def _image_logits(logits):
+    """Logits of images (B,), also from those of their cells (B, side, side)."""
+    return soft_minimum(_wide(logits)) if logits.ndim == 3 else logits
 
 
 def gradient_penalty(discriminator, real):
@@ -223,13 +255,20 @@ class Trainer:
             with torch.no_grad():
                 out = self._generate(networks, images)
         penalty, weight = 0, self.config.gradient_penalty
+        cells = self.config.discriminator_head == "cells"
         if weight:
             with self._autocast():
                 penalty, real = gradient_penalty(networks.discriminator, images)
         else:
-            real = self._judge(networks, images)
-        loss = discriminator_loss(self.config, real, self._judge(networks, out.student.detach()))
+            real = self._judge(networks, images, cells)
+        loss = discriminator_loss(self.config, _image_logits(real), self._judge(networks, out.student.detach()))
         loss = loss + self.config.discriminator_weight * weight * penalty
+        if self.config.negatives != "none":
+            abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images))
+            if self.config.value_range == "symmetric":
+                abnormal = abnormal * 2 - 1
+            logits = self._judge(networks, abnormal, cells)
+            loss = loss + negative_loss(self.config, real, logits, masks)
         self.discriminator_optimizer.zero_grad()
         (share * loss).backward()
         self.discriminator_optimizer.step()
@@ -239,14 +278,14 @@ class Trainer:
         with self._autocast():
             return networks.generator(images, teacher=teacher)
 
-    def _judge(self, networks, images):
+    def _judge(self, networks, images, cells=False):
         # Images and reconstructions in one dtype and layout: each other one would be another graph to compile.
         if self.half:
             images = images.to(torch.bfloat16)
         if self.device.type == "cuda":
             images = _channels_last(images)
         with self._autocast():
-            return networks.discriminator(images)
+            return networks.discriminator(images, cells=True) if cells else networks.discriminator(images)
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
