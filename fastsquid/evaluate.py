@@ -60,7 +60,7 @@ def main(arguments=None):
 
 def print_runs(result: dict, score: str) -> None:
     """Print the AUC of one score for a group's ensemble and each of its runs."""
-    runs = ", ".join(f"seed {run['seed']} {run['auc']:.3f}" for run in result["runs"])
+    runs = ", ".join(f"seed {run['seed']}: {run['auc']:.3f}" for run in result["runs"])
     print(f"\nAUC of {score}: ensemble {result['scores'][score]['auc']:.3f}; {runs}")
 
 

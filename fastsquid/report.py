@@ -254,7 +254,8 @@ def _trained_on(run, text, named):
     words = text or known or "whom they show is not recorded"
     if run.get("ages") and not known:
         words += f"; patients of {run['ages'][0]:.3g} to {run['ages'][1]:.3g} years"
-    by = "a run that was" if len(run["seeds"]) == 1 else f"{len(run['seeds'])} runs, each"
+    seeds = len(run.get("seeds", ()))
+    by = f"{seeds} runs, each" if seeds > 1 else "a run that was"
     sentence = f"Scored by {by} trained on {_count(record)}images{folder}, all taken as healthy: {words}."
     if run.get("init"):
         first = run["init"].get("trained_on") or {"images": None, "source": None}

@@ -37,8 +37,8 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         a `Scorer`.
 
     Raises:
-        UserError: no such run, no checkpoint in it yet, or one that is damaged; a group whose runs are not finished, or do
-            not belong together; or an argument that is none of these.
+        UserError: no such run, no checkpoint in it yet, or one that is damaged; a group whose runs are not finished, or
+            do not belong together; or an argument that is none of these.
     """
     for name, value, known in (
         ("checkpoint", checkpoint, ("best", "last", None)),

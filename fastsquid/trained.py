@@ -91,7 +91,7 @@ def _load_group(folder, which, impl, device):
 
 
 def _validation(folders, states, name, scores):
-    """Labels (N,) of the validation images, and per run {score: float64 (N,)}; None twice where they had no labels."""
+    """Labels (N,) of the validation images, and per run {score: float32 (N,)}; both None where they had no labels."""
     if all(state[name]["validation"] is None for state in states):
         return None, [None] * len(folders)
     found = []
@@ -107,7 +107,8 @@ def _validation(folders, states, name, scores):
             raise UserError(
                 f"{folder} and {folders[0]} did not validate on the same images: an ensemble needs runs of one data set"
             )
-    return np.array(found[0][1]), [values for *_, values in found]
+    # As the detectors gave them: combined in float64, they might fall on the other side of a threshold than new scores.
+    return np.array(found[0][1]), [{name: values[name].astype(np.float32) for name in scores} for *_, values in found]
 
 
 def _score_file(folder, state, name):
@@ -126,7 +127,8 @@ def _moments(names, calibration, labels, scores):
     for name in names:
         mean, std = calibration[name]["mean"], calibration[name]["std"]
         if labels is not None and np.ptp(scores[name][labels == 0]) > 0:
-            mean, std = scores[name][labels == 0].mean(), scores[name][labels == 0].std()
+            normal = scores[name][labels == 0].astype(np.float64)
+            mean, std = normal.mean(), normal.std()
         moments[name] = float(mean), max(float(std), 1e-12)
     return moments
 
@@ -142,8 +144,8 @@ def _calibrate(ensemble, labels, scores):
     combined = ensemble.combine(scores)
     calibration = {
         name: {
-            "mean": float(values[labels == 0].mean()),
-            "std": float(values[labels == 0].std()),
+            "mean": float(values[labels == 0].mean(dtype=np.float64)),
+            "std": float(values[labels == 0].std(dtype=np.float64)),
             "quantiles": np.percentile(values[labels == 0], range(101)).tolist(),
         }
         for name, values in combined.items()
