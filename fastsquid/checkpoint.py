@@ -174,8 +174,15 @@ def why_uncalibrated(folder, run):
     return f"{folder} has not finished, and is not calibrated: python -m fastsquid.train --resume {folder}"
 
 
+def describe_seeds(seeds: list[int]) -> str:
+    """Return the seed of a run, or the seeds of a group, for people."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
 def describe_checkpoint(name, epoch):
-    """`best` or `last` and its epoch for people; there is no epoch of converted weights."""
+    """`best` or `last` and its epoch for people; converted weights have none, and a group has a list of them."""
+    if isinstance(epoch, list):
+        return f"{name} checkpoint of each run, epoch{'s' * (len(epoch) > 1)} {', '.join(map(str, epoch))}"
     return "converted weights" if epoch is None else f"{name} checkpoint, epoch {epoch}"
 
 

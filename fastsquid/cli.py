@@ -49,11 +49,20 @@ def add_device_options(parser):
 
 def add_run_options(parser, data):
     """A run, and which of its detectors and what data it is looked at with; `data` says what --data is to be."""
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
+    add_run(parser)
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
     add_reading_options(parser)
     add_device_options(parser)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument RUN, of a command that also takes a group."""
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder that fastsquid.train or fastsquid.convert wrote, or group folder, an ensemble of its runs",
+    )
 
 
 def add_reading_options(parser):

@@ -1,15 +1,19 @@
-"""`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a trained run, with curves."""
+"""`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a run or a group, with curves."""
 
 from pathlib import Path
 from statistics import fmean
 
-from .checkpoint import data_of, load_run
+from sklearn.metrics import roc_auc_score
+
+from .checkpoint import data_of
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
 from .data.patients import warn_of_ages
+from .ensemble import Ensemble
 from .errors import UserError
 from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
 from .files import write_json
+from .trained import load_trained
 
 
 def main(arguments=None):
@@ -23,7 +27,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
-    detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
+    detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
     source = data_of(options.run, run, options.data)
     data = open_data(
         source,
@@ -39,15 +43,33 @@ def main(arguments=None):
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
     warn_of_ages(data[split].ages or (), run["ages"])
-    scores = {split: score_images(detector, data[split].images)}
+    scores, of_runs = _score(detector, data[split].images)
     pictures = options.out or Path(options.run) / "evaluation"
-    result = evaluate_run(data, scores, state, name, run["config"], pictures)
+    result = evaluate_run(data, {split: scores}, state, name, run["config"], pictures)
     print_table(result)
+    if of_runs:
+        aucs = [float(roc_auc_score(data[split].labels, one[run["config"].score])) for one in of_runs]
+        result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run["seeds"], aucs)]
+        print_runs(result, run["config"].score)
     if options.robustness:
         result["robustness"] = _robustness(result["scores"], perturbed_aucs(detector, data[split]))
         print_robustness(result["robustness"])
     if options.json:
         write_json(options.json, result)
+
+
+def print_runs(result: dict, score: str) -> None:
+    """Print the AUC of one score for a group's ensemble and each of its runs."""
+    runs = ", ".join(f"seed {run['seed']}: {run['auc']:.3f}" for run in result["runs"])
+    print(f"\nAUC of {score}: ensemble {result['scores'][score]['auc']:.3f}; {runs}")
+
+
+def _score(detector, images):
+    """`score_images`, and of a group that of each run beside it, from one pass; else an empty list."""
+    if not isinstance(detector, Ensemble):
+        return score_images(detector, images), []
+    found = [score_images(member, images) for member in detector.members]
+    return detector.combine(found), found
 
 
 def _robustness(metrics, perturbed):

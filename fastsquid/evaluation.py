@@ -112,7 +112,12 @@ def calibrate(detector, images, validation=None):
 
 def validate(detector, split):
     """AUC and accuracy-best threshold of every score on a labelled split: {name: {"auc": ..., "threshold": ...}}."""
-    results = {name: evaluate(split.labels, values) for name, values in score_images(detector, split.images).items()}
+    return auc_and_threshold(split.labels, score_images(detector, split.images))
+
+
+def auc_and_threshold(labels, scores):
+    """As `validate`, of labels (N,) and {score: (N,)}."""
+    results = {name: evaluate(labels, values) for name, values in scores.items()}
     return {
         name: {"auc": result["auc"], "threshold": result["test_threshold"]["threshold"]}
         for name, result in results.items()

@@ -17,7 +17,7 @@ def main(arguments=None):
         prog="python -m fastsquid.export",
         description="Write a finished run as one file that scores images without fastsquid: ONNX, or torch.export's.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train wrote, finished")
+    parser.add_argument("run", metavar="RUN", help="run or group folder that fastsquid.train wrote, finished")
     parser.add_argument(
         "--to", required=True, choices=list(WRITERS), help="onnx, or pt2, which torch.export.load opens"
     )

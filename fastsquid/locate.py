@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import data_of, describe_checkpoint, load_run
+from .checkpoint import data_of, describe_checkpoint, describe_seeds
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data, to_unit
 from .drawings import map_figure
@@ -18,6 +18,7 @@ from .maps import anomaly_maps, by_cell, calibrate_maps
 from .metrics import evaluate
 from .neighbors import nearest_scores
 from .plots import save_figure
+from .trained import load_trained
 
 LARGEST = 300_000  # bytes of the PNG
 SIDE = 3  # cells a side of DigitAnatomy
@@ -36,7 +37,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
-    detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
+    detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
     source, skip = data_of(options.run, run, options.data), options.skip_unreadable or run["skip_unreadable"]
     anonymous = options.anonymous or run["anonymous"]
     data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous)
@@ -50,7 +51,7 @@ def main(arguments=None):
     split, detector = data[shown], detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)
     epoch = state[name]["epoch"]
-    where = f"{run['config'].preset}, seed {run['seed']}, {describe_checkpoint(name, epoch)}, {shown} split"
+    where = f"{run['config'].preset}, {describe_seeds(run['seeds'])}, {describe_checkpoint(name, epoch)}, {shown} split"
     figure = draw_maps(detector, split, calibration, where)
 
     folder = Path(options.out or Path(options.run) / "localization")

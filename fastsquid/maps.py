@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .data.images import to_unit
+from .ensemble import Ensemble
 from .gradcam import grad_cam
 from .patches import to_patches
 
@@ -18,7 +19,7 @@ def forward_maps(detector, images, drawn=None):
     """What is known of every pixel from a pass without gradients, larger = more abnormal.
 
     Args:
-        detector: a `Detector` in eval mode.
+        detector: a `Detector` in eval mode, or an `Ensemble`.
         images: float (B, 1, H, W) in [0, 1], on the detector's device.
         drawn: what `detector.draw` gave of them, where it is there already.
 
@@ -26,8 +27,10 @@ def forward_maps(detector, images, drawn=None):
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
         the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
         there is an in-painting memory; `discriminator_image`, minus the logits of D's cells on the image, interpolated
-        between their centers, where D has cells.
+        between their centers, where D has cells. Of an ensemble of R detectors each is (B, R, H, W).
     """
+    if isinstance(detector, Ensemble):
+        return detector.every_map(forward_maps, images, drawn)
     size, grid = images.shape[-1], detector.config.grid
     with torch.no_grad():
         inputs, out = drawn or detector.draw(images)
@@ -44,6 +47,8 @@ def forward_maps(detector, images, drawn=None):
 
 def raw_maps(detector, images, drawn=None):
     """`forward_maps`, and where there is a discriminator `grad_cam`."""
+    if isinstance(detector, Ensemble):
+        return detector.every_map(raw_maps, images, drawn)
     maps = forward_maps(detector, images, drawn)
     if detector.discriminator is not None:
         maps["grad_cam"] = grad_cam(detector, images).float()
@@ -69,12 +74,12 @@ def calibrate_maps(detector, images, batch_size=64, maps=raw_maps):
     A deviation counts at least as much as the map's mean one, so that places that hardly ever vary decide nothing.
 
     Args:
-        detector: a `Detector` in eval mode.
+        detector: a `Detector` in eval mode, or an `Ensemble`.
         images: uint8 or uint16 (N, 1, H, W), or float32 in [0, 1], on any device; normal ones.
         maps: the function that gives them, `raw_maps` or `forward_maps`.
 
     Returns:
-        {map: (mean (H, W), standard deviation (H, W))}, float32 on the CPU.
+        {map: (mean (H, W), standard deviation (H, W))}, float32 on the CPU; of an ensemble both are (R, H, W).
     """
     sums, device = {}, next(detector.parameters()).device
     for batch in images.split(batch_size):
@@ -86,7 +91,10 @@ def calibrate_maps(detector, images, batch_size=64, maps=raw_maps):
     for name, moments in sums.items():
         mean, square = moments / len(images)
         deviation = (square - mean**2).clamp_min(0).sqrt()
-        result[name] = mean.float(), deviation.clamp_min(deviation.mean()).clamp_min(1e-12).float()
+        result[name] = (
+            mean.float(),
+            deviation.clamp_min(deviation.mean((-2, -1), keepdim=True)).clamp_min(1e-12).float(),
+        )
     return result
 
 
@@ -98,13 +106,14 @@ def anomaly_maps(detector, images, calibration, drawn=None):
         calibration: as `calibrate_maps` gives it, or some of its maps.
 
     Returns:
-        dict of float32 (B, H, W), the maps that are calibrated.
+        dict of float32 (B, H, W), the maps that are calibrated; of an ensemble the mean of its members' own.
     """
     raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images, drawn)
-    return {
+    maps = {
         name: (raw[name] - mean.to(images.device)) / deviation.to(images.device)
         for name, (mean, deviation) in calibration.items()
     }
+    return {name: values.mean(1) for name, values in maps.items()} if isinstance(detector, Ensemble) else maps
 
 
 def by_cell(maps, side):

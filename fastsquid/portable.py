@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import __version__
+from .ensemble import Ensemble
 from .errors import UserError
 from .inpainting import InpaintingBlock
 from .maps import forward_maps
@@ -34,10 +35,10 @@ class Portable(nn.Module):
     `score` (B,), the one that the run ranks by, larger = more abnormal; where there is a discriminator `logit` (B,),
     what it says of the image or of its reconstruction, as the score asks, larger = more like a healthy one;
     `residual_map` (B, S, S), the smoothed squared error; `anomaly_map` (B, S, S), the same in standard deviations from
-    the training images at each pixel.
+    the training images at each pixel. Of a group only `score` and `anomaly_map`, the means over its runs.
 
     Args:
-        scorer: a `Scorer` of a finished run, on the CPU; it is copied.
+        scorer: a `Scorer` of a finished run or group, on the CPU; it is copied.
 
     Raises:
         UserError: the run has no maps, as before it has finished.
@@ -60,25 +61,34 @@ class Portable(nn.Module):
         drawn = self.detector.draw(images)
         scores, _ = self.detector.scores(images, drawn)
         residual = forward_maps(self.detector, images, drawn)["residual"]
-        logit = logit_name(config)
+        anomaly = (residual - self.mean) / self.deviation
+        if isinstance(self.detector, Ensemble):
+            return {"score": scores[config.score], "anomaly_map": anomaly.mean(1)}
+        logit = logit_name(self.detector)
         return {
             "score": scores[config.score],
             **({"logit": -scores[logit]} if logit else {}),
             "residual_map": residual,
-            "anomaly_map": (residual - self.mean) / self.deviation,
+            "anomaly_map": anomaly,
         }
 
 
-def logit_name(config):
-    """The score that is minus the logit; where the run ranks by another, the papers'; None without discriminator."""
-    if not config.discriminator:
+def logit_name(detector):
+    """The score that is minus the logit; where the run ranks by another, the papers'; None without discriminator.
+
+    None too of a group, whose scores are standardized.
+    """
+    config = detector.config
+    if not config.discriminator or isinstance(detector, Ensemble):
         return None
     return config.score if config.score.startswith("discriminator") else "discriminator"
 
 
-def output_names(config):
-    """The outputs of a configuration's graph, in their order."""
-    return ["score", *["logit"] * config.discriminator, "residual_map", "anomaly_map"]
+def output_names(detector):
+    """The outputs of a detector's graph, in their order."""
+    if isinstance(detector, Ensemble):
+        return ["score", "anomaly_map"]
+    return ["score", *["logit"] * detector.config.discriminator, "residual_map", "anomaly_map"]
 
 
 def describe(scorer):
@@ -90,7 +100,7 @@ def describe(scorer):
         "fastsquid": __version__,
         "preset": config.preset,
         "score": name,
-        "logit": logit_name(config),
+        "logit": logit_name(scorer.detector),
         "image_size": config.image_size,
         "value_range": [0, 1],
         "calibration": {"mean": calibration["mean"], "std": calibration["std"]},
@@ -124,7 +134,7 @@ def write_onnx(scorer, file):
         model = torch.onnx.export(
             program,
             input_names=[INPUT],
-            output_names=output_names(scorer.detector.config),
+            output_names=output_names(scorer.detector),
             opset_version=OPSET,
             external_data=False,
             verbose=False,

@@ -11,10 +11,11 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from tqdm import tqdm
 
 from . import __version__
-from .checkpoint import describe_checkpoint, why_uncalibrated
-from .cli import Parser, add_anonymous_option, add_device_options, run_command
+from .checkpoint import describe_checkpoint, describe_seeds, why_uncalibrated
+from .cli import Parser, add_anonymous_option, add_device_options, add_run, run_command
 from .data.decoding import decoded
 from .data.patients import warn_of_ages
+from .ensemble import Ensemble
 from .errors import UserError
 from .evaluation import DivergedError, read_scores
 from .files import replacing
@@ -74,7 +75,7 @@ def _parse(arguments):
         description="Write a report to look at: one HTML file with every image, its healthy reconstruction, its "
         "anomaly map and its score.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
+    add_run(parser)
     parser.add_argument(
         "source",
         metavar="FOLDER|CSV",
@@ -190,7 +191,7 @@ def _count_normal(scorer):
     calibration = scorer.calibration
     if calibration is None or calibration[scorer.score_name].get("quantiles") is None:
         return None
-    _, labels, _ = read_scores(scorer.run["folder"] / "scores-val.csv")
+    _, labels, _ = read_scores(scorer.run["runs"][0] / "scores-val.csv")
     return int((labels == 0).sum())
 
 
@@ -253,7 +254,9 @@ def _trained_on(run, text, named):
     words = text or known or "whom they show is not recorded"
     if run.get("ages") and not known:
         words += f"; patients of {run['ages'][0]:.3g} to {run['ages'][1]:.3g} years"
-    sentence = f"Scored by a run that was trained on {_count(record)}images{folder}, all taken as healthy: {words}."
+    seeds = len(run.get("seeds", ()))
+    by = f"{seeds} runs, each" if seeds > 1 else "a run that was"
+    sentence = f"Scored by {by} trained on {_count(record)}images{folder}, all taken as healthy: {words}."
     if run.get("init"):
         first = run["init"].get("trained_on") or {"images": None, "source": None}
         begun = SOURCES.get(first["source"], "whom they show is not recorded")
@@ -268,12 +271,15 @@ def _count(record):
 def _facts(scorer):
     """[what, text] of the run."""
     run, config = scorer.run, scorer.run["config"]
+    runs = "mean of all runs, each standardized; " if isinstance(scorer.detector, Ensemble) else ""
     return [
-        ["Score", f"{config.score}: {LABELS[config.score]}; larger is more abnormal"],
+        ["Score", f"{config.score}: {LABELS[config.score]}; {runs}larger is more abnormal"],
         ["Map", _map_of(config.score)],
         [
             "Preset",
-            config.preset if run["converted"] else f"{config.preset}, {config.epochs} epochs, seed {run['seed']}",
+            config.preset
+            if run["converted"]
+            else f"{config.preset}, {config.epochs} epochs, {describe_seeds(run['seeds'])}",
         ],
         ["Checkpoint", describe_checkpoint(run["checkpoint"], run["epoch"])],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from . import distributed
 from .checkpoint import why_uncalibrated
-from .cli import Parser, add_anonymous_option, add_device_options, run_command
+from .cli import Parser, add_anonymous_option, add_device_options, add_run, run_command
 from .data.decoding import decoded
 from .data.images import find_images
 from .data.names import Distinct, content_name
@@ -28,7 +28,7 @@ def main(arguments=None):
     parser = Parser(
         prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
     )
-    parser.add_argument("run", metavar="RUN", help="run folder that fastsquid.train or fastsquid.convert wrote")
+    add_run(parser)
     parser.add_argument(
         "images",
         metavar="IMAGE|FOLDER",

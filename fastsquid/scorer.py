@@ -9,23 +9,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .checkpoint import load_run, read_maps, why_uncalibrated
+from .checkpoint import why_uncalibrated
 from .cli import choose_device
 from .data.images import convert_array, convert_image, read_image, to_unit
 from .errors import UserError
 from .maps import anomaly_maps
 from .model import calibrated
+from .trained import load_maps, load_trained
 
 
 def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
-    """Opens a run folder for scoring.
+    """Opens a run folder for scoring, or a group folder as the ensemble of its runs.
 
     >>> run = load(RUN)
     >>> run.score(["tests/data/xrays/test/0000.jpeg", "tests/data/xrays/test/0001.jpeg"]).shape
     (2,)
 
     Args:
-        run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote.
+        run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote, or of a group folder
+            that `python -m fastsquid.train --seeds` wrote, finished.
         checkpoint: `best`, `last`, or None for the best where the run has one.
         device: as PyTorch names them, or `auto`, a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
@@ -35,7 +37,8 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         a `Scorer`.
 
     Raises:
-        UserError: no such run, no checkpoint in it yet, or one that is damaged; or an argument that is none of these.
+        UserError: no such run, no checkpoint in it yet, or one that is damaged; a group whose runs are not finished, or
+            do not belong together; or an argument that is none of these.
     """
     for name, value, known in (
         ("checkpoint", checkpoint, ("best", "last", None)),
@@ -44,11 +47,11 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
     ):
         if value not in known:
             raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
-    detector, record, state, name = load_run(run, checkpoint, impl, choose_device(str(device)))
+    detector, record, state, name = load_trained(run, checkpoint, impl, choose_device(str(device)))
     return Scorer(
         detector.frozen(precision == "bf16"),
         state[name]["calibration"],
-        read_maps(run, state["sha256"][name]),
+        load_maps(run, record, state, name),
         {
             **record,
             "folder": Path(run),
@@ -70,6 +73,9 @@ class Scorer:
 
     What cannot be used as an image is refused by a UserError, a ValueError that names its path, or its number from 0.
 
+    Of a group, a score is the mean of the runs' scores, each standardized on its own normal validation images (training
+    images where there are none). Maps and reconstructions are the means of the runs' own.
+
     A pickle or a copy holds everything; where there is no such device it is read onto the CPU.
 
     Attributes:
@@ -77,11 +83,12 @@ class Scorer:
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
-            and of a run that was converted without data.
+            and of a run that was converted without data. Of a group, mean and std are over normal validation images.
         run: the run's config.json, with its `folder`, the `checkpoint` that this is, the sha256 of its `weights`, its
             `epoch` (None of converted weights), and of its `validation` {score: {auc, threshold}}, or None without
-            labelled validation images; None of a detector that no run folder holds.
-        detector: the frozen `Detector`.
+            labelled validation images; None of a detector that no run folder holds. `seeds` and `runs` are the lists of
+            seeds and of run folders; of a group, `epoch` and `weights` are lists too.
+        detector: the frozen `Detector`, or of a group the `Ensemble`.
         device: on which it computes.
 
     Args:
@@ -160,6 +167,8 @@ class Scorer:
     def normal_map(self, kind):
         """What is normal at every pixel of a map: mean and standard deviation, float32 (S, S) on the CPU.
 
+        Of a group of R runs they are (R, S, S).
+
         Raises:
             UserError: as `heatmap`.
         """
@@ -167,10 +176,10 @@ class Scorer:
             folder = self.run["folder"]
             if self.calibration is None and self.run["converted"]:
                 raise UserError(why_uncalibrated(folder, self.run))
+            resumed = " and ".join(f"--resume {run}" for run in self.run["runs"])
             raise UserError(
                 f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
-                f"best, or where none is chosen for its last, and python -m fastsquid.train --resume {folder} writes "
-                "those"
+                f"best, or where none is chosen for its last, and python -m fastsquid.train {resumed} writes those"
             )
         if kind not in self._maps:
             raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")

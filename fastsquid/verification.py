@@ -1,10 +1,12 @@
 """Whether an exported file answers as its run does: both on the same real images, with the speed of both."""
 
 import time
+from statistics import fmean
 
 import numpy as np
 
 from .data import SPLITS, open_data, to_unit
+from .ensemble import Ensemble
 from .errors import UserError
 from .portable import logit_name
 
@@ -47,8 +49,8 @@ def real_images(scorer, source=None, skip_unreadable=False, anonymous=False):
 def compare(scorer, exported, images):
     """What a file and its run give for the same images, and how fast.
 
-    A logit is compared as it is. What is made of residuals counts in standard deviations from the training images: by
-    itself its size says nothing.
+    A logit is compared as it is, also where a group's score is the mean of standardized ones. What is made of residuals
+    counts in standard deviations from the training images: by itself its size says nothing.
 
     Args:
         scorer: a `Scorer` of a finished run, on the CPU.
@@ -88,9 +90,13 @@ def require_agreement(largest, what):
 
 def _units(scorer):
     """By what the differences of each output are divided."""
-    name = scorer.score_name
+    name, score = scorer.score_name, 1
+    if not name.startswith("discriminator"):
+        score = max(scorer.calibration[name]["std"], 1e-12)
+    elif isinstance(scorer.detector, Ensemble):  # what a difference of 1 in every run's logit makes
+        score = fmean(1 / moments[name][1] for moments in scorer.detector.moments)
     return {
-        "score": 1 if name.startswith("discriminator") else max(scorer.calibration[name]["std"], 1e-12),
+        "score": score,
         "logit": 1,
         "residual_map": scorer.normal_map("residual")[1].numpy(),
         "anomaly_map": 1,
@@ -100,8 +106,10 @@ def _units(scorer):
 def _original(scorer, images):
     """The outputs of `Portable`, of what `Scorer` gives."""
     scores, _, heat = scorer.examine(images, len(images))
+    if isinstance(scorer.detector, Ensemble):
+        return {"score": scores[scorer.score_name], "anomaly_map": heat}
     mean, deviation = (moment.numpy() for moment in scorer.normal_map("residual"))
-    logit = logit_name(scorer.detector.config)
+    logit = logit_name(scorer.detector)
     return {
         "score": scores[scorer.score_name],
         **({"logit": -scores[logit]} if logit else {}),

@@ -14,8 +14,7 @@ import torch
 from conftest import TINY, files_of, rows_of, tiny
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from fastsquid import checkpoint, compare, group, loop, train
-from fastsquid import evaluate as evaluate_command
+from fastsquid import checkpoint, compare, figures, group, loop, train
 from fastsquid.config import SCORES, preset
 from fastsquid.data import Split
 from fastsquid.errors import UserError
@@ -354,7 +353,7 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     assert "--score: invalid choice: 'auc'" in refusal(pair[1], "--score", "auc")
     assert "nowhere is not a run folder" in refusal("nowhere")
     assert f"has no config.json; give the folder that fastsquid.train wrote, such as {pair[0] / 'seed-0'}" in refused(
-        evaluate_command.main, pair[0]
+        figures.main, pair[0]
     )
     scores, summary = (pair[1] / "seed-2" / name for name in ("scores-test.csv", "summary.json"))
     text = scores.read_text()

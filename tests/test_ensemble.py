@@ -1,0 +1,410 @@
+"""A group in the place of a run: each command's numbers against those of its runs, put together with NumPy."""
+
+import csv
+import json
+import pickle
+import shutil
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import XRAYS, rows_of, tiny
+from sklearn.metrics import roc_auc_score
+from test_report import parts
+
+import fastsquid
+from fastsquid import checkpoint, evaluate, export, locate, portable, report, score, train, trained, verification
+from fastsquid.data import find_images, open_data, read_images
+from fastsquid.errors import UserError
+from fastsquid.maps import anomaly_maps, calibrate_maps
+from fastsquid.metrics import best_threshold
+
+# One level: an export of two networks then takes seconds.
+SHALLOW = "--levels 1 --combine 1 --decoder-memory 1 --skips 1 --seeds 3 5".split()
+PATHS = find_images(XRAYS)
+
+
+def make_group(folder, *more):
+    with redirect_stdout(StringIO()):
+        train.main([str(argument) for argument in tiny(folder, *SHALLOW, *more)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """A group of two seeds, whose discriminators are the best of different epochs; to change it, take a copy."""
+    return make_group(tmp_path_factory.mktemp("groups") / "group", "--score", "discriminator_image")
+
+
+@pytest.fixture
+def copied(group, tmp_path):
+    return shutil.copytree(group, tmp_path / "group")
+
+
+@pytest.fixture(scope="module")
+def ensemble(group):
+    return fastsquid.load(group, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(group):
+    return [fastsquid.load(group / f"seed-{seed}", device="cpu") for seed in (3, 5)]
+
+
+@pytest.fixture(scope="module")
+def validation():
+    return open_data(XRAYS, 64, splits=("val",))["val"]
+
+
+def standardized(runs, images, normal):
+    """{score: mean over runs of the standardized scores of images}."""
+    result = {name: 0 for name in runs[0].score_names}
+    for run in runs:
+        usual, values = run.scores(normal), run.scores(images)
+        for name in result:
+            moments = usual[name].astype(np.float64)
+            result[name] = result[name] + (values[name] - moments.mean()) / moments.std() / len(runs)
+    return result
+
+
+def firm(ensemble):
+    """Names of the scores whose spread in every run is far above the rounding of float32, which is standardized too."""
+    spreads = {name: min(one[name][1] for one in ensemble.detector.moments) for name in ensemble.score_names}
+    names = [name for name, spread in spreads.items() if spread > 1e-3]
+    assert {"discriminator_image", "residual"} <= set(names)
+    return names
+
+
+# What an ensemble is
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_scores_are_the_mean_of_standardized_ones(group, validation, which):
+    ensemble, *runs = (
+        fastsquid.load(folder, which, "cpu") for folder in (group, *(group / f"seed-{seed}" for seed in (3, 5)))
+    )
+    normal = validation.images[validation.labels == 0]
+    expected, found = standardized(runs, PATHS, normal), ensemble.scores(PATHS)
+    assert list(found) == list(expected) and ensemble.score_name == "discriminator_image"
+    for name in firm(ensemble):
+        assert found[name].dtype == np.float32 and np.ptp(found[name]) > 0.1
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+    np.testing.assert_array_equal(ensemble.score(PATHS), found["discriminator_image"])
+    assert ensemble.run["epoch"] == [run.run["epoch"] for run in runs]
+    np.testing.assert_allclose([ensemble.scores(normal)[name].mean() for name in firm(ensemble)], 0, atol=1e-3)
+
+
+def test_the_best_and_the_last_differ(group):
+    """Or the test above would not see that scores-val-last.csv is read."""
+    assert list(group.glob("seed-*/scores-val-last.csv"))
+
+
+def test_the_calibration_is_the_ensembles_own(ensemble, validation):
+    scores, labels = ensemble.scores(validation.images), validation.labels.numpy()
+    assert set(ensemble.calibration) == set(ensemble.run["validation"]) == set(scores)
+    for name in firm(ensemble):
+        usual, values = ensemble.calibration[name], scores[name]
+        normal = values[labels == 0]
+        assert usual["mean"] == pytest.approx(normal.mean(), abs=1e-3)
+        assert usual["std"] == pytest.approx(normal.std(), rel=1e-3)
+        np.testing.assert_allclose(usual["quantiles"], np.percentile(normal, range(101)), atol=1e-3)
+        chosen = ensemble.run["validation"][name]
+        assert chosen["auc"] == pytest.approx(roc_auc_score(labels, values))
+        assert chosen["threshold"] == pytest.approx(best_threshold(labels, values), abs=1e-3)
+    usual, values = ensemble.calibration[ensemble.score_name], ensemble.score(PATHS).astype(np.float64)
+    assert usual["std"] < 0.999, "the runs do not agree in everything, so that it is not 1"
+    np.testing.assert_allclose(ensemble.calibrated(values), 1 / (1 + np.exp((usual["mean"] - values) / usual["std"])))
+    assert ensemble.percentile(usual["quantiles"][30:31]) == pytest.approx(30)
+
+
+def test_maps_and_reconstructions_are_means(ensemble, runs):
+    for kind in ("residual", "memory_distance"):
+        expected = np.mean([run.heatmap(PATHS, kind) for run in runs], axis=0)
+        np.testing.assert_allclose(ensemble.heatmap(PATHS, kind), expected, atol=1e-4)
+        assert np.ptp([run.heatmap(PATHS, kind) for run in runs], axis=0).max() > 0.1, "the runs' maps differ"
+    drawn = np.mean([run.reconstruct(PATHS) for run in runs], axis=0)
+    np.testing.assert_allclose(ensemble.reconstruct(PATHS), drawn, atol=1e-6)
+    scores, reconstructions, heat = ensemble.examine(PATHS)
+    np.testing.assert_array_equal(reconstructions, ensemble.reconstruct(PATHS))
+    np.testing.assert_allclose(heat, ensemble.heatmap(PATHS), atol=1e-5)
+    np.testing.assert_allclose(scores["residual"], ensemble.scores(PATHS)["residual"], atol=1e-5)
+
+
+def test_images_of_a_batch_do_not_matter(ensemble):
+    found, expected = ensemble.scores(PATHS, batch_size=3), ensemble.scores(PATHS)
+    for name in firm(ensemble):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-3)
+
+
+def test_a_pickle(ensemble):
+    other = pickle.loads(pickle.dumps(ensemble))
+    np.testing.assert_array_equal(other.score(PATHS), ensemble.score(PATHS))
+    np.testing.assert_array_equal(other.heatmap(PATHS), ensemble.heatmap(PATHS))
+
+
+def test_half_precision(group, ensemble):
+    half = fastsquid.load(group, device="cpu", precision="bf16")
+    assert all(member.half_precision for member in half.detector.members)
+    residuals, exact = (scorer.scores(PATHS)["residual"] for scorer in (half, ensemble))
+    assert (residuals != exact).any() and np.abs(residuals - exact).max() < 0.05 * np.ptp(exact)
+
+
+def test_without_labels_training_images_standardize(tmp_path):
+    """The ensemble's mean over them is then 0, and its deviation at most 1."""
+    folder = XRAYS / "train" / "NORMAL"
+    group = make_group(tmp_path / "group", "--data", folder, "--epochs", "1", "--score", "residual")
+    ensemble, runs = fastsquid.load(group), [fastsquid.load(group / f"seed-{seed}") for seed in (3, 5)]
+    images = read_images(find_images(folder), 64)[0]
+    expected, found = standardized(runs, images, images), ensemble.scores(images)
+    for name in firm(ensemble):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        assert ensemble.calibration[name] == {"mean": 0, "std": 1, "quantiles": None} and found[name].std() < 1.001
+    assert ensemble.run["checkpoint"] == "last" and ensemble.run["validation"] is None
+    np.testing.assert_allclose(ensemble.calibrated([0.0, 2.0]), [0.5, 1 / (1 + np.exp(-2))])
+    with pytest.raises(UserError, match="no labelled validation images"):
+        ensemble.percentile([0.0])
+
+
+def test_normal_images_of_one_score_do_not_standardize():
+    labels, calibration = np.array([0, 0, 1]), {"residual": {"mean": 3.0, "std": 2.0}}
+    same, differing = ({"residual": np.array(values)} for values in ([1.0, 1.0, 9.0], [1.0, 2.0, 9.0]))
+    assert trained._moments(["residual"], calibration, labels, same) == {"residual": (3, 2)}
+    assert trained._moments(["residual"], calibration, labels, differing) == {"residual": (1.5, 0.5)}
+
+
+def test_a_group_of_one_seed_ranks_as_its_run(group, tmp_path):
+    (tmp_path / "group").mkdir()
+    record = json.loads((group / "group.json").read_text())
+    (tmp_path / "group" / "group.json").write_text(json.dumps({**record, "seeds": [5]}))
+    run = shutil.copytree(group / "seed-5", tmp_path / "group" / "seed-5")
+    one, alone = fastsquid.load(tmp_path / "group"), fastsquid.load(run)
+    assert np.corrcoef(one.score(PATHS), alone.score(PATHS))[0, 1] > 0.99999
+    np.testing.assert_allclose(one.heatmap(PATHS), alone.heatmap(PATHS), atol=1e-5)
+
+
+# The commands
+
+
+def test_score(group, ensemble, runs, tmp_path, command):
+    out = tmp_path / "scores.csv"
+    assert command(score.main, group, XRAYS, "--out", out, "--device", "cpu")[0] == 0
+    rows = rows_of(out)
+    scores = ensemble.scores(PATHS)
+    assert set(scores) < set(rows[0])
+    for name in firm(ensemble):
+        np.testing.assert_allclose([float(row[name]) for row in rows], scores[name], rtol=1e-5, atol=1e-5)
+    found = [float(row["calibrated"]) for row in rows]
+    np.testing.assert_allclose(found, ensemble.calibrated(ensemble.score(PATHS)), atol=1e-4)
+
+
+def test_evaluate(group, ensemble, runs, validation, tmp_path, command):
+    out = tmp_path / "metrics.json"
+    options = ("--json", out, "--robustness", "--out", tmp_path / "curves", "--device", "cpu")
+    code, said, _ = command(evaluate.main, group, *options)
+    assert code == 0 and (tmp_path / "curves" / "roc.png").is_file()
+    result, labels = json.loads(out.read_text()), validation.labels.numpy()
+    scores = ensemble.scores(validation.images)
+    for name in firm(ensemble):
+        found = result["scores"][name]
+        assert found["auc"] == pytest.approx(roc_auc_score(labels, scores[name]), abs=1e-6)
+        assert result["robustness"][name]["clean"] == found["auc"]
+        chosen, best = found["validation_threshold"], found["test_threshold"]  # the split is validation here
+        assert chosen == pytest.approx(best, abs=1e-3)
+    aucs = [roc_auc_score(labels, run.score(validation.images)) for run in runs]
+    assert result["runs"] == [{"seed": seed, "auc": pytest.approx(auc)} for seed, auc in zip((3, 5), aucs)]
+    auc = result["scores"]["discriminator_image"]["auc"]
+    assert f"AUC of discriminator_image: ensemble {auc:.3f}; seed 3: {aucs[0]:.3f}, seed 5: {aucs[1]:.3f}\n" in said
+    epochs = [run.run["epoch"] for run in runs]
+    assert result["checkpoint"]["epoch"] == epochs
+    assert f"best checkpoint of each run, epochs {epochs[0]}, {epochs[1]} (chosen by validation AUC of" in said
+
+
+def test_a_single_run_is_evaluated_as_before(group, tmp_path, command):
+    out = tmp_path / "metrics.json"
+    code, said, _ = command(evaluate.main, group / "seed-3", "--json", out, "--out", tmp_path, "--device", "cpu")
+    assert code == 0 and "ensemble" not in said and "runs" not in json.loads(out.read_text())
+
+
+def test_report(group, ensemble, tmp_path, command):
+    """Of a folder, and of the CSV that `score` wrote of it."""
+    folder, out, scores = XRAYS / "val", tmp_path / "report.html", tmp_path / "scores.csv"
+    assert command(report.main, group, folder, "--out", out, "--device", "cpu")[0] == 0
+    data, strips = parts(out)
+    order = [str(folder / name) for name in data["names"]]
+    np.testing.assert_allclose(data["scores"], ensemble.score(order), atol=1e-4)
+    assert len(strips) == 6 and data["normal"] == 3 and sorted(data["percentiles"])[0] == 0
+    facts = dict(data["run"])
+    assert "mean of all runs, each standardized" in facts["Score"] and facts["Preset"].endswith("seeds 3, 5")
+    assert facts["Checkpoint"].startswith("best checkpoint of each run, epochs ")
+    assert data["trained_on"].startswith("Scored by 2 runs, each trained on 8 images of the folder xrays")
+    assert data["thresholds"][0][0] == ensemble.run["validation"]["discriminator_image"]["threshold"]
+    assert command(score.main, group, folder, "--out", scores, "--device", "cpu")[0] == 0
+    assert command(report.main, group, scores, "--images", folder, "--out", out, "--device", "cpu")[0] == 0
+    np.testing.assert_allclose(parts(out)[0]["scores"], ensemble.score(order), atol=1e-4)
+
+
+def test_scores_of_one_of_its_runs_are_not_the_groups(group, tmp_path, refused):
+    scores = group / "seed-3" / "scores-val.csv"
+    said = refused(report.main, group, scores, "--images", XRAYS / "val", "--out", tmp_path / "report.html")
+    assert "its scores are of another run, checkpoint or image" in said
+
+
+def test_locate(group, tmp_path, command):
+    code, said, _ = command(locate.main, group, "--out", tmp_path, "--device", "cpu")
+    assert code == 0 and said == f"{tmp_path / 'maps.png'}\n"
+    detector, record, state, name = trained.load_trained(group)
+    data = open_data(XRAYS, 64)
+    images, detector = data["val"].images / 255, detector.frozen()
+    found = anomaly_maps(detector, images, calibrate_maps(detector, data["train"].images))
+    for kind, values in found.items():
+        each = [
+            anomaly_maps(member, images, calibrate_maps(member, data["train"].images))[kind]
+            for member in detector.members
+        ]
+        torch.testing.assert_close(values, torch.stack(each).mean(0), msg=kind)
+    assert list(found) == ["residual", "memory_distance", "grad_cam"]
+
+
+def test_locate_in_digits(tmp_path, command, monkeypatch):
+    """The AUC of cells is that of the mean of the runs' maps."""
+    counts = {"train": (20, 0, 0, 0, 0), "val": (4, 1, 1, 1, 1), "test": (6, 2, 2, 2, 2)}
+    monkeypatch.setattr(fastsquid.data.digits, "COUNTS", counts)
+    options = "--preset digits --width 4 --slots 8 --epochs 1 --score residual --device cpu --seeds 0 1 --out"
+    assert command(train.main, *options.split(), tmp_path / "group")[0] == 0
+    code, said, _ = command(locate.main, tmp_path / "group", "--device", "cpu")
+    assert code == 0 and "last checkpoint of each run, epochs 1, 1\n" in said
+    result = json.loads((tmp_path / "group" / "localization" / "locate.json").read_text())
+    test = open_data(None, 48, splits=("test",))["test"]
+    scores = fastsquid.load(tmp_path / "group").score(test.images)
+    auc = result["image_auc"]["score: residual"]["auc"]
+    assert auc == pytest.approx(roc_auc_score(test.labels, scores), abs=0.02)
+    assert set(result["cell_auc"]) == {"residual", "memory_distance", "grad_cam", "nearest_patch"}
+
+
+@pytest.fixture(scope="module")
+def files(group, ensemble, tmp_path_factory):
+    """{kind: (file, what the command said)}, verified, of one program: to make it takes longer than to write it."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    folder, program, result = tmp_path_factory.mktemp("files"), portable.exported(ensemble), {}
+    for kind in portable.WRITERS:
+        path, said = folder / f"scorer.{kind}", StringIO()
+        with (
+            mock.patch.object(portable, "exported", lambda _: program),
+            mock.patch.object(verification, "ROUNDS", 1),
+            redirect_stdout(said),
+        ):
+            export.main([str(group), "--to", kind, "--out", str(path), "--verify"])
+        result[kind] = path, said.getvalue()
+    return result
+
+
+@pytest.mark.parametrize("kind", portable.WRITERS)
+def test_an_exported_file_is_the_ensemble(files, ensemble, kind):
+    path, said = files[kind]
+    assert said.splitlines()[1].split() == ["score", "anomaly_map"]
+    answer = portable.READERS[kind](str(path))
+    images = read_images(PATHS, 64)[0] / 255
+    expected = {"score": ensemble.score(PATHS), "anomaly_map": ensemble.heatmap(PATHS)}
+    for size in (1, 7):
+        batches = [answer(batch) for batch in images.split(size)]
+        assert set(batches[0]) == set(expected)
+        for name, values in expected.items():
+            found = np.concatenate([batch[name] for batch in batches])
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, values, rtol=1e-3, atol=1e-2 * values.std())
+
+
+def test_the_document_is_the_ensembles(files, ensemble, runs):
+    import onnx
+
+    (entry,) = onnx.load(files["onnx"][0]).metadata_props
+    found, usual = json.loads(entry.value), ensemble.calibration["discriminator_image"]
+    assert found["calibration"] == {"mean": usual["mean"], "std": usual["std"]}
+    assert found["quantiles"] == usual["quantiles"] and found["logit"] is None
+    assert found["threshold"] == ensemble.run["validation"]["discriminator_image"]["threshold"]
+    assert found["epoch"] == [run.run["epoch"] for run in runs] and found["checkpoint"] == "best"
+
+
+def test_verify_finds_a_run_with_another_weight(ensemble, monkeypatch):
+    other = pickle.loads(pickle.dumps(ensemble))
+    with torch.no_grad():
+        other.detector.members[1].discriminator.layers[0].weight.mul_(1.05)
+    images = read_images(PATHS[:8], 64)[0] / 255
+    monkeypatch.setattr(verification, "ROUNDS", 1)
+    for scorer, holds in ((ensemble, True), (other, False)):
+        largest, _ = verification.compare(ensemble, partial(verification._original, scorer), images)
+        assert (largest["score"] < verification.LIMIT) == holds, largest
+
+
+# What is refused
+
+
+def damaged_record(group):
+    path = group / "seed-5" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"]["batch_size"] = 4
+    path.write_text(json.dumps(record))
+
+
+def damaged_weights(group):
+    path = checkpoint.latest_checkpoint(group / "seed-5") / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change_scores(change):
+    """A function that rewrites the rows of the second run's validation scores."""
+
+    def rewrite(group):
+        path = group / "seed-5" / "scores-val.csv"
+        with open(path, newline="") as file:
+            rows = change(list(csv.reader(file)))
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    return rewrite
+
+
+DAMAGED = {
+    "unfinished": (lambda group: (group / "seed-5" / "summary.json").unlink(), "is not finished (seed 5): go on with"),
+    "not begun": (lambda group: shutil.rmtree(group / "seed-5"), "is not finished (seed 5): go on with"),
+    "another configuration": (damaged_record, "seed-5 is no run of this group: its config is not"),
+    "weights": (damaged_weights, "best.safetensors is damaged: its checksum"),
+    "no scores": (lambda group: (group / "seed-5" / "scores-val.csv").unlink(), "seed-5/scores-val.csv is missing"),
+    "scores": (change_scores(lambda rows: [row[:-1] for row in rows[:3]] + rows[3:]), "scores-val.csv is damaged"),
+    "a score less": (change_scores(lambda rows: [row[:-1] for row in rows]), "has no memory_distance scores: python"),
+    "other images": (change_scores(lambda rows: rows[:-1]), "did not validate on the same images"),
+    "group.json": (lambda group: (group / "group.json").write_text("{}"), "is not a group of this version"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_group_that_cannot_be_opened(copied, tmp_path, refused, name):
+    damage, message = DAMAGED[name]
+    damage(copied)
+    arguments = {
+        score: (XRAYS, "--out", tmp_path / "scores.csv"),
+        evaluate: ("--out", tmp_path / "curves"),
+        report: (XRAYS, "--out", tmp_path / "report.html"),
+        locate: ("--out", tmp_path / "maps"),
+        export: ("--to", "pt2", "--out", tmp_path / "scorer.pt2"),
+    }
+    for command, options in arguments.items():
+        assert message in refused(command.main, copied, *options), command
+    with pytest.raises(UserError) as refusal:
+        fastsquid.load(copied)
+    assert message in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["group"]
+
+
+def test_a_run_without_maps_scores_all_the_same(copied, ensemble):
+    (copied / "seed-5" / "maps.safetensors").unlink()
+    without = fastsquid.load(copied, device="cpu")
+    np.testing.assert_array_equal(without.score(PATHS), ensemble.score(PATHS))
+    with pytest.raises(UserError, match="group has no maps for its best checkpoint: .* --resume .*seed-3 and --resume"):
+        without.heatmap(PATHS)
