@@ -21,10 +21,9 @@ SCORES = (
     "residual",
     "patch_residual",
     "memory_distance",
-    "combined",
 )
-# The scores that `combined` adds, each in standard deviations from healthy training images.
-COMBINED = ("discriminator", "discriminator_image", "memory_distance")
+# The scores that a run which ranks by `combined` adds, each in standard deviations from healthy training images.
+COMBINED = ("discriminator", "discriminator_image")
 
 
 class ConfigError(UserError):
@@ -53,8 +52,8 @@ class Config:
     levels: int = _option(4, "stride-2 levels of the encoder, and levels of each decoder")
     grid: int = _option(2, "patches a side: the image is cut into grid x grid patches")
     discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
-    discriminator_stride: Literal[32, 16, 8] = _option(
-        32, "side in pixels of a cell of the discriminator's last feature map: its later convolutions have stride 1"
+    discriminator_stride: int = _option(
+        32, "side in pixels of a cell of the discriminator's last feature map: 32, or 16 or 8 for finer maps"
     )
     value_range: Literal["unit", "symmetric"] = _option(
         "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh"
@@ -156,7 +155,7 @@ class Config:
     averaging: float = _option(
         0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
     )
-    score: Literal[SCORES] = _option("discriminator", "the score that ranks, calibrates and selects")
+    score: Literal[(*SCORES, "combined")] = _option("discriminator", "the score that ranks, calibrates and selects")
     select: Literal["auc", "synthetic", "last"] = _option(
         "auc",
         "best checkpoint: highest validation AUC of `score` (the papers' protocol); without labels, its highest AUC "
@@ -198,13 +197,12 @@ class Config:
 
     @property
     def scores(self):
-        """Names of the scores that this configuration gives, in the order of `SCORES`."""
+        """Names of the scores that this configuration gives, in the order of `SCORES`; `combined` last, if it ranks."""
         missing = set() if self.discriminator else {name for name in SCORES if name.startswith("discriminator")}
         if self.inpainting == "off":
             missing.add("memory_distance")
-        if self.score != "combined" or missing & set(COMBINED):
-            missing.add("combined")
-        return tuple(name for name in SCORES if name not in missing)
+        given = tuple(name for name in SCORES if name not in missing)
+        return (*given, "combined") if self.score == "combined" and self.discriminator else given
 
     @property
     def map(self):
@@ -233,6 +231,8 @@ class Config:
             "batch_size",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        stride = self.discriminator_stride
+        _require(stride in (8, 16, 32), "discriminator_stride", stride, "8, 16 or 32")
         for name in ("decoder_memory", "skips", "combine"):
             _require(
                 0 <= getattr(self, name) <= self.levels,

@@ -39,13 +39,14 @@ class Ensemble(nn.Module):
         return [member.draw(images) for member in self.members]
 
     def scores(
-        self, images: torch.Tensor, drawn: list[tuple] | None = None
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        self, images: torch.Tensor, drawn: list[tuple] | None = None, fast: bool = False
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return the mean of the members' standardized scores, and the mean of their reconstructions.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
             drawn: what `draw` returned for them, where it is there already.
+            fast: as for `Detector.scores`.
 
         Returns:
             dict of float32 tensors (B,) by score, larger = more abnormal; and float32 (B, 1, H, W) in [0, 1].
@@ -53,8 +54,10 @@ class Ensemble(nn.Module):
         Raises:
             RuntimeError: a member is in training mode.
         """
-        found = [member.scores(images, one) for member, one in zip(self.members, drawn or [None] * len(self.members))]
-        return self.combine([scores for scores, _ in found]), sum(drawing for _, drawing in found) / len(found)
+        every = drawn or [None] * len(self.members)
+        found = [member.scores(images, one, fast) for member, one in zip(self.members, every)]
+        scores = self.combine([scores for scores, _ in found])
+        return scores, None if fast else sum(drawing for _, drawing in found) / len(found)
 
     def combine(self, found: Sequence[dict[str, Values]]) -> dict[str, Values]:
         """Return the ensemble's scores from those of its members.
@@ -70,7 +73,7 @@ class Ensemble(nn.Module):
                 (scores[name] - moments[name][0]) / moments[name][1] for scores, moments in zip(found, self.moments)
             )
             / len(self.members)
-            for name in self.config.scores
+            for name in found[0]
         }
 
     def every_map(

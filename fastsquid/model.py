@@ -94,12 +94,13 @@ class Detector(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
             return inputs, self.generator(inputs)
 
-    def scores(self, images, drawn=None):
+    def scores(self, images, drawn=None, fast=False):
         """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
             drawn: what `draw` gave of them, where it is there already.
+            fast: give `discriminator_image` alone, for which the generator does not run; the reconstruction is None.
 
         Returns:
             dict of float32 tensors (B,), larger = more abnormal, those that the config gives, and the reconstruction
@@ -117,6 +118,8 @@ class Detector(nn.Module):
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
         # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
         with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
+            if fast:
+                return {"discriminator_image": -self.discriminator(self.to_range(images), norm="image")}, None
             return self._scores(images, drawn)
 
     def set_usual(self, scores):

@@ -49,6 +49,9 @@ def main(arguments=None):
         choices=["fp32", "bf16"],
         help="of convolutions and projections; scores of bf16 rank nearly the same; default: fp32",
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="only discriminator_image, the score of the image itself: no generator runs"
+    )
     add_anonymous_option(parser)
     add_device_options(parser)
     options = parser.parse_args(arguments)
@@ -64,7 +67,7 @@ def _score(options):
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
-    scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision)
+    scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision, options.fast)
     if scorer.calibration is None and distributed.leads():
         print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
 

@@ -18,7 +18,7 @@ from .model import calibrated
 from .trained import load_maps, load_trained
 
 
-def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
+def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fast=False):
     """Opens a run folder for scoring, or a group folder as the ensemble of its runs.
 
     >>> run = load(RUN)
@@ -32,6 +32,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         device: as PyTorch names them, or `auto`, a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
         precision: of convolutions and projections, `fp32` or `bf16`.
+        fast: rank by `discriminator_image` and give no other score, so that the generator does not run.
 
     Returns:
         a `Scorer`.
@@ -48,6 +49,8 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
         if value not in known:
             raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
     detector, record, state, name = load_trained(run, checkpoint, impl, choose_device(str(device)))
+    if fast and not detector.config.discriminator:
+        raise UserError(f"{run} has no discriminator, whose score the fast one is: leave fast out")
     return Scorer(
         detector.frozen(precision == "bf16"),
         state[name]["calibration"],
@@ -60,6 +63,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32"):
             "epoch": state[name]["epoch"],
             "validation": state[name]["validation"],
         },
+        fast,
     )
 
 
@@ -94,11 +98,14 @@ class Scorer:
     Args:
         detector, calibration, run: as the attributes.
         maps: what is normal at every pixel, as `maps.calibrate_maps` gives it; None where the run has none.
+        fast: as for `load`.
     """
 
-    def __init__(self, detector, calibration, maps, run=None):
-        self.detector, self.calibration, self.run = detector, calibration, run
+    def __init__(self, detector, calibration, maps, run=None, fast=False):
+        self.detector, self.calibration, self.run, self.fast = detector, calibration, run, fast
         self.score_name, self.score_names = detector.config.score, detector.config.scores
+        if fast:
+            self.score_name, self.score_names = "discriminator_image", ("discriminator_image",)
         self.image_size = detector.config.image_size
         self.device = next(detector.parameters()).device
         self._maps = maps
@@ -109,7 +116,7 @@ class Scorer:
 
     def scores(self, images, batch_size=64):
         """All scores by name, larger = more abnormal: dict of float32 (N,)."""
-        return self._gather(images, batch_size, lambda batch: self.detector.scores(batch)[0])
+        return self._gather(images, batch_size, lambda batch: self.detector.scores(batch, fast=self.fast)[0])
 
     def reconstruct(self, images, batch_size=64):
         """The healthy images that are drawn for them: float32 (N, S, S) in [0, 1], in the images' own exposure."""

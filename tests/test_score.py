@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -191,6 +192,18 @@ def test_the_speed(run, tmp_path, command):
     )
     whole, scoring = map(float, re.fullmatch(line, out.splitlines()[-1]).groups())
     assert 0 < whole <= scoring
+
+
+def test_fast_scores_are_those_of_the_image(run, tmp_path, command):
+    out, full = tmp_path / "fast.csv", tmp_path / "full.csv"
+    with mock.patch("fastsquid.networks.Generator.forward", side_effect=AssertionError("the generator ran")):
+        assert command(score.main, run, XRAYS, "--out", out, "--fast")[0] == 0
+    assert command(score.main, run, XRAYS, "--out", full)[0] == 0
+    fast = rows_of(out)
+    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "error"]
+    for one, other in zip(fast, rows_of(full), strict=True):
+        assert one["name"] == other["name"]
+        assert float(one["discriminator_image"]) == pytest.approx(float(other["discriminator_image"]), abs=1e-5)
 
 
 def test_half_precision(run, tmp_path, command):
