@@ -203,6 +203,7 @@ class Trainer:
             self.discriminator_optimizer = torch.optim.Adam(detector.discriminator.parameters(), **options)
         self.average = Average(detector, c.averaging) if c.averaging else None
         self.judge = detector if self.average is None else self.average.detector
+        self.lungs = None  # where negatives may be drawn, as `with_anomaly` takes it
 
     def set_epoch(self, epoch):
         """Learning rates of an epoch: a cosine from lr to lr_final over the run, one step an epoch."""
@@ -264,7 +265,7 @@ class Trainer:
         loss = discriminator_loss(self.config, _image_logits(real), self._judge(networks, out.student.detach()))
         loss = loss + self.config.discriminator_weight * weight * penalty
         if self.config.negatives != "none":
-            abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images))
+            abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images), self.lungs)
             if self.config.value_range == "symmetric":
                 abnormal = abnormal * 2 - 1
             logits = self._judge(networks, abnormal, cells)

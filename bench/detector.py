@@ -1,0 +1,72 @@
+"""`python bench/detector.py DATA OUT`: train every variant of `fastsquid-small` that the study of negatives compares.
+
+One group per variant, `OUT/VARIANT`, three seeds, validated each epoch on clean and perturbed images. A variant that is
+finished is skipped and one that was stopped goes on, so the same command continues the study. `--share 0 2` and
+`--share 1 2` split the variants between two processes. `python bench/detector_table.py` makes the table.
+"""
+
+import argparse
+from pathlib import Path
+
+from fastsquid import train
+from fastsquid.group import is_group
+
+# What each variant changes in the preset, most important first.
+VARIANTS = {
+    "fastsquid": {},
+    "negatives-none": dict(negatives="none"),
+    "negatives-opacity": dict(negatives="opacity"),
+    "negatives-both": dict(negatives="both"),
+    "negatives-cutpaste": dict(negatives="cutpaste"),
+    "head-image": dict(discriminator_head="image", discriminator_stride=32),
+    "cells-8-pixels": dict(discriminator_stride=8),
+    "cell-weight-0": dict(cell_weight=0.0),
+    "weight-0.3": dict(negative_weight=0.3),
+    "weight-3": dict(negative_weight=3.0),
+    "width-128": dict(discriminator_width=128),
+    "width-512": dict(discriminator_width=512),
+    "no-average": dict(averaging=0.0),
+    "average-0.98": dict(averaging=0.98),
+    "epochs-20": dict(epochs=20),
+    "epochs-30": dict(epochs=30),
+    "strong-augmentation": dict(rotation=10.0, closer=0.4, appearance=1.0),
+    "no-crop": dict(crop=False),
+    "size-128": dict(image_size=128),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder of X-rays with train/NORMAL and a labeled val")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("NUMBER", "OF"), help="of the variants")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    options = parser.parse_args()
+
+    number, count = options.share
+    for name in options.only[number::count]:
+        folder = options.out / name
+        if (folder / "summary.json").is_file():
+            continue
+        arguments = ["--resume", str(folder)]
+        if not is_group(folder):
+            arguments = [
+                "--data",
+                options.data,
+                "--preset",
+                "fastsquid-small",
+                "--monitor",
+                "true",
+                "--out",
+                str(folder),
+            ]
+            arguments += ["--out", str(folder), "--seeds", *options.seeds]
+            for field, value in VARIANTS[name].items():
+                arguments += [f"--{field.replace('_', '-')}", str(value)]
+        if train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
+            return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
