@@ -32,6 +32,7 @@ def main(arguments=None):
         options.skip_unreadable or run["skip_unreadable"],
         splits=("val", "test"),
         anonymous=options.anonymous or run["anonymous"],
+        crop=run["config"].crop,
     )
     split = reported_split(data)
     if split is None:

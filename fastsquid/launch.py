@@ -150,6 +150,7 @@ def open_run_data(run):
         run["skip_unreadable"],
         contamination=config.contamination,
         anonymous=run["anonymous"],
+        crop=config.crop,
     )
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:
