@@ -1,14 +1,23 @@
 """`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a trained run, with curves."""
 
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 from .checkpoint import data_of, load_run
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
 from .data.patients import warn_of_ages
 from .errors import UserError
-from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
+from .evaluation import (
+    evaluate_run,
+    perturbed_scores,
+    print_robustness,
+    print_table,
+    reported_split,
+    robustness,
+    score_images,
+    uncropped_size,
+)
 from .files import write_json
 
 
@@ -18,22 +27,25 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument(
-        "--robustness", action="store_true", help="also AUC where gamma, contrast or framing of all images is changed"
+        "--robustness",
+        action="store_true",
+        help="also AUC where exposure, framing, position or quality of all images is changed, and how many healthy "
+        "ones are then above the threshold",
     )
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
     detector, run, state, name = load_run(options.run, options.checkpoint, options.impl, device)
     source = data_of(options.run, run, options.data)
-    data = open_data(
+    config = run["config"]
+    opened = partial(
+        open_data,
         source,
-        run["config"].image_size,
-        run["seed"],
-        options.skip_unreadable or run["skip_unreadable"],
-        splits=("val", "test"),
+        seed=run["seed"],
+        skip_unreadable=options.skip_unreadable or run["skip_unreadable"],
         anonymous=options.anonymous or run["anonymous"],
-        crop=run["config"].crop,
     )
+    data = opened(size=config.image_size, splits=("val", "test"), crop=config.crop)
     split = reported_split(data)
     if split is None:
         raise UserError(
@@ -42,27 +54,18 @@ def main(arguments=None):
     warn_of_ages(data[split].ages or (), run["ages"])
     scores = {split: score_images(detector, data[split].images)}
     pictures = options.out or Path(options.run) / "evaluation"
-    result = evaluate_run(data, scores, state, name, run["config"], pictures)
+    result = evaluate_run(data, scores, state, name, config, pictures)
     print_table(result)
     if options.robustness:
-        result["robustness"] = _robustness(result["scores"], perturbed_aucs(detector, data[split]))
-        print_robustness(result["robustness"])
+        uncropped = data[split]
+        if config.crop:
+            uncropped = opened(size=uncropped_size(config), splits=(split,))[split]
+        every = {"clean": scores[split], **perturbed_scores(detector, uncropped.images)}
+        at = result["scores"][config.score]["validation_threshold"]
+        result |= robustness(data[split].labels, every, config.score, at and at["threshold"])
+        print_robustness(result["robustness"], result.get("healthy_above_threshold"))
     if options.json:
         write_json(options.json, result)
-
-
-def _robustness(metrics, perturbed):
-    """{score: {clean, each perturbation, mean: AUC}}, the mean over the clean images and all perturbations.
-
-    Args:
-        metrics: `evaluate_run`'s scores.
-        perturbed: as `perturbed_aucs` gives it.
-    """
-    result = {}
-    for score in metrics:
-        aucs = {"clean": metrics[score]["auc"], **{change: values[score] for change, values in perturbed.items()}}
-        result[score] = {**aucs, "mean": fmean(aucs.values())}
-    return result
 
 
 if __name__ == "__main__":

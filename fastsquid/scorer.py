@@ -66,7 +66,8 @@ class Scorer:
     Images are a path, a PIL image, an array or a tensor; a list, or any other iterable, of these; or several in one
     array: (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each is made a square of
     the model's size just as files are (`data.read_image`), but that floats are not rounded to 8 or 16 bits. Where the
-    run crops, all results are of the image's exposed field, maps too. DICOM files are read as `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
+    run crops, every result is of an image's exposed field, maps too. DICOM files are read as
+    `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
 
     What cannot be used as an image is refused by a UserError, a ValueError that names its path, or its number from 0.
 

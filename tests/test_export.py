@@ -112,7 +112,8 @@ def test_outputs_are_the_scorers(exported, kind):
     scorer, files = exported
     answer, config = portable.READERS[kind](files[kind]), scorer.detector.config
     raw = forward_maps(scorer.detector, IMAGES)["residual"].numpy()
-    expected = {"score": scorer.score(IMAGES), "residual_map": raw, "anomaly_map": scorer.heatmap(IMAGES)}
+    scores, _, heat = scorer.examine(IMAGES, cropped=True)
+    expected = {"score": scores[scorer.score_name], "residual_map": raw, "anomaly_map": heat}
     if config.discriminator:
         seen = scorer.detector.to_range(IMAGES)
         if config.score != "discriminator_image":

@@ -5,7 +5,8 @@ import numpy as np
 ALIKE = 0.08  # of the image's gray range: how far a border's pixels are from its level
 MOSTLY = 0.8  # share of a line's pixels at the level: the search goes on, past text
 WHOLLY = 0.97  # share of a line's pixels at the level: the line can be the last one of a border
-APART = 0.24  # of the gray range: how much the level of a border within a border differs at least
+# Of the gray range: a further border has nearly the first one's level, as air has, or clearly another, as a line has.
+NEAR, APART = 0.16, 0.24
 LARGEST = 1 / 3  # of the side: a wider border is not believed
 ROUNDS = 4  # a border may be in a frame and end in a line; the last round finds nothing more
 
@@ -19,8 +20,8 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
     does not end it. The border ends with the last line so far that has at least 97 % at the level.
 
     This is repeated on what is left, at most four times, until nothing changes: a border may lie in a frame, or end in
-    a thin line. There a border's level is the last one on that side, or differs from it by at least 24 % of the
-    range. So a gradual change of brightness is not taken for one border after the other.
+    a thin line, or have air behind it. The level of a further border differs from the first one's on that side by at
+    most 16 % or at least 24 % of the range. So a gradual change of brightness is not one border after the other.
 
     Nothing is cut where any side would lose more than a third. So an image that is uniform, or half black, stays whole.
 
@@ -63,13 +64,15 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def _border(lines, contrast, last):
-    """How many lines (N, M), the outermost first, are a border, and its level; `last` is that of one outside of it."""
+def _border(lines, contrast, first):
+    """How many lines (N, M), the outermost first, are a border; and the first level on this side, or None without."""
     lines = lines[: len(lines) // 3 + 1].astype(np.float32)  # one more than is believed
     level = np.median(lines[0])
-    if last is not None and abs(level - last) < APART * contrast:
-        level = last
+    if first is not None and NEAR * contrast < abs(level - first) < APART * contrast:
+        return 0, first
     share = (np.abs(lines - level) <= ALIKE * contrast).mean(1)
     ends = np.flatnonzero(share < MOSTLY)
     wholly = np.flatnonzero(share[: ends[0] if len(ends) else None] >= WHOLLY)
-    return (int(wholly[-1]) + 1, level) if len(wholly) else (0, last)
+    if not len(wholly):
+        return 0, first
+    return int(wholly[-1]) + 1, level if first is None else first

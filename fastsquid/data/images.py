@@ -31,8 +31,8 @@ def read_image(path, size, name=None, crop=False):
 
     EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
     ignored, the first frame of several is taken, and the image, or its exposed field, is resized to the square with
-    antialiased bilinear interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes 16-bit colour to 8.
-    A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
+    antialiased bilinear interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes
+    16-bit colour to 8. A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
 
     Args:
         path: of the file, in any form, or a `ShardFile`.
