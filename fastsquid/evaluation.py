@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from . import plots
 from .checkpoint import describe_checkpoint
 from .data.images import convert_array, to_unit
-from .data.perturb import PERTURBATIONS, with_opacity
+from .data.perturb import CHANGES, PERTURBATIONS, with_opacity
 from .errors import UserError
 from .files import replacing
 from .metrics import at_threshold, evaluate, require_both_classes
@@ -122,18 +122,17 @@ def perturbed_scores(detector, images):
         DivergedError: a score is not finite.
     """
     frozen, config = detector.eval().frozen(), detector.config
+    if not config.crop:
+        return {name: _score(frozen, images, change=change) for name, change in PERTURBATIONS.items()}
 
-    def framed(change):
-        if not config.crop:
-            return change
-
+    def cropped(change):
         def changed(batch):
             squares = [convert_array(image[0], config.image_size, crop=True) for image in change(batch).cpu().numpy()]
             return torch.from_numpy(np.stack(squares))[:, None].to(batch)
 
         return changed
 
-    return {name: _score(frozen, images, change=framed(change)) for name, change in PERTURBATIONS.items()}
+    return {name: _score(frozen, images, change=cropped(change)) for name, change in CHANGES.items()}
 
 
 def perturbed_aucs(detector, split):

@@ -180,6 +180,8 @@ def test_the_document_says_what_the_numbers_mean(by_residual, files, kind):
         "logit": "discriminator",
         "image_size": 64,
         "value_range": [0, 1],
+        "crop": False,
+        "crop_rule": None,
         "calibration": {"mean": usual["mean"], "std": usual["std"]},
         "quantiles": usual["quantiles"],
         "threshold": run.run["validation"]["residual"]["threshold"],

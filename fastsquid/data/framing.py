@@ -9,6 +9,14 @@ WHOLLY = 0.97  # share of a line's pixels at the level: the line can be the last
 NEAR, APART = 0.16, 0.24
 LARGEST = 1 / 3  # of the side: a wider border is not believed
 ROUNDS = 4  # a border may be in a frame and end in a line; the last round finds nothing more
+# What another program must do, in words.
+RULE = (
+    "Before resizing, crop each side by its uniform border. Go inward line by line while at least 80 % of a line's "
+    "pixels differ from the median of the outermost line by at most 8 % of the gray range (1st to 99th percentile). The "
+    "border ends with the last line that has at least 97 % of such pixels. Repeat on what is left, at most four times; a "
+    "further border's median differs from the first one's on that side by at most 16 % or at least 24 % of the range. "
+    "Crop nothing where a side would lose more than a third."
+)
 
 
 def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:

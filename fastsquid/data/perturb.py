@@ -23,29 +23,32 @@ def _contrast(factor):
     return change
 
 
-def _resize(images, side):
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+def _same_size(change):
+    """The change, and the images resized to the side that they had."""
+
+    def changed(images):
+        side, images = images.shape[-1], change(images)
+        if images.shape[-1] == side:
+            return images
+        images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        return images.clamp(0, 1)
+
+    return changed
 
 
 def _crop(share):
     """Without a share of the side at every edge."""
 
     def change(images):
-        side = images.shape[-1]
-        cut = max(1, round(share * side))
-        return _resize(images[..., cut:-cut, cut:-cut], side)
+        cut = max(1, round(share * images.shape[-1]))
+        return images[..., cut:-cut, cut:-cut]
 
     return change
 
 
 def _pad(share, value=0.0):
     """With a border of one gray, a share of the side wide, at every edge."""
-
-    def change(images):
-        side = images.shape[-1]
-        return _resize(F.pad(images, [max(1, round(share * side))] * 4, value=value), side)
-
-    return change
+    return lambda images: F.pad(images, [max(1, round(share * images.shape[-1]))] * 4, value=value)
 
 
 def _rotate(degrees):
@@ -94,8 +97,9 @@ def _jpeg(quality):
     return change
 
 
-# What a clinic may change in exposure, framing, position and quality: float (B, 1, H, W) in [0, 1] -> the same.
-PERTURBATIONS = {
+# What a clinic may change in exposure, framing, position and quality: float (B, 1, S, S) in [0, 1] -> the same, with
+# another S where the frame changes.
+CHANGES = {
     "gamma 0.8": _gamma(0.8),
     "gamma 1.25": _gamma(1.25),
     "contrast 0.8": _contrast(0.8),
@@ -113,6 +117,8 @@ PERTURBATIONS = {
     "noise": _noise,
     "JPEG 30": _jpeg(30),
 }
+# The same, resized to the S that there was.
+PERTURBATIONS = {name: _same_size(change) for name, change in CHANGES.items()}
 
 
 def with_opacity(images, seed=0):
