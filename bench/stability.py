@@ -2,7 +2,7 @@
 
 Weights: the latest, and running means of both networks with several horizons. Scores: each of `SCORES`; the mean of
 `discriminator_image` over the last epochs; and sums of scores, all standardised on normal training images, for which no
-label is used. A line each: AUC on the clean validation images, and its mean over them and the six perturbations.
+label is used. A line each: AUC on the clean validation images, and its mean over them and the perturbations.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from sklearn.metrics import roc_auc_score
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.augment import augment
-from fastsquid.data.perturb import PERTURBATIONS
-from fastsquid.evaluation import score_images
+from fastsquid.evaluation import perturbed_scores, score_images, uncropped_size
 from fastsquid.model import Detector
 from fastsquid.training import Average, Trainer
 
@@ -32,16 +31,15 @@ SUMS = (
 )
 
 
-def standardised(detector, train, split):
+def standardised(detector, train, split, uncropped):
     """{images: {score: (N,)}} of the clean and the perturbed images, in deviations from normal training images."""
     normal = score_images(detector, train)
-    changes = {"clean": None, **PERTURBATIONS}
+    found = {"clean": score_images(detector, split.images), **perturbed_scores(detector, uncropped.images)}
     return {
         name: {
-            score: (values - normal[score].mean()) / max(normal[score].std(), 1e-12)
-            for score, values in score_images(detector, split.images, change=change).items()
+            score: (values - normal[score].mean()) / max(normal[score].std(), 1e-12) for score, values in scores.items()
         }
-        for name, change in changes.items()
+        for name, scores in found.items()
     }
 
 
@@ -68,7 +66,8 @@ def main():
     options = parser.parse_args()
 
     config = preset(options.preset, epochs=options.epochs, averaging=0.0)
-    data = open_data(options.data, config.image_size, options.seed, splits=("train", "val"))
+    data = open_data(options.data, config.image_size, options.seed, splits=("train", "val"), crop=config.crop)
+    uncropped = open_data(options.data, uncropped_size(config), options.seed, splits=("val",))["val"]
     images, split = data["train"].images, data["val"]
     labels, some = split.labels.numpy(), images[::4]
     torch.manual_seed(options.seed)
@@ -89,7 +88,7 @@ def main():
                     for average in averages.values():
                         average.update()
             for weights, one in judged.items():
-                histories[weights].append(standardised(one, some, split))
+                histories[weights].append(standardised(one, some, split, uncropped))
                 for name, scores in candidates(histories[weights]).items():
                     aucs = [roc_auc_score(labels, values) for values in scores.values()]
                     row = (epoch + 1, weights, name, f"{aucs[0]:.4f}", f"{np.mean(aucs):.4f}")

@@ -1,8 +1,8 @@
 """`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as the README's tables, table.md in each folder.
 
 X-RAYS (bench/results/zhanglab/small): a folder a preset, `seed-N` in it, as bench/collect.py leaves them, of runs
-trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and six
-perturbations.
+trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and all
+perturbations of them in the metrics.
 DIGITS (bench/results/digits/fastsquid): `seed-N` with what fastsquid.locate wrote beside it.
 """
 

@@ -59,6 +59,7 @@ class Config:
         "unit", "range of images inside the model: unit = [0, 1] and sigmoid, symmetric = [-1, 1] and tanh"
     )
 
+    crop: bool = _option(False, "crop every image to its exposed field before resizing it")
     standardize: bool = _option(
         False, "shift and scale every image to mean 1/2 and standard deviation 1/5 before the model, cut to [0, 1]"
     )
@@ -373,6 +374,8 @@ DIGITS = dict(
 )
 # Ours: judged by what the discriminator, averaged over steps, says of the image itself, whatever its exposure
 _FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995, epochs=15, score="discriminator_image")
+# X-rays may have a border: collimation, padding, a scanner's frame
+_FRAMED = dict(_FASTSQUID, crop=True)
 # What the papers compare with: encoder and student with the squared error alone, and with one global memory between
 _AUTO_ENCODER = dict(
     inpainting="off",
@@ -402,14 +405,14 @@ PRESETS = {
     "squid-published": dict(selection="published", decay_discriminator=False),
     "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
     # Ours
-    "fastsquid": _FASTSQUID,
+    "fastsquid": _FRAMED,
     # Baselines
     "auto-encoder": _AUTO_ENCODER,
     "memae": _MEMAE,
     # For a CPU
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
-    "fastsquid-small": dict(_FASTSQUID, **_SMALL),
+    "fastsquid-small": dict(_FRAMED, **_SMALL),
     "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
     "memae-small": dict(_MEMAE, **_SMALL),
     "digits": DIGITS,

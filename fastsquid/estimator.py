@@ -94,12 +94,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if not isinstance(contamination, Real) or not 0 <= contamination <= 0.5:
             raise UserError(f"contamination = {contamination!r} should be a share from 0 to 0.5")
         config, seed, device = self._config(), _seed(self.random_state), choose_device(str(self.device))
-        images = torch.cat(list(unit_batches(_several(X), config.image_size))).to(device)
+        images = torch.cat(list(unit_batches(_several(X), config.image_size, crop=config.crop))).to(device)
         judge = _train(config, images, seed, device)
         detector = judge.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
         self.scorer_ = Scorer(detector, calibrate(detector, images), maps)
-        self.offset_ = float(np.percentile(self.score_samples(images), 100 * contamination))
+        scores = self.scorer_.scores(images, cropped=True)[config.score].astype(np.float64)
+        self.offset_ = float(np.percentile(-scores, 100 * contamination))
         return self
 
     def score_samples(self, X):

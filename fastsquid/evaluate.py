@@ -1,7 +1,7 @@
 """`python -m fastsquid.evaluate RUN`: AUC and threshold metrics of every score of a run or a group, with curves."""
 
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 from sklearn.metrics import roc_auc_score
 
@@ -11,7 +11,16 @@ from .data import open_data
 from .data.patients import warn_of_ages
 from .ensemble import Ensemble
 from .errors import UserError
-from .evaluation import evaluate_run, perturbed_aucs, print_robustness, print_table, reported_split, score_images
+from .evaluation import (
+    evaluate_run,
+    perturbed_scores,
+    print_robustness,
+    print_table,
+    reported_split,
+    robustness,
+    score_images,
+    uncropped_size,
+)
 from .files import write_json
 from .trained import load_trained
 
@@ -22,21 +31,25 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument(
-        "--robustness", action="store_true", help="also AUC where gamma, contrast or framing of all images is changed"
+        "--robustness",
+        action="store_true",
+        help="also AUC where exposure, framing, position or quality of all images is changed, and how many healthy "
+        "ones are then above the threshold",
     )
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
     detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
     source = data_of(options.run, run, options.data)
-    data = open_data(
+    config = run["config"]
+    opened = partial(
+        open_data,
         source,
-        run["config"].image_size,
-        run["seed"],
-        options.skip_unreadable or run["skip_unreadable"],
-        splits=("val", "test"),
+        seed=run["seed"],
+        skip_unreadable=options.skip_unreadable or run["skip_unreadable"],
         anonymous=options.anonymous or run["anonymous"],
     )
+    data = opened(size=config.image_size, splits=("val", "test"), crop=config.crop)
     split = reported_split(data)
     if split is None:
         raise UserError(
@@ -45,15 +58,20 @@ def main(arguments=None):
     warn_of_ages(data[split].ages or (), run["ages"])
     scores, of_runs = _score(detector, data[split].images)
     pictures = options.out or Path(options.run) / "evaluation"
-    result = evaluate_run(data, {split: scores}, state, name, run["config"], pictures)
+    result = evaluate_run(data, {split: scores}, state, name, config, pictures)
     print_table(result)
     if of_runs:
-        aucs = [float(roc_auc_score(data[split].labels, one[run["config"].score])) for one in of_runs]
+        aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run["seeds"], aucs)]
-        print_runs(result, run["config"].score)
+        print_runs(result, config.score)
     if options.robustness:
-        result["robustness"] = _robustness(result["scores"], perturbed_aucs(detector, data[split]))
-        print_robustness(result["robustness"])
+        uncropped = data[split]
+        if config.crop:
+            uncropped = opened(size=uncropped_size(config), splits=(split,))[split]
+        every = {"clean": scores, **perturbed_scores(detector, uncropped.images)}
+        at = result["scores"][config.score]["validation_threshold"]
+        result |= robustness(data[split].labels, every, config.score, at and at["threshold"])
+        print_robustness(result["robustness"], result.get("healthy_above_threshold"))
     if options.json:
         write_json(options.json, result)
 
@@ -70,20 +88,6 @@ def _score(detector, images):
         return score_images(detector, images), []
     found = [score_images(member, images) for member in detector.members]
     return detector.combine(found), found
-
-
-def _robustness(metrics, perturbed):
-    """{score: {clean, each perturbation, mean: AUC}}, the mean over the clean images and all perturbations.
-
-    Args:
-        metrics: `evaluate_run`'s scores.
-        perturbed: as `perturbed_aucs` gives it.
-    """
-    result = {}
-    for score in metrics:
-        aucs = {"clean": metrics[score]["auc"], **{change: values[score] for change, values in perturbed.items()}}
-        result[score] = {**aucs, "mean": fmean(aucs.values())}
-    return result
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def main(arguments=None):
     source = data_of(options.runs[0], first, options.data)
     skip = options.skip_unreadable or first["skip_unreadable"]
     anonymous = options.anonymous or first["anonymous"]
-    data = open_data(source, first["config"].image_size, first["seed"], skip, anonymous=anonymous)
+    config = first["config"]
+    data = open_data(source, config.image_size, first["seed"], skip, anonymous=anonymous, crop=config.crop)
     runs = [_Loaded(run, options.checkpoint, options.impl, device) for run in options.runs]
     folder = Path(options.out or Path(options.runs[0]) / "figures")
     folder.mkdir(parents=True, exist_ok=True)

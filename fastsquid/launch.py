@@ -12,6 +12,7 @@ from . import distributed
 from .data import known_source, open_data, to_unit
 from .data.patients import SOURCE_AGES, age_range
 from .errors import UserError
+from .evaluation import uncropped_size
 from .group import create_group
 from .loop import Run
 from .metrics import require_both_classes
@@ -65,7 +66,7 @@ def _train_run(folder, run, options, device, group):
             f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    return Run(folder, detector, data, run["seed"], compile, precision).train()
+    return Run(folder, detector, data, run["seed"], compile, precision, _open_uncropped(run)).train()
 
 
 def _create(folder, run, group, train, fingerprint):
@@ -150,6 +151,7 @@ def open_run_data(run):
         run["skip_unreadable"],
         contamination=config.contamination,
         anonymous=run["anonymous"],
+        crop=config.crop,
     )
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:
@@ -158,6 +160,16 @@ def open_run_data(run):
     if skipped and distributed.leads():
         print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}", file=sys.stderr)
     return data
+
+
+def _open_uncropped(run):
+    """The validation images before cropping, where perturbations of them are monitored; None where `data` has them."""
+    config = run["config"]
+    if not (config.monitor and config.crop and distributed.leads()):
+        return None
+    skip, anonymous = run["skip_unreadable"], run["anonymous"]
+    size = uncropped_size(config)
+    return open_data(run["data"], size, run["seed"], skip, splits=("val",), anonymous=anonymous).get("val")
 
 
 def fingerprint_of(split):

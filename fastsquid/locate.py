@@ -40,7 +40,7 @@ def main(arguments=None):
     detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
     source, skip = data_of(options.run, run, options.data), options.skip_unreadable or run["skip_unreadable"]
     anonymous = options.anonymous or run["anonymous"]
-    data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous)
+    data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous, crop=run["config"].crop)
     if "train" not in data:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"

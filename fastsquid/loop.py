@@ -43,6 +43,7 @@ class Run:
         folder: Path of the run folder, which `checkpoint.create_run` made.
         detector: a `Detector` on the device to train on, initialised from the run's seed.
         data: splits by name; `train` and, where there is one, a labelled `val` are used for training.
+        uncropped: the labelled `val` as `evaluation.perturbed_aucs` takes it, for a config that monitors and crops.
         seed: of order, augmentation and everything drawn in training.
         compile, precision: as `training.Trainer`.
 
@@ -50,12 +51,13 @@ class Run:
         CheckpointError: a checkpoint that is damaged or of another configuration.
     """
 
-    def __init__(self, folder, detector, data, seed, compile=False, precision="fp32"):
+    def __init__(self, folder, detector, data, seed, compile=False, precision="fp32", uncropped=None):
         self.folder, self.detector, self.config, self.data, self.seed = folder, detector, detector.config, data, seed
         self.device = next(detector.parameters()).device
         self.images = data["train"].images.to(self.device)
         validation = data.get("val")
         self.validation = validation if validation is not None and validation.labels is not None else None
+        self.perturbed = uncropped or self.validation  # what perturbations change
         self.trainer = Trainer(detector, compile, precision)
         self.optimizers = {"generator": self.trainer.generator_optimizer}
         if self.trainer.discriminator_optimizer is not None:
@@ -175,7 +177,7 @@ class Run:
             if self.validation is not None:
                 validation = validate(frozen, self.validation)
                 if self.config.monitor:
-                    perturbed = perturbed_aucs(frozen, self.validation)
+                    perturbed = perturbed_aucs(frozen, self.perturbed)
             if self.config.monitor or self.select == "synthetic":
                 synthetic = synthetic_aucs(frozen, self.images)
             if self.select == "auc":

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import __version__
+from .data.framing import RULE
 from .ensemble import Ensemble
 from .errors import UserError
 from .inpainting import InpaintingBlock
@@ -103,6 +104,8 @@ def describe(scorer):
         "logit": logit_name(scorer.detector),
         "image_size": config.image_size,
         "value_range": [0, 1],
+        "crop": config.crop,
+        "crop_rule": RULE if config.crop else None,
         "calibration": {"mean": calibration["mean"], "std": calibration["std"]},
         "quantiles": calibration.get("quantiles"),
         "threshold": run["validation"][name]["threshold"] if run["validation"] else None,

@@ -121,7 +121,7 @@ def _examine(scorer, images, options):
     strips, ages = [b""] * len(images), []
     with ThreadPoolExecutor() as pool:
         for batch in tqdm(
-            decoded(files, scorer.image_size, options.batch_size),
+            decoded(files, scorer.image_size, options.batch_size, crop=scorer.crop),
             unit="batch",
             total=-(-len(files) // options.batch_size),
             disable=not sys.stderr.isatty(),
@@ -133,7 +133,7 @@ def _examine(scorer, images, options):
             if not found:
                 continue
             squares = list(found.values())
-            scores, drawn, heat = scorer.examine(squares, len(squares))
+            scores, drawn, heat = scorer.examine(squares, len(squares), cropped=True)
             if not all(np.isfinite(values).all() for values in (*scores.values(), drawn, heat)):
                 raise DivergedError(f"{options.run} gives values that are not finite: its training has diverged")
             made = pool.map(strip, squares, drawn, heat)

@@ -129,7 +129,7 @@ class _Scoring:
         """Lists of rows of [(name, path)]: name, scores and calibrated score as text, and why it cannot be read."""
         nothing = [""] * (len(self.scorer.score_names) + 1)
         for batch in tqdm(
-            decoded(files, self.scorer.image_size, self.batch_size, self.anonymous),
+            decoded(files, self.scorer.image_size, self.batch_size, self.anonymous, self.scorer.crop),
             unit="batch",
             total=-(-len(files) // self.batch_size),
             disable=not (distributed.leads() and sys.stderr.isatty()),
@@ -165,11 +165,11 @@ def score_batch(scorer, images):
 
     Args:
         scorer: a `Scorer`; the calibrated score is empty where it has no calibration.
-        images: list of arrays (H, W), uint8 or uint16, at the model's size.
+        images: list of arrays (H, W), uint8 or uint16, at the model's size, cropped where the run crops.
     """
     if not images:
         return iter(())
-    scores = scorer.scores(images, len(images))
+    scores = scorer.scores(images, len(images), cropped=True)
     shown = [""] * len(images)
     if scorer.calibration is not None:
         shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]

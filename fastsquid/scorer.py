@@ -72,8 +72,9 @@ class Scorer:
 
     Images are a path, a PIL image, an array or a tensor; a list, or any other iterable, of these; or several in one
     array: (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each is made a square of
-    the model's size just as files are (`data.read_image`), but that floats are not rounded to 8 or 16 bits. DICOM files
-    are read as `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
+    the model's size just as files are (`data.read_image`), but that floats are not rounded to 8 or 16 bits. Where the
+    run crops, every result is of an image's exposed field, maps too. DICOM files are read as
+    `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
 
     What cannot be used as an image is refused by a UserError, a ValueError that names its path, or its number from 0.
 
@@ -86,6 +87,7 @@ class Scorer:
         score_name: the score that the preset ranks by.
         score_names: all that it gives.
         image_size: side of the model's square images in pixels.
+        crop: whether every image is cropped to its exposed field before it is resized.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
             and of a run that was converted without data. Of a group, mean and std are over normal validation images.
         run: the run's config.json, with its `folder`, the `checkpoint` that this is, the sha256 of its `weights`, its
@@ -106,7 +108,7 @@ class Scorer:
         self.score_name, self.score_names = detector.config.score, detector.config.scores
         if fast:
             self.score_name, self.score_names = "discriminator_image", ("discriminator_image",)
-        self.image_size = detector.config.image_size
+        self.image_size, self.crop = detector.config.image_size, detector.config.crop
         self.device = next(detector.parameters()).device
         self._maps = maps
 
@@ -114,9 +116,13 @@ class Scorer:
         """The preset's anomaly score, larger = more abnormal: float32 (N,)."""
         return self.scores(images, batch_size)[self.score_name]
 
-    def scores(self, images, batch_size=64):
-        """All scores by name, larger = more abnormal: dict of float32 (N,)."""
-        return self._gather(images, batch_size, lambda batch: self.detector.scores(batch, fast=self.fast)[0])
+    def scores(self, images, batch_size=64, cropped=False):
+        """All scores by name, larger = more abnormal: dict of float32 (N,).
+
+        Args:
+            cropped: the images are as `data.read_image` gives them to this run; they are not cropped again.
+        """
+        return self._gather(images, batch_size, lambda batch: self.detector.scores(batch, fast=self.fast)[0], cropped)
 
     def reconstruct(self, images, batch_size=64):
         """The healthy images that are drawn for them: float32 (N, S, S) in [0, 1], in the images' own exposure."""
@@ -135,14 +141,17 @@ class Scorer:
         calibration = {kind: self.normal_map(kind)}
         return self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration))[kind]
 
-    def examine(self, images, batch_size=64):
+    def examine(self, images, batch_size=64, cropped=False):
         """What `scores`, `reconstruct` and `heatmap` give, in one pass of the network: the three of them.
+
+        Args:
+            cropped: as `scores` takes it.
 
         Raises:
             UserError: as `heatmap`.
         """
         self.normal_map("residual")  # or refused before there is work
-        found = self._gather(images, batch_size, self._examine)
+        found = self._gather(images, batch_size, self._examine, cropped)
         drawn, heat = found.pop("drawn"), found.pop("heat")
         return found, drawn, heat
 
@@ -205,10 +214,10 @@ class Scorer:
             raise UserError(why_uncalibrated(self.run["folder"], self.run))
         return self.calibration[self.score_name]
 
-    def _gather(self, images, batch_size, compute):
+    def _gather(self, images, batch_size, compute, cropped=False):
         """The results of `compute`, dicts of tensors (B, ...), over all batches, as numpy arrays."""
         parts = {}
-        for batch in unit_batches(images, self.image_size, batch_size):
+        for batch in unit_batches(images, self.image_size, batch_size, self.crop and not cropped):
             for name, values in compute(batch.to(self.device)).items():
                 parts.setdefault(name, []).append(values.float().cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
@@ -225,7 +234,7 @@ class Scorer:
         self.detector.to(self.device)
 
 
-def unit_batches(images, size, batch_size=64):
+def unit_batches(images, size, batch_size=64, crop=False):
     """Images of any kind that `Scorer` takes: batches of float32 (B, 1, size, size) in [0, 1], on the CPU.
 
     Raises:
@@ -235,7 +244,7 @@ def unit_batches(images, size, batch_size=64):
         raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
     batch, number = [], -1
     for number, image in enumerate(_single(images)):
-        batch.append(to_unit(torch.from_numpy(_square(image, size, number))))
+        batch.append(to_unit(torch.from_numpy(_square(image, size, number, crop))))
         if len(batch) == batch_size:
             yield torch.stack(batch)[:, None]
             batch = []
@@ -261,19 +270,19 @@ def _single(images):
         yield images
 
 
-def _square(image, size, number):
+def _square(image, size, number, crop):
     """The square that `read_image`, `convert_image` or `convert_array` makes of one image."""
     if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image), size)
+        return read_image(Path(image), size, crop=crop)
     try:
         if isinstance(image, Image.Image):
-            return convert_image(image, size)
+            return convert_image(image, size, crop)
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()
             # NumPy has no bfloat16.
-            return convert_array(image.float() if image.is_floating_point() else image, size)
+            return convert_array(image.float() if image.is_floating_point() else image, size, crop)
         if isinstance(image, np.ndarray):
-            return convert_array(image, size)
+            return convert_array(image, size, crop)
         raise ValueError(f"it is of type {type(image).__name__}: give a path, a PIL image, an array or a tensor")
     except Exception as error:  # of a damaged PIL image decoders raise almost anything
         raise UserError(f"image {number}, counted from 0, cannot be used: {error}") from error

@@ -39,6 +39,7 @@ def real_images(scorer, source=None, skip_unreadable=False, anonymous=False):
             skip_unreadable or run["skip_unreadable"],
             splits=(name,),
             anonymous=anonymous or run["anonymous"],
+            crop=scorer.crop,
         )
         if name in data:
             images = data[name].images
@@ -105,7 +106,7 @@ def _units(scorer):
 
 def _original(scorer, images):
     """The outputs of `Portable`, of what `Scorer` gives."""
-    scores, _, heat = scorer.examine(images, len(images))
+    scores, _, heat = scorer.examine(images, len(images), cropped=True)
     if isinstance(scorer.detector, Ensemble):
         return {"score": scores[scorer.score_name], "anomaly_map": heat}
     mean, deviation = (moment.numpy() for moment in scorer.normal_map("residual"))

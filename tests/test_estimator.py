@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import XRAYS
+from PIL import Image
 from sklearn.base import clone, is_outlier_detector
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -27,7 +28,8 @@ from fastsquid.evaluation import DivergedError
 
 NORMAL = sorted((XRAYS / "train" / "NORMAL").iterdir())
 X = np.stack([read_image(path, 64) for path in NORMAL])  # uint8 (8, 64, 64)
-CONFIG = dict(width=4, slots=8, discriminator_width=16, batch_size=5, lr=1e-3)
+# No crop: X has the model's size already, and what is cut out of it would be resized and rounded once more.
+CONFIG = dict(width=4, slots=8, discriminator_width=16, batch_size=5, lr=1e-3, crop=False)
 
 
 def tiny(**parameters):
@@ -179,7 +181,7 @@ def run(tmp_path_factory):
     """What the training command makes of the same images, unlabelled, and the same configuration and seed."""
     folder = tmp_path_factory.mktemp("estimator")
     shutil.copytree(XRAYS / "train" / "NORMAL", folder / "images")
-    options = [part for name, value in CONFIG.items() for part in (f"--{name}", str(value))]
+    options = [part for name, value in CONFIG.items() for part in (f"--{name}", str(value).lower())]
     arguments = ["--data", str(folder / "images"), "--preset", "fastsquid-small", "--epochs", "2", "--select", "last"]
     train.main([*arguments, *options, "--seed", "3", "--device", "cpu", "--out", str(folder / "run")])
     return fastsquid.load(folder / "run", device="cpu")
@@ -196,6 +198,26 @@ def test_the_training_command_gives_the_same_bits(run, dtype):
     assert detector.scorer_.calibration == run.calibration
     np.testing.assert_array_equal(detector.score_samples(images), -run.score(X))
     np.testing.assert_array_equal(detector.scorer_.heatmap(images), run.heatmap(X))
+
+
+def test_what_is_cropped_is_what_the_command_crops(tmp_path):
+    """From bordered files to the same scores, in the command and in the estimator, whatever the images are given as."""
+    pixels = [np.pad(np.asarray(Image.open(path).convert("L")), 30) for path in NORMAL]
+    (tmp_path / "images").mkdir()
+    paths = [tmp_path / "images" / f"{path.stem}.png" for path in NORMAL]
+    for path, image in zip(paths, pixels):
+        Image.fromarray(image).save(path)
+    options = [part for name, value in CONFIG.items() if name != "crop" for part in (f"--{name}", str(value))]
+    arguments = ["--data", tmp_path / "images", "--preset", "fastsquid-small", "--epochs", 1, "--out", tmp_path / "run"]
+    train.main([str(part) for part in (*arguments, *options, "--device", "cpu")])
+    run = fastsquid.load(tmp_path / "run", device="cpu")
+    detector = tiny(config={**CONFIG, "crop": True})
+    scores = detector.fit(pixels).score_samples(pixels)
+    np.testing.assert_array_equal(scores, -run.score(paths))
+    np.testing.assert_array_equal(scores, detector.score_samples(paths))
+    assert detector.offset_ == np.percentile(scores, 5)
+    uncropped = tiny().fit(pixels)
+    assert np.abs(uncropped.score_samples(pixels) - scores).min() > 0
 
 
 def test_numbers_are_their_definitions(fitted):

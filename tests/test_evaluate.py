@@ -1,17 +1,20 @@
 """The evaluate command's AUCs of perturbed images, against each image scored by itself and pairs counted here."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import XRAYS
+from PIL import Image
 
-from fastsquid import evaluate
+from fastsquid import checkpoint, evaluate
 from fastsquid.checkpoint import load_run
 from fastsquid.config import SCORES
-from fastsquid.data import open_data, to_unit
-from fastsquid.data.perturb import PERTURBATIONS
+from fastsquid.data import find_images, open_data, to_unit
+from fastsquid.data.images import convert_array
+from fastsquid.data.perturb import CHANGES, PERTURBATIONS
 
 
 def test_robustness(unbroken, tmp_path, command):
@@ -26,7 +29,9 @@ def test_robustness(unbroken, tmp_path, command):
 
     detector, split = load_run(unbroken)[0].frozen(), open_data(XRAYS, 64, splits=("val",))["val"]
     images, abnormal = to_unit(split.images), split.labels.numpy() == 1
-    clear = set()
+    threshold = result["scores"]["discriminator"]["validation_threshold"]["threshold"]
+    clear, healthy = set(), result["healthy_above_threshold"]
+    assert list(healthy) == ["clean", *PERTURBATIONS]
     for name, change in {"clean": lambda images: images, **PERTURBATIONS}.items():
         each = [detector.scores(change(image[None]))[0] for image in images]
         for score in SCORES:
@@ -35,14 +40,58 @@ def test_robustness(unbroken, tmp_path, command):
             if np.abs(higher).min() > 1e-5 * np.abs(values).max():  # rounding decides nothing
                 clear.add((name, score))
                 assert found[score][name] == pytest.approx((higher > 0).mean())
-    assert len(clear) > 20  # of 42
+        values = torch.cat([one["discriminator"] for one in each]).double().numpy()[~abnormal]
+        if np.abs(values - threshold).min() > 1e-5 * np.abs(values).max():
+            assert healthy[name] == pytest.approx((values >= threshold).mean())
+    assert len(clear) > 50  # of 102
     for score, aucs in found.items():
         assert list(aucs) == ["clean", *PERTURBATIONS, "mean"]
         assert aucs["clean"] == result["scores"][score]["auc"]
-        assert aucs["mean"] == pytest.approx(np.mean(list(aucs.values())[:7]))
+        assert aucs["mean"] == pytest.approx(np.mean(list(aucs.values())[:17]))
 
     head, *rows = out[len(plain) :].strip().splitlines()
-    starts = [head.index(name) for name in ("clean", *PERTURBATIONS, "mean")]
-    assert starts == sorted(starts)
-    expected = [[score, *(f"{value:.3f}" for value in aucs.values())] for score, aucs in found.items()]
-    assert [row.split() for row in rows] == expected
+    assert head.split()[-3:] == ["healthy", "above", "threshold"] and head.split()[4:-3] == list(SCORES)
+    for row, name in zip(rows, ["clean", *PERTURBATIONS, "mean"], strict=True):
+        cells = [f"{aucs[name]:.3f}" for aucs in found.values()]
+        assert row.startswith(name) and row[22:].split() == cells + [
+            f"{healthy[n]:.1%}" for n in (name,) if n in healthy
+        ]
+
+
+def test_what_is_cropped_is_perturbed_before(unbroken, tmp_path, command):
+    """A run that crops, on bordered images: perturbed at twice the size, then cropped like any image."""
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    config, path = json.loads((run / "config.json").read_text()), next(run.glob("checkpoint-*/state.json"))
+    state = json.loads(path.read_text())
+    del state["state_sha256"]
+    config["config"]["crop"] = state["config"]["crop"] = True
+    (run / "config.json").write_text(json.dumps(config))
+    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+    for file in find_images(XRAYS / "val"):
+        target = tmp_path / "data" / "val" / file.parent.name / f"{file.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            Image.fromarray(np.pad(np.asarray(image.convert("L")), 25)).save(target)
+    options = ("--data", tmp_path / "data", "--device", "cpu", "--json", tmp_path / "e.json", "--robustness")
+    code, _, err = command(evaluate.main, run, *options)
+    assert code == 0, err
+    found = json.loads((tmp_path / "e.json").read_text())["robustness"]
+    detector, split = load_run(run)[0].frozen(), open_data(tmp_path / "data", 128)["val"]
+    abnormal, clear = split.labels.numpy() == 1, 0
+    for name, change in CHANGES.items():
+        squares = [convert_array(image, 64, crop=True) for image in change(to_unit(split.images))[:, 0]]
+        for score, values in detector.scores(torch.from_numpy(np.stack(squares))[:, None])[0].items():
+            values = values.double().numpy()
+            higher = values[abnormal][:, None] - values[~abnormal]
+            if np.abs(higher).min() > 1e-5 * np.abs(values).max():
+                clear += 1
+                assert found[score][name] == pytest.approx((higher > 0).mean())
+    assert clear > 50
+    # A border more changes nothing.
+    images = to_unit(split.images)
+    framed, padded, white = (
+        np.stack([convert_array(image, 64, crop=True) for image in change(images)[:, 0]])
+        for change in (lambda images: images, CHANGES["pad 20 %"], CHANGES["white 10 %"])
+    )
+    np.testing.assert_array_equal(padded, framed)
+    np.testing.assert_allclose(white, framed, atol=1e-6)

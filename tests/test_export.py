@@ -112,7 +112,8 @@ def test_outputs_are_the_scorers(exported, kind):
     scorer, files = exported
     answer, config = portable.READERS[kind](files[kind]), scorer.detector.config
     raw = forward_maps(scorer.detector, IMAGES)["residual"].numpy()
-    expected = {"score": scorer.score(IMAGES), "residual_map": raw, "anomaly_map": scorer.heatmap(IMAGES)}
+    scores, _, heat = scorer.examine(IMAGES, cropped=True)
+    expected = {"score": scores[scorer.score_name], "residual_map": raw, "anomaly_map": heat}
     if config.discriminator:
         seen = scorer.detector.to_range(IMAGES)
         if config.score != "discriminator_image":
@@ -179,6 +180,8 @@ def test_the_document_says_what_the_numbers_mean(by_residual, files, kind):
         "logit": "discriminator",
         "image_size": 64,
         "value_range": [0, 1],
+        "crop": False,
+        "crop_rule": None,
         "calibration": {"mean": usual["mean"], "std": usual["std"]},
         "quantiles": usual["quantiles"],
         "threshold": run.run["validation"]["residual"]["threshold"],

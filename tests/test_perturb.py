@@ -1,8 +1,12 @@
 """Changes that are no anomaly, and the synthetic one, against definitions written out here."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import ndimage
 
 from fastsquid.data.perturb import PERTURBATIONS, with_opacity
 
@@ -31,20 +35,36 @@ def framed(image, size):
 
 def expected(name, image):
     """The perturbation of one image (S, S), in float64."""
-    kind, parameter = name.split()[:2]
+    kind, parameter = [*name.split(), ""][:2]
+    side = len(image)
+    if kind == "rotate":
+        return ndimage.rotate(image, float(parameter), reshape=False, order=1, mode="grid-constant")
+    if kind == "mirror":
+        return image[:, ::-1]
+    if kind == "blur":
+        return ndimage.gaussian_filter(image, 0.01 * side, mode="nearest", radius=int(np.ceil(0.03 * side)))
+    if kind == "noise":
+        noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).numpy()
+        cells = np.arange(side) * 64 // side
+        return np.clip(image + 0.05 * noise[np.ix_(cells, cells)], 0, 1)
+    if kind == "JPEG":
+        file = io.BytesIO()
+        Image.fromarray(np.rint(255 * image).astype(np.uint8)).save(file, "JPEG", quality=int(parameter))
+        return np.asarray(Image.open(file)) / 255
     if kind == "gamma":
         return np.exp(float(parameter) * np.log(np.maximum(image, 1e-300)))
     if kind == "contrast":
         return np.clip(image.mean() + float(parameter) * (image - image.mean()), 0, 1)
     edge = max(1, round(len(image) * float(parameter) / 100))
-    return framed(image[edge:-edge, edge:-edge] if kind == "crop" else np.pad(image, edge), len(image))
+    padded = np.pad(image, edge, constant_values=int(kind == "white"))
+    return framed(image[edge:-edge, edge:-edge] if kind == "crop" else padded, side)
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_each_is_its_definition(name, images):
     for batch in (images, torch.rand(3, 1, 64, 64), torch.rand(3, 1, 9, 9)):
         for image, mine in zip(batch.double()[:, 0].numpy(), PERTURBATIONS[name](batch)[:, 0].numpy()):
-            np.testing.assert_allclose(mine, expected(name, image), atol=2e-6)
+            np.testing.assert_allclose(mine, expected(name, image), atol=1e-5)
 
 
 @pytest.mark.parametrize("change", PERTURBATIONS.values(), ids=PERTURBATIONS)
@@ -80,6 +100,30 @@ def test_what_they_mean(images):
     for name, place in (("crop 5 %", 15 * 40 / 36), ("pad 5 %", 19 * 40 / 44)):
         row = at[name][4, 0, 20, 5:30]
         assert 5 + (row < 0.5).sum() == pytest.approx(place, abs=0.6)
+
+
+def test_positions_and_quality():
+    """A bright spot at the upper right of the center turns to the left, and is mirrored to the left."""
+    spot = torch.zeros(1, 1, 64, 64)
+    spot[..., 12:16, 40:44] = 1
+
+    def place(name):
+        weights = PERTURBATIONS[name](spot)[0, 0].double().numpy()
+        y, x = (np.sum(axis * weights) / weights.sum() - 31.5 for axis in np.mgrid[:64, :64])
+        return np.hypot(x, y), np.degrees(np.arctan2(-y, x))
+
+    radius, angle = np.hypot(10, 18), np.degrees(np.arctan2(18, 10))
+    assert place("rotate +10") == pytest.approx((radius, angle + 10), abs=0.5)
+    assert place("rotate -10") == pytest.approx((radius, angle - 10), abs=0.5)
+    assert place("mirror") == pytest.approx((radius, 180 - angle), abs=0.1)
+    assert place("blur") == pytest.approx((radius, angle), abs=0.1)
+    white = torch.ones(1, 1, 64, 64)
+    assert PERTURBATIONS["rotate +10"](white)[0, 0, 0, 0] == 0  # what comes in is black
+    # Noise of the same deviation at every size: it averages to the same when the larger image is halved.
+    gray = torch.full((2, 1, 128, 128), 0.5)
+    large, small = (PERTURBATIONS["noise"](images) for images in (gray, gray[..., ::2, ::2]))
+    assert small.std() == pytest.approx(0.05, rel=0.05)
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(large, 2), small)
 
 
 def test_opacity():

@@ -246,8 +246,8 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
 def test_scores_that_are_not_finite_are_errors(run, tmp_path, command, monkeypatch):
     original = Scorer.scores
 
-    def scores(self, *arguments):
-        found = original(self, *arguments)
+    def scores(self, *arguments, **options):
+        found = original(self, *arguments, **options)
         found["residual"][1] = np.nan
         return found
 

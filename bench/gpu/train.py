@@ -179,7 +179,7 @@ def add_tensors(name, work, seed, first, packed):
 
 def save_memory(detector, group, path):
     """Save what t-SNE is drawn from, at most POINTS of each: slots (R, N, C), validation queries (M, R, C)."""
-    data = open_data(group["data"], detector.config.image_size, 0)
+    data = open_data(group["data"], detector.config.image_size, 0, crop=detector.config.crop)
     images = data["val" if "val" in data else "train"].images
     memory = detector.generator.inpaint.memory
     slots = memory.bank.detach()[:, : int(memory.filled) if memory.kind == "queue" else None].float().cpu().numpy()

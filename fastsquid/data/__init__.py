@@ -37,6 +37,7 @@ def open_data(
     splits=SPLITS,
     contamination=0.0,
     anonymous=False,
+    crop=False,
 ):
     """Opens the data at a path, recognised by what is there.
 
@@ -54,6 +55,7 @@ def open_data(
         contamination: share of the training images, in [0, 1), that is abnormal; their number does not change. More
             of it at the same seed keeps the abnormal images of less. 0 opens no abnormal training image.
         anonymous: call image files by a hash of what is in them, not by their paths, in messages too.
+        crop: crop every image to its exposed field (`framing.exposed_field`) before it is resized.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
@@ -61,8 +63,13 @@ def open_data(
     Raises:
         ImageError: a file that cannot be read.
         UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
-            training images, or anything else wrong with the source.
+            training images, crop of DigitAnatomy, or anything else wrong with the source.
     """
+    if crop and (path is None or is_mnist(Path(path))):
+        raise UserError(
+            "crop = True is for X-rays, and DigitAnatomy has its cells at fixed places: give X-rays, the preset "
+            "fastsquid-digits, or crop false"
+        )
     if path is None:
         return open_digits(None, size, seed, splits, contamination)
     root = Path(path)
@@ -78,12 +85,12 @@ def open_data(
             "a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
     if sharded:
-        return open_shards(root, size, skip_unreadable, splits, anonymous)
+        return open_shards(root, size, skip_unreadable, splits, anonymous, crop)
     if is_chexpert(root):
-        return open_chexpert(root, size, skip_unreadable, splits, anonymous)
+        return open_chexpert(root, size, skip_unreadable, splits, anonymous, crop)
     if is_covidx(root):
-        return open_covidx(root, size, skip_unreadable, splits, anonymous)
-    return open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous)
+        return open_covidx(root, size, skip_unreadable, splits, anonymous, crop)
+    return open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous, crop)
 
 
 def known_source(path, train):

@@ -40,7 +40,7 @@ class _Row(NamedTuple):
     diseases: tuple
 
 
-def open_chexpert(root, size, skip_unreadable, splits, anonymous):
+def open_chexpert(root, size, skip_unreadable, splits, anonymous, crop):
     """Reads CheXpert's frontal PA images.
 
     Normal (0) is No Finding = 1, abnormal (1) any of the 12 diseases = 1; images with neither, only uncertain or
@@ -50,6 +50,7 @@ def open_chexpert(root, size, skip_unreadable, splits, anonymous):
     Args:
         root: Path of the folder with train.csv; a Path column's leading folders may be absent below it.
         splits: the splits to decode.
+        crop: as `open_data` takes it.
 
     Returns:
         dict of split name to Split, named by the Path column or, if `anonymous`, by what is in the files, without
@@ -75,6 +76,7 @@ def open_chexpert(root, size, skip_unreadable, splits, anonymous):
             size,
             skip_unreadable,
             anonymous,
+            crop=crop,
         )
         for name in splits
         if rows.get(name)

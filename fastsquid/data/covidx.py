@@ -20,7 +20,7 @@ class _Row(NamedTuple):
     label: str
 
 
-def open_covidx(root, size, skip_unreadable, splits, anonymous):
+def open_covidx(root, size, skip_unreadable, splits, anonymous, crop):
     """Reads COVIDx's A lists: "normal" is 0, everything else 1.
 
     "val" is drawn from the training list, the same at every call; where a class has too few images, it takes a fifth
@@ -29,6 +29,7 @@ def open_covidx(root, size, skip_unreadable, splits, anonymous):
     Args:
         root: Path of the folder with train*.txt and train/, or test*.txt and test/, or both pairs.
         splits: the splits to decode.
+        crop: as `open_data` takes it.
 
     Returns:
         dict of split name to Split, named by file or, if `anonymous`, by what is in it, without the splits that
@@ -54,6 +55,7 @@ def open_covidx(root, size, skip_unreadable, splits, anonymous):
             size,
             skip_unreadable,
             anonymous,
+            crop=crop,
         )
         for name in splits
         if rows.get(name)

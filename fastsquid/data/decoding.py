@@ -38,8 +38,8 @@ class Decoded(NamedTuple):
 class _Files(Dataset):
     """`Decoded` of each of `files`, [(name, path)]."""
 
-    def __init__(self, files, size, anonymous):
-        self.files, self.size, self.anonymous = files, size, anonymous
+    def __init__(self, files, size, anonymous, crop):
+        self.files, self.size, self.anonymous, self.crop = files, size, anonymous, crop
 
     def __len__(self):
         return len(self.files)
@@ -50,14 +50,14 @@ class _Files(Dataset):
         if self.anonymous:
             name = called = content_name(path)
         try:
-            image = read_image(path, self.size, called)
+            image = read_image(path, self.size, called, self.crop)
         except ImageError as error:
             return Decoded(name, None, None, str(error))
         patient = read_patient(path)
         return Decoded(name, image, patient and patient.age, "")
 
 
-def decoded(files, size, batch_size, anonymous=False):
+def decoded(files, size, batch_size, anonymous=False, crop=False):
     """Decodes image files in their order; many of them ahead of their use, in worker processes.
 
     Args:
@@ -65,6 +65,7 @@ def decoded(files, size, batch_size, anonymous=False):
         size: side of the square images in pixels.
         batch_size: of the files, the last batch may hold fewer.
         anonymous: call images and files by what is in the files instead, in errors too; the same files alike.
+        crop: as `read_image` takes it.
 
     Yields:
         batches, lists of `Decoded`.
@@ -74,7 +75,7 @@ def decoded(files, size, batch_size, anonymous=False):
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size, anonymous),
+        _Files(files, size, anonymous, crop),
         batch_size,
         num_workers=max(1, min(8, _cores() // neighbours())) if workers else 0,
         collate_fn=list,

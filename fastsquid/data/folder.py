@@ -16,7 +16,7 @@ from .split import SPLITS, read_split
 _ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORMAL-\d{4,}-\d{4})\.jpeg")
 
 
-def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous):
+def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous, crop):
     """Reads a folder of images by its layout.
 
     - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
@@ -35,6 +35,7 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonym
         splits: the splits to decode.
         contamination: share of the normal training images that abnormal ones replace, which the other class folders
             of `train` hold.
+        crop: as `open_data` takes it.
 
     Returns:
         dict of split name to Split, without the splits that the folder does not have.
@@ -53,7 +54,7 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonym
             folder, paths, labels = listed[name]
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages)
+            data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages, crop)
             data[name].source = "zhanglab" if name == "train" and is_zhanglab(names) else None
     return data
 

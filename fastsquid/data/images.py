@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from .dicom import read_dicom
+from .framing import exposed_field
 from .kinds import DICOM_SUFFIXES, begins_as_dicom, is_dicom, is_image
 from .quiet import quiet
 
@@ -25,18 +26,19 @@ class ImageError(UserError):
     """A file that cannot be used as an image; the message names it and says why."""
 
 
-def read_image(path, size, name=None):
+def read_image(path, size, name=None, crop=False):
     """Decodes one image file to a grey square.
 
     EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
-    ignored, the first frame of several is taken, and the image is resized to the square with antialiased bilinear
-    interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes 16-bit colour to 8.
-    A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
+    ignored, the first frame of several is taken, and the image, or its exposed field, is resized to the square with
+    antialiased bilinear interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes
+    16-bit colour to 8. A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
 
     Args:
         path: of the file, in any form, or a `ShardFile`.
         size: side of the square in pixels.
         name: what messages call the file; its path by default.
+        crop: crop every image to its exposed field first (`framing.exposed_field`).
 
     Returns:
         np.uint8 (size, size), or np.uint16 for greyscale of more than 8 bits.
@@ -49,24 +51,24 @@ def read_image(path, size, name=None):
     path = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
         if is_dicom(path):
-            return _dicom_square(path, size)
+            return _dicom_square(path, size, crop)
         with _open(path) as image:
-            return convert_image(image, size)
+            return convert_image(image, size, crop)
     except Exception as error:  # a damaged file makes decoders raise almost anything
         remedy = getattr(error, "remedy", "replace or remove it")
         raise ImageError(f"{name or path} cannot be read as an image ({_reason(path, error)}): {remedy}") from error
 
 
-def convert_image(image, size):
+def convert_image(image, size, crop=False):
     """A PIL image as `read_image` gives a file's.
 
     Raises:
         ValueError: a mode without a meaning as grey, or values that do not fit 16 bits.
     """
-    return _grey_square(ImageOps.exif_transpose(image), size)
+    return _grey_square(ImageOps.exif_transpose(image), size, crop)
 
 
-def convert_array(values, size):
+def convert_array(values, size, crop=False):
     """An array of grey values as a square, resized as files are.
 
     Args:
@@ -85,15 +87,14 @@ def convert_array(values, size):
             "image"
         )
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
-        return _grey_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size)
+        return _grey_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)
     if values.dtype.kind != "f":
         raise ValueError(f"its dtype is {values.dtype}: give uint8, uint16, or floats from 0 to 1")
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite (NaN or infinity): give floats from 0 to 1")
     if values.min() < 0 or values.max() > 1:
         raise ValueError(f"its values reach from {values.min():.9g} to {values.max():.9g}: give floats from 0 to 1")
-    image = Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(image).clip(0, 1)
+    return _resized(Image.fromarray(values.astype(np.float32)), size, crop).clip(0, 1)
 
 
 def find_images(folder):
@@ -115,7 +116,7 @@ def find_images(folder):
     return sorted(images, key=Path.as_posix)
 
 
-def read_images(paths, size, skip_unreadable=False, names=None):
+def read_images(paths, size, skip_unreadable=False, names=None, crop=False):
     """Decodes image files in threads, each once, in the given order.
 
     Args:
@@ -123,6 +124,7 @@ def read_images(paths, size, skip_unreadable=False, names=None):
         size: side of the square images in pixels.
         skip_unreadable: leave out what cannot be read.
         names: what messages call the files; their paths by default.
+        crop: as `read_image` takes it.
 
     Returns:
         images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits (8-bit values then times 257,
@@ -135,7 +137,7 @@ def read_images(paths, size, skip_unreadable=False, names=None):
 
     def read(path, name):
         try:
-            return read_image(path, size, name)
+            return read_image(path, size, name, crop)
         except ImageError as error:
             if skip_unreadable:
                 return None
@@ -163,11 +165,11 @@ def to_unit(images):
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
 
 
-def _dicom_square(path, size):
+def _dicom_square(path, size, crop):
     shown, bits = read_dicom(path)
     depth = np.uint8 if bits <= 8 else np.uint16
     image = Image.fromarray(shown * np.float32(np.iinfo(depth).max))
-    return np.rint(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))).astype(depth)
+    return np.rint(_resized(image, size, crop)).astype(depth)
 
 
 def _open(path):
@@ -180,18 +182,26 @@ def _open(path):
     return image
 
 
-def _grey_square(image, size):
+def _grey_square(image, size, crop):
     if image.mode in _EIGHT_BIT:
         if image.mode == "P":
             image = image.convert("RGBA")  # straight to L, Pillow warns of transparency
-        return np.array(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))  # writable, for torch
+        return _resized(image.convert("L"), size, crop)
     if image.mode not in _SIXTEEN_BIT:
         raise ValueError(f"Pillow's mode {image.mode} is neither 8-bit nor 16-bit grey nor colour")
     image = image.convert("F")
     low, high = image.getextrema()
     if low < 0 or high > 65535:
         raise ValueError(f"its values {low:.0f} to {high:.0f} do not fit 16 bits")
-    return np.rint(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))).astype(np.uint16)
+    return np.rint(_resized(image, size, crop)).astype(np.uint16)
+
+
+def _resized(image, size, crop):
+    """A PIL image of mode L or F, or its exposed field, as a square array, which is writable, for torch."""
+    if crop:
+        top, bottom, left, right = exposed_field(np.asarray(image))
+        image = image.crop((left, top, right, bottom))
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _reason(path, error):

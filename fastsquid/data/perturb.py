@@ -1,7 +1,12 @@
 """Images changed in ways that are no anomaly, and images given one: what a score is tried on without more labels."""
 
+import io
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 
 def _gamma(exponent):
@@ -18,32 +23,102 @@ def _contrast(factor):
     return change
 
 
-def _resize(images, side):
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+def _same_size(change):
+    """The change, and the images resized to the side that they had."""
+
+    def changed(images):
+        side, images = images.shape[-1], change(images)
+        if images.shape[-1] == side:
+            return images
+        images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        return images.clamp(0, 1)
+
+    return changed
 
 
-def _crop(images):
-    """Without 5 % of the side at every edge."""
-    side = images.shape[-1]
-    cut = max(1, round(0.05 * side))
-    return _resize(images[..., cut:-cut, cut:-cut], side)
+def _crop(share):
+    """Without a share of the side at every edge."""
+
+    def change(images):
+        cut = max(1, round(share * images.shape[-1]))
+        return images[..., cut:-cut, cut:-cut]
+
+    return change
 
 
-def _pad(images):
-    """With a black border of 5 % of the side at every edge."""
-    side = images.shape[-1]
-    return _resize(F.pad(images, [max(1, round(0.05 * side))] * 4), side)
+def _pad(share, value=0.0):
+    """With a border of one gray, a share of the side wide, at every edge."""
+    return lambda images: F.pad(images, [max(1, round(share * images.shape[-1]))] * 4, value=value)
 
 
-# Brightness, contrast and framing that a clinic may change: float (B, 1, H, W) in [0, 1] -> the same.
-PERTURBATIONS = {
+def _rotate(degrees):
+    """Turned counterclockwise about the center; what comes in from outside is black."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+    def change(images):
+        turn = images.new_tensor([[cosine, -sine, 0], [sine, cosine, 0]]).expand(len(images), 2, 3)
+        grid = F.affine_grid(turn, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1)
+
+    return change
+
+
+def _blur(images):
+    """Blurred by a Gaussian whose deviation is 1 % of the side."""
+    deviation = 0.01 * images.shape[-1]
+    reach = math.ceil(3 * deviation)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(images) ** 2) / (2 * deviation**2))
+    kernel = kernel / kernel.sum()
+    images = F.pad(images, [reach] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(images, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).clamp(0, 1)
+
+
+def _noise(images):
+    """With Gaussian noise of deviation 0.05, always the same.
+
+    It has 64 x 64 cells whatever the image's size, so that an image read at twice the size gets the same noise.
+    """
+    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)).to(images)
+    return (images + 0.05 * F.interpolate(noise, size=images.shape[-2:])).clamp(0, 1)
+
+
+def _jpeg(quality):
+    """Through a JPEG file of 8 bits."""
+
+    def change(images):
+        result = []
+        for image in (images.cpu() * 255).round().to(torch.uint8).numpy():
+            file = io.BytesIO()
+            Image.fromarray(image[0]).save(file, "JPEG", quality=quality)
+            with Image.open(file) as saved:
+                result.append(torch.from_numpy(np.array(saved)))
+        return torch.stack(result)[:, None].to(images) / 255
+
+    return change
+
+
+# What a clinic may change in exposure, framing, position and quality: float (B, 1, S, S) in [0, 1] -> the same, with
+# another S where the frame changes.
+CHANGES = {
     "gamma 0.8": _gamma(0.8),
     "gamma 1.25": _gamma(1.25),
     "contrast 0.8": _contrast(0.8),
     "contrast 1.2": _contrast(1.2),
-    "crop 5 %": _crop,
-    "pad 5 %": _pad,
+    "crop 5 %": _crop(0.05),
+    "crop 15 %": _crop(0.15),
+    "pad 5 %": _pad(0.05),
+    "pad 10 %": _pad(0.1),
+    "pad 20 %": _pad(0.2),
+    "white 10 %": _pad(0.1, value=1.0),
+    "rotate +10": _rotate(10),
+    "rotate -10": _rotate(-10),
+    "mirror": lambda images: images.flip(-1),
+    "blur": _blur,
+    "noise": _noise,
+    "JPEG 30": _jpeg(30),
 }
+# The same, resized to the S that there was.
+PERTURBATIONS = {name: _same_size(change) for name, change in CHANGES.items()}
 
 
 def with_opacity(images, seed=0):

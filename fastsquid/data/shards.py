@@ -169,7 +169,7 @@ def shard_title(folder, anonymous):
     return f"a shard in {folder}" if anonymous else None
 
 
-def open_shards(root, size, skip_unreadable, splits, anonymous):
+def open_shards(root, size, skip_unreadable, splits, anonymous, crop):
     """Reads shards by splits, which their names say, `train-000000.tar`, `val-...`, `test-...`, or folders of these
     names; where nothing says one, all are for training.
 
@@ -180,6 +180,7 @@ def open_shards(root, size, skip_unreadable, splits, anonymous):
     Args:
         root: Path of the folder.
         splits: the splits to decode.
+        crop: as `open_data` takes it.
 
     Returns:
         dict of split name to Split, without the splits that there are no shards of.
@@ -210,7 +211,7 @@ def open_shards(root, size, skip_unreadable, splits, anonymous):
             files, labels = listed[name]
             names = [file.relative_to(root).as_posix() for file in files]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(files, names, labels, size, skip_unreadable, anonymous, ages)
+            data[name] = read_split(files, names, labels, size, skip_unreadable, anonymous, ages, crop)
     return data
 
 

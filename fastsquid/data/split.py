@@ -40,7 +40,7 @@ class Split:
         return len(self.names)
 
 
-def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=False, ages=None):
+def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=False, ages=None, crop=False):
     """The Split of image files, decoded once.
 
     Args:
@@ -51,6 +51,7 @@ def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=Fals
         skip_unreadable: leave out what cannot be read.
         anonymous: call images and files by what is in the files instead (`content_name`), in messages too.
         ages: of the patients in years, or None.
+        crop: as `read_image` takes it.
 
     Raises:
         ImageError: a file cannot be read and `skip_unreadable` is false.
@@ -60,7 +61,7 @@ def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=Fals
     if anonymous:
         with ThreadPoolExecutor() as pool:
             called = names = list(map(Distinct(), pool.map(content_name, paths)))
-    images, kept = read_images(paths, size, skip_unreadable, called)
+    images, kept = read_images(paths, size, skip_unreadable, called, crop)
     if not kept:
         raise UserError(
             f"none of the {len(paths)} images could be read, the first being {called[0]}: "
