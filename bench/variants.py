@@ -1,7 +1,7 @@
 """`python bench/variants.py`: what was tried to steady the score, as bench/results/zhanglab/variants/variants.md.
 
-Of every variant the validation AUC, a mean over clean images and perturbations of them: its best epoch, its last, and the
-mean and the sample standard deviation of its last five. `*.csv` there is what bench/stability.py wrote, folders are
+Of every variant the validation AUC, a mean over clean images and perturbations of them: its best epoch, its last, and
+the mean and the sample standard deviation of its last five. `*.csv` there is what bench/stability.py wrote, folders are
 runs with `--monitor true`.
 """
 
