@@ -12,8 +12,10 @@ from .data.patients import warn_of_ages
 from .ensemble import Ensemble
 from .errors import UserError
 from .evaluation import (
+    confounds,
     evaluate_run,
     perturbed_scores,
+    print_confounds,
     print_robustness,
     print_table,
     reported_split,
@@ -72,6 +74,8 @@ def main(arguments=None):
         at = result["scores"][config.score]["validation_threshold"]
         result |= robustness(data[split].labels, every, config.score, at and at["threshold"])
         print_robustness(result["robustness"], result.get("healthy_above_threshold"))
+        result["confounds"] = confounds(detector, data[split])
+        print_confounds(result["confounds"])
     if options.json:
         write_json(options.json, result)
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from . import plots
 from .checkpoint import describe_checkpoint
 from .data.images import convert_array, to_unit
-from .data.perturb import CHANGES, PERTURBATIONS, with_opacity
+from .data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS, with_opacity
 from .errors import UserError
 from .files import replacing
 from .metrics import at_threshold, evaluate, require_both_classes
@@ -168,6 +168,26 @@ def perturbed_aucs(detector, split):
         name: {score: float(roc_auc_score(split.labels, values)) for score, values in scores.items()}
         for name, scores in perturbed_scores(detector, split.images).items()
     }
+
+
+def confounds(detector, split):
+    """Return the AUC of every score where only the lungs are left of each image, and where they are removed.
+
+    A score that goes by disease keeps its AUC on the lungs alone, and falls to 0.5 without them. The region is the same
+    in every image: a mask of its own would already tell sick lungs, which are hard to outline.
+
+    Args:
+        detector: a `Detector`; it is put in eval mode.
+        split: a labelled `Split` of images as the model sees them.
+
+    Returns:
+        {score: {"lungs only": AUC, "without lungs": AUC}}.
+    """
+    frozen, result = detector.eval().frozen(), {}
+    for name, change in CONFOUNDS.items():
+        for score, values in _score(frozen, split.images, change=change).items():
+            result.setdefault(score, {})[name] = float(roc_auc_score(split.labels, values))
+    return result
 
 
 def robustness(labels, scores, ranking, threshold=None):
@@ -344,6 +364,14 @@ def _cells(at):
     if at is None:
         return f"{'-':>9} {'-':>6} {'-':>6} {'-':>6}"
     return f"{at['accuracy']:9.3f} {at['f1']:6.3f} {at['sensitivity']:6.3f} {at['specificity']:6.3f}"
+
+
+def print_confounds(aucs):
+    """Print `confounds` as a table for people: a row per score."""
+    names = list(next(iter(aucs.values())))
+    print(f"\n{'AUC of parts of images':22} " + "  ".join(names))
+    for score, values in aucs.items():
+        print(f"{score:22} " + "  ".join(f"{values[name]:{len(name)}.3f}" for name in names))
 
 
 def print_robustness(aucs, healthy=None):

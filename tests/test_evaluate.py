@@ -14,7 +14,7 @@ from fastsquid.checkpoint import load_run
 from fastsquid.config import SCORES
 from fastsquid.data import find_images, open_data, to_unit
 from fastsquid.data.images import convert_array
-from fastsquid.data.perturb import CHANGES, PERTURBATIONS
+from fastsquid.data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
 
 
 def test_robustness(unbroken, tmp_path, command):
@@ -49,7 +49,19 @@ def test_robustness(unbroken, tmp_path, command):
         assert aucs["clean"] == result["scores"][score]["auc"]
         assert aucs["mean"] == pytest.approx(np.mean(list(aucs.values())[:17]))
 
-    head, *rows = out[len(plain) :].strip().splitlines()
+    for score, aucs in result["confounds"].items():
+        each = [
+            torch.cat([detector.scores(change(image[None]))[0][score] for image in images]).double().numpy()
+            for change in CONFOUNDS.values()
+        ]
+        for auc, values in zip(aucs.values(), each, strict=True):
+            higher = values[abnormal][:, None] - values[~abnormal]
+            if np.abs(higher).min() > 1e-5 * np.abs(values).max():
+                assert auc == pytest.approx((higher > 0).mean())
+    table, parts = out[len(plain) :].strip().split("\n\n")
+    assert [line.split()[0] for line in parts.splitlines()[1:]] == list(SCORES)
+    assert parts.splitlines()[0].endswith("lungs only  without lungs")
+    head, *rows = table.splitlines()
     assert head.split()[-3:] == ["healthy", "above", "threshold"] and head.split()[4:-3] == list(SCORES)
     for row, name in zip(rows, ["clean", *PERTURBATIONS, "mean"], strict=True):
         cells = [f"{aucs[name]:.3f}" for aucs in found.values()]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fastsquid.data.perturb import PERTURBATIONS, with_opacity
+from fastsquid.data.perturb import CONFOUNDS, PERTURBATIONS, with_opacity
 
 
 @pytest.fixture
@@ -161,3 +161,17 @@ def test_where_an_opacity_is():
         assert 0.05 - 1e-3 <= (-2 * curvature) ** -0.5 <= 0.15 + 1e-3
     assert 0.19 < min(largest) < 0.25 and 0.45 < max(largest) <= 0.5 + 1e-6
     assert {-1, 1} == set(signs)
+
+
+def test_what_is_left_of_an_image():
+    torch.manual_seed(0)
+    images = torch.rand(3, 1, 64, 64)
+    mean = images.mean((1, 2, 3))
+    lungs, outside = (CONFOUNDS[name](images) for name in ("lungs only", "without lungs"))
+    # Together they are the image: each pixel is as far from the mean in both as it was.
+    torch.testing.assert_close(lungs + outside, images + mean.view(3, 1, 1, 1))
+    # Centers of both lungs and the middle between them, as rows and columns of 64.
+    for row, column, inside in ((31, 18, True), (31, 45, True), (31, 32, False), (2, 2, False), (60, 32, False)):
+        kept, replaced = (lungs, outside) if inside else (outside, lungs)
+        torch.testing.assert_close(kept[..., row, column], images[..., row, column], atol=0.02, rtol=0)
+        torch.testing.assert_close(replaced[:, 0, row, column], mean, atol=0.02, rtol=0)

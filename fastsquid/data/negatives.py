@@ -51,7 +51,7 @@ def lung_prior(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
     y, x = _coordinates(size, device)
     width, height = LUNG_HALF_AXES
     lungs = [((x - side * LUNG_X) / width) ** 2 + ((y + LUNG_Y) / height) ** 2 for side in (-1, 1)]
-    return torch.sigmoid((1 - torch.minimum(*lungs)) * 5)[:, None]
+    return torch.sigmoid((1 - torch.minimum(*lungs)) * 12)[:, None]
 
 
 def _haze(images, lungs):

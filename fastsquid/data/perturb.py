@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .negatives import lung_prior
+
 
 def _gamma(exponent):
     return lambda images: images**exponent
@@ -119,6 +121,20 @@ CHANGES = {
 }
 # The same, resized to the S that there was.
 PERTURBATIONS = {name: _same_size(change) for name, change in CHANGES.items()}
+
+
+def lungs_only(images: torch.Tensor) -> torch.Tensor:
+    """Replace everything outside the lungs (`negatives.lung_prior`) by each image's mean: float (B, 1, S, S)."""
+    return torch.lerp(images.mean((1, 2, 3), keepdim=True), images, lung_prior(images.shape[-1], images.device))
+
+
+def without_lungs(images: torch.Tensor) -> torch.Tensor:
+    """Replace the lungs (`negatives.lung_prior`) by each image's mean: float (B, 1, S, S)."""
+    return torch.lerp(images, images.mean((1, 2, 3), keepdim=True), lung_prior(images.shape[-1], images.device))
+
+
+# What is left of an image tells what a score goes by: the lungs, or what should not matter.
+CONFOUNDS = {"lungs only": lungs_only, "without lungs": without_lungs}
 
 
 def with_opacity(images, seed=0):
