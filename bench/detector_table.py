@@ -1,11 +1,10 @@
 """`python bench/detector_table.py`: the tables of docs/results.md, made from bench/results/zhanglab/detector.
 
-A folder there is a variant of `fastsquid-small` (bench/detector.py), with what bench/collect.py keeps of each of its runs.
+A folder there is a variant of `fastsquid-small` (bench/detector.py), with what bench/collect.py keeps of each run.
 `evaluation.json` of a run is what `fastsquid.evaluate --robustness --json` wrote.
 """
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +87,9 @@ def perturbations():
 def main():
     page = PAGE.read_text(encoding="utf-8")
     for name, table in (("variants", variants()), ("perturbations", perturbations())):
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        page = re.sub(f"{begin}.*?{end}", lambda _: begin + "\n".join(table) + "\n" + end, page, flags=re.DOTALL)
+        before, rest = page.split(f"<!-- {name} -->\n")
+        _, after = rest.split(f"<!-- end of {name} -->")
+        page = f"{before}<!-- {name} -->\n" + "\n".join(table) + f"\n<!-- end of {name} -->{after}"
     PAGE.write_text(page, encoding="utf-8")
 
 
