@@ -11,7 +11,7 @@ from dicom_files import write
 from PIL import Image, ImageDraw, ImageFont
 
 import fastsquid
-from fastsquid import score, train
+from fastsquid import portable, score, train
 from fastsquid.data import ImageError, find_images, open_data, read_image
 from fastsquid.data.framing import exposed_field
 from fastsquid.data.images import convert_array, convert_image
@@ -165,6 +165,13 @@ def test_all_doors_see_the_same_pixels(crop_run, tmp_path, command):
             float(scores[0][0]), abs=1e-5
         )
         assert run.score(dicom) == pytest.approx(scores[0], abs=2e-2)
+
+
+def test_the_exported_document_says_how_to_crop(crop_run):
+    document = portable.describe(fastsquid.load(crop_run, device="cpu"))
+    assert document["crop"] is True
+    for number in ("80%", "8%", "1st to 99th", "97%", "4 times", "16%", "24%", "33%"):
+        assert number in document["crop_rule"]
 
 
 def test_training_reads_cropped_images(crop_run, command):

@@ -1,8 +1,8 @@
 """`python bench/gpu/pack.py DATA TARGET [SIZE]`: a folder of X-rays as small as training can use it, to carry to a GPU.
 
 Every image that training, validation and scoring read, under its own name, as a gray PNG of SIZE x SIZE (128) pixels
-whatever the name's suffix says. A run on TARGET gets the same bits as one on DATA, unless its preset crops: it then
-finds the exposed field in these pixels, for which 256 is a better size.
+whatever the name's suffix says. A run on TARGET gets the same bits as one on DATA, unless its preset crops: it
+then finds the exposed field in these pixels, for which 256 is a better size.
 """
 
 import sys

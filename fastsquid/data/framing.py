@@ -11,11 +11,11 @@ LARGEST = 1 / 3  # of the side: a wider border is not believed
 ROUNDS = 4  # a border may be in a frame and end in a line; the last round finds nothing more
 # What another program must do, in words.
 RULE = (
-    "Before resizing, crop each side by its uniform border. Go inward line by line while at least 80 % of a line's "
-    "pixels differ from the median of the outermost line by at most 8 % of the gray range (1st to 99th percentile). "
-    "The border ends with the last line that has at least 97 % of such pixels. Repeat on what is left, at most four "
-    "times; a further border's median differs from the first one's on that side by at most 16 % or at least 24 % of "
-    "the range. Crop nothing where a side would lose more than a third."
+    f"Before resizing, crop each side by its uniform border. Go inward line by line while at least {MOSTLY:.0%} of a "
+    f"line's pixels differ from the median of the outermost line by at most {ALIKE:.0%} of the gray range (1st to 99th "
+    f"percentile). The border ends with the last line that has at least {WHOLLY:.0%} of such pixels. Repeat on what is "
+    f"left, at most {ROUNDS} times. There a border's median differs from the first one's on that side by at most "
+    f"{NEAR:.0%} or at least {APART:.0%} of the range. Crop nothing where a side would lose more than {LARGEST:.0%}."
 )
 
 
