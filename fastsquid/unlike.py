@@ -75,9 +75,9 @@ class InputCheck:
         Returns:
             float64 (N,) on the CPU, in [0, 99]; 99 for an image without contrast.
         """
-        own_thumbnails, has_contrast = _thumbnails(images)
-        own = self.distances(own_thumbnails)
-        turned = torch.stack([self.distances(change(own_thumbnails)) for change in WRONG]).amin(0)
+        thumbnails, has_contrast = to_thumbnails(images)
+        own = self.distances(thumbnails)
+        turned = torch.stack([self.distances(change(thumbnails)) for change in WRONG]).amin(0)
         ratios = torch.maximum(own / self.threshold, own / turned.clamp_min(1e-12))
         return torch.where(has_contrast, ratios.clamp_max(LARGEST), LARGEST)
 
@@ -96,7 +96,7 @@ def fit_check(images):
         images: of training: uint8 or uint16, or floats in [0, 1]: (N, 1, H, W), on any device.
     """
     batches = images[:: math.ceil(len(images) / MOST)].split(256)
-    framed = torch.cat([torch.stack([_thumbnails(_framed(b, *frame))[0] for frame in FRAMES], 1) for b in batches])
+    framed = torch.cat([torch.stack([to_thumbnails(reframe(b, *frame))[0] for frame in FRAMES], 1) for b in batches])
     halves = (framed[::2], framed[1::2]) if len(framed) > 1 else (framed, framed)
     unseen = [
         InputCheck(*_moments(seen), threshold=1.0).distances(half.flatten(0, 1))
@@ -150,7 +150,7 @@ def why_unchecked(folder, run):
 
 def describe_unlike(unlike, count):
     """A sentence for people: how many of so many images are unlike the training images."""
-    advice = ": look at them, for their scores mean little" if unlike else ""
+    advice = ": look at them before you trust their scores" if unlike else ""
     return f"{unlike} of {count} images are unlike the training images (unlike_training above 1){advice}"
 
 
@@ -171,16 +171,33 @@ def warn_of_unlike(ratios):
     return sentence
 
 
-def _thumbnails(images):
-    """Means of 8 x 8 blocks, each image less its mean and of length 1: float64 (N, 8, 8); and who has contrast (N,)."""
+def to_thumbnails(images):
+    """Standardized thumbnails: means of 8 x 8 blocks, less their mean, divided by their Euclidean length.
+
+    Args:
+        images: as `InputCheck.ratios` takes them.
+
+    Returns:
+        float64 (N, 8, 8) on the CPU, and bool (N,): whether the image has any contrast.
+    """
     pooled = torch.cat([F.adaptive_avg_pool2d(to_unit(b.cpu()).double(), SIDE)[:, 0] for b in images.split(256)])
     pooled = pooled - pooled.mean((1, 2), keepdim=True)
     length = pooled.flatten(1).norm(dim=1)
     return pooled / length.clamp_min(1e-6)[:, None, None], length > 1e-6
 
 
-def _framed(images, zoom, degrees, mirrored):
-    """Images (N, 1, H, W) in one of `FRAMES`, float32 in [0, 1]; what comes in from outside is black."""
+def reframe(images, zoom, degrees, mirrored):
+    """Images zoomed and rotated about their center; what comes in from outside is black.
+
+    Args:
+        images: as `InputCheck.ratios` takes them.
+        zoom: above 1 crops, below 1 adds a border.
+        degrees: of the rotation.
+        mirrored: left and right change places.
+
+    Returns:
+        float32 (N, 1, H, W) in [0, 1], on the CPU.
+    """
     images = to_unit(images.cpu())
     cosine, sine = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
     sign = -1 if mirrored else 1

@@ -119,7 +119,7 @@ def mahalanobis(framed, images):
 
 
 def test_ratios_are_their_definition(check, data, unseen):
-    frames = [unlike._framed(data["train"].images, *frame) for frame in unlike.FRAMES]
+    frames = [unlike.reframe(data["train"].images, *frame) for frame in unlike.FRAMES]
     halves = [[images[start::2] for images in frames] for start in (0, 1)]
     held_out = [mahalanobis(a, torch.cat(b)) for a, b in (halves, halves[::-1])]
     threshold = 1.1 * np.quantile(np.concatenate(held_out), 0.999)
@@ -137,7 +137,7 @@ def test_a_frame_crops_pads_turns_and_mirrors():
     x = torch.arange(60).float() + 0.5
 
     def extent(*frame):
-        image = unlike._framed(square, *frame)[0, 0]
+        image = unlike.reframe(square, *frame)[0, 0]
         return [round(value.item()) for value in (image.sum() ** 0.5, (image.sum(0) * x).sum() / image.sum())]
 
     assert extent(1, 0, False) == [30, 35] and extent(1, 0, True) == [30, 25]
