@@ -200,7 +200,7 @@ def test_fast_scores_are_those_of_the_image(run, tmp_path, command):
         assert command(score.main, run, XRAYS, "--out", out, "--fast")[0] == 0
     assert command(score.main, run, XRAYS, "--out", full)[0] == 0
     fast = rows_of(out)
-    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "error"]
+    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "unlike_training", "error"]
     for one, other in zip(fast, rows_of(full), strict=True):
         assert one["name"] == other["name"]
         assert float(one["discriminator_image"]) == pytest.approx(float(other["discriminator_image"]), abs=1e-5)
