@@ -5,6 +5,7 @@
     checkpoint-000012/   state.json, last, best and optimizer .safetensors; one at a time, renamed into place whole
     scores-SPLIT.csv, curves.png, gallery.png    at the end
     maps.safetensors     what is normal at every pixel, for the detector that the run stands for
+    input-check.safetensors    what the training images look like (unlike.py)
     summary.json         after them: a run that has one is finished
 
 Tensors are safetensors and everything else is JSON: nothing is ever unpickled.

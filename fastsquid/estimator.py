@@ -18,6 +18,7 @@ from .model import Detector
 from .scorer import Scorer, unit_batches
 from .steps import Steps
 from .training import Trainer
+from .unlike import fit_check
 
 # Fields of what the training command does beside training: it needs a validation split, or labels.
 _OF_THE_COMMAND = ("preset", "contamination", "select", "monitor")
@@ -98,7 +99,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         judge = _train(config, images, seed, device)
         detector = judge.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
-        self.scorer_ = Scorer(detector, calibrate(detector, images), maps)
+        self.scorer_ = Scorer(detector, calibrate(detector, images), maps, input_check=fit_check(images))
         scores = self.scorer_.scores(images, cropped=True)[config.score].astype(np.float64)
         self.offset_ = float(np.percentile(-scores, 100 * contamination))
         return self

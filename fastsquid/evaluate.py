@@ -25,6 +25,7 @@ from .evaluation import (
 )
 from .files import write_json
 from .trained import load_trained
+from .unlike import read_check, warn_of_unlike
 
 
 def main(arguments=None):
@@ -58,6 +59,8 @@ def main(arguments=None):
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
     warn_of_ages(data[split].ages or (), run["ages"])
+    if check := read_check(run["runs"][0]):
+        warn_of_unlike(check.ratios(data[split].images))
     scores, of_runs = _score(detector, data[split].images)
     pictures = options.out or Path(options.run) / "evaluation"
     result = evaluate_run(data, {split: scores}, state, name, config, pictures)

@@ -30,6 +30,7 @@ from .gallery import draw_gallery
 from .maps import calibrate_maps, forward_maps
 from .steps import Steps
 from .training import Trainer
+from .unlike import fit_check, save_check
 
 SAVE_SECONDS = 30  # a checkpoint is written at most this often, at the end, and when training is stopped
 
@@ -344,13 +345,14 @@ class Run:
 def report_run(folder, detector, data, normal, state, name, facts):
     """Writes and prints what the detector that a run stands for is worth.
 
-    Scores of every image but those of `train`, a gallery, what is normal at every pixel, and summary.json.
+    Scores of every image but those of `train`, a gallery, what is normal at every pixel, the input check, and
+    summary.json.
 
     Args:
         folder: Path of the run folder.
         detector: a `Detector`, loaded from the run's checkpoint.
         data: splits by name.
-        normal: normal images that the maps are calibrated on, uint8 or uint16 (N, 1, H, W).
+        normal: normal images that the maps and the input check are calibrated on, uint8 or uint16 (N, 1, H, W).
         state, name: the checkpoint's state, and which of its detectors this is.
         facts: dict that the summary begins with.
     """
@@ -361,6 +363,7 @@ def report_run(folder, detector, data, normal, state, name, facts):
     draw_gallery(detector, data[summary["split"] or "train"], state[name]["calibration"], folder / "gallery.png")
     maps = calibrate_maps(detector, normal, maps=forward_maps)
     ckpt.save_maps(folder, maps, state["sha256"][name])
+    save_check(folder, fit_check(normal))
     write_json(folder / "summary.json", summary)  # last: it says that the run is finished
     print_table(summary)
 

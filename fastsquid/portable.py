@@ -110,6 +110,7 @@ def describe(scorer):
         "quantiles": calibration.get("quantiles"),
         "threshold": run["validation"][name]["threshold"] if run["validation"] else None,
         "trained_on": run.get("trained_on"),
+        "input_check": False,  # the graph has no `unlike_training`: whoever scores images must look at them
         "checkpoint": run["checkpoint"],
         "epoch": run["epoch"],
     }

@@ -24,6 +24,7 @@ from .plots import LABELS
 from .report_images import csv_images, folder_images, label_images, readable_error
 from .report_page import DEVIATIONS, page, strip
 from .scorer import load
+from .unlike import warn_of_unlike
 
 SENSITIVITY = 0.95  # at which a specificity is reported
 # Whom a run has seen, by the source that its training recorded.
@@ -55,6 +56,7 @@ def main(arguments=None):
     with replacing(options.out) as file:
         strips, ages = _examine(scorer, images, options)
         data = _data(scorer, images, options)
+        data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
         data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run["ages"])}
         data |= _words(scorer.run, images, options, anonymous)
         file.write(page(data, strips))
@@ -136,6 +138,9 @@ def _examine(scorer, images, options):
             scores, drawn, heat = scorer.examine(squares, len(squares), cropped=True)
             if not all(np.isfinite(values).all() for values in (*scores.values(), drawn, heat)):
                 raise DivergedError(f"{options.run} gives values that are not finite: its training has diverged")
+            if scorer.input_check is not None:
+                for index, ratio in zip(found, scorer.unlike_training(squares, len(squares), cropped=True)):
+                    images[index].unlike = float(f"{ratio:.4g}")  # as a CSV has it
             made = pool.map(strip, squares, drawn, heat)
             for index, score, pictures in zip(found, scores[scorer.score_name], made):
                 _settle_score(scorer, images[index], float(score), options)
@@ -178,6 +183,7 @@ def _data(scorer, images, options):
         "scores": [None if image.error else image.score for image in images],
         "percentiles": percentiles,
         "labels": [image.label for image in images],
+        "unlike": None if scorer.input_check is None else [image.unlike for image in images],
         "errors": {str(index): image.error for index, image in enumerate(images) if image.error},
         "thresholds": thresholds,
         "metrics": metrics,
@@ -281,6 +287,7 @@ def _facts(scorer):
             if run["converted"]
             else f"{config.preset}, {config.epochs} epochs, {describe_seeds(run['seeds'])}",
         ],
+        *([["Input check", "none: an earlier version made the run"]] if scorer.input_check is None else []),
         ["Checkpoint", describe_checkpoint(run["checkpoint"], run["epoch"])],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],
         ["Version", f"fastsquid {run['fastsquid']}, report by {__version__}"],

@@ -25,6 +25,7 @@ class ReportImage:
         label: 0 normal, 1 abnormal, None unlabelled.
         score: what a CSV says, or None.
         error: why it could not be read, or "".
+        unlike: how unlike the training images it is, as `Scorer.unlike_training` gives it, or None.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ReportImage:
     label: int | None = None
     score: float | None = None
     error: str = ""
+    unlike: float | None = None
 
 
 def folder_images(folder, anonymous=False):

@@ -21,6 +21,7 @@ from .errors import UserError
 from .files import replacing, require_place
 from .parts import Parts, any_parts, digest
 from .scorer import load
+from .unlike import describe_unlike, why_unchecked
 
 
 def main(arguments=None):
@@ -38,8 +39,8 @@ def main(arguments=None):
     parser.add_argument(
         "--out",
         default="scores.csv",
-        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, error; a single folder's or "
-        "shard's images are named by their path inside it, all others by their path as given",
+        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, unlike_training, error; a single "
+        "folder's or shard's images are named by their path inside it, all others by their path as given",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
     parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
@@ -69,14 +70,18 @@ def _score(options):
             raise UserError(f"{path} does not exist")
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision, options.fast)
     if scorer.calibration is None and distributed.leads():
-        print(f"the calibrated column stays empty: {why_uncalibrated(options.run, scorer.run)}", file=sys.stderr)
+        why = why_uncalibrated(options.run, scorer.run)
+        print(f"the columns calibrated and unlike_training stay empty: {why}", file=sys.stderr)
+    elif scorer.input_check is None and distributed.leads():
+        print(f"the unlike_training column stays empty: {why_unchecked(options.run, scorer.run)}", file=sys.stderr)
 
     anonymous = options.anonymous or scorer.run["anonymous"]
     files = _named_files(paths, anonymous)
     scoring = _Scoring(scorer, options.batch_size, anonymous)
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
-    settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous]
+    threshold = scorer.input_check and scorer.input_check.threshold
+    settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous, threshold]
     with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
         parts.write(share, scoring.batches([files[index] for index in share]))
@@ -88,7 +93,7 @@ def _finish(options, scoring, count, rows, parts=None):
     ages = distributed.gather(scoring.ages)  # which waits for all parts; of a process alone it is yet to be filled
     if not distributed.leads():
         return 0
-    failed = _write(options.out, scoring.scorer.score_names, rows, scoring.anonymous)
+    failed, unlike = _write(options.out, scoring.scorer.score_names, rows, scoring.anonymous)
     seconds = time.perf_counter() - scoring.start
     scored = count - failed
     if parts is not None:
@@ -102,6 +107,8 @@ def _finish(options, scoring, count, rows, parts=None):
     else:
         speed = ""
     print(f"{scored} of {count} images scored: {options.out}{speed}")
+    if scored and scoring.scorer.input_check is not None:
+        print(describe_unlike(unlike, scored))
     warn_of_ages(list(chain.from_iterable(ages)), scoring.scorer.run["ages"])
     if failed:
         print(
@@ -126,8 +133,9 @@ class _Scoring:
         self.start, self.seconds, self.ages = time.perf_counter(), 0.0, []
 
     def batches(self, files):
-        """Lists of rows of [(name, path)]: name, scores and calibrated score as text, and why it cannot be read."""
-        nothing = [""] * (len(self.scorer.score_names) + 1)
+        """Lists of rows of [(name, path)]: name, scores, calibrated score and `unlike_training` as text, and why it
+        cannot be read."""
+        nothing = [""] * (len(self.scorer.score_names) + 2)
         for batch in tqdm(
             decoded(files, self.scorer.image_size, self.batch_size, self.anonymous, self.scorer.crop),
             unit="batch",
@@ -148,34 +156,41 @@ class _Scoring:
 
 
 def _write(out, score_names, rows, anonymous):
-    """The CSV of all rows, whole or not at all; how many have an error. Hashes that repeat are told apart."""
-    failed, distinct = 0, Distinct()
+    """The CSV of all rows, whole or not at all. Hashes that repeat are told apart.
+
+    Returns:
+        how many have an error, and how many are unlike the training images.
+    """
+    failed, unlike, distinct = 0, 0, Distinct()
     with replacing(out) as file:
         writer = csv.writer(file)
-        writer.writerow(["name", *score_names, "calibrated", "error"])
+        writer.writerow(["name", *score_names, "calibrated", "unlike_training", "error"])
         for name, *cells, error in rows:
             writer.writerow([distinct(name) if anonymous else name, *cells, error])
             failed += bool(error)
-    return failed
+            unlike += float(cells[-1] or 0) > 1
+    return failed, unlike
 
 
 def score_batch(scorer, images):
-    """Iterator of a row an image, its `scorer.score_names` and its calibrated score, as text; or None for one that has
-    a score which is not finite.
+    """Iterator of a row an image, its `scorer.score_names`, calibrated score and `unlike_training`, as text; or None
+    for one that has a score which is not finite.
 
     Args:
-        scorer: a `Scorer`; the calibrated score is empty where it has no calibration.
+        scorer: a `Scorer`; the calibrated score is empty without a calibration, `unlike_training` without input check.
         images: list of arrays (H, W), uint8 or uint16, at the model's size, cropped where the run crops.
     """
     if not images:
         return iter(())
     scores = scorer.scores(images, len(images), cropped=True)
-    shown = [""] * len(images)
+    shown = unlike = [""] * len(images)
     if scorer.calibration is not None:
         shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]
+    if scorer.input_check is not None:
+        unlike = [f"{value:.4g}" for value in scorer.unlike_training(images, len(images), cropped=True)]
     columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
     finite = np.isfinite(list(scores.values())).all(0)
-    return (row if good else None for good, *row in zip(finite, *columns, shown))
+    return (row if good else None for good, *row in zip(finite, *columns, shown, unlike))
 
 
 def _named_files(paths, anonymous):

@@ -16,6 +16,7 @@ from .errors import UserError
 from .maps import anomaly_maps
 from .model import calibrated
 from .trained import load_maps, load_trained
+from .unlike import read_check, why_unchecked
 
 
 def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fast=False):
@@ -64,6 +65,7 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fas
             "validation": state[name]["validation"],
         },
         fast,
+        read_check(record["runs"][0]),
     )
 
 
@@ -95,16 +97,18 @@ class Scorer:
             labelled validation images; None of a detector that no run folder holds. `seeds` and `runs` are the lists of
             seeds and of run folders; of a group, `epoch` and `weights` are lists too.
         detector: the frozen `Detector`, or of a group the `Ensemble`.
+        input_check: an `unlike.InputCheck`, of a group its first run's; None where the run has none.
         device: on which it computes.
 
     Args:
-        detector, calibration, run: as the attributes.
+        detector, calibration, run, input_check: as the attributes.
         maps: what is normal at every pixel, as `maps.calibrate_maps` gives it; None where the run has none.
         fast: as for `load`.
     """
 
-    def __init__(self, detector, calibration, maps, run=None, fast=False):
+    def __init__(self, detector, calibration, maps, run=None, fast=False, input_check=None):
         self.detector, self.calibration, self.run, self.fast = detector, calibration, run, fast
+        self.input_check = input_check
         self.score_name, self.score_names = detector.config.score, detector.config.scores
         if fast:
             self.score_name, self.score_names = "discriminator_image", ("discriminator_image",)
@@ -154,6 +158,24 @@ class Scorer:
         found = self._gather(images, batch_size, self._examine, cropped)
         drawn, heat = found.pop("drawn"), found.pop("heat")
         return found, drawn, heat
+
+    def unlike_training(self, images, batch_size=64, cropped=False):
+        """How unlike the training images they are, whatever their score: float32 (N,); above 1 counts as unlike.
+
+        >>> run = load(RUN)
+        >>> bool(run.unlike_training(np.zeros((64, 64), np.uint8))[0] > 1)
+        True
+
+        Args:
+            cropped: as `scores` takes it.
+
+        Raises:
+            UserError: the run has no input check.
+        """
+        if self.input_check is None:
+            raise UserError(why_unchecked(self.run["folder"], self.run))
+        found = self._gather(images, batch_size, lambda batch: {"ratio": self.input_check.ratios(batch)}, cropped)
+        return found["ratio"]
 
     def calibrated(self, scores):
         """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].

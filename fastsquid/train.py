@@ -132,14 +132,14 @@ def _parse(arguments):
     for f in fields:
         names = dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"])
         choices = get_args(f.type)
-        kind = str if choices else {bool: _boolean}.get(f.type, f.type)
+        kind = type(choices[0]) if choices else {bool: _boolean}.get(f.type, f.type)
         group.add_argument(
             *names,
             dest=f.name,
             default=argparse.SUPPRESS,
             type=kind,
             help=f.metadata["help"],
-            metavar="|".join(choices) or f.type.__name__.upper(),
+            metavar="|".join(map(str, choices)) or f.type.__name__.upper(),
         )
     options = parser.parse_args(arguments)
     changes = {f.name: getattr(options, f.name) for f in fields if hasattr(options, f.name)}

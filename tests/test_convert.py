@@ -192,6 +192,7 @@ def test_the_record(calibrated):
     assert run["converted"] == {"system": "squid", "generator": digests[0], "discriminator": digests[1], "images": 8}
     assert run["data"] == str(XRAYS) and run["init"] is None and run["config"].preset == "squid-published"
     expected = {"config.json", "checkpoint-000001", "scores-val.csv", "scores-test.csv", "maps.safetensors"}
+    expected |= {"input-check.safetensors"}
     assert {path.name for path in calibrated.iterdir()} == expected | {"gallery.png", "summary.json"}
     summary = json.loads((calibrated / "summary.json").read_text())
     assert summary["split"] == "val" and summary["images"] == {"normal": 3, "abnormal": 3, "skipped": 0}
@@ -229,7 +230,11 @@ def test_without_data_nothing_is_calibrated(uncalibrated, tmp_path, command, ref
     assert {path.name for path in uncalibrated.iterdir()} == {"config.json", "checkpoint-000001", "summary.json"}
     code, _, err = command(score.main, uncalibrated, XRAYS / "test", "--out", tmp_path / "s.csv", "--device", "cpu")
     assert code == 0 and err.count("\n") == 1
-    assert "the calibrated column stays empty" in err and "was converted without data" in err and "--data" in err
+    assert (
+        "the columns calibrated and unlike_training stay empty" in err
+        and "was converted without data" in err
+        and "--data" in err
+    )
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(row["calibrated"] == "" and row["discriminator"] for row in rows)

@@ -170,7 +170,8 @@ def test_every_option_named_anywhere_exists():
         "--nproc-per-node",
         "--max-restarts",
         "--plan",
-    }  # of pytest bench/, bench/resources.py, pip, torchrun, bench/gpu.sh
+        "--mnist",
+    }  # of pytest bench/, bench/resources.py, bench/unlike.py, pip, torchrun, bench/gpu.sh
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
         assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from
@@ -390,6 +391,8 @@ def test_tiles_are_the_kernels():
         ("kernels.md", "resources.md", "chip"),
         ("kernels.md", "precision.md", "inputs"),
         ("method.md", "zhanglab/variants/variants.md", "variant, seed 0"),
+        ("input-check.md", "zhanglab/unlike.md", "check of 1,241 healthy X-rays"),
+        ("input-check.md", "zhanglab/unlike.md", "check of DigitAnatomy"),
     ],
 )
 def test_rows_are_copied_from_results(name, source, heading):

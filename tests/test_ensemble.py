@@ -285,6 +285,12 @@ def test_locate_in_digits(tmp_path, command, monkeypatch):
     assert set(result["cell_auc"]) == {"residual", "memory_distance", "grad_cam", "nearest_patch"}
 
 
+def test_the_input_check_is_the_first_runs(ensemble, runs, validation):
+    images = validation.images.flip(2)
+    assert (ensemble.unlike_training(images) > 1).all()
+    np.testing.assert_array_equal(ensemble.unlike_training(images), runs[0].unlike_training(images))
+
+
 @pytest.fixture(scope="module")
 def files(group, ensemble, tmp_path_factory):
     """{kind: (file, what the command said)}, verified, of one program: to make it takes longer than to write it."""

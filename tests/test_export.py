@@ -186,6 +186,7 @@ def test_the_document_says_what_the_numbers_mean(by_residual, files, kind):
         "quantiles": usual["quantiles"],
         "threshold": run.run["validation"]["residual"]["threshold"],
         "trained_on": run.run["trained_on"],
+        "input_check": False,
         "checkpoint": "best",
         "epoch": run.run["epoch"],
     }

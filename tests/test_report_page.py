@@ -233,6 +233,31 @@ def test_ordinals(shown, browser, written, tmp_path):
     assert not shown["label-filter"].is_displayed()
 
 
+def test_images_unlike_the_training_images_are_marked(browser, written, tmp_path, worst_first):
+    data, strips = parts(written)
+    marked = worst_first[3]
+    ratios = [None if score is None else 1.0 for score in data["scores"]]
+    ratios[data["names"].index(marked)] = 1.756
+    path = tmp_path / "r.html"
+    for changed in (
+        {"unlike": ratios, "unlike_note": "1 of 13 images are unlike"},
+        {"unlike": None, "unlike_note": ""},
+    ):
+        path.write_text(page({**data, **changed}, strips), encoding="utf-8")
+        shown = Shown(browser, path)
+        badges = [badge.text for badge in browser.find_elements("css selector", ".card .unlike")]
+        assert shown["unlike-note"].is_displayed() == bool(changed["unlike"])
+        shown.choose("side-filter", "unlike")
+        if changed["unlike"]:
+            assert badges == ["unlike the training images (1.76)"]
+            assert shown.names == [marked] and shown["unlike-note"].text == "1 of 13 images are unlike."
+            shown[f"image-{data['names'].index(marked)}"].click()
+            assert "unlike the training images (1.76)" in shown["detail-facts"].text
+        else:
+            assert badges == [] and shown.names == []
+        assert not shown.errors()
+
+
 def test_pictures_side_by_side(shown, written, data, worst_first):
     _, strips = parts(written)
     worst = overlaid(strips[data["names"].index(worst_first[0])])

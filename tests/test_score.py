@@ -58,7 +58,7 @@ def test_one_row_an_image(run, tmp_path, command):
     out = tmp_path / "scores.csv"
     assert command(score.main, run, XRAYS / "test", "--out", out)[0] == 0
     rows = rows_of(out)
-    assert list(rows[0]) == ["name", *SCORES, "calibrated", "error"]
+    assert list(rows[0]) == ["name", *SCORES, "calibrated", "unlike_training", "error"]
     assert [row["name"] for row in rows] == ["0000.jpeg", "0001.jpeg", "0002.jpeg", "0003.jpeg"]
     # The same numbers one image at a time, straight from the detector.
     detector, _, state, name = load_run(run)
@@ -190,7 +190,7 @@ def test_the_speed(run, tmp_path, command):
     line = (
         r"1 of 2 images scored: .*s.csv \(([\d.]+) images/s from file to row, ([\d.]+) images/s from tensor to score\)"
     )
-    whole, scoring = map(float, re.fullmatch(line, out.splitlines()[-1]).groups())
+    whole, scoring = map(float, re.fullmatch(line, out.splitlines()[0]).groups())
     assert 0 < whole <= scoring
 
 
@@ -200,7 +200,7 @@ def test_fast_scores_are_those_of_the_image(run, tmp_path, command):
         assert command(score.main, run, XRAYS, "--out", out, "--fast")[0] == 0
     assert command(score.main, run, XRAYS, "--out", full)[0] == 0
     fast = rows_of(out)
-    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "error"]
+    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "unlike_training", "error"]
     for one, other in zip(fast, rows_of(full), strict=True):
         assert one["name"] == other["name"]
         assert float(one["discriminator_image"]) == pytest.approx(float(other["discriminator_image"]), abs=1e-5)

@@ -37,6 +37,7 @@ def test_what_a_run_leaves(unbroken):
         "config.json",
         "curves.png",
         "gallery.png",
+        "input-check.safetensors",
         "maps.safetensors",
         "metrics.jsonl",
         "scores-test.csv",

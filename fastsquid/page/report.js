@@ -63,6 +63,12 @@ function side(index) {
   return data.scores[index] >= threshold ? "above" : "below";
 }
 
+// Ratio to the input check's threshold, where it is above.
+function unlike(index) {
+  const ratio = data.unlike?.[index] ?? 0;
+  return ratio > 1 ? `unlike the training images (${ratio.toPrecision(3)})` : null;
+}
+
 function label(index) {
   return data.labels[index] === null ? null : ["normal", "abnormal"][data.labels[index]];
 }
@@ -145,7 +151,9 @@ function card(position) {
     made.append(element("p", { textContent: "no score" }), element("p", { className: "percentile" }));
   } else {
     const canvases = VIEWS.map(() => element("canvas"));
-    made.append(element("div", { className: "pictures" }, canvases), name, element("p", { className: "score" }));
+    const badge = unlike(index) ? [element("span", { className: "unlike", textContent: unlike(index) })] : [];
+    made.append(element("div", { className: "pictures" }, [...canvases, ...badge]), name);
+    made.append(element("p", { className: "score" }));
     made.append(element("p", { className: "percentile", textContent: percentile(index) ?? "" }));
     strip(index).then((pictures) => canvases.forEach((canvas, i) => paint(canvas, pictures, VIEWS[i])));
   }
@@ -225,7 +233,7 @@ function choose() {
   const passes = (index) => {
     const state = data.scores[index] === null ? "unreadable" : side(index);
     return (
-      (sides === "all" || sides === state) &&
+      (sides === "all" || sides === state || (sides === "unlike" && unlike(index))) &&
       (wanted === "all" || wanted === String(data.labels[index] ?? "none")) &&
       data.names[index].toLowerCase().includes(text)
     );
@@ -287,6 +295,7 @@ async function showDetail() {
     `score ${number(data.scores[index])}`,
     `${side(index)} threshold`,
     label(index) && `labelled ${label(index)}`,
+    unlike(index),
     percentile(index),
     `${(active + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
   ];
@@ -511,6 +520,7 @@ function begin() {
   byId("title").textContent = `Anomaly report: ${data.title}`;
   byId("trained-on").textContent = data.trained_on;
   byId("ages").textContent = data.ages && `${data.ages}.`;
+  byId("unlike-note").textContent = data.unlike_note && `${data.unlike_note}.`;
   for (const [what, text] of data.run) {
     byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
   }
