@@ -22,7 +22,7 @@ SCORES = (
     "patch_residual",
     "memory_distance",
 )
-# The scores that a run which ranks by `combined` adds, each in standard deviations from healthy training images.
+# What the score `combined` is made of.
 COMBINED = ("discriminator", "discriminator_image")
 
 
@@ -109,6 +109,10 @@ class Config:
     discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
     discriminator_head: Literal["image", "cells"] = _option(
         "image", "image = one logit, linear in the last feature map; cells = a logit per cell, and their soft minimum"
+    )
+    discriminator_norm: Literal["batch", "instance"] = _option(
+        "batch",
+        "the discriminator's normalization; instance = each image by its own statistics, in training as in scoring",
     )
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
@@ -202,13 +206,16 @@ class Config:
         missing = set() if self.discriminator else {name for name in SCORES if name.startswith("discriminator")}
         if self.inpainting == "off":
             missing.add("memory_distance")
+        if self.discriminator_norm == "instance":  # there are no running statistics
+            missing.add("discriminator_running")
         given = tuple(name for name in SCORES if name not in missing)
         return (*given, "combined") if self.score == "combined" and self.discriminator else given
 
     @property
     def map(self):
         """Name of the heat map that explains the ranking score, as `maps.forward_maps` names them."""
-        return "discriminator_image" if self.discriminator_head == "cells" else "residual"
+        by_cells = self.discriminator_head == "cells" and self.score in (*COMBINED, "combined")
+        return self.score if by_cells else "residual"
 
     def to_dict(self):
         return dataclasses.asdict(self)
@@ -372,10 +379,25 @@ _SMALL = dict(image_size=64, width=16)
 DIGITS = dict(
     image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12, lr=1e-3, select="last"
 )
-# Ours: judged by what the discriminator, averaged over steps, says of the image itself, whatever its exposure
-_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995, epochs=15, score="discriminator_image")
-# X-rays may have a border: collimation, padding, a scanner's frame
-_FRAMED = dict(_FASTSQUID, crop=True)
+# Ours: an average of the discriminator over steps scores, whatever the exposure of the image
+_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995)
+# On X-rays it also learns from synthetic lung anomalies, cell by cell, in any framing
+_XRAY = dict(
+    _FASTSQUID,
+    crop=True,
+    negatives="haze",
+    discriminator_head="cells",
+    discriminator_stride=16,
+    discriminator_norm="instance",
+    rotation=10.0,
+    closer=0.4,
+    appearance=0.5,
+    lr=3e-4,
+    averaging=0.99,
+    epochs=12,
+    score="combined",
+    select="last",
+)
 # What the papers compare with: encoder and student with the squared error alone, and with one global memory between
 _AUTO_ENCODER = dict(
     inpainting="off",
@@ -405,14 +427,14 @@ PRESETS = {
     "squid-published": dict(selection="published", decay_discriminator=False),
     "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
     # Ours
-    "fastsquid": _FRAMED,
+    "fastsquid": _XRAY,
     # Baselines
     "auto-encoder": _AUTO_ENCODER,
     "memae": _MEMAE,
     # For a CPU
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
-    "fastsquid-small": dict(_FRAMED, **_SMALL),
+    "fastsquid-small": dict(_XRAY, **_SMALL),
     "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
     "memae-small": dict(_MEMAE, **_SMALL),
     "digits": DIGITS,

@@ -26,8 +26,9 @@ def forward_maps(detector, images, drawn=None):
     Returns:
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
         the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
-        there is an in-painting memory; `discriminator_image`, minus the logits of D's cells on the image, interpolated
-        between their centers, where D has cells. Of an ensemble of R detectors each is (B, R, H, W).
+        there is an in-painting memory; and where D has cells `discriminator_image`, its cells on the image in standard
+        deviations from healthy images (`Detector.unusual`), interpolated between their centers, `discriminator`, the
+        same on the reconstruction, and `combined`, the sum of both. Of an ensemble of R detectors each is (B, R, H, W).
     """
     if isinstance(detector, Ensemble):
         return detector.every_map(forward_maps, images, drawn)
@@ -39,9 +40,9 @@ def forward_maps(detector, images, drawn=None):
         if out.memory_distance is not None:
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
-        if detector.config.discriminator_head == "cells":
-            cells = -detector.discriminator(inputs, norm="image", cells=True)[:, None]
-            maps["discriminator_image"] = F.interpolate(cells, size=(size, size), mode="bilinear")[:, 0]
+        if detector.has_cells:
+            for name, cells in detector.unusual(detector.judge_cells(images, (inputs, out))).items():
+                maps[name] = F.interpolate(cells[:, None], size=(size, size), mode="bilinear")[:, 0]
     return {name: values.float() for name, values in maps.items()}
 
 

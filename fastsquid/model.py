@@ -27,8 +27,12 @@ class Detector(nn.Module):
         self.config = config
         self.generator = Generator(config, impl)
         self.discriminator = Discriminator(config) if config.discriminator else None
-        if config.score == "combined":  # mean and deviation of each of COMBINED over healthy images
-            self.register_buffer("usual", torch.tensor([[0.0, 1.0]] * len(COMBINED)))
+        self.has_cells = config.discriminator and config.discriminator_head == "cells"
+        self.side = self.discriminator.side if self.has_cells else 1
+        self.standardizes = self.has_cells or config.score == "combined"
+        if self.standardizes:  # mean and deviation of every cell of each of COMBINED over healthy images
+            usual = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+            self.register_buffer("usual", usual.repeat(len(COMBINED), 1, self.side, self.side))
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
         self.is_frozen = False
 
@@ -108,8 +112,11 @@ class Detector(nn.Module):
             its own statistics (the papers' score as their code computes it, SQUID 3.4); `discriminator_running`, the
             same with running statistics; `discriminator_image`, as the first, on the image itself; `residual`, mean
             squared error; `patch_residual`, mean squared error of the worst patch; `memory_distance`, mean over patches
-            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory; `combined`, the sum of those in
-            `COMBINED`, each less its mean and divided by its deviation over healthy images (`set_usual`).
+            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
+
+            Where the discriminator has cells, each cell counts in standard deviations from healthy images, and
+            `discriminator` and `discriminator_image` are the mean of the quarter of cells that is highest. `combined`
+            is the same of the sum of both; without cells it is the sum of both logits so standardized.
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -119,18 +126,55 @@ class Detector(nn.Module):
         # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
         with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
             if fast:
-                return {"discriminator_image": -self.discriminator(self.to_range(images), norm="image")}, None
+                judged = {"discriminator_image": self._judge(self.to_range(images))}
+                return self._of_discriminator(judged), None
             return self._scores(images, drawn)
 
-    def set_usual(self, scores):
-        """Set what `combined` standardizes by.
+    def judge_cells(self, images, drawn=None):
+        """Return what the discriminator says of every cell of images and of their reconstructions.
+
+        A discriminator without cells has one, the whole image.
 
         Args:
-            scores: {name: array (N,)} of healthy images, of each of `COMBINED` at least.
+            images, drawn: as for `scores`.
+
+        Returns:
+            {"discriminator": of the reconstruction, "discriminator_image": of the image}: minus the logits, each image
+            normalized by its own statistics, float32 (B, side, side), larger = more abnormal.
         """
-        for row, name in zip(self.usual, COMBINED):
-            values = torch.as_tensor(scores[name], dtype=torch.float64)
-            row[0], row[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
+        inputs, out = drawn or self.draw(images)
+        return {"discriminator": self._judge(out.student.to(images.dtype)), "discriminator_image": self._judge(inputs)}
+
+    def _judge(self, images):
+        if self.has_cells:
+            return -self.discriminator(images, norm="image", cells=True)
+        return -self.discriminator(images, norm="image").view(-1, 1, 1)
+
+    def set_usual(self, cells):
+        """Set what cells are standardized by: the mean and the standard deviation of each over healthy images.
+
+        Args:
+            cells: what `judge_cells` returned for healthy images, N in all.
+        """
+        for moments, name in zip(self.usual, COMBINED):
+            deviation, mean = torch.std_mean(cells[name].double(), 0, correction=0)
+            moments[0], moments[1] = mean, deviation.clamp_min(1e-12)
+
+    def unusual(self, cells):
+        """Return cells in standard deviations from healthy images, and their sum as `combined`.
+
+        Args:
+            cells: some of what `judge_cells` returns.
+
+        Returns:
+            dict of float32 (B, side, side).
+        """
+        found = {
+            name: (cells[name].float() - mean) / deviation
+            for name, (mean, deviation) in zip(COMBINED, self.usual)
+            if name in cells
+        }
+        return {**found, "combined": sum(found.values())} if len(found) == len(COMBINED) else found
 
     def _scores(self, images, drawn):
         inputs, out = drawn or self.draw(images)
@@ -141,16 +185,26 @@ class Detector(nn.Module):
         errors = errors.view(-1, self.config.patches)
         scores = {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
         if self.discriminator is not None:
-            scores["discriminator"] = -self.discriminator(student, norm="image")
+            scores |= self._of_discriminator(self.judge_cells(images, (inputs, out)))
+        if "discriminator_running" in self.config.scores:
             scores["discriminator_running"] = -self.discriminator(student)
-            scores["discriminator_image"] = -self.discriminator(inputs, norm="image")
         if out.memory_distance is not None:
             scores["memory_distance"] = out.memory_distance.mean(1)
-        if "combined" in self.config.scores:
-            scores["combined"] = sum(
-                (scores[name].float() - mean) / deviation for name, (mean, deviation) in zip(COMBINED, self.usual)
-            )
         return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
+
+    def _of_discriminator(self, judged):
+        """Scores (B,) of what `judge_cells` returned."""
+        scores = {name: cells.flatten(1).mean(1) for name, cells in judged.items()}
+        if self.standardizes:
+            unusual = {name: highest(cells) for name, cells in self.unusual(judged).items()}
+            scores = unusual if self.has_cells else {**unusual, **scores}
+        return scores
+
+
+def highest(cells: torch.Tensor) -> torch.Tensor:
+    """Return the mean (B,) of the highest quarter of each image's cells (B, side, side), at least one."""
+    cells = cells.flatten(1)
+    return cells.topk(max(1, cells.shape[1] // 4), 1).values.mean(1)
 
 
 def _moments(images):

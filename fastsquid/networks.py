@@ -177,7 +177,8 @@ class Discriminator(nn.Module):
 
     Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer; each weight divided
     by its spectral norm (Miyato et al., ICLR 2018, section 2.1) where the config says so. With `discriminator_stride`
-    16 or 8 the last one or two convolutions have stride 1.
+    16 or 8 the last one or two convolutions have stride 1, and `discriminator_norm` instance takes the place of
+    BatchNorm.
 
     The linear layer is a sum over the cells of the last feature map. With `discriminator_head` cells each cell's part
     of the sum is a logit of its own, and the image's logit is their soft minimum, so that one abnormal cell is enough.
@@ -192,7 +193,8 @@ class Discriminator(nn.Module):
             stride = 2 if 2 ** (i + 1) <= config.discriminator_stride else 1
             layers.append(normed(nn.Conv2d(a, b, 5, stride=stride, padding=2)))
             if i:
-                layers.append(nn.BatchNorm2d(b))
+                norm = nn.BatchNorm2d(b) if config.discriminator_norm == "batch" else nn.InstanceNorm2d(b, affine=True)
+                layers.append(norm)
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         self.side = -(-config.image_size // config.discriminator_stride)

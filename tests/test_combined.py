@@ -52,7 +52,7 @@ def test_a_run_keeps_what_it_standardizes_by(run):
     usual = score_images(detector, images)
     for (mean, deviation), part in zip(detector.usual.tolist(), COMBINED):
         assert mean == pytest.approx(usual[part].mean(), abs=1e-4)
-        assert deviation == pytest.approx(usual[part].std(), rel=1e-3)
+        assert deviation == pytest.approx(usual[part].std(), rel=1e-2)
     # The score of training images therefore has mean 0. Logits of a run of seconds hardly vary: rounding shows.
     assert state[name]["calibration"]["combined"]["mean"] == pytest.approx(0, abs=0.05)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
