@@ -157,14 +157,12 @@ class Config:
         0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
     )
     score: Literal[(*SCORES, "combined")] = _option("discriminator", "the score that ranks, calibrates and selects")
-    select: Literal["auc", "synthetic", "last"] = _option(
+    select: Literal["auc", "last"] = _option(
         "auc",
-        "best checkpoint: highest validation AUC of `score` (the papers' protocol); without labels, its highest AUC "
-        "of training images against the same with a synthetic opacity; or the last",
+        "epoch that the run stands for: auc = highest validation AUC of `score` (the papers' protocol), or the last "
+        "where no validation image has a label; last = the last",
     )
-    monitor: bool = _option(
-        False, "every epoch also writes AUCs of perturbed validation images and of synthetic opacities"
-    )
+    monitor: bool = _option(False, "every epoch also writes AUCs of perturbed validation images")
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -214,7 +212,19 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: dict) -> "Config":
+        """Return the configuration that a record holds, such as the config.json of a run.
+
+        Args:
+            values: {field: value}, as `to_dict` gives it. A missing field has its default. The former choice
+                `synthetic` of `select` becomes `last`.
+
+        Raises:
+            ConfigError: unknown field, or values that do not fit together.
+        """
+        # No epoch can be selected by synthetic opacities any more. The checkpoint still holds the epoch that was.
+        if values.get("select") == "synthetic":
+            values = {**values, "select": "last"}
         return cls(**_known(values))
 
     def _check_ranges(self):
@@ -372,10 +382,10 @@ _SMALL = dict(image_size=64, width=16)
 DIGITS = dict(
     image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12, lr=1e-3, select="last"
 )
-# Ours: judged by what the discriminator, averaged over steps, says of the image itself, whatever its exposure
-_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995, epochs=15, score="discriminator_image")
-# X-rays may have a border: collimation, padding, a scanner's frame
-_FRAMED = dict(_FASTSQUID, crop=True)
+# Ours: an average of the discriminator over steps scores, whatever the exposure of the image
+_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995)
+# On X-rays the discriminator judges the image itself. X-rays may have a border: collimation, padding, a scanner's frame
+_XRAY = dict(_FASTSQUID, crop=True, epochs=12, score="discriminator_image", select="last")
 # What the papers compare with: encoder and student with the squared error alone, and with one global memory between
 _AUTO_ENCODER = dict(
     inpainting="off",
@@ -405,14 +415,14 @@ PRESETS = {
     "squid-published": dict(selection="published", decay_discriminator=False),
     "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
     # Ours
-    "fastsquid": _FRAMED,
+    "fastsquid": _XRAY,
     # Baselines
     "auto-encoder": _AUTO_ENCODER,
     "memae": _MEMAE,
     # For a CPU
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
-    "fastsquid-small": dict(_FRAMED, **_SMALL),
+    "fastsquid-small": dict(_XRAY, **_SMALL),
     "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
     "memae-small": dict(_MEMAE, **_SMALL),
     "digits": DIGITS,
