@@ -19,23 +19,22 @@ TAIL = 5  # epochs whose spread is reported
 
 
 def numbers(run):
-    """What the table says of the run in a folder: its score, four AUCs, and the spread of the last of them."""
+    """What the table says of the run in a folder: its score, three AUCs, and the spread of the last of them."""
     score = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     clean = np.array([line["validation"][score] for line in lines])
     perturbed = np.array([[aucs[score] for aucs in line["perturbed"].values()] for line in lines])
     mean = np.column_stack([clean, perturbed]).mean(1)
-    synthetic = np.array([line["synthetic"][score] for line in lines])
-    aucs = (clean.max(), clean[synthetic.argmax()], clean[-1], mean[-1])
+    aucs = (clean.max(), clean[-1], mean[-1])
     return score, aucs, mean[-TAIL:].std(ddof=1)
 
 
 def xrays(folder):
     """Lines of a Markdown table, a row a preset."""
     result = [
-        "| preset | score | seeds | selected by validation AUC | selected without labels | last epoch | "
+        "| preset | score | seeds | selected by validation AUC | last epoch | "
         "mean over perturbations, last epoch | spread of that mean, last five epochs |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        "|---|---|---|---:|---:|---:|---:|",
     ]
     for preset in ORDER:
         runs = [numbers(run) for run in sorted((folder / preset).glob("seed-*"))]

@@ -276,12 +276,12 @@ def read_state(checkpoint, config):
             f"{checkpoint / 'state.json'} is damaged: its checksum is not the one in it; use another copy of the run"
         )
     # A field that the checkpoint does not know is younger than it: its default is what there was before.
-    ours, theirs = config.to_dict(), {**Config().to_dict(), **state["config"]}
-    for name in sorted(set(ours) | set(theirs)):
-        if ours.get(name) != theirs.get(name):
+    ours, theirs = config.to_dict(), Config.from_dict(state["config"]).to_dict()
+    for name in sorted(ours):
+        if ours[name] != theirs[name]:
             raise CheckpointError(
-                f"{checkpoint} is from another configuration: {name} is {theirs.get(name)!r} "
-                f"there and {ours.get(name)!r} in the run's config.json"
+                f"{checkpoint} is from another configuration: {name} is {theirs[name]!r} "
+                f"there and {ours[name]!r} in the run's config.json"
             )
     return state
 

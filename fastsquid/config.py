@@ -161,14 +161,12 @@ class Config:
         0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
     )
     score: Literal[(*SCORES, "combined")] = _option("discriminator", "the score that ranks, calibrates and selects")
-    select: Literal["auc", "synthetic", "last"] = _option(
+    select: Literal["auc", "last"] = _option(
         "auc",
-        "best checkpoint: highest validation AUC of `score` (the papers' protocol); without labels, its highest AUC "
-        "of training images against the same with a synthetic opacity; or the last",
+        "epoch that the run stands for: auc = highest validation AUC of `score` (the papers' protocol), or the last "
+        "where no validation image has a label; last = the last",
     )
-    monitor: bool = _option(
-        False, "every epoch also writes AUCs of perturbed validation images and of synthetic opacities"
-    )
+    monitor: bool = _option(False, "every epoch also writes AUCs of perturbed validation images")
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -221,7 +219,19 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: dict) -> "Config":
+        """Return the configuration that a record holds, such as the config.json of a run.
+
+        Args:
+            values: {field: value}, as `to_dict` gives it. A missing field has its default. The former choice
+                `synthetic` of `select` becomes `last`.
+
+        Raises:
+            ConfigError: unknown field, or values that do not fit together.
+        """
+        # No epoch can be selected by synthetic opacities any more. The checkpoint still holds the epoch that was.
+        if values.get("select") == "synthetic":
+            values = {**values, "select": "last"}
         return cls(**_known(values))
 
     def _check_ranges(self):

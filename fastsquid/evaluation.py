@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from . import plots
 from .checkpoint import describe_checkpoint
 from .data.images import convert_array, to_unit
-from .data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS, with_opacity
+from .data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
 from .errors import UserError
 from .files import replacing
 from .metrics import at_threshold, evaluate, require_both_classes
@@ -221,18 +221,6 @@ def robustness(labels, scores, ranking, threshold=None):
     return result
 
 
-def synthetic_aucs(detector, images):
-    """AUC of every score, {score: AUC}, between at most 256 normal images and the same with a synthetic opacity.
-
-    No label is used: `images` uint8 or uint16 (N, 1, H, W) are the training images.
-    """
-    frozen, images = detector.eval().frozen(), to_unit(_some(images))
-    # Both in 8 bits, so that depth does not tell them apart.
-    normal, abnormal = (_score(frozen, (some * 255).round().to(torch.uint8)) for some in (images, with_opacity(images)))
-    labels = np.repeat([0, 1], len(images))
-    return {name: float(roc_auc_score(labels, np.r_[normal[name], abnormal[name]])) for name in normal}
-
-
 def score_splits(detector, data):
     """`score_images` of every split but train, by the split's name."""
     detector = detector.eval().frozen()
@@ -312,6 +300,7 @@ def evaluate_run(data, scores, state, name, config, pictures=None):
     """
     chosen = None if state[name]["epoch"] is None else "last epoch"
     if name == "best":
+        # Only a run of an earlier version, which selected by synthetic opacities, has a best epoch without `auc`.
         images = "validation" if config.select == "auc" else "synthetic opacity"
         chosen = f"{images} AUC of {config.score}"
     result = {

@@ -21,7 +21,6 @@ from .evaluation import (
     require_finite,
     score_splits,
     standardize,
-    synthetic_aucs,
     validate,
     write_scores,
 )
@@ -64,7 +63,6 @@ class Run:
         if self.trainer.discriminator_optimizer is not None:
             self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
         self.judge = self.trainer.judge  # which is saved
-        self.select = "last" if self.config.select == "auc" and self.validation is None else self.config.select
         # epoch and iteration count what is done; `last` and `best` say what is known of those detectors.
         self.state = {
             "epoch": 0,
@@ -172,19 +170,17 @@ class Run:
     def _judge_epoch(self, losses, frozen):
         """Validate the judge, of which `frozen` is the frozen copy; write a line of metrics and a checkpoint."""
         state = self.state
-        validation = synthetic = perturbed = criterion = None
+        validation = perturbed = criterion = None
         try:
             standardize(frozen, self.images, self.judge, self.detector)
             if self.validation is not None:
                 validation = validate(frozen, self.validation)
                 if self.config.monitor:
                     perturbed = perturbed_aucs(frozen, self.perturbed)
-            if self.config.monitor or self.select == "synthetic":
-                synthetic = synthetic_aucs(frozen, self.images)
-            if self.select == "auc":
-                criterion = validation[self.config.score]["auc"]
-            elif self.select == "synthetic":
-                criterion = synthetic[self.config.score]
+                if self.config.select == "auc":
+                    criterion = validation[self.config.score]["auc"]
+            if self.config.select == "last":
+                state["best"] = None  # of a run that an earlier version began, and selected by synthetic opacities
             best = state["best"]
             better = criterion is not None and (best is None or criterion > best["criterion"])
         except DivergedError as error:
@@ -196,7 +192,8 @@ class Run:
         }
         if validation:
             line["validation"] = {name: result["auc"] for name, result in validation.items()}
-        line |= {name: aucs for name, aucs in (("perturbed", perturbed), ("synthetic", synthetic)) if aucs}
+        if perturbed:
+            line["perturbed"] = perturbed
         line["seconds"] = round(time.monotonic() - self.started, 3)
         last = {"epoch": line["epoch"], "validation": validation, "calibration": None, "criterion": criterion}
         state["last"] = last

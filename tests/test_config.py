@@ -1,5 +1,8 @@
 """Presets, what each row of the papers changes, and combinations that are refused with what would fit."""
 
+import json
+from pathlib import Path
+
 import pytest
 from conftest import ROWS
 
@@ -47,8 +50,8 @@ def test_papers_schedule():
         assert (c.batch_size, c.beta1, c.beta2, c.shift, c.zoom) == (16, 0.5, 0.999, 0.05, 0.05)
         assert c.generator_every == (2 if c.discriminator else 1)  # with nothing between, every iteration is its
         if not name.endswith("digits"):
-            epochs = 15 if name.startswith("fastsquid") else 200
-            assert (c.lr, c.lr_final, c.epochs, c.select) == (1e-4, 2e-5, epochs, "auc")
+            epochs, select = (12, "last") if name.startswith("fastsquid") else (200, "auc")
+            assert (c.lr, c.lr_final, c.epochs, c.select) == (1e-4, 2e-5, epochs, select)
         assert c.decay_discriminator == ("published" not in name)
 
 
@@ -61,6 +64,24 @@ def test_sizes_follow():
 def test_dict_and_back():
     config = preset("simsid", slots=50)
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_a_record_of_an_earlier_version():
+    """A field that it lacks is the default; it alone may name a choice that is no more."""
+    config = preset("fastsquid")
+    record = {**config.to_dict(), "select": "synthetic"}
+    assert Config.from_dict(record) == config and record["select"] == "synthetic"
+    del record["crop"]
+    assert Config.from_dict(record) == preset("fastsquid", crop=False)
+    with pytest.raises(ConfigError, match="select = 'synthetic' is not one of auc, last"):
+        preset("fastsquid", select="synthetic")
+
+
+@pytest.mark.parametrize("name, folder", [("digits", "digits"), ("fastsquid-digits", "digits/fastsquid")])
+def test_presets_for_digits_are_those_of_the_committed_runs(name, folder):
+    """What changes in a preset for X-rays must not change them: their results are committed."""
+    run = Path(__file__).parent.parent / "bench" / "results" / folder / "seed-0"
+    assert Config.from_dict(json.loads((run / "config.json").read_text())["config"]) == preset(name)
 
 
 @pytest.mark.parametrize("system, row", ROWS)

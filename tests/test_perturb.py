@@ -1,4 +1,4 @@
-"""Changes that are no anomaly, and the synthetic one, against definitions written out here."""
+"""Changes that are no anomaly, against definitions written out here."""
 
 import io
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fastsquid.data.perturb import CONFOUNDS, PERTURBATIONS, with_opacity
+from fastsquid.data.perturb import CONFOUNDS, PERTURBATIONS
 
 
 @pytest.fixture
@@ -124,43 +124,6 @@ def test_positions_and_quality():
     large, small = (PERTURBATIONS["noise"](images) for images in (gray, gray[..., ::2, ::2]))
     assert small.std() == pytest.approx(0.05, rel=0.05)
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(large, 2), small)
-
-
-def test_opacity():
-    images = 0.1 + 0.8 * torch.rand(50, 1, 32, 32)
-    opaque = with_opacity(images)
-    assert opaque.dtype == torch.float32 and opaque.shape == images.shape
-    assert torch.equal(opaque, with_opacity(images)) and with_opacity(images.double()).dtype == torch.float64
-    other = with_opacity(images, seed=1)
-    for a, b, c in zip(images, opaque, other):
-        assert (a - b).abs().max() > 0.01 and (b - c).abs().max() > 0.01
-    assert 0 <= opaque.min() and opaque.max() <= 1
-    for extreme in (0, 1):
-        assert 0 <= with_opacity(images * 0 + extreme).min() <= with_opacity(images * 0 + extreme).max() <= 1
-
-
-def test_where_an_opacity_is():
-    """On grey it is a disc that all points of it agree on: its centre, its size, its sign."""
-    shift = (with_opacity(torch.full((60, 1, 64, 64), 0.5), seed=3) - 0.5)[:, 0].double().numpy()
-    y, x = np.mgrid[:64, :64] / 64
-    largest, signs = [], []
-    for one in shift:
-        sign = np.sign(one[np.unravel_index(np.abs(one).argmax(), one.shape)])
-        assert (sign * one >= 0).all()
-        signs.append(sign)
-        size = np.abs(one)
-        row, column = np.unravel_index(size.argmax(), size.shape)
-        assert 0.1 <= y[row, 0] + 1e-9 and y[row, 0] <= 0.9 + 1 / 64 and 0.1 <= x[0, column] + 1 / 64 <= 0.9 + 2 / 64
-        largest.append(2 * size.max())  # half the way to white or black on grey 0.5
-        distance = np.hypot(y - y[row, column], x - x[row, column])
-        assert size[distance > 0.65].max(initial=0) < 1e-4
-        # A Gaussian's logarithm is a parabola: its deviation from the points that are above rounding.
-        clear = size > 0.02
-        terms = np.stack([y**2 + x**2, y, x, np.ones_like(x)], -1)[clear]
-        curvature, *_ = np.linalg.lstsq(terms, np.log(size[clear]), rcond=None)[0]
-        assert 0.05 - 1e-3 <= (-2 * curvature) ** -0.5 <= 0.15 + 1e-3
-    assert 0.19 < min(largest) < 0.25 and 0.45 < max(largest) <= 0.5 + 1e-6
-    assert {-1, 1} == set(signs)
 
 
 def test_what_is_left_of_an_image():

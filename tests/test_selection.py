@@ -1,4 +1,4 @@
-"""What steadies a score: two regularisers of its discriminator, watching every epoch, selection without labels."""
+"""What steadies a score: two regularisers of its discriminator, watching every epoch, and the epoch that counts."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import XRAYS, possible_aucs, tiny
 
-from fastsquid import train
+from fastsquid import checkpoint, evaluate, train
 from fastsquid.checkpoint import load_run
 from fastsquid.config import SCORES, preset
 from fastsquid.data import open_data, to_unit
-from fastsquid.data.perturb import PERTURBATIONS, with_opacity
+from fastsquid.data.perturb import PERTURBATIONS
 from fastsquid.model import Detector
 from fastsquid.networks import Discriminator
 from fastsquid.training import Trainer, discriminator_loss, gradient_penalty
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """A run that is watched every epoch, and selected without labels."""
+    """A run that is watched every epoch, and stands for its last one."""
     run = tmp_path_factory.mktemp("watched") / "run"
-    options = ("--monitor", "true", "--select", "synthetic", "--score", "discriminator_image")
+    options = ("--monitor", "true", "--select", "last", "--score", "discriminator_image")
     assert train.main([str(a) for a in tiny(run, *options)]) is None
     return run
 
@@ -35,7 +35,7 @@ def metrics(run):
 
 def test_every_epoch_is_watched(watched):
     for line in metrics(watched):
-        assert list(line["perturbed"]) == list(PERTURBATIONS) and set(line["synthetic"]) == set(SCORES)
+        assert list(line["perturbed"]) == list(PERTURBATIONS)
         assert all(set(aucs) == set(line["validation"]) == set(SCORES) for aucs in line["perturbed"].values())
 
 
@@ -58,34 +58,68 @@ def test_what_is_watched_is_what_the_detector_scores(watched):
     for name, change in PERTURBATIONS.items():
         for score, values in frozen.scores(change(images))[0].items():
             decided += [check_auc(line["perturbed"][name][score], values[labels == 0], values[labels == 1])]
-    normal = data["train"].images
-    abnormal = to_unit((with_opacity(to_unit(normal)) * 255).round().to(torch.uint8))
-    scores = [frozen.scores(images)[0] for images in (to_unit(normal), abnormal)]
-    for score in SCORES:
-        decided.append(check_auc(line["synthetic"][score], *(part[score] for part in scores)))
     assert sum(decided) > len(decided) / 2  # scores of a discriminator that hardly trained may all be undecided
 
 
-def test_selection_without_labels(watched, tmp_path, command):
-    """The best epoch is the one of the highest synthetic AUC; nothing changes where nothing is labelled."""
-    aucs = [line["synthetic"]["discriminator_image"] for line in metrics(watched)]
-    chosen = {
-        "name": "best",
-        "epoch": aucs.index(max(aucs)) + 1,
-        "chosen_by": "synthetic opacity AUC of discriminator_image",
-    }
-    assert json.loads((watched / "summary.json").read_text())["checkpoint"] == chosen
+def test_the_last_epoch_counts(watched, tmp_path, command):
+    """Asked for, or because nothing is labelled; the papers' choice needs labels."""
+    last = {"name": "last", "epoch": 3, "chosen_by": "last epoch"}
+    assert json.loads((watched / "summary.json").read_text())["checkpoint"] == last
     shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "data" / "train" / "NORMAL")
-    options = ("--data", tmp_path / "data", "--select", "synthetic", "--score", "discriminator_image")
+    options = ("--data", tmp_path / "data", "--monitor", "true", "--select", "auc")
     assert command(train.main, *tiny(tmp_path / "run", *options))[0] == 0
-    lines = metrics(tmp_path / "run")
-    assert [line["synthetic"]["discriminator_image"] for line in lines] == aucs
-    assert not any("validation" in line or "perturbed" in line for line in lines)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["checkpoint"] == chosen
+    assert not any("validation" in line or "perturbed" in line for line in metrics(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["checkpoint"] == last
+
+
+def by_opacities(run, target, epoch=None):
+    """Return a copy of a run as if an earlier version had selected by synthetic opacities.
+
+    `epoch` is how many epochs had been trained and which had been the best, of a run that has not finished.
+    """
+    run = shutil.copytree(run, target)
+    path = next(run.glob("checkpoint-*/state.json"))
+    config, state = json.loads((run / "config.json").read_text()), json.loads(path.read_text())
+    del state["state_sha256"]
+    config["config"]["select"] = state["config"]["select"] = "synthetic"
+    if epoch:
+        state |= {"epoch": epoch, "finished": False}
+        state["best"]["epoch"] = state["last"]["epoch"] = epoch
+        (run / "summary.json").unlink()
+    (run / "config.json").write_text(json.dumps(config))
+    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+    return run
+
+
+def test_a_finished_run_that_was_selected_by_opacities(unbroken, tmp_path, command):
+    """It stands for the epoch that was selected, says how, and a resume only writes its report again."""
+    old = by_opacities(unbroken, tmp_path / "old")
+    (detector, run, state, name), (expected, *_) = load_run(old), load_run(unbroken, "best")
+    assert run["config"].select == "last" and name == "best"
+    for ours, theirs in zip(detector.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    code, out, _ = command(evaluate.main, old)
+    assert code == 0 and "(chosen by synthetic opacity AUC of discriminator)" in out
+    (old / "summary.json").unlink()
+    assert command(train.main, "--resume", old)[0] == 0
+    assert json.loads((old / "summary.json").read_text())["checkpoint"] == {
+        "name": "best",
+        "epoch": state["best"]["epoch"],
+        "chosen_by": "synthetic opacity AUC of discriminator",
+    }
+
+
+def test_an_unfinished_run_that_was_selected_by_opacities(unbroken, tmp_path, command):
+    """Nothing can judge its next epochs as the first ones were judged, so it stands for its last epoch."""
+    old = by_opacities(unbroken, tmp_path / "old", epoch=2)
+    assert load_run(old)[3] == "best"
+    assert command(train.main, "--resume", old)[0] == 0
+    chosen = json.loads((old / "summary.json").read_text())["checkpoint"]
+    assert chosen == {"name": "last", "epoch": 3, "chosen_by": "last epoch"} and load_run(old)[3] == "last"
 
 
 def test_nothing_is_watched_unless_asked(unbroken):
-    assert not any({"perturbed", "synthetic"} & set(line) for line in metrics(unbroken))
+    assert not any("perturbed" in line for line in metrics(unbroken))
 
 
 def test_gradient_penalty_of_a_known_gradient():

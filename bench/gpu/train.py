@@ -4,7 +4,7 @@ Each seed is a process of the training command: while one prepares, validates or
 What comes back is OUT/PRESET.tar.gz: configuration, metrics of every epoch, scores, summaries and curves; of seed 0
 what t-SNE is drawn from; of `fastsquid` the discriminators; no other weights. The runs stay in $WORK/PRESET.
 
-fastsquid trains its 15 epochs, every other preset as many of its own as the phase has time for. How long an epoch takes
+fastsquid trains its 12 epochs, every other preset as many of its own as the phase has time for. How long an epoch takes
 is what phase `step` measured in this run, times the seeds, or the first epochs of all seeds, which are then given up.
 """
 

@@ -1,4 +1,4 @@
-"""Images changed in ways that are no anomaly, and images given one: what a score is tried on without more labels."""
+"""Images changed in ways that are no anomaly: what a score should not mistake for one."""
 
 import io
 import math
@@ -135,26 +135,3 @@ def without_lungs(images: torch.Tensor) -> torch.Tensor:
 
 # What is left of an image tells what a score goes by: the lungs, or what should not matter.
 CONFOUNDS = {"lungs only": lungs_only, "without lungs": without_lungs}
-
-
-def with_opacity(images, seed=0):
-    """Every image with a synthetic anomaly: a soft bright or dark disc, so that scores can be compared without labels.
-
-    Centre within the middle 80 % of the image, radius (a Gaussian's deviation) 5 to 15 % of the side, and a shift of
-    0.2 to 0.5 towards white or black at its centre.
-
-    Args:
-        images: float (B, 1, H, W) in [0, 1].
-        seed: of everything drawn.
-
-    Returns:
-        float (B, 1, H, W) in [0, 1].
-    """
-    batch, _, height, width = images.shape
-    rows, columns, radii, strengths, signs = torch.rand(
-        5, batch, 1, 1, 1, generator=torch.Generator().manual_seed(seed)
-    ).to(images)
-    y = torch.arange(height, device=images.device).view(-1, 1) / height - (0.1 + 0.8 * rows)
-    x = torch.arange(width, device=images.device).view(1, -1) / width - (0.1 + 0.8 * columns)
-    disc = torch.exp(-(x**2 + y**2) / (2 * (0.05 + 0.1 * radii) ** 2))
-    return torch.lerp(images, (signs < 0.5).to(images), disc * (0.2 + 0.3 * strengths))
