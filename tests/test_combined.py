@@ -26,35 +26,52 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_it_is_the_sum_of_standardized_scores():
+def test_without_cells_it_is_the_sum_of_standardized_logits():
     torch.manual_seed(0)
-    detector = Detector(preset("fastsquid-small", width=4, slots=8, score="combined")).eval()
+    detector = Detector(preset("simsid-small", width=4, slots=8, score="combined")).eval()
     healthy, others = torch.rand(300, 1, 64, 64), torch.rand(5, 1, 64, 64)
     standardize(detector, healthy)
     usual = score_images(detector, healthy[::2])  # at most 256 of them, evenly spread
     found = score_images(detector, others)
     expected = sum((found[name] - usual[name].mean()) / usual[name].std() for name in COMBINED)
-    np.testing.assert_allclose(found["combined"], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["combined"], expected, rtol=1e-3, atol=1e-3)
     assert list(found) == [*SCORES, "combined"]
+
+
+def test_cells_are_standardized_one_by_one():
+    torch.manual_seed(0)
+    detector = Detector(preset("fastsquid-small", width=4, slots=8)).eval()
+    healthy = torch.rand(40, 1, 64, 64)
+    standardize(detector, healthy)
+    with torch.no_grad():
+        unusual = detector.unusual(detector.judge_cells(healthy))
+    for name in COMBINED:
+        deviation, mean = torch.std_mean(unusual[name], 0, correction=0)
+        torch.testing.assert_close(mean, torch.zeros(4, 4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(deviation, torch.ones(4, 4), atol=1e-3, rtol=0)
 
 
 def test_where_it_is_not():
     assert "combined" not in preset("squid").scores
-    assert "usual" not in Detector(preset("fastsquid-small", score="discriminator_image", width=4)).state_dict()
+    assert "usual" not in Detector(preset("simsid-small", width=4)).state_dict()
     with pytest.raises(ConfigError, match="score = combined is not one that this configuration gives"):
         preset("auto-encoder", score="combined")
 
 
 def test_a_run_keeps_what_it_standardizes_by(run):
-    detector, record, state, name = checkpoint.load_run(run)
-    assert record["config"].score == "combined"
-    images = open_data(XRAYS, 64)["train"].images
-    usual = score_images(detector, images)
-    for (mean, deviation), part in zip(detector.usual.tolist(), COMBINED):
-        assert mean == pytest.approx(usual[part].mean(), abs=1e-4)
-        assert deviation == pytest.approx(usual[part].std(), rel=1e-2)
-    # The score of training images therefore has mean 0. Logits of a run of seconds hardly vary: rounding shows.
-    assert state[name]["calibration"]["combined"]["mean"] == pytest.approx(0, abs=0.05)
+    """The saved detector, last and best, has the moments of its own cells on the training images."""
+    config, latest = checkpoint.read_run(run)["config"], checkpoint.latest_checkpoint(run)
+    assert config.score == "combined"
+    state = checkpoint.read_state(latest, config)
+    images = to_unit(open_data(XRAYS, 64)["train"].images)
+    for name in ("best", "last"):
+        detector = Detector(config).eval()
+        checkpoint.load_detector(detector, latest, state, name)
+        with torch.no_grad():
+            cells = detector.judge_cells(images)
+        for (mean, deviation), part in zip(detector.usual, COMBINED):
+            torch.testing.assert_close(mean, cells[part].mean(0), atol=1e-4, rtol=0)
+            torch.testing.assert_close(deviation, cells[part].std(0, correction=0), rtol=0.02, atol=1e-7)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all("combined" in line["validation"] for line in lines)
     summary = json.loads((run / "summary.json").read_text())
@@ -65,24 +82,11 @@ def test_commands_give_it(run, tmp_path, command):
     out = tmp_path / "scores.csv"
     assert command(score.main, run, XRAYS / "val", "--out", out)[0] == 0
     rows = rows_of(out)
-    detector, *_ = checkpoint.load_run(run)
+    usual = checkpoint.load_run(run)[0].usual.flatten(1).tolist()
     for row in rows:
-        parts = [(float(row[part]) - m) / d for part, (m, d) in zip(COMBINED, detector.usual.tolist())]
-        assert float(row["combined"]) == pytest.approx(sum(parts), rel=1e-3, abs=1e-3)
+        parts = [(float(row[part]) - mean) / deviation for part, (mean, deviation) in zip(COMBINED, usual)]
+        assert float(row["combined"]) == pytest.approx(sum(parts), rel=1e-3, abs=1e-2)
         assert row["calibrated"]
     scorer = fastsquid.load(run)
     paths = [XRAYS / "val" / row["name"] for row in rows]
-    np.testing.assert_allclose(scorer.score(paths), [float(row["combined"]) for row in rows], rtol=1e-4, atol=1e-4)
-
-
-def test_the_best_detector_has_its_own(run):
-    """The tensors of the best epoch are saved with that epoch's mean and deviation."""
-    latest = checkpoint.latest_checkpoint(run)
-    state = checkpoint.read_state(latest, checkpoint.read_run(run)["config"])
-    for name in ("best", "last"):
-        tensors = checkpoint.read_tensors(latest, state, name)
-        detector = Detector(checkpoint.read_run(run)["config"])
-        detector.load_state_dict(tensors)
-        images = to_unit(open_data(XRAYS, 64)["train"].images)
-        found = score_images(detector, images)
-        assert tensors["usual"][0, 0].item() == pytest.approx(found["discriminator"].mean(), abs=1e-4)
+    np.testing.assert_allclose(scorer.score(paths), [float(row["combined"]) for row in rows], rtol=1e-3, atol=1e-2)

@@ -55,6 +55,7 @@ def test_raw_maps_are_their_definitions(detector):
     expected = {"residual"}
     expected |= {"memory_distance"} if config.inpainting != "off" else set()
     expected |= {"grad_cam"} if config.discriminator else set()
+    expected |= {"discriminator", "discriminator_image", "combined"} if config.discriminator_head == "cells" else set()
     assert set(maps) == expected
     assert all(values.shape == (3, size, size) and values.dtype == torch.float32 for values in maps.values())
     assert not any(values.requires_grad for values in maps.values())
@@ -70,6 +71,15 @@ def test_raw_maps_are_their_definitions(detector):
     torch.testing.assert_close(maps["residual"], smooth(errors, size / 32)[:, 0], atol=1e-6, rtol=1e-4)
     if "grad_cam" in maps:
         torch.testing.assert_close(maps["grad_cam"], grad_cam(detector, images))
+    if "combined" in maps:
+        (mean, deviation), (other_mean, other_deviation) = detector.usual
+        with torch.no_grad():
+            judged = detector.discriminator(out.student, norm="image", cells=True)
+            cells = (-judged - mean) / deviation
+            other = (-detector.discriminator(inside, norm="image", cells=True) - other_mean) / other_deviation
+        for name, values in {"discriminator": cells, "discriminator_image": other, "combined": cells + other}.items():
+            values = torch.nn.functional.interpolate(values[:, None], size=(size, size), mode="bilinear")[:, 0]
+            torch.testing.assert_close(maps[name], values)
     if "memory_distance" in maps:
         centres, pixels = (np.arange(grid) + 0.5) * size / grid, np.arange(size) + 0.5
         for table, mine in zip(out.memory_distance.double().numpy().reshape(-1, grid, grid), maps["memory_distance"]):

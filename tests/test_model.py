@@ -53,9 +53,21 @@ def test_what_the_scores_are(detector):
     ).amax(0)
     torch.testing.assert_close(scores["patch_residual"], worst)
     if detector.config.discriminator:
-        torch.testing.assert_close(scores["discriminator_running"], -detector.discriminator(out.student))
-        alone = [detector.discriminator(image[None], norm="image") for image in inputs]
-        torch.testing.assert_close(scores["discriminator_image"], -torch.cat(alone))
+        names = {"discriminator": out.student, "discriminator_image": inputs}
+        if detector.config.discriminator_norm == "batch":
+            torch.testing.assert_close(scores["discriminator_running"], -detector.discriminator(out.student))
+        if detector.config.discriminator_head == "image":
+            for name, judged in names.items():
+                alone = [detector.discriminator(image[None], norm="image") for image in judged]
+                torch.testing.assert_close(scores[name], -torch.cat(alone))
+        else:  # the mean of the quarter of cells that is highest, each in deviations from healthy images
+            maps = []
+            for judged, (mean, deviation), name in zip(names.values(), detector.usual, names):
+                maps.append((-detector.discriminator(judged, norm="image", cells=True) - mean) / deviation)
+                quarter = maps[-1].flatten(1).sort(descending=True).values[:, : mean.numel() // 4]
+                torch.testing.assert_close(scores[name], quarter.mean(1))
+            quarter = sum(maps).flatten(1).sort(descending=True).values[:, : mean.numel() // 4]
+            torch.testing.assert_close(scores["combined"], quarter.mean(1))
     if detector.config.inpainting != "off":
         block, seen = detector.generator.inpaint, []
         block.memory.register_forward_hook(lambda module, given, read: seen.append((given[0], read)))

@@ -116,12 +116,13 @@ def test_the_loss_is_its_definition():
     assert loss.item() == pytest.approx(-0.0035 * torch.sigmoid(-logits).log().mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("head", ["image", "cells"])
-def test_the_discriminator_learns_to_reject_them(head):
+@pytest.mark.parametrize("head, norm", [("image", "batch"), ("cells", "instance"), ("cells", "batch")])
+def test_the_discriminator_learns_to_reject_them(head, norm):
     """A few steps on ten images: their anomalies, drawn anew, get a lower logit than the images."""
     torch.manual_seed(0)
     changes = dict(width=4, slots=8, top_k=2, lr=2e-3, averaging=0.0)
-    detector = Detector(preset("fastsquid-small", negatives="opacity", discriminator_head=head, **changes))
+    changes |= dict(negatives="opacity", discriminator_head=head, discriminator_norm=norm)
+    detector = Detector(preset("fastsquid-small", **changes))
     trainer = Trainer(detector)
     healthy = torch.rand(10, 1, 64, 64) * 0.3
     for iteration in range(40):
