@@ -68,23 +68,17 @@ def _score(detector, images, batch_size=64, change=None):
 
 
 def standardize(detector, images, *others):
-    """Set what a detector standardizes its cells by, over at most 256 healthy training images; or do nothing.
+    """Set what the score `combined` standardizes by, over at most 256 healthy training images; without it do nothing.
 
     Args:
         detector: a `Detector`.
         images: as `score_images` takes them.
         others: detectors that get the same values.
     """
-    if not detector.standardizes:
-        return
-    frozen, device, parts = detector.eval().frozen(), next(detector.parameters()).device, {}
-    with torch.inference_mode():
-        for batch in _some(images).split(64):
-            for name, cells in frozen.judge_cells(to_unit(batch.to(device))).items():
-                parts.setdefault(name, []).append(cells)
-        found = {name: torch.cat(cells) for name, cells in parts.items()}
+    if "combined" in detector.config.scores:
+        scores = score_images(detector, _some(images))
         for each in (detector, *others):
-            each.set_usual(found)
+            each.set_usual(scores)
 
 
 def _some(images):

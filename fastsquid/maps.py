@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .config import COMBINED
 from .data.images import to_unit
 from .ensemble import Ensemble
 from .gradcam import grad_cam
@@ -26,9 +27,10 @@ def forward_maps(detector, images, drawn=None):
     Returns:
         dict of float32 (B, H, W): `residual`, squared error of the reconstruction, smoothed by a Gaussian of 1/32 of
         the side; `memory_distance`, |z - m|^2 / |z|^2 of the patch's token, interpolated between patch centres, where
-        there is an in-painting memory; and where D has cells `discriminator_image`, its cells on the image in standard
-        deviations from healthy images (`Detector.unusual`), interpolated between their centers, `discriminator`, the
-        same on the reconstruction, and `combined`, the sum of both. Of an ensemble of R detectors each is (B, R, H, W).
+        there is an in-painting memory; and where D has cells `discriminator_image`, minus its cells' logits on the
+        image, interpolated between their centers, `discriminator`, the same on the reconstruction, and, if that score
+        ranks, `combined`, the sum of both, each divided by its score's deviation over healthy images. Of an ensemble of
+        R detectors each is (B, R, H, W).
     """
     if isinstance(detector, Ensemble):
         return detector.every_map(forward_maps, images, drawn)
@@ -41,8 +43,11 @@ def forward_maps(detector, images, drawn=None):
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
         if detector.has_cells:
-            for name, cells in detector.unusual(detector.judge_cells(images, (inputs, out))).items():
-                maps[name] = F.interpolate(cells[:, None], size=(size, size), mode="bilinear")[:, 0]
+            cells = detector.judge_cells(images, (inputs, out))
+            if detector.config.score == "combined":  # as the score adds them
+                cells["combined"] = sum(cells[name] / moments[1] for name, moments in zip(COMBINED, detector.usual))
+            for name, values in cells.items():
+                maps[name] = F.interpolate(values[:, None], size=(size, size), mode="bilinear")[:, 0]
     return {name: values.float() for name, values in maps.items()}
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .config import COMBINED
-from .networks import Discriminator, Generator
+from .networks import Discriminator, Generator, soft_minimum
 from .patches import to_patches
 
 # Mean and standard deviation of a standardised image's values: 2.5 deviations fit in [0, 1].
@@ -28,11 +28,8 @@ class Detector(nn.Module):
         self.generator = Generator(config, impl)
         self.discriminator = Discriminator(config) if config.discriminator else None
         self.has_cells = config.discriminator and config.discriminator_head == "cells"
-        self.side = self.discriminator.side if self.has_cells else 1
-        self.standardizes = self.has_cells or config.score == "combined"
-        if self.standardizes:  # mean and deviation of every cell of each of COMBINED over healthy images
-            usual = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
-            self.register_buffer("usual", usual.repeat(len(COMBINED), 1, self.side, self.side))
+        if config.score == "combined":  # mean and deviation of each of COMBINED over healthy images
+            self.register_buffer("usual", torch.tensor([[0.0, 1.0]] * len(COMBINED)))
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
         self.is_frozen = False
 
@@ -114,9 +111,8 @@ class Detector(nn.Module):
             squared error; `patch_residual`, mean squared error of the worst patch; `memory_distance`, mean over patches
             of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
 
-            Where the discriminator has cells, each cell counts in standard deviations from healthy images, and
-            `discriminator` and `discriminator_image` are the mean of the quarter of cells that is highest. `combined`
-            is the same of the sum of both; without cells it is the sum of both logits so standardized.
+            Where the discriminator has cells, an image's logit is their soft minimum. `combined` is the sum of the
+            scores in `COMBINED`, each less its mean and divided by its deviation over healthy images (`set_usual`).
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -150,31 +146,15 @@ class Detector(nn.Module):
             return -self.discriminator(images, norm="image", cells=True)
         return -self.discriminator(images, norm="image").view(-1, 1, 1)
 
-    def set_usual(self, cells):
-        """Set what cells are standardized by: the mean and the standard deviation of each over healthy images.
+    def set_usual(self, scores):
+        """Set what `combined` standardizes by.
 
         Args:
-            cells: what `judge_cells` returned for healthy images, N in all.
+            scores: {name: array (N,)} of healthy images, of each of `COMBINED` at least.
         """
         for moments, name in zip(self.usual, COMBINED):
-            deviation, mean = torch.std_mean(cells[name].double(), 0, correction=0)
-            moments[0], moments[1] = mean, deviation.clamp_min(1e-12)
-
-    def unusual(self, cells):
-        """Return cells in standard deviations from healthy images, and their sum as `combined`.
-
-        Args:
-            cells: some of what `judge_cells` returns.
-
-        Returns:
-            dict of float32 (B, side, side).
-        """
-        found = {
-            name: (cells[name].float() - mean) / deviation
-            for name, (mean, deviation) in zip(COMBINED, self.usual)
-            if name in cells
-        }
-        return {**found, "combined": sum(found.values())} if len(found) == len(COMBINED) else found
+            values = torch.as_tensor(scores[name], dtype=torch.float64)
+            moments[0], moments[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
 
     def _scores(self, images, drawn):
         inputs, out = drawn or self.draw(images)
@@ -186,6 +166,9 @@ class Detector(nn.Module):
         scores = {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
         if self.discriminator is not None:
             scores |= self._of_discriminator(self.judge_cells(images, (inputs, out)))
+        if self.config.score == "combined":
+            moments = zip(COMBINED, self.usual)
+            scores["combined"] = sum((scores[name].float() - mean) / deviation for name, (mean, deviation) in moments)
         if "discriminator_running" in self.config.scores:
             scores["discriminator_running"] = -self.discriminator(student)
         if out.memory_distance is not None:
@@ -194,17 +177,7 @@ class Detector(nn.Module):
 
     def _of_discriminator(self, judged):
         """Scores (B,) of what `judge_cells` returned."""
-        scores = {name: cells.flatten(1).mean(1) for name, cells in judged.items()}
-        if self.standardizes:
-            unusual = {name: highest(cells) for name, cells in self.unusual(judged).items()}
-            scores = unusual if self.has_cells else {**unusual, **scores}
-        return scores
-
-
-def highest(cells: torch.Tensor) -> torch.Tensor:
-    """Return the mean (B,) of the highest quarter of each image's cells (B, side, side), at least one."""
-    cells = cells.flatten(1)
-    return cells.topk(max(1, cells.shape[1] // 4), 1).values.mean(1)
+        return {name: -soft_minimum(-cells) if self.has_cells else cells.flatten() for name, cells in judged.items()}
 
 
 def _moments(images):

@@ -26,29 +26,17 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_without_cells_it_is_the_sum_of_standardized_logits():
+@pytest.mark.parametrize("name", ["simsid-small", "fastsquid-small"])
+def test_it_is_the_sum_of_standardized_scores(name):
     torch.manual_seed(0)
-    detector = Detector(preset("simsid-small", width=4, slots=8, score="combined")).eval()
+    detector = Detector(preset(name, width=4, slots=8, score="combined")).eval()
     healthy, others = torch.rand(300, 1, 64, 64), torch.rand(5, 1, 64, 64)
     standardize(detector, healthy)
     usual = score_images(detector, healthy[::2])  # at most 256 of them, evenly spread
     found = score_images(detector, others)
     expected = sum((found[name] - usual[name].mean()) / usual[name].std() for name in COMBINED)
     np.testing.assert_allclose(found["combined"], expected, rtol=1e-3, atol=1e-3)
-    assert list(found) == [*SCORES, "combined"]
-
-
-def test_cells_are_standardized_one_by_one():
-    torch.manual_seed(0)
-    detector = Detector(preset("fastsquid-small", width=4, slots=8)).eval()
-    healthy = torch.rand(40, 1, 64, 64)
-    standardize(detector, healthy)
-    with torch.no_grad():
-        unusual = detector.unusual(detector.judge_cells(healthy))
-    for name in COMBINED:
-        deviation, mean = torch.std_mean(unusual[name], 0, correction=0)
-        torch.testing.assert_close(mean, torch.zeros(4, 4), atol=1e-3, rtol=0)
-        torch.testing.assert_close(deviation, torch.ones(4, 4), atol=1e-3, rtol=0)
+    assert list(found)[-1] == "combined"
 
 
 def test_where_it_is_not():
@@ -59,7 +47,7 @@ def test_where_it_is_not():
 
 
 def test_a_run_keeps_what_it_standardizes_by(run):
-    """The saved detector, last and best, has the moments of its own cells on the training images."""
+    """The saved detector, last and best, has the moments of its own scores on the training images."""
     config, latest = checkpoint.read_run(run)["config"], checkpoint.latest_checkpoint(run)
     assert config.score == "combined"
     state = checkpoint.read_state(latest, config)
@@ -67,11 +55,10 @@ def test_a_run_keeps_what_it_standardizes_by(run):
     for name in ("best", "last"):
         detector = Detector(config).eval()
         checkpoint.load_detector(detector, latest, state, name)
-        with torch.no_grad():
-            cells = detector.judge_cells(images)
-        for (mean, deviation), part in zip(detector.usual, COMBINED):
-            torch.testing.assert_close(mean, cells[part].mean(0), atol=1e-4, rtol=0)
-            torch.testing.assert_close(deviation, cells[part].std(0, correction=0), rtol=0.02, atol=1e-7)
+        scores = score_images(detector, images)
+        for (mean, deviation), part in zip(detector.usual.tolist(), COMBINED):
+            assert mean == pytest.approx(scores[part].mean(), abs=1e-4)
+            assert deviation == pytest.approx(scores[part].std(), rel=0.02)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all("combined" in line["validation"] for line in lines)
     summary = json.loads((run / "summary.json").read_text())
@@ -82,7 +69,7 @@ def test_commands_give_it(run, tmp_path, command):
     out = tmp_path / "scores.csv"
     assert command(score.main, run, XRAYS / "val", "--out", out)[0] == 0
     rows = rows_of(out)
-    usual = checkpoint.load_run(run)[0].usual.flatten(1).tolist()
+    usual = checkpoint.load_run(run)[0].usual.tolist()
     for row in rows:
         parts = [(float(row[part]) - mean) / deviation for part, (mean, deviation) in zip(COMBINED, usual)]
         assert float(row["combined"]) == pytest.approx(sum(parts), rel=1e-3, abs=1e-2)

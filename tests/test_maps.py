@@ -72,12 +72,12 @@ def test_raw_maps_are_their_definitions(detector):
     if "grad_cam" in maps:
         torch.testing.assert_close(maps["grad_cam"], grad_cam(detector, images))
     if "combined" in maps:
-        (mean, deviation), (other_mean, other_deviation) = detector.usual
+        (_, deviation), (_, other_deviation) = detector.usual
         with torch.no_grad():
-            judged = detector.discriminator(out.student, norm="image", cells=True)
-            cells = (-judged - mean) / deviation
-            other = (-detector.discriminator(inside, norm="image", cells=True) - other_mean) / other_deviation
-        for name, values in {"discriminator": cells, "discriminator_image": other, "combined": cells + other}.items():
+            cells = -detector.discriminator(out.student, norm="image", cells=True)
+            other = -detector.discriminator(inside, norm="image", cells=True)
+        both = cells / deviation + other / other_deviation
+        for name, values in {"discriminator": cells, "discriminator_image": other, "combined": both}.items():
             values = torch.nn.functional.interpolate(values[:, None], size=(size, size), mode="bilinear")[:, 0]
             torch.testing.assert_close(maps[name], values)
     if "memory_distance" in maps:
