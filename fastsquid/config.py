@@ -288,11 +288,11 @@ class Config:
             )
         if self.negatives != "none" and not self.discriminator:
             raise ConfigError(f"negatives = {self.negatives} needs a discriminator: use negatives none without one")
-        if self.discriminator_head == "cells" and self.spectral_norm:
-            raise ConfigError(
-                "discriminator_head = cells does not fit spectral_norm, which norms the sum of all cells: use "
-                "head image, or no spectral_norm"
-            )
+        for name in ("spectral_norm", "gradient_penalty"):  # both are of an image's one logit
+            if self.discriminator_head == "cells" and getattr(self, name):
+                raise ConfigError(
+                    f"discriminator_head = cells cannot be used with {name}: use discriminator_head image"
+                )
         if self.averaging and not self.discriminator:
             raise ConfigError(f"averaging = {self.averaging} is of the discriminator: use averaging 0 without one")
         if self.entropy_weight and (self.shrinkage != "hard" or self.inpainting == "off"):

@@ -139,5 +139,10 @@ def test_bad_settings():
         preset("fastsquid", negatives="fog")
     with pytest.raises(ConfigError, match="negatives = haze needs a discriminator"):
         preset("auto-encoder", negatives="haze")
+    for name, value in (("spectral_norm", True), ("gradient_penalty", 1.0)):
+        with pytest.raises(ConfigError, match=f"discriminator_head = cells cannot be used with {name}"):
+            preset("fastsquid", **{name: value})
+    with pytest.raises(ConfigError, match="discriminator_stride = 12 should be 8, 16 or 32"):
+        preset("fastsquid", discriminator_stride=12)
     with pytest.raises(ConfigError, match="negative_weight = -1.0 should be finite and not negative"):
         preset("fastsquid", negative_weight=-1)

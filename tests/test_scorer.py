@@ -207,9 +207,9 @@ def test_of_an_iterable_only_a_batch_is_held(run, monkeypatch):
             drawn.append(1)
             yield square
 
-    def scores(batch):
+    def scores(batch, **options):
         batches.append((len(drawn), len(batch)))
-        return original(batch)
+        return original(batch, **options)
 
     monkeypatch.setattr(run.detector, "scores", scores)
     assert run.score(images(), batch_size=3).shape == (8,)

@@ -135,7 +135,7 @@ def test_gradient_penalty_of_a_known_gradient():
 @pytest.mark.filterwarnings("default")  # torch.compile warns
 def test_the_discriminator_is_penalised():
     """Its loss is the plain one and the weighed penalty, and its step another one."""
-    config = preset("fastsquid-small", width=2, slots=6, gradient_penalty=3.0, averaging=0.0)
+    config = preset("simsid-small", width=2, slots=6, gradient_penalty=3.0)
     torch.manual_seed(0)
     trainer, images = Trainer(Detector(config).train()), torch.rand(4, 1, 64, 64)
     seen, fake = trainer.detector.to_range(images), torch.rand(4, 1, 64, 64)
@@ -170,7 +170,7 @@ def test_spectral_norm_bounds_every_weight():
 
 def test_an_average_of_a_bounded_discriminator():
     """Spectral norm's vectors keep length 1, which a mean of them would not."""
-    config = preset("fastsquid-small", width=2, slots=6, spectral_norm=True, averaging=0.5)
+    config = preset("simsid-small", width=2, slots=6, spectral_norm=True, averaging=0.5)
     trainer = Trainer(Detector(config).train())
     for iteration in range(3):
         trainer.step(torch.rand(4, 1, 64, 64), iteration)
