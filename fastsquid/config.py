@@ -288,7 +288,7 @@ class Config:
             )
         if self.negatives != "none" and not self.discriminator:
             raise ConfigError(f"negatives = {self.negatives} needs a discriminator: use negatives none without one")
-        for name in ("spectral_norm", "gradient_penalty"):  # both are of an image's one logit
+        for name in ("spectral_norm", "gradient_penalty"):  # of an image's one logit
             if self.discriminator_head == "cells" and getattr(self, name):
                 raise ConfigError(
                     f"discriminator_head = cells cannot be used with {name}: use discriminator_head image"
