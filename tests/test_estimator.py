@@ -221,16 +221,20 @@ def test_what_is_cropped_is_what_the_command_crops(tmp_path):
 
 
 def test_numbers_are_their_definitions(fitted):
-    """fastsquid's score is minus the logit of the standardised image, and its drawings are in the image's exposure."""
+    """fastsquid's score adds the logits of the standardised image and its drawing, which is in the image's exposure."""
     images = torch.tensor(X[:, None] / 255, dtype=torch.float32)
     deviation, mean = torch.std_mean(images, (1, 2, 3), correction=0, keepdim=True)
     seen = (0.5 + 0.2 * (images - mean) / deviation).clamp(0, 1) * 2 - 1
     detector = fitted.scorer_.detector
     with torch.no_grad():
-        logits, drawn = detector.discriminator(seen, norm="image"), detector.generator(seen).student
+        drawn = detector.generator(seen).student
+        logits = [detector.discriminator(judged, norm="image") for judged in (drawn, seen)]
+    usual = [(mean.item(), deviation.item()) for mean, deviation in detector.usual]
+    expected = sum((logit + mean) / deviation for logit, (mean, deviation) in zip(logits, usual))
     samples = fitted.score_samples(X)
     assert samples.shape == (8,) and samples.dtype == np.float64
-    np.testing.assert_allclose(samples, logits, atol=1e-5)
+    # In deviations, of which a run of a second has very small ones: rounding shows.
+    np.testing.assert_allclose(samples, expected, atol=0.05)
     drawn = (((drawn + 1) / 2 - 0.5) / 0.2 * deviation + mean).clamp(0, 1)
     np.testing.assert_allclose(fitted.scorer_.reconstruct(X), drawn[:, 0], atol=1e-5)
     np.testing.assert_array_equal(fitted.decision_function(X), samples - fitted.offset_)

@@ -192,7 +192,7 @@ def test_histograms_of_scores_that_are_almost_the_same():
 def test_histograms_have_area_one():
     rng = np.random.default_rng(0)
     groups = {"training": rng.normal(size=200), "normal": rng.normal(size=9), "abnormal": rng.normal(3, 1, size=30)}
-    figure = plots.histogram_figure({name: groups for name in SCORES})
+    figure = plots.histogram_figure({name: groups for name in plots.LABELS})
     assert [axis.get_title() for axis in figure.axes] == list(plots.LABELS.values())
     for axis in figure.axes:
         assert texts(axis) == ["training (200)", "normal (9)", "abnormal (30)"]
