@@ -146,7 +146,8 @@ def test_the_discriminator_that_comes_back_gives_the_scores(unpacked):
     run = unpacked / "fastsquid" / "seed-1"
     detector = Detector(Config.from_dict(json.loads((run / "config.json").read_text())["config"])).eval()
     detector.discriminator.load_state_dict(load_file(run / "discriminator.safetensors"))
-    images = to_unit(open_data(XRAYS, detector.config.image_size)["val"].images)
+    size = detector.config.image_size
+    images = to_unit(open_data(XRAYS, size, crop=detector.config.crop)["val"].images)
     with torch.no_grad():
         found = -detector.discriminator(detector.to_range(images), norm="image")
     expected = [float(row["discriminator_image"]) for row in rows_of(run / "scores-val.csv")]
@@ -173,7 +174,7 @@ def test_the_table(unpacked):
     head, _, *rows = (unpacked / "table.md").read_text().splitlines()
     assert done.stdout.splitlines()[2:4] == rows and len(rows) == 2
     cells = [cell.strip(" `") for cell in rows[1].strip("|").split("|")]
-    assert cells[:3] == ["fastsquid", "discriminator_image", "2"]
+    assert cells[:3] == ["fastsquid", "combined", "2"]
     chosen, clean, means, spreads = [], [], [], []
     for seed in (0, 1):
         lines = [
@@ -181,8 +182,7 @@ def test_the_table(unpacked):
             for line in (unpacked / "fastsquid" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
         ]
         aucs = [
-            [line["validation"]["discriminator_image"]]
-            + [perturbed["discriminator_image"] for perturbed in line["perturbed"].values()]
+            [line["validation"]["combined"]] + [perturbed["combined"] for perturbed in line["perturbed"].values()]
             for line in lines
         ]
         chosen.append(max(row[0] for row in aucs))
