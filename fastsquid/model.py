@@ -126,7 +126,7 @@ class Detector(nn.Module):
                 return self._of_discriminator(judged), None
             return self._scores(images, drawn)
 
-    def judge_cells(self, images, drawn=None):
+    def judge_cells(self, images: torch.Tensor, drawn: tuple | None = None) -> dict[str, torch.Tensor]:
         """Return what the discriminator says of every cell of images and of their reconstructions.
 
         A discriminator without cells has one, the whole image.
@@ -146,7 +146,7 @@ class Detector(nn.Module):
             return -self.discriminator(images, norm="image", cells=True)
         return -self.discriminator(images, norm="image").view(-1, 1, 1)
 
-    def set_usual(self, scores):
+    def set_usual(self, scores: dict) -> None:
         """Set what `combined` standardizes by.
 
         Args:
@@ -176,7 +176,7 @@ class Detector(nn.Module):
         return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
 
     def _of_discriminator(self, judged):
-        """Scores (B,) of what `judge_cells` returned."""
+        """Return the scores (B,) of images from their cells, as `judge_cells` returns them."""
         return {name: -soft_minimum(-cells) if self.has_cells else cells.flatten() for name, cells in judged.items()}
 
 

@@ -156,10 +156,10 @@ class _Scoring:
 
 
 def _write(out, score_names, rows, anonymous):
-    """The CSV of all rows, whole or not at all. Hashes that repeat are told apart.
+    """Write the CSV of all rows, or leave no file. Images with the same hash get names that differ.
 
     Returns:
-        how many have an error, and how many are unlike the training images.
+        the number of images with an error, and the number of images unlike the training images.
     """
     failed, unlike, distinct = 0, 0, Distinct()
     with replacing(out) as file:
@@ -173,8 +173,9 @@ def _write(out, score_names, rows, anonymous):
 
 
 def score_batch(scorer, images):
-    """Iterator of a row an image, its `scorer.score_names`, calibrated score and `unlike_training`, as text; or None
-    for one that has a score which is not finite.
+    """Return an iterator of one row per image: its scores, its calibrated score and `unlike_training`, as text.
+
+    The row of an image is None if one of its scores is not finite.
 
     Args:
         scorer: a `Scorer`; the calibrated score is empty without a calibration, `unlike_training` without input check.

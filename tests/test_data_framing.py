@@ -180,7 +180,7 @@ def test_training_reads_cropped_images(crop_run, command):
     data = open_data(XRAYS, 64, crop=True)
     plain = open_data(XRAYS, 64)
     assert not all(torch.equal(data[name].images, plain[name].images) for name in data)
-    # The fingerprint is of what was read: the run goes on only while it is cropped alike.
+    # The fingerprint covers the cropped images. A resumed run needs the same crop.
     code, _, err = command(train.main, "--resume", crop_run, "--device", "cpu")
     assert code == 0, err
     path = crop_run / "config.json"

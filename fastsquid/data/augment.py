@@ -53,7 +53,7 @@ def _augment_widely(images, shift, zoom, rotation, closer):
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def change_appearance(images, strength):
+def change_appearance(images: torch.Tensor, strength: float) -> torch.Tensor:
     """Give every image of a batch a gamma, a blur and noise of its own, as other devices and exposures would.
 
     At strength 1: the logarithm of gamma is uniform in +-0.3, half of the images are blurred by a Gaussian of 1/64 of
@@ -75,11 +75,20 @@ def change_appearance(images, strength):
     return images.clamp(1e-4, 1) ** torch.exp(draw(-0.3, 0.3) * strength)
 
 
-def gaussian_blur(images, deviation):
-    """Convolve images (B, 1, H, W) with a Gaussian of so many pixels, reflected at the border."""
+def gaussian_blur(images: torch.Tensor, deviation: float, padding: str = "reflect") -> torch.Tensor:
+    """Convolve images with a Gaussian.
+
+    Args:
+        images: float (B, 1, H, W).
+        deviation: standard deviation of the Gaussian in pixels, above 0.
+        padding: what lies outside of the image, as `torch.nn.functional.pad` names it.
+
+    Returns:
+        float (B, 1, H, W).
+    """
     radius = max(1, math.ceil(3 * deviation))
     x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-(x**2) / (2 * deviation**2))
     kernel = kernel / kernel.sum()
-    images = F.pad(images, [radius] * 4, mode="reflect")
+    images = F.pad(images, [radius] * 4, mode=padding)
     return F.conv2d(F.conv2d(images, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .augment import gaussian_blur
 from .negatives import lung_prior
 
 
@@ -67,12 +68,7 @@ def _rotate(degrees):
 
 def _blur(images):
     """Blurred by a Gaussian whose deviation is 1 % of the side."""
-    deviation = 0.01 * images.shape[-1]
-    reach = math.ceil(3 * deviation)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(images) ** 2) / (2 * deviation**2))
-    kernel = kernel / kernel.sum()
-    images = F.pad(images, [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(images, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).clamp(0, 1)
+    return gaussian_blur(images, 0.01 * images.shape[-1], padding="replicate").clamp(0, 1)
 
 
 def _noise(images):
