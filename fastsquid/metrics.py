@@ -1,10 +1,19 @@
-"""AUC and its bootstrap interval, and accuracy, F1, sensitivity and specificity at one threshold.
+"""AUC and its bootstrap interval, metrics at one threshold, and AUROC and AUPRO of heat maps.
 
 Larger scores are more abnormal.
 """
 
 import numpy as np
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
+from scipy import ndimage
+from sklearn.metrics import (
+    accuracy_score,
+    auc,
+    average_precision_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 from .errors import UserError
 
@@ -136,3 +145,61 @@ def interval(values):
     """The 2.5th and 97.5th percentile of values (R,), as floats."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
+    """Return the AUROC of all pixels of all images together.
+
+    Args:
+        masks: bool (N, H, W), the abnormal pixels; both kinds of pixel are present.
+        maps: float (N, H, W), larger = more abnormal.
+
+    Returns:
+        AUROC in [0, 1].
+
+    Raises:
+        ValueError: all pixels are of one kind.
+    """
+    _require_both_kinds(masks)
+    return float(roc_auc_score(masks.ravel(), maps.ravel()))
+
+
+def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
+    """Return the area under the per-region-overlap curve up to a false positive rate, divided by that rate.
+
+    A region is a connected component of an image's mask; pixels that touch at a corner are connected. At each threshold
+    the per-region overlap is the mean, over all regions of all images, of the share of the region's pixels that reach
+    the threshold. Each region counts the same, whatever its size.
+
+    Args:
+        masks, maps: as for `pixel_auroc`.
+        limit: the false positive rate of pixels where the curve ends, above 0 and at most 1.
+
+    Returns:
+        AUPRO in [0, 1]; a map of constant value has limit / 2.
+
+    Raises:
+        ValueError: all pixels are of one kind.
+
+    Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.1.
+    """
+    _require_both_kinds(masks)
+    shares, regions = np.zeros(masks.shape), 0  # what each abnormal pixel adds to the sum of all overlaps
+    for share, mask in zip(shares, masks):
+        components, count = ndimage.label(mask, np.ones((3, 3)))
+        share[mask] = 1 / np.bincount(components[mask])[components[mask]]
+        regions += count
+    order = np.argsort(-maps.ravel(), kind="stable")
+    ranked, normal = maps.ravel()[order], ~masks.ravel()[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of each distinct value, which is a threshold
+    false_positives = np.append(0, (normal.cumsum() / normal.sum())[last])
+    overlap = np.append(0, (shares.ravel()[order].cumsum() / regions)[last])
+    inside = false_positives < limit
+    x = np.append(false_positives[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, false_positives, overlap))
+    return float(auc(x, y) / limit)
+
+
+def _require_both_kinds(masks):
+    if masks.all() or not masks.any():
+        raise ValueError("a map's AUROC needs normal and abnormal pixels, but all are of one kind")
