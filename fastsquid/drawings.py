@@ -11,9 +11,12 @@ from matplotlib.patches import Rectangle
 _DEAD = "#d9d9d9"
 # Okabe and Ito's colours without black, told apart in the common forms of colour blindness.
 _REGIONS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
-_MAPS = {
+MAPS = {
     "residual": "residual",
     "memory_distance": "memory distance",
+    "discriminator": "D (drawn)",
+    "discriminator_image": "D (image)",
+    "combined": "D (both)",
     "grad_cam": "Grad-CAM",
 }
 _MOST = 5  # standard deviations that a map's colours reach
@@ -91,7 +94,7 @@ def map_figure(images, student, maps, captions, cells=None, where=""):
     ]
     for name, values in maps.items():
         values = values.clip(0, _MOST)
-        columns.append((_MAPS[name], [(images, *grey, None), (values, *inferno, 0.7 * values / _MOST)]))
+        columns.append((MAPS[name], [(images, *grey, None), (values, *inferno, 0.7 * values / _MOST)]))
     title = "Where images are abnormal" + ("" if cells is None else " (anomalous cells framed)")
     bar = (*inferno, "standard deviations above normal (no colour: none)")
     return _picture_table(title, columns, captions, where, bar, cells)

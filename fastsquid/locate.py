@@ -1,6 +1,7 @@
 """`python -m fastsquid.locate RUN`: where images are abnormal, as maps, and how right they are where that is known."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +10,16 @@ import torch.nn.functional as F
 from .checkpoint import data_of, describe_checkpoint, describe_seeds
 from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data, to_unit
-from .drawings import map_figure
+from .drawings import MAPS, map_figure
+from .ensemble import Ensemble
 from .errors import UserError
 from .evaluation import DivergedError, reported_split, score_images
 from .files import write_json
 from .gallery import choose_images
+from .localization import KINDS, STRENGTH, healthy_images, measure_maps, spread_images
 from .maps import anomaly_maps, by_cell, calibrate_maps
 from .metrics import evaluate
+from .model import Detector
 from .neighbors import nearest_scores
 from .plots import save_figure
 from .trained import load_trained
@@ -27,8 +31,8 @@ SIDE = 3  # cells a side of DigitAnatomy
 def main(arguments=None):
     parser = Parser(
         prog="python -m fastsquid.locate",
-        description="Draw where images are abnormal, in standard deviations from the training images; of DigitAnatomy, "
-        "whose anomalous cells are known, also the AUC of finding them.",
+        description="Draw where images are abnormal, in standard deviations from the training images, and measure how "
+        "well the maps find synthetic anomalies, or the anomalous cells of DigitAnatomy.",
     )
     add_run_options(parser, "data with normal training images")
     parser.add_argument(
@@ -52,18 +56,27 @@ def main(arguments=None):
     calibration = calibrate_maps(detector, data["train"].images)
     epoch = state[name]["epoch"]
     where = f"{run['config'].preset}, {describe_seeds(run['seeds'])}, {describe_checkpoint(name, epoch)}, {shown} split"
+    where += f"; the map of the score: {MAPS[run['config'].map]}"
     figure = draw_maps(detector, split, calibration, where)
 
     folder = Path(options.out or Path(options.run) / "localization")
     folder.mkdir(parents=True, exist_ok=True)
+    facts = {"checkpoint": {"name": name, "epoch": epoch}, "map": run["config"].map}
+    result = None
     if split.cells is not None:
         result = {
             "split": shown,
             "images": {"normal": int((split.labels == 0).sum()), "abnormal": int((split.labels == 1).sum())},
-            "checkpoint": {"name": name, "epoch": epoch},
+            **facts,
             **locate(detector, data["train"], split, calibration),
         }
         _print_table(result)
+    elif healthy := healthy_images(data, shown):
+        result = {"split": healthy[0], **facts, **locate_synthetic(detector, healthy[1], calibration)}
+        _print_synthetic(result)
+    else:
+        print("no healthy images are known outside of training: how well maps find anomalies is not measured")
+    if result:
         write_json(folder / "locate.json", result)
         print(f"\n{folder / 'locate.json'}")
     save_figure(figure, folder / "maps.png", LARGEST)
@@ -128,6 +141,32 @@ def locate(detector, train, split, calibration, batch_size=64):
     }
 
 
+def locate_synthetic(
+    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, Any]:
+    """Return how well maps find synthetic anomalies in healthy images.
+
+    Args:
+        detector: in eval mode.
+        images: uint8 or uint16 (N, 1, H, H), healthy, not trained on.
+        calibration: as `calibrate_maps` gives it, of the training images.
+
+    Returns:
+        dict: `images`, how many were used; `strength`, above which a pixel of an anomaly is abnormal; and `synthetic`,
+        as `localization.measure_maps` gives it.
+
+    Raises:
+        DivergedError: a map is not finite.
+    """
+    device = next(detector.parameters()).device
+    used = spread_images(images)
+    return {
+        "images": len(used),
+        "strength": STRENGTH,
+        "synthetic": measure_maps(lambda batch: _finite_maps(detector, batch.to(device), calibration), used),
+    }
+
+
 def _shown_split(data):
     """Name of the split that is reported; of images without both classes there is still a picture."""
     try:
@@ -179,6 +218,22 @@ def _print_table(result):
         print(f"\n{title:32} {'all':>9} " + " ".join(f"{kind:>9}" for kind in kinds))
         for name, aucs in result[key].items():
             print(f"{name:32} " + " ".join(f"{value:9.3f}" for value in (aucs["auc"], *aucs["auc_by_kind"].values())))
+
+
+def _print_synthetic(result):
+    """What `locate_synthetic` found, for people."""
+    checkpoint = result["checkpoint"]
+    print(
+        f"{result['images']} healthy {result['split']} images with synthetic anomalies; "
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
+    )
+    print("\n" + " " * 20 + "".join(f" {kind:>18}" for kind in KINDS))
+    print(f"{'map':20}" + " pixel AUROC  AUPRO" * len(KINDS))
+    for name in result["synthetic"][KINDS[0]]:
+        values = [result["synthetic"][kind][name] for kind in KINDS]
+        mark = " *" if name == result["map"] else ""
+        print(f"{name + mark:20}" + "".join(f" {v['pixel_auroc']:11.3f}  {v['aupro']:5.3f}" for v in values))
+    print("* the map of the score")
 
 
 if __name__ == "__main__":

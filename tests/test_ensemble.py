@@ -20,8 +20,9 @@ import fastsquid
 from fastsquid import checkpoint, evaluate, export, locate, portable, report, score, train, trained, verification
 from fastsquid.data import find_images, open_data, read_images
 from fastsquid.errors import UserError
+from fastsquid.localization import draw_synthetic
 from fastsquid.maps import anomaly_maps, calibrate_maps
-from fastsquid.metrics import best_threshold
+from fastsquid.metrics import best_threshold, pixel_auroc
 
 # One level: an export of two networks then takes seconds.
 SHALLOW = "--levels 1 --combine 1 --decoder-memory 1 --skips 1 --seeds 3 5".split()
@@ -255,7 +256,7 @@ def test_scores_of_one_of_its_runs_are_not_the_groups(group, tmp_path, refused):
 
 def test_locate(group, tmp_path, command):
     code, said, _ = command(locate.main, group, "--out", tmp_path, "--device", "cpu")
-    assert code == 0 and said == f"{tmp_path / 'maps.png'}\n"
+    assert code == 0 and said.endswith(f"{tmp_path / 'maps.png'}\n")
     detector, record, state, name = trained.load_trained(group)
     data = open_data(XRAYS, 64)
     images, detector = data["val"].images / 255, detector.frozen()
@@ -267,6 +268,12 @@ def test_locate(group, tmp_path, command):
         ]
         torch.testing.assert_close(values, torch.stack(each).mean(0), msg=kind)
     assert list(found) == ["residual", "memory_distance", "grad_cam"]
+    measured = json.loads((tmp_path / "locate.json").read_text())["synthetic"]
+    for kind, metrics in measured.items():
+        drawn = draw_synthetic(data["val"].images[data["val"].labels == 0], kind)
+        maps = anomaly_maps(detector, drawn.images, calibrate_maps(detector, data["train"].images))
+        auroc = pixel_auroc(drawn.masks, maps["residual"].numpy())
+        assert metrics["residual"]["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
 
 
 def test_locate_in_digits(tmp_path, command, monkeypatch):

@@ -18,7 +18,10 @@ from fastsquid.config import preset
 from fastsquid.data import digits, open_data, to_unit
 from fastsquid.evaluation import score_images
 from fastsquid.gallery import choose_images
+from fastsquid.localization import KINDS as ANOMALIES
+from fastsquid.localization import STRENGTH, draw_synthetic
 from fastsquid.maps import anomaly_maps, calibrate_maps
+from fastsquid.metrics import aupro, pixel_auroc
 from fastsquid.model import Detector
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
@@ -98,10 +101,11 @@ def test_aucs_of_digits(run, located):
     data = open_data(None, 48)
     split, (maps, _) = data["test"], expected_maps(run, data, "test")
     result = json.loads((run / "localization" / "locate.json").read_text())
-    assert {key: result[key] for key in ("split", "images", "checkpoint")} == {
+    assert {key: result[key] for key in ("split", "images", "checkpoint", "map")} == {
         "split": "test",
         "images": {"normal": 12, "abnormal": 12},
         "checkpoint": {"name": "last", "epoch": 3},
+        "map": "residual",
     }
     # Cells of 16 x 16 pixels; the pixels of training and test images as they are.
     cells = {
@@ -197,10 +201,39 @@ def test_the_figure_of_digits(run, located):
 
 
 def test_x_rays(unbroken, tmp_path):
-    """No cell is known to be abnormal: a figure of the labelled split and no AUC."""
-    out, figure, _ = run_and_keep(unbroken, "--out", tmp_path / "new" / "folder", "--checkpoint", "last")
-    assert out == f"{tmp_path / 'new' / 'folder' / 'maps.png'}\n"
-    assert os.listdir(tmp_path / "new" / "folder") == ["maps.png"]
+    """No place is known to be abnormal: a figure of the labelled split, and what maps find of synthetic anomalies."""
+    folder = tmp_path / "new" / "folder"
+    out, figure, _ = run_and_keep(unbroken, "--out", folder, "--checkpoint", "last")
+    assert sorted(os.listdir(folder)) == ["locate.json", "maps.png"]
+    result = json.loads((folder / "locate.json").read_text())
+    synthetic = result.pop("synthetic")
+    assert result == {
+        "split": "val",
+        "checkpoint": {"name": "last", "epoch": 3},
+        "map": "residual",
+        "images": 3,
+        "strength": STRENGTH,
+    }
+    data = open_data(XRAYS, 64)
+    healthy = data["val"].images[data["val"].labels == 0]
+    detector = checkpoint.load_run(unbroken, "last")[0].frozen()
+    calibration = calibrate_maps(detector, data["train"].images)
+    assert list(synthetic) == list(ANOMALIES)
+    for kind, found in synthetic.items():
+        drawn = draw_synthetic(healthy, kind)
+        maps = anomaly_maps(detector, drawn.images, calibration)
+        assert list(maps) == MAPS and list(found) == [*MAPS, "lung_prior"]
+        for name in ("residual", "memory_distance"):  # Grad-CAM magnifies rounding where it does not vary
+            values = maps[name].numpy()
+            assert found[name]["pixel_auroc"] == pytest.approx(pixel_auroc(drawn.masks, values), abs=1e-3)
+            assert found[name]["aupro"] == pytest.approx(aupro(drawn.masks, values), abs=1e-2)
+    lines = out.splitlines()
+    assert lines[0] == "3 healthy val images with synthetic anomalies; last checkpoint, epoch 3"
+    assert lines[2].split() == ["haze", "opacity"]
+    for line, name in zip(lines[4:8], [*MAPS, "lung_prior"]):
+        numbers = [f"{synthetic[kind][name][metric]:.3f}" for kind in ANOMALIES for metric in ("pixel_auroc", "aupro")]
+        assert line.split() == [name, *["*"] * (name == "residual"), *numbers]
+    assert lines[8:] == ["* the map of the score", "", str(folder / "locate.json"), str(folder / "maps.png")]
     *axes, _ = figure.axes
     assert [axis.get_ylabel() for axis in axes[::5]] == ["normal"] * 3 + ["abnormal"] * 3
     assert not any(axis.patches for axis in axes)
@@ -212,7 +245,9 @@ def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refus
     (data / "broken.png").write_bytes(b"")
     assert "--skip-unreadable" in refused(locate.main, unbroken, "--data", data, "--out", tmp_path / "out")
     out, figure, _ = run_and_keep(unbroken, "--data", data, "--skip-unreadable", "--out", tmp_path / "out")
-    assert out.startswith("skipped 1 unreadable image\n")
+    said = out.splitlines()
+    assert said[0] == "skipped 1 unreadable image" and "no healthy images are known outside of training" in said[1]
+    assert os.listdir(tmp_path / "out") == ["maps.png"]
     names = sorted(path.name for path in data.iterdir() if path.name != "broken.png")
     assert [axis.get_ylabel() for axis in figure.axes[:-1][::5]] == names
     assert "train split" in figure.get_suptitle()
