@@ -40,7 +40,7 @@ def main(arguments=None):
     out = Path(options.out or f"scorer.{options.to}")
     require_place(out)
     scorer = load(options.run, device="cpu", impl="torch")
-    scorer.normal_map("residual")  # or refused before there is work
+    scorer.normal_map()  # or refused before there is work
     images = None
     if options.verify:
         images = real_images(scorer, options.data, options.skip_unreadable, options.anonymous)

@@ -119,7 +119,7 @@ def draw_figures(runs, data):
     if heat is None:
         yield "gradcam.png", "this configuration has no discriminator"
     else:
-        side = -(-run.detector.config.image_size // 32)  # of the discriminator's last maps
+        side = run.detector.discriminator.side
         judged = "image" if score == "discriminator_image" else "reconstruction"
         coarse = f"{where}; {side} x {side} cells, interpolated"
         yield "gradcam.png", heat_figure(images, student, heat, judged, captions, coarse)

@@ -16,7 +16,7 @@ def grad_cam(detector, images, layer=-1):
     gradient is zero, since the normalisation removes what is added to a whole map. For the same reason only the last
     convolution, Selvaraju's choice and the default, has weights that mean something: a constant that is added to an
     earlier map is removed by the next normalisation, but for the border. So the map is as coarse as the
-    discriminator's last one, image_size / 32 cells a side.
+    discriminator's last one, image_size / discriminator_stride cells a side.
 
     Args:
         detector: a `Detector` in eval mode; neither its parameters nor their gradients are changed.

@@ -35,8 +35,9 @@ class Portable(nn.Module):
 
     `score` (B,), the one that the run ranks by, larger = more abnormal; where there is a discriminator `logit` (B,),
     what it says of the image or of its reconstruction, as the score asks, larger = more like a healthy one;
-    `residual_map` (B, S, S), the smoothed squared error; `anomaly_map` (B, S, S), the same in standard deviations from
-    the training images at each pixel. Of a group only `score` and `anomaly_map`, the means over its runs.
+    `residual_map` (B, S, S), the smoothed squared error; `anomaly_map` (B, S, S), the map that explains the score, in
+    standard deviations from the training images at each pixel. Of a group only `score` and `anomaly_map`, the means
+    over its runs.
 
     Args:
         scorer: a `Scorer` of a finished run or group, on the CPU; it is copied.
@@ -47,7 +48,7 @@ class Portable(nn.Module):
 
     def __init__(self, scorer):
         super().__init__()
-        mean, deviation = scorer.normal_map("residual")
+        mean, deviation = scorer.normal_map()
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.detector = copy.deepcopy(scorer.detector)
@@ -61,15 +62,15 @@ class Portable(nn.Module):
         config = self.detector.config
         drawn = self.detector.draw(images)
         scores, _ = self.detector.scores(images, drawn)
-        residual = forward_maps(self.detector, images, drawn)["residual"]
-        anomaly = (residual - self.mean) / self.deviation
+        maps = forward_maps(self.detector, images, drawn)
+        anomaly = (maps[config.map] - self.mean) / self.deviation
         if isinstance(self.detector, Ensemble):
             return {"score": scores[config.score], "anomaly_map": anomaly.mean(1)}
         logit = logit_name(self.detector)
         return {
             "score": scores[config.score],
             **({"logit": -scores[logit]} if logit else {}),
-            "residual_map": residual,
+            "residual_map": maps["residual"],
             "anomaly_map": anomaly,
         }
 
@@ -102,6 +103,7 @@ def describe(scorer):
         "preset": config.preset,
         "score": name,
         "logit": logit_name(scorer.detector),
+        "map": scorer.map_name,
         "image_size": config.image_size,
         "value_range": [0, 1],
         "crop": config.crop,

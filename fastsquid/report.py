@@ -188,6 +188,7 @@ def _data(scorer, images, options):
         "thresholds": thresholds,
         "metrics": metrics,
         "deviations": DEVIATIONS,
+        "map": "residual" if scorer.map_name == "residual" else "discriminator",
         "run": _facts(scorer),
     }
 
@@ -280,7 +281,7 @@ def _facts(scorer):
     runs = "mean of all runs, each standardized; " if isinstance(scorer.detector, Ensemble) else ""
     return [
         ["Score", f"{config.score}: {LABELS[config.score]}; {runs}larger is more abnormal"],
-        ["Map", _map_of(config.score)],
+        ["Map", _map_of(config)],
         [
             "Preset",
             config.preset
@@ -295,10 +296,18 @@ def _facts(scorer):
     ]
 
 
-def _map_of(score):
-    """What the map is, and that a score which is not of the reconstruction's error has other reasons than it shows."""
-    error = "the reconstruction's squared error, in standard deviations from normal images at each pixel"
-    return error if score in ("residual", "patch_residual") else f"{error}; the score goes by something else"
+def _map_of(config):
+    """What the map is, and that a score which is not made of the same has other reasons than it shows."""
+    unit = "in standard deviations from normal images at each pixel"
+    judged = {
+        "discriminator": "the reconstruction",
+        "discriminator_image": "the image",
+        "combined": "the image and of its reconstruction",
+    }
+    if config.map in judged:
+        return f"how abnormal the discriminator finds each cell of {judged[config.map]}, {unit}"
+    error = f"the reconstruction's squared error, {unit}"
+    return error if config.score in ("residual", "patch_residual") else f"{error}; the score goes by something else"
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class Scorer:
     Attributes:
         score_name: the score that the preset ranks by.
         score_names: all that it gives.
+        map_name: the map that explains the preset's score, one of `maps.forward_maps`.
         image_size: side of the model's square images in pixels.
         crop: whether every image is cropped to its exposed field before it is resized.
         calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
@@ -110,8 +111,11 @@ class Scorer:
         self.detector, self.calibration, self.run, self.fast = detector, calibration, run, fast
         self.input_check = input_check
         self.score_name, self.score_names = detector.config.score, detector.config.scores
+        self.map_name = detector.config.map
         if fast:
             self.score_name, self.score_names = "discriminator_image", ("discriminator_image",)
+            if self.map_name != "residual":
+                self.map_name = "discriminator_image"
         self.image_size, self.crop = detector.config.image_size, detector.config.crop
         self.device = next(detector.parameters()).device
         self._maps = maps
@@ -133,17 +137,23 @@ class Scorer:
         drawn = self._gather(images, batch_size, lambda batch: {"student": self.detector.scores(batch)[1][:, 0]})
         return drawn["student"]
 
-    def heatmap(self, images, kind="residual", batch_size=64):
+    def heatmap(self, images, kind=None, batch_size=64, cropped=False):
         """Where they are abnormal: float32 (N, S, S), in standard deviations from the training images at each pixel.
 
         Args:
-            kind: `residual`, the smoothed squared error of the reconstruction, or `memory_distance` of the patches.
+            kind: one of `maps.forward_maps`: `residual`, the smoothed squared error of the reconstruction;
+                `memory_distance` of the patches; or where the discriminator has cells what it says of them,
+                `discriminator_image`, `discriminator` (on the reconstruction) or `combined`. None is `map_name`, the
+                one that explains the preset's score.
+            cropped: as `scores` takes it.
 
         Raises:
             UserError: the run has no such map, or none for this checkpoint.
         """
+        kind = self.map_name if kind is None else kind
         calibration = {kind: self.normal_map(kind)}
-        return self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration))[kind]
+        found = self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration), cropped)
+        return found[kind]
 
     def examine(self, images, batch_size=64, cropped=False):
         """What `scores`, `reconstruct` and `heatmap` give, in one pass of the network: the three of them.
@@ -154,7 +164,7 @@ class Scorer:
         Raises:
             UserError: as `heatmap`.
         """
-        self.normal_map("residual")  # or refused before there is work
+        self.normal_map()  # or refused before there is work
         found = self._gather(images, batch_size, self._examine, cropped)
         drawn, heat = found.pop("drawn"), found.pop("heat")
         return found, drawn, heat
@@ -202,14 +212,15 @@ class Scorer:
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
-    def normal_map(self, kind):
+    def normal_map(self, kind=None):
         """What is normal at every pixel of a map: mean and standard deviation, float32 (S, S) on the CPU.
 
-        Of a group of R runs they are (R, S, S).
+        Of a group of R runs they are (R, S, S). `kind` is as for `heatmap`.
 
         Raises:
             UserError: as `heatmap`.
         """
+        kind = self.map_name if kind is None else kind
         if self._maps is None:
             folder = self.run["folder"]
             if self.calibration is None and self.run["converted"]:
@@ -227,8 +238,8 @@ class Scorer:
     def _examine(self, batch):
         drawn = self.detector.draw(batch)
         scores, reconstructions = self.detector.scores(batch, drawn)
-        maps = anomaly_maps(self.detector, batch, {"residual": self.normal_map("residual")}, drawn)
-        return {**scores, "drawn": reconstructions[:, 0], "heat": maps["residual"]}
+        maps = anomaly_maps(self.detector, batch, {self.map_name: self.normal_map()}, drawn)
+        return {**scores, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
 
     def _calibration(self):
         """Of the preset's score."""

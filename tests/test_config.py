@@ -143,3 +143,19 @@ def test_what_is_suggested_is_accepted():
     preset("squid", grid=3, image_size=144)
     preset("squid", grid=8)
     preset("squid", width=2, levels=1, combine=1, skips=1, decoder_memory=1)
+
+
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        (dict(), "combined"),
+        (dict(score="discriminator"), "discriminator"),
+        (dict(score="discriminator_image"), "discriminator_image"),
+        (dict(score="patch_residual"), "residual"),
+        (dict(score="memory_distance"), "residual"),
+        (dict(discriminator_head="image"), "residual"),
+    ],
+)
+def test_the_map_that_explains_the_score(changes, name):
+    assert preset("fastsquid", **changes).map == name
+    assert all(preset(each).map == "residual" for each in ("squid", "simsid", "memae", "digits", "fastsquid-digits"))

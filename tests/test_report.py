@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 import fastsquid
 from fastsquid import report, score
+from fastsquid.config import preset
 from fastsquid.data import known_source, open_data, read_image
 from fastsquid.data.folder import is_zhanglab
 from fastsquid.metrics import bootstrap_auc
@@ -140,7 +141,15 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     assert "children of one to five years, from one hospital" in data["trained_on"]
     facts = dict(data["run"])
     assert facts["Map"].endswith("at each pixel")
-    assert report._map_of("discriminator_image").endswith("; the score goes by something else")
+    assert data["map"] == "residual"
+    assert report._map_of(preset("simsid")).endswith("; the score goes by something else")
+    for ranked_by, judged in (
+        ("combined", "the image and of its reconstruction"),
+        ("discriminator_image", "the image"),
+        ("discriminator", "the reconstruction"),
+    ):
+        text = report._map_of(preset("fastsquid", score=ranked_by))
+        assert text.startswith(f"how abnormal the discriminator finds each cell of {judged}, in standard deviations")
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
     run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}

@@ -16,11 +16,12 @@ from PIL import Image
 
 import fastsquid
 from fastsquid import checkpoint, score, scorer, train
-from fastsquid.config import SCORES
+from fastsquid.config import SCORES, preset
 from fastsquid.data import find_images, open_data, read_image, to_unit
 from fastsquid.errors import UserError
-from fastsquid.maps import forward_maps
-from fastsquid.scorer import unit_batches
+from fastsquid.maps import calibrate_maps, forward_maps
+from fastsquid.model import Detector
+from fastsquid.scorer import Scorer, unit_batches
 
 PATHS = sorted((XRAYS / "test").iterdir())
 SQUARES = np.stack([read_image(path, 64) for path in PATHS])  # uint8 (4, 64, 64)
@@ -84,6 +85,22 @@ def test_heatmaps_are_in_deviations_of_training_images(run, unbroken, data, kind
     np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-3)
     if kind == "residual":
         np.testing.assert_array_equal(run.heatmap(PATHS), heat)
+
+
+@pytest.mark.parametrize("fast, name", [(False, "combined"), (True, "discriminator_image")])
+def test_the_map_of_a_score_of_cells(data, fast, name):
+    """The map of the score is what the discriminator says of its cells; the residual can be asked for."""
+    torch.manual_seed(0)
+    detector = Detector(preset("fastsquid-small", width=4, slots=8, crop=False)).eval().frozen()
+    scorer = Scorer(detector, None, calibrate_maps(detector, data["train"].images, maps=forward_maps), fast=fast)
+    assert scorer.map_name == name
+    heat = scorer.heatmap(PATHS)
+    np.testing.assert_array_equal(heat, scorer.heatmap(PATHS, name))
+    mean, deviation = (moment.numpy() for moment in scorer.normal_map())
+    raw = forward_maps(detector, to_unit(data["test"].images))[name].numpy()
+    np.testing.assert_allclose(heat, (raw - mean) / deviation, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scorer.examine(PATHS)[2], heat, atol=1e-4)
+    assert np.abs(scorer.heatmap(PATHS, "residual") - heat).max() > 0.1
 
 
 def test_calibrated_is_the_papers_sigmoid(run, data):

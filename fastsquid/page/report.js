@@ -7,7 +7,7 @@ const scores = read.map((index) => data.scores[index]);
 const labelled = read.filter((index) => data.labels[index] !== null);
 
 const VIEWS = ["xray", "reconstruction", "map"];
-const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: "anomaly map over the X-ray" };
+const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: `anomaly map (${data.map}) over the X-ray` };
 // matplotlib's inferno at 0, 1/8, ... 1, and as much of it as `python -m fastsquid.locate` lays over an X-ray.
 const INFERNO = [
   [0, 0, 4],
@@ -524,6 +524,7 @@ function begin() {
   for (const [what, text] of data.run) {
     byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
   }
+  byId("map-name").textContent = data.map;
   byId("no-percentiles").hidden = data.percentiles !== null;
   drawScales();
   drawHistogram();
