@@ -1,19 +1,22 @@
 """`python bench/detector.py DATA OUT`: train every variant of `fastsquid-small` that the study of negatives compares.
 
-One group per variant, `OUT/VARIANT`, three seeds, validated each epoch on clean and perturbed images. A variant that is
-finished is skipped and one that was stopped goes on, so the same command continues the study. `--share 0 2` and
-`--share 1 2` split the variants between two processes. `python bench/detector_table.py` makes the table.
+One group per variant, `OUT/VARIANT`, three seeds. Its small files go to `bench/results/zhanglab/detector/VARIANT`,
+with each run's AUC of perturbed images; `python bench/detector_table.py` makes the table. A variant that is finished is
+skipped and one that was stopped goes on, so the same command continues the study. `--share 0 2` and `--share 1 2` split
+the variants between two processes.
 """
 
 import argparse
 from pathlib import Path
 
-from fastsquid import train
+from collect import collect
+
+from fastsquid import evaluate, train
 from fastsquid.group import is_group
 
+RESULTS = Path(__file__).parent / "results" / "zhanglab" / "detector"
 # What each variant changes in the preset, most important first.
 VARIANTS = {
-    "fastsquid": {},
     "negatives-none": dict(negatives="none"),
     "negatives-opacity": dict(negatives="opacity"),
     "negatives-both": dict(negatives="both"),
@@ -47,25 +50,20 @@ def main():
     number, count = options.share
     for name in options.only[number::count]:
         folder = options.out / name
-        if (folder / "summary.json").is_file():
+        if (RESULTS / name / "summary.json").is_file():
             continue
         arguments = ["--resume", str(folder)]
         if not is_group(folder):
-            arguments = [
-                "--data",
-                options.data,
-                "--preset",
-                "fastsquid-small",
-                "--monitor",
-                "true",
-                "--out",
-                str(folder),
-            ]
+            arguments = ["--data", options.data, "--preset", "fastsquid-small"]
             arguments += ["--out", str(folder), "--seeds", *options.seeds]
             for field, value in VARIANTS[name].items():
                 arguments += [f"--{field.replace('_', '-')}", str(value)]
-        if train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
-            return 130
+        if not (folder / "summary.json").is_file():
+            if train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
+                return 130
+        for run in sorted(folder.glob("seed-*")):
+            evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json")])
+        collect(folder, RESULTS / name, ["evaluation.json"])
 
 
 if __name__ == "__main__":

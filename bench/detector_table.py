@@ -1,7 +1,7 @@
-"""`python bench/detector_table.py`: the tables of docs/results.md, made from bench/results/zhanglab/detector.
+"""`python bench/detector_table.py`: the tables of docs/results.md, made from bench/results/zhanglab.
 
-A folder there is a variant of `fastsquid-small` (bench/detector.py), with what bench/collect.py keeps of each run.
-`evaluation.json` of a run is what `fastsquid.evaluate --robustness --json` wrote.
+`detector` there has a folder per variant of `fastsquid-small`, as bench/detector.py leaves it, and `small/fastsquid` is
+the preset itself. Both hold what bench/collect.py keeps of each run, and `evaluation.json`.
 """
 
 import json
@@ -9,77 +9,58 @@ from pathlib import Path
 
 import numpy as np
 from detector import VARIANTS
+from tables import TAIL, own_score, read_lines
 
 from fastsquid.plots import mean_deviation
 
 ROOT = Path(__file__).parents[1]
-FOLDER, PAGE = ROOT / "bench" / "results" / "zhanglab" / "detector", ROOT / "docs" / "results.md"
-TAIL = 5  # epochs whose spread is reported
+RESULTS, PAGE = ROOT / "bench" / "results" / "zhanglab", ROOT / "docs" / "results.md"
+PRESET = RESULTS / "small" / "fastsquid"
+JUDGED = ("combined", "discriminator", "discriminator_image")
 
 
-def read_lines(run):
-    """metrics.jsonl of a run: a list of dicts, one per epoch."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def battery(line, score):
-    """The AUC of a score, its mean over clean and perturbed validation images, after one epoch."""
-    return np.mean([line["validation"][score], *(aucs[score] for aucs in line["perturbed"].values())])
+def read_evaluation(run):
+    """evaluation.json of a run's folder: what `fastsquid.evaluate --robustness --json` wrote."""
+    return json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
 
 
 def variants():
     """Markdown lines: one row per variant, what its last epoch is worth."""
     result = [
-        "| variant | changes | seeds | clean | mean of battery | spread of last five | `discriminator` | "
-        "`discriminator_image` | minutes per run |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| variant | difference from the preset | seeds | clean | mean of battery | spread of clean | "
+        "`discriminator` | `discriminator_image` |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, changes in VARIANTS.items():
+    for name, changes in {"fastsquid": {}, **VARIANTS}.items():
         rows = []
-        for run in sorted((FOLDER / name).glob("seed-*")):
-            score = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
-            lines = read_lines(run)
-            means = [battery(line, score) for line in lines[-TAIL:]]
-            last = lines[-1]["validation"]
-            each = (last[score], means[-1], last["discriminator"], last["discriminator_image"])
-            rows.append((*each, np.std(means, ddof=1), lines[-1]["seconds"] / 60))
+        for run in sorted((RESULTS / "detector" / name if changes else PRESET).glob("seed-*")):
+            score, battery = own_score(run), read_evaluation(run)["robustness"]
+            clean = [line["validation"][score] for line in read_lines(run)[-TAIL:]]
+            each = [battery[score]["mean"], *(battery[kind]["clean"] for kind in JUDGED[1:])]
+            rows.append((clean[-1], each[0], np.std(clean, ddof=1), *each[1:]))
         if rows:
-            clean, mean, papers, image, spread, minutes = zip(*rows)
-            cells = [mean_deviation(values) for values in (clean, mean)]
-            cells += [
-                f"{np.mean(spread):.4f}",
-                mean_deviation(papers),
-                mean_deviation(image),
-                f"{np.mean(minutes):.0f}",
-            ]
-            said = ", ".join(f"`{field}` {value}" for field, value in changes.items()) or "none: the preset"
+            columns = list(zip(*rows))
+            cells = [mean_deviation(values) for values in columns]
+            cells[2] = f"{np.mean(columns[2]):.4f}"
+            said = ", ".join(f"`{field}` {value}" for field, value in changes.items()) or "nothing"
             result.append(f"| `{name}` | {said} | {len(rows)} | " + " | ".join(cells) + " |")
     return result
 
 
 def perturbations():
     """Markdown lines: one row per perturbation, the preset's AUC and its false alarms."""
-    found = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((FOLDER / "fastsquid").glob("*/evaluation.json"))
-    ]
+    found = [read_evaluation(run) for run in sorted(PRESET.glob("seed-*"))]
     result = [
         "| images | `combined` | `discriminator` | `discriminator_image` | healthy above threshold |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name in found[0]["robustness"]["combined"] if found else ():
-        cells = [
-            mean_deviation([run["robustness"][score][name] for run in found])
-            for score in ("combined", "discriminator", "discriminator_image")
-        ]
+    for name in found[0]["robustness"]["combined"]:
+        cells = [mean_deviation([run["robustness"][score][name] for run in found]) for score in JUDGED]
         healthy = [run["healthy_above_threshold"].get(name) for run in found]
         cells.append("" if None in healthy else f"{np.mean(healthy):.1%}".replace("%", " %"))
         result.append(f"| {name} | " + " | ".join(cells) + " |")
-    for name in ("lungs only", "without lungs") if found else ():
-        cells = [
-            mean_deviation([run["confounds"][score][name] for run in found])
-            for score in ("combined", "discriminator", "discriminator_image")
-        ]
+    for name in ("lungs only", "without lungs"):
+        cells = [mean_deviation([run["confounds"][score][name] for run in found]) for score in JUDGED]
         result.append(f"| {name} (not in the mean) | " + " | ".join(cells) + " | |")
     return result
 

@@ -1,8 +1,8 @@
 """`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as the README's tables, table.md in each folder.
 
 X-RAYS (bench/results/zhanglab/small): a folder a preset, `seed-N` in it, as bench/collect.py leaves them, of runs
-trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and all
-perturbations of them in the metrics.
+trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and those
+perturbations of them that every run was monitored with.
 DIGITS (bench/results/digits/fastsquid): `seed-N` with what fastsquid.locate wrote beside it.
 """
 
@@ -18,31 +18,52 @@ ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder")
 TAIL = 5  # epochs whose spread is reported
 
 
-def numbers(run):
-    """What the table says of the run in a folder: its score, three AUCs, and the spread of the last of them."""
-    score = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    clean = np.array([line["validation"][score] for line in lines])
-    perturbed = np.array([[aucs[score] for aucs in line["perturbed"].values()] for line in lines])
-    mean = np.column_stack([clean, perturbed]).mean(1)
-    aucs = (clean.max(), clean[-1], mean[-1])
-    return score, aucs, mean[-TAIL:].std(ddof=1)
+def read_lines(run):
+    """metrics.jsonl of a run's folder: a list of dicts, one per epoch."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def own_score(run):
+    """Name of the score that the run in a folder is ranked by."""
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
+
+
+def battery(line, score, names=None):
+    """Mean AUC of a score over clean and perturbed validation images after one epoch.
+
+    Args:
+        line: of `read_lines`.
+        score: its name.
+        names: of the perturbations; None for all.
+    """
+    perturbed = line["perturbed"]
+    return np.mean([line["validation"][score], *(perturbed[name][score] for name in names or perturbed)])
+
+
+def numbers(run, names):
+    """Three AUCs that the table gives of the run in a folder, and the spread of the last of them."""
+    score, lines = own_score(run), read_lines(run)
+    clean = [line["validation"][score] for line in lines]
+    mean = [battery(line, score, names) for line in lines]
+    return (max(clean), clean[-1], mean[-1]), np.std(mean[-TAIL:], ddof=1)
 
 
 def xrays(folder):
     """Lines of a Markdown table, a row a preset."""
+    runs = {preset: sorted((folder / preset).glob("seed-*")) for preset in ORDER}
+    monitored = [read_lines(run)[0]["perturbed"] for found in runs.values() for run in found]
+    names = [name for name in monitored[0] if all(name in other for other in monitored)]
     result = [
         "| preset | score | seeds | selected by validation AUC | last epoch | "
         "mean over perturbations, last epoch | spread of that mean, last five epochs |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
-    for preset in ORDER:
-        runs = [numbers(run) for run in sorted((folder / preset).glob("seed-*"))]
-        if not runs:
+    for preset, found in runs.items():
+        if not found:
             continue
-        scores, aucs, spreads = zip(*runs)
+        aucs, spreads = zip(*(numbers(run, names) for run in found))
         cells = [*map(mean_deviation, zip(*aucs)), f"{np.mean(spreads):.4f}"]
-        result.append(f"| `{preset}` | `{scores[0]}` | {len(runs)} | {' | '.join(cells)} |")
+        result.append(f"| `{preset}` | `{own_score(found[0])}` | {len(found)} | {' | '.join(cells)} |")
     return result
 
 
