@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import ConfigError, preset
 from fastsquid.data.negatives import with_anomaly
@@ -54,6 +55,20 @@ def test_anomalies_lie_on_the_lungs(kind):
     assert lungs > 4 * corners
     left, right = mean[:, :16].mean(), mean[:, 16:].mean()
     assert left.item() == pytest.approx(right.item(), rel=0.15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_passes_between_host_and_device(kind, images):
+    """A CUDA graph may contain neither `torch.tensor` of numbers nor `item`."""
+    forbidden = torch.ops.aten.lift_fresh.default, torch.ops.aten._local_scalar_dense.default
+
+    class Device(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            assert operation not in forbidden, operation
+            return operation(*arguments, **(options or {}))
+
+    with Device():
+        with_anomaly(kind, images)
 
 
 def test_haze_blurs_and_brightens(images):

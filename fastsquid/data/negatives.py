@@ -67,7 +67,8 @@ def _opacity(images, lungs):
     area = _ellipses(images, 0.12, 0.45, edge=3)
     ragged = sum(_noise(images, cells) / octave for octave, cells in ((1, 8), (2, 16)))
     area = _inside(torch.sigmoid((2.2 * area - 1 + 0.6 * ragged) * 4) * (area > 0.05), lungs)
-    low, high = torch.quantile(images.flatten(1), torch.tensor([0.7, 0.97], device=images.device), dim=1)
+    # Numbers, not a tensor of both: a tensor would be copied from the host, which no CUDA graph may contain.
+    low, high = (torch.quantile(images.flatten(1), share, dim=1) for share in (0.7, 0.97))
     level = torch.lerp(low, high, torch.rand_like(low)).view(-1, 1, 1, 1)
     texture = 0.3 * (images - gaussian_blur(images, size / 32))
     strength = area * _uniform(images, 0.3, 0.95)
