@@ -239,7 +239,8 @@ class Scorer:
         drawn = self.detector.draw(batch)
         scores, reconstructions = self.detector.scores(batch, drawn)
         maps = anomaly_maps(self.detector, batch, {self.map_name: self.normal_map()}, drawn)
-        return {**scores, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
+        given = {name: scores[name] for name in self.score_names}
+        return {**given, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
 
     def _calibration(self):
         """Of the preset's score."""

@@ -99,7 +99,9 @@ def test_the_map_of_a_score_of_cells(data, fast, name):
     mean, deviation = (moment.numpy() for moment in scorer.normal_map())
     raw = forward_maps(detector, to_unit(data["test"].images))[name].numpy()
     np.testing.assert_allclose(heat, (raw - mean) / deviation, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(scorer.examine(PATHS)[2], heat, atol=1e-4)
+    scores, _, examined = scorer.examine(PATHS)
+    np.testing.assert_allclose(examined, heat, atol=1e-4)
+    assert tuple(scores) == tuple(scorer.scores(PATHS)) == scorer.score_names
     assert np.abs(scorer.heatmap(PATHS, "residual") - heat).max() > 0.1
 
 
