@@ -81,7 +81,8 @@ def _score(options):
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
     threshold = scorer.input_check and scorer.input_check.threshold
-    settings = [scorer.run["weights"], scorer.score_name, scorer.calibration, options.precision, anonymous, threshold]
+    settings = [scorer.run["weights"], scorer.score_name, scorer.score_names, scorer.calibration]
+    settings += [options.precision, anonymous, threshold]
     with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
         parts.write(share, scoring.batches([files[index] for index in share]))

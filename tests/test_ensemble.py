@@ -202,6 +202,18 @@ def test_score(group, ensemble, runs, tmp_path, command):
     np.testing.assert_allclose(found, ensemble.calibrated(ensemble.score(PATHS)), atol=1e-4)
 
 
+def test_parts_of_fast_rows_are_no_parts_of_full_ones(group, tmp_path, command, monkeypatch):
+    """This preset's score is the fast one too, so that only the columns tell both jobs apart."""
+    keys, original = [], score.digest
+    monkeypatch.setattr(score, "any_parts", lambda out: True)
+    monkeypatch.setattr(score, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
+    for options in ((), ("--fast",), ()):
+        assert (
+            command(score.main, group, XRAYS / "val", *options, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0
+        )
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_evaluate(group, ensemble, runs, validation, tmp_path, command):
     out = tmp_path / "metrics.json"
     options = ("--json", out, "--robustness", "--out", tmp_path / "curves", "--device", "cpu")
