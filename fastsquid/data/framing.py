@@ -7,7 +7,7 @@ MOSTLY = 0.8  # share of a line's pixels at the level: the search goes on, past 
 WHOLLY = 0.97  # share of a line's pixels at the level: the line can be the last one of a border
 # Of the gray range: a further border has nearly the first one's level, as air has, or clearly another, as a line has.
 NEAR, APART = 0.16, 0.24
-LARGEST = 1 / 3  # of the side: a wider border is not believed
+LARGEST = 1 / 3  # of the side: a wider border is not believed; RULE says so in words
 ROUNDS = 4  # a border may be in a frame and end in a line; the last round finds nothing more
 # What another program must do, in words.
 RULE = (
@@ -15,7 +15,7 @@ RULE = (
     f"line's pixels differ from the median of the outermost line by at most {ALIKE:.0%} of the gray range (1st to 99th "
     f"percentile). The border ends with the last line that has at least {WHOLLY:.0%} of such pixels. Repeat on what is "
     f"left, at most {ROUNDS} times. There a border's median differs from the first one's on that side by at most "
-    f"{NEAR:.0%} or at least {APART:.0%} of the range. Crop nothing where a side would lose more than {LARGEST:.0%}."
+    f"{NEAR:.0%} or at least {APART:.0%} of the range. Crop nothing where a side would lose more than a third."
 )
 
 
