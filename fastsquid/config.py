@@ -318,10 +318,10 @@ class Config:
                 f"image_size = {self.image_size} cannot be cut into {self.grid} x {self.grid} patches whose side is a "
                 f"multiple of {step} (levels = {self.levels}): use image_size {' or '.join(map(str, sizes))}{also}"
             )
-        if self.image_size <= 32:
+        if self.image_size <= self.discriminator_stride:
             raise ConfigError(
-                f"image_size = {self.image_size} leaves the discriminator a single cell after its five stride-2 "
-                "convolutions, which has no variance to normalise an image by: use image_size 48 or more"
+                f"image_size = {self.image_size} leaves the discriminator a single cell (discriminator_stride = "
+                f"{self.discriminator_stride}), which has no variance to normalize an image by: use a larger image_size"
             )
         if self.patches * self.feature_size == 1:
             raise ConfigError(
