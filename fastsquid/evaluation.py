@@ -127,7 +127,7 @@ def auc_and_threshold(labels, scores):
 
 def uncropped_size(config):
     """Side of the square images that perturbations are to change: where the config crops, enough to crop after them."""
-    return 2 * config.image_size if config.crop else config.image_size
+    return 4 * config.image_size if config.crop else config.image_size
 
 
 def perturbed_scores(detector, images):
