@@ -53,9 +53,9 @@ def test_tables_are_of_the_committed_runs(table, folder):
 
 def test_a_table_needs_no_synthetic_aucs(tmp_path):
     """Earlier versions wrote them into every line, and the table is the same without."""
-    committed = ROOT / "bench" / "results" / "zhanglab" / "small" / "fastsquid"
+    committed = ROOT / "bench" / "results" / "zhanglab" / "small" / "squid"
     for run in committed.glob("seed-*"):
-        copy = tmp_path / "fastsquid" / run.name
+        copy = tmp_path / "squid" / run.name
         copy.mkdir(parents=True)
         shutil.copy(run / "config.json", copy)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
