@@ -88,7 +88,7 @@ def test_what_is_cropped_is_perturbed_before(unbroken, tmp_path, command):
     code, _, err = command(evaluate.main, run, *options)
     assert code == 0, err
     found = json.loads((tmp_path / "e.json").read_text())["robustness"]
-    detector, split = load_run(run)[0].frozen(), open_data(tmp_path / "data", 128)["val"]
+    detector, split = load_run(run)[0].frozen(), open_data(tmp_path / "data", 4 * 64)["val"]
     abnormal, clear = split.labels.numpy() == 1, 0
     for name, change in CHANGES.items():
         squares = [convert_array(image, 64, crop=True) for image in change(to_unit(split.images))[:, 0]]
