@@ -25,7 +25,7 @@ LABELS = {
     "residual": "residual",
     "patch_residual": "worst patch's residual",
     "memory_distance": "distance to memory",
-    "combined": "combined: sum of three scores",
+    "combined": "combined: both of the discriminator",
 }
 GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabelled": "#009e73"}
 # False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that the grid often
