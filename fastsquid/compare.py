@@ -25,7 +25,9 @@ def main(arguments=None):
         nargs=2,
         help="folder that fastsquid.train --seeds wrote; a run folder is a group of one seed",
     )
-    parser.add_argument("--score", choices=SCORES, help="default: the one that each group's configuration ranks by")
+    parser.add_argument(
+        "--score", choices=(*SCORES, "combined"), help="default: the one that each group's configuration ranks by"
+    )
     options = parser.parse_args(arguments)
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
     _refuse_other_images(first, second)
