@@ -393,6 +393,7 @@ def test_tiles_are_the_kernels():
         ("method.md", "zhanglab/variants/variants.md", "variant, seed 0"),
         ("input-check.md", "zhanglab/unlike.md", "check of 1,241 healthy X-rays"),
         ("input-check.md", "zhanglab/unlike.md", "check of DigitAnatomy"),
+        ("commands/locate.md", "zhanglab/maps.md", "map | haze, standardized"),
     ],
 )
 def test_rows_are_copied_from_results(name, source, heading):
@@ -418,19 +419,20 @@ def test_tables_are_printed_from_committed_runs(name, file, printer, capsys):
 
 
 def test_robustness_is_that_of_the_committed_run(capsys):
-    """What evaluate --robustness printed is what the run's own metrics say of its best epoch."""
+    """The example is what evaluate --robustness printed, and agrees with what --monitor wrote in training."""
     from fastsquid import evaluation
 
     run = RESULTS / "zhanglab/small/fastsquid/seed-0"
-    summary = json.loads((run / "summary.json").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    perturbed = lines[summary["checkpoint"]["epoch"] - 1]["perturbed"]
-    aucs = {}
-    for score, metrics in summary["scores"].items():
-        aucs[score] = {"clean": metrics["auc"], **{name: values[score] for name, values in perturbed.items()}}
-        aucs[score]["mean"] = fmean(aucs[score].values())
-    evaluation.print_robustness(aucs)
+    found = json.loads((run / "evaluation.json").read_text())
+    evaluation.print_robustness(found["robustness"], found["healthy_above_threshold"])
+    evaluation.print_confounds(found["confounds"])
     assert capsys.readouterr().out.strip("\n") in page("commands/evaluate.md")
+
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    for score, aucs in found["robustness"].items():
+        monitored = {"clean": last["validation"][score]} | {name: on[score] for name, on in last["perturbed"].items()}
+        assert {name: auc for name, auc in aucs.items() if name != "mean"} == pytest.approx(monitored, abs=2e-3)
+        assert aucs["mean"] == pytest.approx(fmean(auc for name, auc in aucs.items() if name != "mean"))
 
 
 # Examples

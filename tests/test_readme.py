@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
+import detector_table  # noqa: E402
 import tables  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,3 +111,12 @@ def test_speeds_are_the_committed_ones():
         assert row, name
         digits = 0 if theirs >= 20 else 1
         assert row.groups() == (f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{theirs / ours:.2f}"), name
+
+
+def test_results_page_is_of_the_committed_runs():
+    """docs/results.md is what bench/detector_table.py makes of them."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name, table in (("variants", detector_table.variants), ("perturbations", detector_table.perturbations)):
+        lines = table()
+        assert len(lines) > 2
+        assert f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- end of {name} -->" in page
