@@ -1,6 +1,7 @@
 """`python bench/collect.py RUN TARGET`: what is small of a finished run, or of a group's finished runs, to be kept.
 
-Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part.
+Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part. Also evaluation.json, if
+`fastsquid.evaluate RUN --robustness --json RUN/evaluation.json` wrote it, and locate.json.
 """
 
 import json
@@ -8,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-SMALL = ("metrics.jsonl", "summary.json", "scores-*.csv")
+SMALL = ("metrics.jsonl", "summary.json", "scores-*.csv", "evaluation.json", "localization/locate.json")
 
 
 def collect(run, target, more=()):
@@ -31,7 +32,7 @@ def keep(run, target, more=()):
     """Copies what is small of one folder, finished or not; as `collect`."""
     target.mkdir(parents=True, exist_ok=True)
     for pattern in SMALL:  # of an earlier run
-        for path in target.glob(pattern):
+        for path in target.glob(Path(pattern).name):
             path.unlink()
     for name in ("config.json", "group.json"):
         if (run / name).is_file():

@@ -67,7 +67,7 @@ def main():
                 return 130
         for run in sorted(folder.glob("seed-*")):
             evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json")])
-        collect(folder, RESULTS / name, ["evaluation.json"])
+        collect(folder, RESULTS / name)
 
 
 if __name__ == "__main__":
