@@ -51,7 +51,7 @@ def test_papers_schedule():
         assert c.generator_every == (2 if c.discriminator else 1)  # with nothing between, every iteration is its
         if not name.endswith("digits"):
             ours = name.startswith("fastsquid")
-            lr, epochs, select = (3e-4, 12, "last") if ours else (1e-4, 200, "auc")
+            lr, epochs, select = (6e-4, 12, "last") if ours else (1e-4, 200, "auc")
             assert (c.lr, c.lr_final, c.epochs, c.select) == (lr, 2e-5, epochs, select)
         if not name.startswith("fastsquid"):  # what the papers do not have
             assert (c.negatives, c.crop, c.rotation, c.closer, c.appearance) == ("none", False, 0, 0, 0)
