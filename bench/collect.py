@@ -1,7 +1,7 @@
 """`python bench/collect.py RUN TARGET`: what is small of a finished run, or of a group's finished runs, to be kept.
 
-Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part. Also evaluation.json, if
-`fastsquid.evaluate RUN --robustness --json RUN/evaluation.json` wrote it, and locate.json.
+Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part. Also locate.json, and
+the evaluation.json that `fastsquid.evaluate RUN --robustness --json RUN/evaluation.json` wrote.
 """
 
 import json
