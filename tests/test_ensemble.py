@@ -304,10 +304,15 @@ def test_locate_in_digits(tmp_path, command, monkeypatch):
     assert set(result["cell_auc"]) == {"residual", "memory_distance", "grad_cam", "nearest_patch"}
 
 
-def test_the_input_check_is_the_first_runs(ensemble, runs, validation):
+def test_the_input_check_is_the_first_runs(ensemble, runs, validation, copied):
     images = validation.images.flip(2)
-    assert (ensemble.unlike_training(images) > 1).all()
-    np.testing.assert_array_equal(ensemble.unlike_training(images), runs[0].unlike_training(images))
+    found = ensemble.unlike_training(images)
+    assert (found > 1).all()
+    np.testing.assert_array_equal(found, runs[0].unlike_training(images))
+    (copied / "seed-5" / "input-check.safetensors").unlink()
+    np.testing.assert_array_equal(found, fastsquid.load(copied, device="cpu").unlike_training(images))
+    (copied / "seed-3" / "input-check.safetensors").unlink()
+    assert fastsquid.load(copied, device="cpu").input_check is None
 
 
 @pytest.fixture(scope="module")
