@@ -62,9 +62,9 @@ def main():
             arguments += ["--out", str(folder), "--seeds", *options.seeds]
             for field, value in VARIANTS[name].items():
                 arguments += [f"--{field.replace('_', '-')}", str(value)]
-        if not (folder / "summary.json").is_file():
-            if train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
-                return 130
+        finished = (folder / "summary.json").is_file()
+        if not finished and train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
+            return 130
         for run in sorted(folder.glob("seed-*")):
             evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json")])
         collect(folder, RESULTS / name)

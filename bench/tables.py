@@ -28,16 +28,16 @@ def own_score(run):
     return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["score"]
 
 
-def battery(line, score, names=None):
+def battery(line, score, names):
     """Mean AUC of a score over clean and perturbed validation images after one epoch.
 
     Args:
         line: of `read_lines`.
         score: its name.
-        names: of the perturbations; None for all.
+        names: of the perturbations.
     """
     perturbed = line["perturbed"]
-    return np.mean([line["validation"][score], *(perturbed[name][score] for name in names or perturbed)])
+    return np.mean([line["validation"][score], *(perturbed[name][score] for name in names)])
 
 
 def numbers(run, names):
