@@ -106,7 +106,7 @@ def _units(scorer):
 
 
 def _original(scorer, images):
-    """The outputs of `Portable` but the residual map, of what `Scorer` gives in one pass."""
+    """Return the outputs of `Portable` without its residual map, from one call of `Scorer.examine`."""
     scores, _, heat = scorer.examine(images, len(images), cropped=True)
     logit = logit_name(scorer.detector)
     return {
