@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from fastsquid.checkpoint import data_of, load_run
 from fastsquid.data import open_data
 from fastsquid.data.augment import gaussian_blur
-from fastsquid.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps, spread_images
+from fastsquid.evaluation import spread_images
+from fastsquid.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps
 from fastsquid.maps import calibrate_maps, raw_maps, smooth
 
 OCCLUDED = 8  # cells a side that occlusion covers in turn

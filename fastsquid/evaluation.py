@@ -76,14 +76,14 @@ def standardize(detector, images, *others):
         others: detectors that get the same values.
     """
     if "combined" in detector.config.scores:
-        scores = score_images(detector, _some(images))
+        scores = score_images(detector, spread_images(images, 256))
         for each in (detector, *others):
             each.set_usual(scores)
 
 
-def _some(images):
-    """At most 256 images, evenly spread."""
-    return images[:: -(-len(images) // 256)]
+def spread_images(images: torch.Tensor, most: int) -> torch.Tensor:
+    """Return at most `most` of the images (N, ...), evenly spread."""
+    return images[:: -(-len(images) // most)]
 
 
 def calibrate(detector, images, validation=None):

@@ -30,11 +30,6 @@ class Synthetic:
     masks: np.ndarray
 
 
-def spread_images(images: torch.Tensor, most: int = MOST) -> torch.Tensor:
-    """Return at most `most` of the images (N, ...), evenly spread."""
-    return images[:: -(-len(images) // most)]
-
-
 def draw_synthetic(images: torch.Tensor, kind: str, seed: int = 0) -> Synthetic:
     """Draw a synthetic anomaly into each of some healthy images.
 

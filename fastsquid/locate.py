@@ -13,10 +13,10 @@ from .data import open_data, to_unit
 from .drawings import MAPS, map_figure
 from .ensemble import Ensemble
 from .errors import UserError
-from .evaluation import DivergedError, reported_split, score_images
+from .evaluation import DivergedError, reported_split, score_images, spread_images
 from .files import write_json
 from .gallery import choose_images
-from .localization import KINDS, STRENGTH, healthy_images, measure_maps, spread_images
+from .localization import KINDS, MOST, STRENGTH, healthy_images, measure_maps
 from .maps import anomaly_maps, by_cell, calibrate_maps
 from .metrics import evaluate
 from .model import Detector
@@ -159,7 +159,7 @@ def locate_synthetic(
         DivergedError: a map is not finite.
     """
     device = next(detector.parameters()).device
-    used = spread_images(images)
+    used = spread_images(images, MOST)
     return {
         "images": len(used),
         "strength": STRENGTH,

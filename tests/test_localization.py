@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fastsquid.data.split import Split
-from fastsquid.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_maps, spread_images
+from fastsquid.evaluation import spread_images
+from fastsquid.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_maps
 from fastsquid.metrics import aupro, pixel_auroc
 
 
@@ -68,6 +69,6 @@ def test_healthy_images_are_known_and_not_trained_on():
 
 @pytest.mark.parametrize("count", [1, 199, 200, 201, 1000])
 def test_images_are_spread_evenly(count):
-    chosen = spread_images(torch.arange(count))
+    chosen = spread_images(torch.arange(count), 200)
     assert len(chosen) <= 200 and chosen[0] == 0 and len(set(chosen.diff().tolist())) <= 1
     assert len(chosen) == count or len(chosen) > 100
