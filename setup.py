@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="fastsquid",
@@ -11,10 +11,10 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["fastsquid", "fastsquid.data", "fastsquid.kernels", "fastsquid.ops"],
+    packages=[*find_packages(include=["fastsquid", "fastsquid.*"]), "fastsquid.kernels"],
     # The top-level import name `kernels` belongs to another package.
     package_dir={"fastsquid": "fastsquid", "fastsquid.kernels": "kernels"},
-    package_data={"fastsquid": ["page/*"]},  # what a report is made of
+    package_data={"fastsquid.reporting": ["report.*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsquid.patches import to_image, to_patches
-from fastsquid.training import discriminator_loss, generator_loss
+from fastsquid.model.patches import to_image, to_patches
+from fastsquid.training.losses import discriminator_loss, generator_loss
 
 
 def memory_read(x, bank, top_k):
@@ -206,7 +206,7 @@ class Trainer:
         )
 
     def step(self, images, iteration):
-        """As `fastsquid.training.Trainer.step`; the losses are read by the host, as the published code does."""
+        """As `fastsquid.training.trainer.Trainer.step`; the losses are read by the host, as the published code does."""
         config, discriminator = self.config, self.detector.discriminator
         images = self.detector.to_range(images)
         out = self.generator(images)

@@ -12,7 +12,7 @@ from pathlib import Path
 from collect import collect
 
 from fastsquid import evaluate, train
-from fastsquid.group import is_group
+from fastsquid.runs.group import is_group
 
 RESULTS = Path(__file__).parent / "results" / "zhanglab" / "detector"
 # What each variant changes in the preset, most important first.

@@ -11,7 +11,7 @@ import numpy as np
 from detector import VARIANTS
 from tables import TAIL, own_score, read_lines
 
-from fastsquid.plots import mean_deviation
+from fastsquid.drawing.curves import mean_deviation
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results" / "zhanglab", ROOT / "docs" / "results.md"

@@ -13,9 +13,9 @@ from operations import AGREE, require_close
 
 from fastsquid.config import preset
 from fastsquid.data import Split
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 CASES = {
     "smallest": (SMALLEST_MODEL, 2),

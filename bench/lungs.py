@@ -19,9 +19,10 @@ from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.augment import augment
 from fastsquid.data.negatives import lung_prior
-from fastsquid.evaluation import perturbed_aucs, score_images, standardize, uncropped_size
-from fastsquid.model import Detector
-from fastsquid.training import Trainer
+from fastsquid.evaluation.robustness import perturbed_aucs, uncropped_size
+from fastsquid.model.detector import Detector
+from fastsquid.scoring.scores import score_images, standardize
+from fastsquid.training.trainer import Trainer
 
 WHERE = ("around", "prior", "mask")
 SMALLEST = 0.06  # of the image; a smaller mask has missed a lung, and the mean mask takes its place

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fastsquid.checkpoint import data_of, load_run
 from fastsquid.data import open_data
 from fastsquid.data.augment import gaussian_blur
-from fastsquid.evaluation import spread_images
-from fastsquid.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps
-from fastsquid.maps import calibrate_maps, raw_maps, smooth
+from fastsquid.evaluation.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps
+from fastsquid.runs.checkpoint import load_run
+from fastsquid.runs.data import data_of
+from fastsquid.scoring.maps import calibrate_maps, raw_maps, smooth
+from fastsquid.scoring.scores import spread_images
 
 OCCLUDED = 8  # cells a side that occlusion covers in turn
 

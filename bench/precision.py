@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastsquid.files import replacing
+from fastsquid.utils.files import replacing
 
 REPORT = Path(__file__).parent / "results" / "precision.md"
 K = 5

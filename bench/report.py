@@ -18,9 +18,9 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from fastsquid.cli import Parser, run_command  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
-from fastsquid.files import replacing  # noqa: E402
+from fastsquid.utils.cli import Parser, run_command  # noqa: E402
+from fastsquid.utils.files import replacing  # noqa: E402
 
 ORDER = "published torch compile triton"
 SIZES = {"memory read": ["B", "R", "N", "C"], "neighbor attention": ["B", "grid", "D"]}

@@ -31,10 +31,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
 from fastsquid import kernels
-from fastsquid.files import replacing
 from fastsquid.kernels import memory_read, neighbor_attention
 from fastsquid.kernels.configurations import ACCUMULATOR, QUERIES, SLOTS, Configuration, configurations
 from fastsquid.kernels.launch import INTERPRETED
+from fastsquid.utils.files import replacing
 
 REPORT = Path(__file__).parent / "results" / "resources.md"
 TYPES = {

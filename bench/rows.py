@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from timing import ceilings, quantiles
 
-from fastsquid.files import replacing
 from fastsquid.ops.dispatch import HAS_TRITON
+from fastsquid.utils.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
 KEY = ["group", "case", "variant", "mode", "dtype"]

@@ -16,9 +16,11 @@ from sklearn.metrics import roc_auc_score
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.augment import augment
-from fastsquid.evaluation import perturbed_scores, score_images, uncropped_size
-from fastsquid.model import Detector
-from fastsquid.training import Average, Trainer
+from fastsquid.evaluation.robustness import perturbed_scores, uncropped_size
+from fastsquid.model.detector import Detector
+from fastsquid.scoring.scores import score_images
+from fastsquid.training.ema import Average
+from fastsquid.training.trainer import Trainer
 
 DECAYS = (0.98, 0.995)  # a generator step
 LAST = (3, 5)  # epochs whose scores are averaged

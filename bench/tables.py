@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastsquid.plots import mean_deviation
+from fastsquid.drawing.curves import mean_deviation
 
 ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder")
 TAIL = 5  # epochs whose spread is reported

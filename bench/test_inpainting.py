@@ -8,7 +8,7 @@ from operations import variants_of
 from timing import input_sets
 
 from fastsquid.config import preset
-from fastsquid.inpainting import InpaintingBlock
+from fastsquid.model.inpainting import InpaintingBlock
 
 CASES = {
     "smallest": (SMALLEST_MODEL, 2),

@@ -8,7 +8,7 @@ from operations import AGREE, require_close
 from timing import Variant
 
 from fastsquid.config import preset
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
 
 CASES = {
     "smallest": (SMALLEST_MODEL, 2),

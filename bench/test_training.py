@@ -13,9 +13,9 @@ import torch
 from iterations import CASES, EPOCH, VALIDATION, Training, images_of, random_data, require_equal_losses
 from timing import Samples, Variant
 
-from fastsquid.checkpoint import create_run
-from fastsquid.loop import Run
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.runs.folder import create_run
+from fastsquid.training.loop import Run
 
 SMALLEST = pytest.param("smallest", marks=pytest.mark.smallest)
 COMPILED = [pytest.param(name, marks=pytest.mark.large) for name in ("compile", "compile-bf16")]

@@ -18,8 +18,8 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from fastsquid.data import find_images, open_data, read_images, to_unit
 from fastsquid.data.images import convert_image
-from fastsquid.files import replacing
-from fastsquid.unlike import FRAMES, MARGIN, QUANTILE, fit_check, reframe, to_thumbnails
+from fastsquid.scoring.input_check import FRAMES, MARGIN, QUANTILE, fit_check, reframe, to_thumbnails
+from fastsquid.utils.files import replacing
 
 REPORT = Path(__file__).parent / "results" / "zhanglab" / "unlike.md"
 SIZE = 64

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
-from .checkpoint import read_run
-from .cli import Parser, run_command
 from .config import SCORES
 from .errors import UserError
-from .evaluation import read_scores
-from .group import finished_runs, mean_and_std, mean_and_std_text, read_summary
-from .metrics import bootstrap_aucs, interval, require_both_classes, weighted_auc
+from .evaluation.metrics import bootstrap_aucs, interval, require_both_classes, weighted_auc
+from .evaluation.summary import mean_and_std, mean_and_std_text
+from .runs.folder import read_run, read_scores, read_summary
+from .runs.group import finished_runs
+from .utils.cli import Parser, run_command
 
 
 def main(arguments=None):
@@ -26,7 +26,7 @@ def main(arguments=None):
         help="folder that fastsquid.train --seeds wrote; a run folder is a group of one seed",
     )
     parser.add_argument(
-        "--score", choices=(*SCORES, "combined"), help="default: the one that each group's configuration ranks by"
+        "--score", choices=list(SCORES), help="default: the one that each group's configuration ranks by"
     )
     options = parser.parse_args(arguments)
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)

@@ -8,20 +8,52 @@ config is built, with what would fit.
 import dataclasses
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin
 
 from .errors import UserError
 
-# Every score, larger = more abnormal; `Detector.scores` says what each is.
-SCORES = (
-    "discriminator",
-    "discriminator_running",
-    "discriminator_image",
-    "residual",
-    "patch_residual",
-    "memory_distance",
-)
+
+@dataclass(frozen=True)
+class Score:
+    """One anomaly score; larger = more abnormal. `Detector.scores` defines each.
+
+    Attributes:
+        label: its name in figures and reports.
+        short: its name above a small picture.
+        color: of its curves. Neighbors in `SCORES` stay apart in the common forms of color blindness.
+        given: function of a `Config`: whether a detector of this configuration gives the score.
+    """
+
+    label: str
+    short: str
+    color: str
+    given: Callable[["Config"], bool]
+
+
+# A new score needs a line here, and its value in `Detector.scores`.
+SCORES = {
+    "discriminator": Score("discriminator (the papers' score)", "D", "#d55e00", lambda c: c.discriminator),
+    "discriminator_running": Score(
+        "discriminator, running statistics",
+        "D running",
+        "#e69f00",
+        lambda c: c.discriminator and c.discriminator_norm == "batch",
+    ),
+    "discriminator_image": Score(
+        "discriminator of the image itself", "D of image", "#cc79a7", lambda c: c.discriminator
+    ),
+    "residual": Score("residual", "residual", "#0072b2", lambda c: True),
+    "patch_residual": Score("worst patch's residual", "patch", "#009e73", lambda c: True),
+    "memory_distance": Score("distance to memory", "memory", "#56b4e9", lambda c: c.inpainting != "off"),
+    "combined": Score(
+        "combined: both of the discriminator",
+        "combined",
+        "#000000",
+        lambda c: c.discriminator and c.score == "combined",
+    ),
+}
 # What the score `combined` is made of.
 COMBINED = ("discriminator", "discriminator_image")
 
@@ -160,7 +192,7 @@ class Config:
     averaging: float = _option(
         0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
     )
-    score: Literal[(*SCORES, "combined")] = _option("discriminator", "the score that ranks, calibrates and selects")
+    score: Literal[tuple(SCORES)] = _option("discriminator", "the score that ranks, calibrates and selects")
     select: Literal["auc", "last"] = _option(
         "auc",
         "epoch that the run stands for: auc = highest validation AUC of `score` (the papers' protocol), or the last "
@@ -200,14 +232,8 @@ class Config:
 
     @property
     def scores(self):
-        """Names of the scores that this configuration gives, in the order of `SCORES`; `combined` last, if it ranks."""
-        missing = set() if self.discriminator else {name for name in SCORES if name.startswith("discriminator")}
-        if self.inpainting == "off":
-            missing.add("memory_distance")
-        if self.discriminator_norm == "instance":  # there are no running statistics
-            missing.add("discriminator_running")
-        given = tuple(name for name in SCORES if name not in missing)
-        return (*given, "combined") if self.score == "combined" and self.discriminator else given
+        """Names of the scores that this configuration gives, a tuple in the order of `SCORES`."""
+        return tuple(name for name, score in SCORES.items() if score.given(self))
 
     @property
     def map(self):

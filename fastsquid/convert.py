@@ -1,28 +1,19 @@
 """`python -m fastsquid.convert SYSTEM GENERATOR DISCRIMINATOR --out RUN`: a published checkpoint as a run folder."""
 
-import hashlib
-import io
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from .checkpoint import create_run, latest_checkpoint, new_folder, read_state, refuse_existing, save_checkpoint
-from .cli import Parser, add_device_options, add_reading_options, choose_device, run_command
 from .errors import UserError
-from .evaluation import calibrate, evaluate_run, validate
-from .files import write_json
-from .launch import fingerprint_of, open_run_data
-from .loop import report_run
-from .model import Detector
-from .published import discriminator_state, generator_state, system_of
-from .published_layout import (
-    discriminator_layout,
-    infer_config,
-    infer_discriminator_width,
-    refuse_misfits,
-)
+from .evaluation.summary import evaluate_run
+from .evaluation.validation import validate
+from .model.published_checkpoint import Published, build_detector
+from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
+from .runs.data import fingerprint_of, open_run_data
+from .runs.folder import create_run, new_folder, refuse_existing
+from .scoring.scores import calibrate
+from .training.results import report_run
+from .utils.cli import Parser, add_device_options, add_reading_options, run_command
+from .utils.devices import choose_device
+from .utils.files import write_json
 
 
 def main(arguments=None):
@@ -96,106 +87,6 @@ def what_is_known(detector, data, normal):
         "validation": None if validation is None else validate(detector, validation),
         "calibration": None if normal is None else calibrate(detector, normal, validation),
     }
-
-
-class Published:
-    """A state dict as the released code saves it, `torch.save(model.state_dict(), path)`.
-
-    Attributes:
-        path: of the file.
-        tensors: dict of CPU tensors by name, floating-point ones as float32, without the `module.` of DataParallel.
-        sha256: of the file.
-
-    Raises:
-        UserError: no such file, not of torch.save, damaged, or anything but a dict of tensors.
-    """
-
-    def __init__(self, path):
-        self.path = path
-        if not Path(path).is_file():
-            what = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise UserError(f"{path} {what}: give a file that torch.save wrote")
-        content = Path(path).read_bytes()
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # of a damaged file PyTorch raises almost anything
-            if "GLOBAL " in str(error):
-                why = "holds Python objects, not tensors alone, and is not opened, since those can run code"
-            else:
-                why = "is damaged, or no file of torch.save"
-            raise UserError(f"{path} {why}: give the state dict that the published code saved") from None
-        if not isinstance(found, dict) or not found or not all(map(_is_plain, found.values())):
-            what = f"a dict with {next(iter(found))!r}" if isinstance(found, dict) and found else type(found).__name__
-            raise UserError(
-                f"{path} holds {what}, not tensors by name: give the state dict that the published code saved"
-            )
-        parallel = all(str(name).startswith("module.") for name in found)
-        self.tensors = {
-            str(name).removeprefix("module." if parallel else ""): t.float() if t.is_floating_point() else t
-            for name, t in found.items()
-        }
-
-
-def _is_plain(value):
-    """Whether it is a tensor of which every number is there: not sparse, nested or on PyTorch's device `meta`, nor one
-    number that stands for more than memory holds."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and not (value.is_meta or value.is_nested or value.is_quantized)
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
-
-
-def build_detector(generator, discriminator, system, impl="auto"):
-    """The detector that two files hold, on the CPU.
-
-    Args:
-        generator, discriminator: `Published`.
-        system: `squid` or `simsid`.
-        impl: `auto`, `triton` or `torch`.
-
-    Raises:
-        UserError: they are given in the wrong order, are of the other system, or of an architecture that is not the
-            published one: what is missing, left over or of another shape is named.
-    """
-    drawer, judge = generator.tensors, discriminator.tensors
-    if "regressor.weight" in drawer:
-        raise UserError(f"{generator.path} holds a discriminator: give the generator first, the discriminator second")
-    if "out_conv.conv.weight" in judge:
-        raise UserError(f"{discriminator.path} holds a generator: give the generator first, the discriminator second")
-    found = system_of(drawer)
-    if found not in (None, system):
-        raise UserError(f"{generator.path} holds a generator of {found}: give {found} in the place of {system}")
-    with _reading(discriminator.path, system, "discriminator"):
-        last = infer_discriminator_width(judge)
-    with _reading(generator.path, system, "generator"):
-        config = infer_config(drawer, system, last)
-    with _reading(discriminator.path, system, "discriminator"):
-        refuse_misfits(judge, discriminator_layout(config))
-
-    state = {f"generator.{name}": tensor for name, tensor in generator_state(drawer, system, config.levels).items()}
-    state |= {f"discriminator.{name}": tensor for name, tensor in discriminator_state(judge).items()}
-    if config.memory == "queue":  # a published queue counts as full
-        state["generator.inpaint.memory.pointer"] = torch.tensor(0)
-        state["generator.inpaint.memory.filled"] = torch.tensor(config.slots)
-    if config.inpainting == "memory":
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("generator.inpaint.mix.")}
-    detector = Detector(config, impl)
-    detector.load_state_dict(state)
-    return detector
-
-
-@contextmanager
-def _reading(path, system, what):
-    """Puts the file's name before what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path} cannot be read as a {what} of {system}: {error}") from None
 
 
 def choose_normal(data, path):

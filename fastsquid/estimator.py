@@ -10,15 +10,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from . import config as configuration
-from .cli import choose_device
-from .errors import UserError
-from .evaluation import DivergedError, calibrate, standardize
-from .maps import calibrate_maps, forward_maps
-from .model import Detector
-from .scorer import Scorer, unit_batches
-from .steps import Steps
-from .training import Trainer
-from .unlike import fit_check
+from .api import Scorer, unit_batches
+from .errors import DivergedError, UserError
+from .model.detector import Detector
+from .scoring.input_check import fit_check
+from .scoring.maps import calibrate_maps, forward_maps
+from .scoring.scores import calibrate, standardize
+from .training.epoch import Steps
+from .training.trainer import Trainer
+from .utils.devices import choose_device
 
 # Fields of what the training command does beside training: it needs a validation split, or labels.
 _OF_THE_COMMAND = ("preset", "contamination", "select", "monitor")

@@ -5,27 +5,29 @@ from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
-from .checkpoint import data_of
-from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data
-from .data.patients import warn_of_ages
-from .ensemble import Ensemble
+from .data.dicom.patients import warn_of_ages
+from .drawing.curves import precision_recall_figure, roc_figure
+from .drawing.png import save_figure
 from .errors import UserError
-from .evaluation import (
+from .evaluation.robustness import (
     confounds,
-    evaluate_run,
     perturbed_scores,
     print_confounds,
     print_robustness,
-    print_table,
-    reported_split,
     robustness,
-    score_images,
     uncropped_size,
 )
-from .files import write_json
-from .trained import load_trained
-from .unlike import read_check, warn_of_unlike
+from .evaluation.summary import evaluate_run, print_table
+from .evaluation.validation import reported_split
+from .model.ensemble import Ensemble
+from .runs.data import data_of
+from .runs.trained import load_trained
+from .scoring.input_check import read_check, warn_of_unlike
+from .scoring.scores import score_images
+from .utils.cli import Parser, add_run_options, run_command
+from .utils.devices import choose_device
+from .utils.files import write_json
 
 
 def main(arguments=None):
@@ -62,8 +64,11 @@ def main(arguments=None):
     if check := read_check(run["runs"][0]):
         warn_of_unlike(check.ratios(data[split].images))
     scores, of_runs = _score(detector, data[split].images)
-    pictures = options.out or Path(options.run) / "evaluation"
-    result = evaluate_run(data, {split: scores}, state, name, config, pictures)
+    pictures = Path(options.out or Path(options.run) / "evaluation")
+    pictures.mkdir(parents=True, exist_ok=True)
+    for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
+        save_figure(draw(data[split].labels, scores), pictures / f"{kind}.png")
+    result = evaluate_run(data, {split: scores}, state, name, config)
     print_table(result)
     if of_runs:
         aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]

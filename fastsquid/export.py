@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from .cli import Parser, add_reading_options, run_command
+from .api import load
+from .data import SPLITS, open_data, to_unit
 from .errors import UserError
-from .files import replacing, require_place
-from .portable import READERS, RUNTIMES, WRITERS, require_packages
-from .scorer import load
-from .verification import BATCHES, IMAGES, compare, real_images, require_agreement
+from .scoring.portable import READERS, RUNTIMES, WRITERS, require_packages
+from .scoring.verification import BATCHES, IMAGES, compare, require_agreement
+from .utils.cli import Parser, add_reading_options, run_command
+from .utils.files import replacing, require_place
 
 
 def main(arguments=None):
@@ -68,3 +70,34 @@ def _print(largest, speeds, kind):
 
 if __name__ == "__main__":
     run_command(main)
+
+
+def real_images(scorer, source=None, skip_unreadable=False, anonymous=False):
+    """Images to compare on: of the test split, or where there is none of validation, or of training.
+
+    Args:
+        scorer: a `Scorer` of a run.
+        source, skip_unreadable, anonymous: of the data, as `open_data` takes them, beside what the run says of its
+            own; None is the data that the run was trained with.
+
+    Returns:
+        float32 (66, 1, S, S) in [0, 1], evenly from the whole split; fewer images repeat.
+
+    Raises:
+        UserError: as `open_data`.
+    """
+    run = scorer.run
+    for name in reversed(SPLITS):
+        data = open_data(
+            source or run["data"],
+            scorer.image_size,
+            run["seed"],
+            skip_unreadable or run["skip_unreadable"],
+            splits=(name,),
+            anonymous=anonymous or run["anonymous"],
+            crop=scorer.crop,
+        )
+        if name in data:
+            images = data[name].images
+            return to_unit(images[np.linspace(0, len(images) - 1, IMAGES).round().astype(int)])
+    raise UserError(f"{source or run['data']} has no images to compare on")

@@ -1,31 +1,31 @@
 """`python -m fastsquid.locate RUN`: where images are abnormal, as maps, and how right they are where that is known."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from .checkpoint import data_of, describe_checkpoint, describe_seeds
-from .cli import Parser, add_run_options, choose_device, run_command
 from .data import open_data, to_unit
-from .drawings import MAPS, map_figure
-from .ensemble import Ensemble
+from .drawing.gallery import choose_images
+from .drawing.pictures import MAPS, map_figure
+from .drawing.png import save_figure
 from .errors import UserError
-from .evaluation import DivergedError, reported_split, score_images, spread_images
-from .files import write_json
-from .gallery import choose_images
-from .localization import KINDS, MOST, STRENGTH, healthy_images, measure_maps
-from .maps import anomaly_maps, by_cell, calibrate_maps
-from .metrics import evaluate
-from .model import Detector
-from .neighbors import nearest_scores
-from .plots import save_figure
-from .trained import load_trained
+from .evaluation.localization import (
+    KINDS,
+    finite_maps,
+    healthy_images,
+    locate,
+    locate_synthetic,
+)
+from .evaluation.summary import describe_checkpoint, describe_seeds
+from .evaluation.validation import reported_split
+from .runs.data import data_of
+from .runs.trained import load_trained
+from .scoring.maps import calibrate_maps
+from .utils.cli import Parser, add_run_options, run_command
+from .utils.devices import choose_device
+from .utils.files import write_json
 
 LARGEST = 300_000  # bytes of the PNG
-SIDE = 3  # cells a side of DigitAnatomy
 
 
 def main(arguments=None):
@@ -97,74 +97,11 @@ def draw_maps(detector, split, calibration, where):
     """
     chosen = torch.as_tensor(choose_images(split))
     images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
-    maps = {name: values.cpu().numpy() for name, values in _finite_maps(detector, images, calibration).items()}
+    maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
     _, student = detector.scores(images)
     captions = [_caption(split, i) for i in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
     return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)
-
-
-def locate(detector, train, split, calibration, batch_size=64):
-    """How well maps tell abnormal cells, and by their largest cell abnormal images; the nearest neighbours beside them.
-
-    Args:
-        detector: a `Detector` in eval mode.
-        train, split: `Split`s of DigitAnatomy, the latter with normal and abnormal images.
-        calibration: as `calibrate_maps` gives it, of the training images.
-
-    Returns:
-        dict: `cell_auc`, of all cells of all images together, and `image_auc`, of the score that the config names too;
-        each {name: {auc, auc_by_kind}}. Among the cells of a kind are all normal ones, and the abnormal ones of the
-        kind's images.
-
-    Raises:
-        DivergedError: a map is not finite.
-    """
-    device, parts = next(detector.parameters()).device, {}
-    for batch in split.images.split(batch_size):
-        for name, values in _finite_maps(detector, to_unit(batch.to(device)), calibration).items():
-            parts.setdefault(name, []).append(_by_cell(values).cpu())
-    cells = {name: torch.cat(values).numpy() for name, values in parts.items()}
-    nearest, patches = nearest_scores(train.images, split.images, SIDE)
-    largest = {f"largest {name}": values.max(1) for name, values in cells.items()}
-    score = detector.config.score
-    named = {f"score: {score}": score_images(detector, split.images)[score]}
-    places = split.cells.flatten().long()
-    kinds = np.repeat(split.kinds, SIDE**2)
-    return {
-        "cell_auc": {
-            name: _aucs(places, values.ravel(), kinds) for name, values in {**cells, "nearest_patch": patches}.items()
-        },
-        "image_auc": {
-            name: _aucs(split.labels, values, split.kinds) for name, values in {**named, **largest, **nearest}.items()
-        },
-    }
-
-
-def locate_synthetic(
-    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, Any]:
-    """Return how well maps find synthetic anomalies in healthy images.
-
-    Args:
-        detector: in eval mode.
-        images: uint8 or uint16 (N, 1, H, H), healthy, not trained on.
-        calibration: as `calibrate_maps` gives it, of the training images.
-
-    Returns:
-        dict: `images`, how many were used; `strength`, above which a pixel of an anomaly is abnormal; and `synthetic`,
-        as `localization.measure_maps` gives it.
-
-    Raises:
-        DivergedError: a map is not finite.
-    """
-    device = next(detector.parameters()).device
-    used = spread_images(images, MOST)
-    return {
-        "images": len(used),
-        "strength": STRENGTH,
-        "synthetic": measure_maps(lambda batch: _finite_maps(detector, batch.to(device), calibration), used),
-    }
 
 
 def _shown_split(data):
@@ -174,30 +111,6 @@ def _shown_split(data):
     except UserError:
         labelled = None
     return labelled or next(name for name in ("test", "val", "train") if name in data)
-
-
-def _finite_maps(detector, images, calibration):
-    maps = anomaly_maps(detector, images, calibration)
-    for name, values in maps.items():
-        if not values.isfinite().all():
-            raise DivergedError(f"the detector's {name} map is not finite: its training has diverged")
-    return maps
-
-
-def _by_cell(maps):
-    """Means over DigitAnatomy's cells: (B, H, W) -> (B, 9).
-
-    Where 3 does not divide the side, the digits were drawn on the next multiple and resized: so are the maps, back.
-    """
-    side = -(-maps.shape[-1] // SIDE) * SIDE
-    if side != maps.shape[-1]:
-        maps = F.interpolate(maps[:, None], size=(side, side), mode="bilinear")[:, 0]
-    return by_cell(maps, SIDE)
-
-
-def _aucs(labels, values, kinds):
-    metrics = evaluate(labels, values, kinds=kinds)
-    return {name: metrics[name] for name in ("auc", "auc_by_kind")}
 
 
 def _caption(split, i):

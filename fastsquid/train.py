@@ -10,21 +10,16 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from . import checkpoint as ckpt
-from . import distributed
-from .cli import (
-    Parser,
-    add_reading_options,
-    add_training_options,
-    choose_device,
-    refuse_repeated,
-    run_command,
-    seed_option,
-)
 from .config import PRESETS, Config, preset
 from .errors import UserError
-from .group import is_finished, is_group, read_group, report_group, seed_run
-from .launch import describe_init, train_run
+from .runs.data import data_of
+from .runs.folder import is_finished, read_run, refuse_existing
+from .runs.group import is_group, read_group, seed_run
+from .training.results import report_group
+from .training.start import describe_init, train_run
+from .utils import distributed
+from .utils.cli import Parser, add_reading_options, add_training_options, refuse_repeated, run_command, seed_option
+from .utils.devices import choose_device
 
 
 def main(arguments=None):
@@ -37,7 +32,7 @@ def main(arguments=None):
             return _train_group(folder, read_group(folder), options, device)
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
-        run = ckpt.read_run(folder)
+        run = read_run(folder)
         if run["converted"]:
             raise UserError(
                 f"{folder} was converted from published weights, which have no training to go on with: convert them "
@@ -51,11 +46,11 @@ def main(arguments=None):
         "config": dataclasses.replace(config, **changes),
         "skip_unreadable": options.skip_unreadable,
         "anonymous": options.anonymous or begun["anonymous"],
-        "data": str(Path(options.data).resolve()) if options.data else ckpt.data_of(options.init, begun),
+        "data": str(Path(options.data).resolve()) if options.data else data_of(options.init, begun),
         "init": init,
     }
     folder = Path(options.out) if options.out else _free_folder(config.preset)
-    ckpt.refuse_existing(folder)
+    refuse_existing(folder)
     if options.seeds is not None:
         return _train_group(folder, {**run, "seeds": options.seeds}, options, device)
     return _train_single(folder, {**run, "seed": options.seed or 0}, options, device)

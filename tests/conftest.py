@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsquid import checkpoint, loop
-from fastsquid.cli import run_command
 from fastsquid.config import ABLATIONS
+from fastsquid.runs import checkpoint
+from fastsquid.training import loop, results
+from fastsquid.utils.cli import run_command
 
 # Every row of both papers' ablation tables.
 ROWS = [(system, row) for system, rows in ABLATIONS.items() for row in rows]
@@ -119,8 +120,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Runs draw no curves and gallery, which take longer than a tiny training."""
-    monkeypatch.setattr(loop, "draw_gallery", lambda *arguments: None)
-    monkeypatch.setattr(loop.plots, "curves", lambda *arguments: None)
+    monkeypatch.setattr(results, "draw_gallery", lambda *arguments: None)
+    monkeypatch.setattr(loop, "draw_curves", lambda *arguments: None)
 
 
 @pytest.fixture

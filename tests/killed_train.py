@@ -12,9 +12,11 @@ import signal
 import sys
 from functools import partial
 
-from fastsquid import checkpoint, loop, plots, train
-from fastsquid.cli import run_command
-from fastsquid.training import Trainer
+from fastsquid import train
+from fastsquid.runs import checkpoint
+from fastsquid.training import loop
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils.cli import run_command
 
 place, left = "", 0
 
@@ -56,7 +58,7 @@ def half_written(path, tensors, original=checkpoint._write_tensors):
 checkpoint._write_tensors = half_written
 around(Trainer, "step", before="before-step", after="after-step")
 around(loop, "validate", after="after-validation")
-around(plots, "curves", before="report")
+around(loop, "draw_curves", before="report")
 around(os, "replace", before="half-replaced")  # of a file whose temporary is whole
 around(checkpoint, "save_checkpoint", before="before-save")
 around(os, "rename", before="before-rename", after="after-rename")

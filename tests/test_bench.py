@@ -11,11 +11,11 @@ import torch
 
 from fastsquid import SpaceAwareMemory2d
 from fastsquid.config import preset
-from fastsquid.inpainting import InpaintingBlock
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.model.inpainting import InpaintingBlock
 from fastsquid.ops import memory_read, neighbor_attention
 from fastsquid.ops.reference import are_neighbors
-from fastsquid.training import Trainer
+from fastsquid.training.trainer import Trainer
 
 BENCH = Path(__file__).parent.parent / "bench"
 sys.path.insert(0, str(BENCH))

@@ -12,9 +12,10 @@ import torch
 from conftest import XRAYS
 from safetensors.torch import load_file, save_file
 
-from fastsquid import checkpoint, score, train
-from fastsquid.model import Detector
-from fastsquid.training import Trainer
+from fastsquid import score, train
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from fastsquid.cli import stop_compile_workers
+from fastsquid.utils.cli import stop_compile_workers
 
 
 def test_workers_that_do_not_end_are_killed(monkeypatch):

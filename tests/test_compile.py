@@ -8,8 +8,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastsquid import SpaceAwareMemory
 from fastsquid.config import preset
-from fastsquid.inpainting import InpaintingBlock, NeighborTransformer
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.model.inpainting import InpaintingBlock, NeighborTransformer
 from fastsquid.ops.dispatch import HAS_TRITON
 
 # torch.compile warns while it traces

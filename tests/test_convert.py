@@ -14,12 +14,14 @@ from conftest import XRAYS
 from PIL import Image
 
 import fastsquid
-from fastsquid import SpaceAwareMemory, checkpoint, convert, evaluate, figures, locate, report, score, train
+from fastsquid import SpaceAwareMemory, convert, evaluate, figures, locate, report, score, train
 from fastsquid.config import preset
 from fastsquid.data import open_data, read_image, to_unit
-from fastsquid.maps import forward_maps
-from fastsquid.published import generator_state
-from fastsquid.published_layout import discriminator_layout, generator_layout
+from fastsquid.drawing import papers
+from fastsquid.model.published import generator_state
+from fastsquid.model.published_checkpoint import discriminator_layout, generator_layout
+from fastsquid.runs import checkpoint
+from fastsquid.scoring.maps import forward_maps
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {"squid_grid2": "squid", "simsid_matrix_grid2": "simsid", "simsid_queue_grid2": "simsid"}
@@ -289,7 +291,7 @@ def test_commands_take_it(calibrated, tmp_path, command):
 
 def test_figures_take_it(calibrated, tmp_path, command, monkeypatch):
     monkeypatch.setattr(
-        figures, "embed", lambda slots, queries: (np.zeros((2, 2)), np.zeros(2, int), np.array([True, False]))
+        papers, "embed", lambda slots, queries: (np.zeros((2, 2)), np.zeros(2, int), np.array([True, False]))
     )
     code, out, _ = command(figures.main, calibrated, "--out", tmp_path / "figures", "--device", "cpu")
     assert code == 0 and "skipped" not in out and len(list((tmp_path / "figures").glob("*.png"))) == 7

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastsquid.data import open_data
-from fastsquid.data.chexpert import DISEASES, _hold_out, _Row
+from fastsquid.data.sources.chexpert import DISEASES, _hold_out, _Row
 from fastsquid.errors import UserError
 
 HEADER = [

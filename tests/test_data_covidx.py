@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastsquid.data import open_data
-from fastsquid.data.covidx import _hold_out, _Row
+from fastsquid.data.sources.covidx import _hold_out, _Row
 from fastsquid.errors import UserError
 
 

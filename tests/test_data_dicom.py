@@ -25,8 +25,8 @@ from pydicom.uid import (  # noqa: E402
     RLELossless,
 )
 
-from fastsquid.data import kinds, open_data  # noqa: E402
-from fastsquid.data.dicom import read_dicom  # noqa: E402
+from fastsquid.data import filetypes, open_data  # noqa: E402
+from fastsquid.data.dicom.read import read_dicom  # noqa: E402
 from fastsquid.data.images import ImageError, find_images, read_image  # noqa: E402
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -324,7 +324,7 @@ def test_pydicoms_examples_as_radiographs(tmp_path, name):
 
 def test_pydicoms_own_examples_are_refused():
     """None of them is a chest radiograph with pixels: each is refused by what it is, and no decoder is surprised."""
-    files = [path for path in find_images(SHIPPED) if path.suffix == ".dcm" and kinds.is_dicom(path)]
+    files = [path for path in find_images(SHIPPED) if path.suffix == ".dcm" and filetypes.is_dicom(path)]
     assert len(files) > 60
     reasons = set()
     for path in files:

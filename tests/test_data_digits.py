@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from fastsquid.data import open_data
-from fastsquid.data.digits import KINDS, _anatomy, _picker
+from fastsquid.data.sources.digits import KINDS, _anatomy, _picker
 from fastsquid.errors import UserError
 
 TRUE_SIZE = 24  # cells of 8: scikit-learn's digits unresized

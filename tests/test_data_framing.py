@@ -11,11 +11,12 @@ from dicom_files import write
 from PIL import Image, ImageDraw, ImageFont
 
 import fastsquid
-from fastsquid import portable, score, train
+from fastsquid import score, train
 from fastsquid.data import ImageError, find_images, open_data, read_image
 from fastsquid.data.framing import exposed_field
 from fastsquid.data.images import convert_array, convert_image
 from fastsquid.errors import UserError
+from fastsquid.scoring import portable
 
 
 def gray(path):

@@ -12,8 +12,8 @@ pydicom = pytest.importorskip("pydicom")
 from dicom_files import data_set, put_raw, radiograph, raw, write  # noqa: E402
 
 from fastsquid.data import find_images, open_data  # noqa: E402
-from fastsquid.data.dicom import read_patient  # noqa: E402
-from fastsquid.data.patients import age_range, warn_of_ages  # noqa: E402
+from fastsquid.data.dicom.patients import age_range, warn_of_ages  # noqa: E402
+from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
 
 

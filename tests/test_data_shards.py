@@ -14,12 +14,15 @@ from PIL import Image
 
 webdataset = pytest.importorskip("webdataset")
 
-from fastsquid import checkpoint, score, train  # noqa: E402
-from fastsquid.config import SCORES  # noqa: E402
+from fastsquid import score, train  # noqa: E402
+from fastsquid.config import preset  # noqa: E402
 from fastsquid.data import find_images, open_data, read_image  # noqa: E402
 from fastsquid.data.names import content_name  # noqa: E402
-from fastsquid.data.shards import find_shards, read_shard  # noqa: E402
+from fastsquid.data.sources.shards import find_shards, read_shard  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
+from fastsquid.runs import checkpoint  # noqa: E402
+
+SCORES = preset("squid").scores
 
 
 def put(shard, *files):

@@ -27,9 +27,9 @@ pydicom = pytest.importorskip("pydicom")
 from dicom_files import PLANTED, data_set, mark, plant, put_raw, raw  # noqa: E402
 
 from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E402
-from fastsquid.cli import run_command  # noqa: E402
 from fastsquid.data import find_images  # noqa: E402
-from fastsquid.data.dicom import read_patient  # noqa: E402
+from fastsquid.data.dicom.read import read_patient  # noqa: E402
+from fastsquid.utils.cli import run_command  # noqa: E402
 
 IN_A_PATH = rb"(?i)nq\w*nq"
 

@@ -18,13 +18,18 @@ import torch
 import torchrun_training
 from conftest import XRAYS, files_of, rows_of, tiny
 
-from fastsquid import checkpoint, distributed, launch, score, train
-from fastsquid.config import SCORES, preset
-from fastsquid.distributed import BatchNorm2d
+from fastsquid import score, train
+from fastsquid.config import preset
 from fastsquid.errors import UserError
-from fastsquid.model import Detector
-from fastsquid.parts import Parts, any_parts
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.scoring.parts import Parts, any_parts
+from fastsquid.training import start
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils import distributed
+from fastsquid.utils.distributed import BatchNorm2d
+
+SCORES = preset("squid").scores
 
 HERE = Path(__file__).parent
 EPOCHS = ("--epochs", "2")
@@ -215,10 +220,10 @@ def test_each_process_takes_its_own_device(monkeypatch, name, gpus, expected):
 def test_several_processes_compile_nothing(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
     gpu = SimpleNamespace(type="cuda")
-    monkeypatch.setattr(launch, "HAS_TRITON", True)
-    assert launch._choose_speed(SimpleNamespace(compile="auto", precision="fp32"), gpu) == (False, "fp32")
+    monkeypatch.setattr(start, "HAS_TRITON", True)
+    assert start._choose_speed(SimpleNamespace(compile="auto", precision="fp32"), gpu) == (False, "fp32")
     with pytest.raises(UserError, match="--compile on is for one process"):
-        launch._choose_speed(SimpleNamespace(compile="on", precision="fp32"), gpu)
+        start._choose_speed(SimpleNamespace(compile="on", precision="fp32"), gpu)
 
 
 # Scoring

@@ -19,8 +19,8 @@ from unittest import mock
 
 import pytest
 
-from fastsquid import cli
 from fastsquid.config import ABLATIONS, PRESETS, Config, preset
+from fastsquid.utils import cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -34,6 +34,8 @@ LARGEST = 300_000  # bytes of a picture
 
 sys.path.insert(0, str(ROOT / "bench"))
 import cases  # noqa: E402
+
+from fastsquid.training.study import SWEEP  # noqa: E402
 
 
 def page(name):
@@ -350,7 +352,7 @@ def test_sweeps_are_the_studies():
     from fastsquid import study
 
     text = page("commands/study.md")
-    for scale, fields in study.SWEEP.items():
+    for scale, fields in SWEEP.items():
         for field, values in fields.items():
             cells = " ".join(f"{value:g}" for value in values)
             assert f"| `{scale}` | `{field}` | {cells} |" in text
@@ -420,12 +422,12 @@ def test_tables_are_printed_from_committed_runs(name, file, printer, capsys):
 
 def test_robustness_is_that_of_the_committed_run(capsys):
     """The example is what evaluate --robustness printed, and agrees with what --monitor wrote in training."""
-    from fastsquid import evaluation
+    from fastsquid.evaluation import robustness
 
     run = RESULTS / "zhanglab/small/fastsquid/seed-0"
     found = json.loads((run / "evaluation.json").read_text())
-    evaluation.print_robustness(found["robustness"], found["healthy_above_threshold"])
-    evaluation.print_confounds(found["confounds"])
+    robustness.print_robustness(found["robustness"], found["healthy_above_threshold"])
+    robustness.print_confounds(found["confounds"])
     assert capsys.readouterr().out.strip("\n") in page("commands/evaluate.md")
 
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])

@@ -17,12 +17,14 @@ from sklearn.metrics import roc_auc_score
 from test_report import parts
 
 import fastsquid
-from fastsquid import checkpoint, evaluate, export, locate, portable, report, score, train, trained, verification
+from fastsquid import evaluate, export, locate, report, score, train
 from fastsquid.data import find_images, open_data, read_images
 from fastsquid.errors import UserError
-from fastsquid.localization import draw_synthetic
-from fastsquid.maps import anomaly_maps, calibrate_maps
-from fastsquid.metrics import best_threshold, pixel_auroc
+from fastsquid.evaluation.localization import draw_synthetic
+from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
+from fastsquid.runs import checkpoint, trained
+from fastsquid.scoring import portable, verification
+from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 
 # One level: an export of two networks then takes seconds.
 SHALLOW = "--levels 1 --combine 1 --decoder-memory 1 --skips 1 --seeds 3 5".split()
@@ -291,7 +293,7 @@ def test_locate(group, tmp_path, command):
 def test_locate_in_digits(tmp_path, command, monkeypatch):
     """The AUC of cells is that of the mean of the runs' maps."""
     counts = {"train": (20, 0, 0, 0, 0), "val": (4, 1, 1, 1, 1), "test": (6, 2, 2, 2, 2)}
-    monkeypatch.setattr(fastsquid.data.digits, "COUNTS", counts)
+    monkeypatch.setattr(fastsquid.data.sources.digits, "COUNTS", counts)
     options = "--preset digits --width 4 --slots 8 --epochs 1 --score residual --device cpu --seeds 0 1 --out"
     assert command(train.main, *options.split(), tmp_path / "group")[0] == 0
     code, said, _ = command(locate.main, tmp_path / "group", "--device", "cpu")

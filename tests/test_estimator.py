@@ -23,8 +23,8 @@ import fastsquid
 from fastsquid import train
 from fastsquid.config import preset
 from fastsquid.data import read_image
+from fastsquid.errors import DivergedError
 from fastsquid.estimator import AnomalyDetector
-from fastsquid.evaluation import DivergedError
 
 NORMAL = sorted((XRAYS / "train" / "NORMAL").iterdir())
 X = np.stack([read_image(path, 64) for path in NORMAL])  # uint8 (8, 64, 64)

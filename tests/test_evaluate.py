@@ -9,12 +9,15 @@ import torch
 from conftest import XRAYS
 from PIL import Image
 
-from fastsquid import checkpoint, evaluate
-from fastsquid.checkpoint import load_run
-from fastsquid.config import SCORES
+from fastsquid import evaluate
+from fastsquid.config import preset
 from fastsquid.data import find_images, open_data, to_unit
 from fastsquid.data.images import convert_array
 from fastsquid.data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
+from fastsquid.runs import checkpoint
+from fastsquid.runs.checkpoint import load_run
+
+SCORES = preset("squid").scores
 
 
 def test_robustness(unbroken, tmp_path, command):

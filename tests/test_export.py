@@ -16,13 +16,14 @@ from conftest import XRAYS
 from test_docs import blocks, page
 
 import fastsquid
-from fastsquid import export, portable, verification
+from fastsquid import export
+from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.errors import UserError
-from fastsquid.maps import calibrate_maps, forward_maps
-from fastsquid.model import Detector
-from fastsquid.scorer import Scorer
+from fastsquid.model.detector import Detector
+from fastsquid.scoring import portable, verification
+from fastsquid.scoring.maps import calibrate_maps, forward_maps
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -300,13 +301,13 @@ def test_not_a_number_is_a_difference():
 
 def test_images_are_real_ones_of_the_run(unbroken):
     scorer = fastsquid.load(unbroken)
-    images = verification.real_images(scorer)
+    images = export.real_images(scorer)
     test = to_unit(read_images(find_images(XRAYS / "test"), 64)[0])
     assert images.shape == (66, 1, 64, 64) and images.dtype == torch.float32
     for image in images:
         assert any(torch.equal(image, one) for one in test)
     assert len({image.numpy().tobytes() for image in images}) == 4
-    other = verification.real_images(scorer, XRAYS / "val" / "NORMAL")
+    other = export.real_images(scorer, XRAYS / "val" / "NORMAL")
     assert len({image.numpy().tobytes() for image in other}) == 3
 
 

@@ -18,13 +18,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fastsquid import checkpoint, figures, gallery, gradcam, plots, train
+from fastsquid import figures, train
 from fastsquid.config import SCORES, preset
 from fastsquid.data import Split, open_data, to_unit
-from fastsquid.drawings import slot_figure, tsne_figure
-from fastsquid.evaluation import calibrate, score_images
-from fastsquid.model import Detector, calibrated
-from fastsquid.networks import Reconstruction
+from fastsquid.drawing import curves, gallery, papers
+from fastsquid.drawing.pictures import slot_figure, tsne_figure
+from fastsquid.drawing.png import save_figure
+from fastsquid.model.detector import Detector, calibrated
+from fastsquid.model.networks import Reconstruction
+from fastsquid.runs import checkpoint
+from fastsquid.runs.folder import create_run
+from fastsquid.scoring import gradcam
+from fastsquid.scoring.scores import calibrate, score_images
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 FILES = [
@@ -74,7 +79,7 @@ def run_and_keep(*arguments):
 
     def save(figure, path, largest):
         kept[path.name] = figure
-        plots.save_figure(figure, path, largest)
+        save_figure(figure, path, largest)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(figures, "save_figure", save)
@@ -137,18 +142,18 @@ def rates(labels, scores, threshold):
 
 def test_roc_of_several_runs():
     labels, scores = noisy()
-    (axis,) = plots.roc_figure(labels, scores, "here").axes
+    (axis,) = curves.roc_figure(labels, scores, "here").axes
     assert len(axis.lines) == 5 and len(axis.collections) == 4  # the last line is chance
     assert axis.get_title() == "ROC: mean ± standard deviation of 3 runs\nhere\n40 normal and 20 abnormal images"
     for i, (name, runs) in enumerate(scores.items()):
         areas = [roc_auc_score(labels, row) for row in runs]
-        assert texts(axis)[i] == f"{plots.LABELS[name]}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
+        assert texts(axis)[i] == f"{SCORES[name].label}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
         x = axis.lines[i].get_xdata()
-        curves = []
+        drawn = []
         for row in runs:
             points = np.array([(0, 0)] + [rates(labels, row, t)[:2] for t in sorted(set(row), reverse=True)])
-            curves.append(np.interp(x + 1e-9, *points.T))  # the upper end of a vertical step
-        mean, std = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1)
+            drawn.append(np.interp(x + 1e-9, *points.T))  # the upper end of a vertical step
+        mean, std = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1)
         np.testing.assert_allclose(axis.lines[i].get_ydata(), mean, atol=1e-12)
         np.testing.assert_allclose(bounds(axis.collections[i]), [x, mean - std, mean + std], atol=1e-12)
         assert std.max() > 0.02
@@ -156,23 +161,23 @@ def test_roc_of_several_runs():
 
 def test_precision_recall_of_several_runs():
     labels, scores = noisy()
-    (axis,) = plots.precision_recall_figure(labels, scores).axes
+    (axis,) = curves.precision_recall_figure(labels, scores).axes
     assert len(axis.lines) == 5 and len(axis.collections) == 4
     assert axis.lines[-1].get_ydata()[0] == pytest.approx(1 / 3)
     for i, (name, runs) in enumerate(scores.items()):
         areas = [average_precision_score(labels, row) for row in runs]
-        assert texts(axis)[i] == f"{plots.LABELS[name]}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
+        assert texts(axis)[i] == f"{SCORES[name].label}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
         x = axis.lines[i].get_xdata()
-        curves = []
+        drawn = []
         for row in runs:
             points = [rates(labels, row, t)[1:] for t in sorted(set(row), reverse=True)]
-            curves.append([next(p for recall, p in points if recall >= at - 1e-12) for at in x])
-        mean, std = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1)
+            drawn.append([next(p for recall, p in points if recall >= at - 1e-12) for at in x])
+        mean, std = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1)
         np.testing.assert_allclose(axis.lines[i].get_ydata(), mean, atol=1e-12)
         np.testing.assert_allclose(bounds(axis.collections[i]), [x, mean - std, mean + std], atol=1e-12)
 
 
-@pytest.mark.parametrize("draw", [plots.roc_figure, plots.precision_recall_figure])
+@pytest.mark.parametrize("draw", [curves.roc_figure, curves.precision_recall_figure])
 def test_curves_of_one_run_have_no_band(draw):
     labels, scores = noisy(runs=1)
     (axis,) = draw(labels, {name: runs[0] for name, runs in scores.items()}).axes
@@ -185,15 +190,15 @@ def test_curves_of_one_run_have_no_band(draw):
 def test_histograms_of_scores_that_are_almost_the_same():
     one = np.float32(1000)
     groups = {"normal": np.full(5, one), "abnormal": np.full(5, np.nextafter(one, np.float32(2000)))}
-    (axis,) = plots.histogram_figure({"residual": groups}).axes
+    (axis,) = curves.histogram_figure({"residual": groups}).axes
     assert len(axis.get_legend().get_texts()) == 2
 
 
 def test_histograms_have_area_one():
     rng = np.random.default_rng(0)
     groups = {"training": rng.normal(size=200), "normal": rng.normal(size=9), "abnormal": rng.normal(3, 1, size=30)}
-    figure = plots.histogram_figure({name: groups for name in plots.LABELS})
-    assert [axis.get_title() for axis in figure.axes] == list(plots.LABELS.values())
+    figure = curves.histogram_figure({name: groups for name in SCORES})
+    assert [axis.get_title() for axis in figure.axes] == list([s.label for s in SCORES.values()])
     for axis in figure.axes:
         assert texts(axis) == ["training (200)", "normal (9)", "abnormal (30)"]
         filled = axis.patches[::2]
@@ -206,8 +211,8 @@ def test_histograms_have_area_one():
 def test_a_figure_fits_its_limit(tmp_path):
     figure = Figure(figsize=(4, 4))
     figure.subplots().imshow(np.random.default_rng(0).random((400, 400)))
-    plots.save_figure(figure, tmp_path / "free.png")
-    plots.save_figure(figure, tmp_path / "small.png", 150_000)
+    save_figure(figure, tmp_path / "free.png")
+    save_figure(figure, tmp_path / "small.png", 150_000)
     assert (tmp_path / "small.png").stat().st_size <= 150_000 < (tmp_path / "free.png").stat().st_size
 
 
@@ -279,8 +284,8 @@ def test_curves_of_two_runs(drawn, loaded, data):
     assert (scores[0]["residual"] != scores[1]["residual"]).all()
     for name, measure in (("roc.png", roc_auc_score), ("precision_recall.png", average_precision_score)):
         (axis,) = drawn[name].axes
-        assert len(axis.collections) == len(SCORES) and "squid-small, seeds 0, 1, val split" in axis.get_title()
-        for text, score in zip(texts(axis), SCORES):
+        assert len(axis.collections) == len(scores[0]) and "squid-small, seeds 0, 1, val split" in axis.get_title()
+        for text, score in zip(texts(axis), scores[0]):
             values = [measure(split.labels, one[score]) for one in scores]
             assert text.endswith(f": {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
 
@@ -327,7 +332,7 @@ def test_memory_figures(drawn, loaded, data):
     assert [text.get_text() for text in key.texts] == ["0", "1", "2", "3"]
 
     # Slots and queries straight from the module, the whole split at once.
-    queries = figures.read_memory(detector, split.images, batch_size=4)
+    queries = papers.read_memory(detector, split.images, batch_size=4)
     assert queries.shape == (6, 4, memory.slot_dim)
     usage = {name: value.clone() for name, value in memory.usage().items()}
     counts = memory.reads.clone()
@@ -346,7 +351,7 @@ def test_memory_figures(drawn, loaded, data):
 def test_t_sne_takes_its_share_of_every_region():
     rng = np.random.default_rng(0)
     slots, queries = rng.normal(size=(4, 30, 5)), rng.normal(size=(50, 4, 5)) + 50
-    points, regions, is_slot = figures.embed(slots, queries, most=20)
+    points, regions, is_slot = papers.embed(slots, queries, most=20)
     assert points.shape == (40, 2) and is_slot.sum() == 20
     for chosen in (is_slot, ~is_slot):
         assert np.bincount(regions[chosen]).tolist() == [5, 5, 5, 5]
@@ -357,10 +362,10 @@ def test_t_sne_takes_its_share_of_every_region():
     for region in range(4):
         slots[region, :, :2], queries[:, region, :2] = (region, 1), (region, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures.TSNE, "fit_transform", lambda self, vectors: vectors[:, :2])
-        points, regions, is_slot = figures.embed(slots, queries, most=20)
+        patch.setattr(papers.TSNE, "fit_transform", lambda self, vectors: vectors[:, :2])
+        points, regions, is_slot = papers.embed(slots, queries, most=20)
     assert np.array_equal(points, np.stack([regions, is_slot], 1))
-    points, regions, _ = figures.embed(slots[:1, :1], queries[:1, :1])  # as few as there can be
+    points, regions, _ = papers.embed(slots[:1, :1], queries[:1, :1])  # as few as there can be
     assert len(points) == 2 and np.isfinite(points).all()
     assert not tsne_figure(points, regions, np.array([True, False]), 2).axes[0].child_axes  # one region: no key
 
@@ -370,7 +375,7 @@ def test_slots_of_many_regions_and_of_one_query(tmp_path):
         share = np.eye(regions, 5)
         usage = {"dead": 5 - share.sum(1).astype(int), "entropy": np.zeros(regions)}
         figure = slot_figure(share, usage)
-        plots.save_figure(figure, tmp_path / "s.png", figures.LARGEST)
+        save_figure(figure, tmp_path / "s.png", figures.LARGEST)
         assert len(figure.axes[0].child_axes) == (regions == 1)
 
 
@@ -444,7 +449,7 @@ def test_an_unfinished_run_is_refused(bare, tmp_path, refused):
 
 def test_which_runs_agree(tmp_path):
     def run(name, config, data, seed, fingerprint):
-        checkpoint.create_run(tmp_path / name, config, data, seed, False, fingerprint)
+        create_run(tmp_path / name, config, data, seed, False, fingerprint)
         return tmp_path / name
 
     digits, squid = preset("digits"), preset("squid-small")

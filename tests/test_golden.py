@@ -9,10 +9,10 @@ import torch
 from conftest import DEVICE
 
 from fastsquid.config import preset
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.model.published import discriminator_state, generator_state
 from fastsquid.ops.dispatch import HAS_TRITON
-from fastsquid.published import discriminator_state, generator_state
-from fastsquid.training import generator_loss
+from fastsquid.training.losses import generator_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = {

@@ -12,14 +12,15 @@ import pytest
 import torch
 from conftest import DEVICE, XRAYS, tiny
 
-from fastsquid import loop, train
-from fastsquid.checkpoint import create_run
+from fastsquid import train
 from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.data.split import Split
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.runs.folder import create_run
+from fastsquid.training import loop
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 # torch.compile warns while it traces
 pytestmark = pytest.mark.filterwarnings("default")

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from fastsquid.config import Config
 from fastsquid.data import open_data, to_unit
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"

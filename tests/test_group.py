@@ -14,13 +14,18 @@ import torch
 from conftest import TINY, files_of, rows_of, tiny
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from fastsquid import checkpoint, compare, figures, group, loop, train
-from fastsquid.config import SCORES, preset
+from fastsquid import compare, figures, train
+from fastsquid.config import preset
 from fastsquid.data import Split
 from fastsquid.errors import UserError
-from fastsquid.evaluation import read_scores, write_scores
-from fastsquid.files import write_json
-from fastsquid.metrics import evaluate
+from fastsquid.evaluation.metrics import evaluate
+from fastsquid.runs import checkpoint, group
+from fastsquid.runs.folder import create_run, read_scores, write_scores
+from fastsquid.training import loop
+from fastsquid.training.results import report_group
+from fastsquid.utils.files import write_json
+
+SCORES = preset("squid").scores
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -193,7 +198,7 @@ def made(folder, seeds, scores, labels=None, names=None, split="test", report=No
     data = {split: Split(torch.zeros(len(labels), 1, 1, 1), torch.as_tensor(labels), names)}
     for seed, row in zip(seeds, np.float32(scores)):
         run = folder / f"seed-{seed}"
-        checkpoint.create_run(run, **record, seed=seed, fingerprint="")
+        create_run(run, **record, seed=seed, fingerprint="")
         write_scores(run, data, {split: dict.fromkeys(SCORES, row)})
         summary = {"preset": "digits", "split": split, "images": {"normal": 1, "abnormal": 1}, "checkpoint": {}}
         write_json(run / "summary.json", {**summary, "scores": {s: evaluate(labels, row) for s in SCORES}})
@@ -223,7 +228,7 @@ def test_whether_images_are_anonymous_is_the_groups(tmp_path):
     group.create_group(tmp_path / "old", {**record, "seeds": [0]})  # as of before there was a choice
     new, old = (group.read_group(tmp_path / name) for name in ("new", "old"))
     assert (new["anonymous"], old["anonymous"]) == (True, False)
-    checkpoint.create_run(tmp_path / "new" / "seed-0", **record, seed=0, fingerprint="")
+    create_run(tmp_path / "new" / "seed-0", **record, seed=0, fingerprint="")
     with pytest.raises(UserError, match="its anonymous is not the one in group.json"):
         group.seed_run(tmp_path / "new", new, 0)
 
@@ -382,13 +387,13 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
 
 def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
     folder = made(tmp_path / "one", [7], noisy(1, 90, 1, 0))
-    group.report_group(folder)
+    report_group(folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["scores"]["residual"]["auc"]["std"] is None and summary["scores"]["residual"]["f1"] is None
     assert "1 seed on the test split" in capsys.readouterr().out
     for path in folder.glob("seed-*/summary.json"):
         write_json(path, {**json.loads(path.read_text()), "split": None, "images": None, "scores": {}})
-    group.report_group(folder)
+    report_group(folder)
     assert "no labelled images" in capsys.readouterr().out
 
 
@@ -397,4 +402,4 @@ def test_a_summary_of_runs_on_other_images(tmp_path):
     path = folder / "seed-1" / "summary.json"
     write_json(path, {**json.loads(path.read_text()), "split": "val"})
     with pytest.raises(UserError, match="seed-1 was evaluated on other images than .*seed-0"):
-        group.report_group(folder)
+        report_group(folder)

@@ -11,8 +11,10 @@ import torch
 from conftest import XRAYS, files_of
 
 import fastsquid
-from fastsquid import checkpoint, loop, train
-from fastsquid.group import read_group
+from fastsquid import train
+from fastsquid.runs import checkpoint
+from fastsquid.runs.group import read_group
+from fastsquid.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

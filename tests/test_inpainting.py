@@ -5,7 +5,7 @@ import torch
 from conftest import DEVICE
 
 from fastsquid.config import preset
-from fastsquid.inpainting import InpaintingBlock, masked_shortcut
+from fastsquid.model.inpainting import InpaintingBlock, masked_shortcut
 from fastsquid.ops.dispatch import HAS_TRITON
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from fastsquid.data.split import Split
-from fastsquid.evaluation import spread_images
-from fastsquid.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_maps
-from fastsquid.metrics import aupro, pixel_auroc
+from fastsquid.evaluation.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_maps
+from fastsquid.evaluation.metrics import aupro, pixel_auroc
+from fastsquid.scoring.scores import spread_images
 
 
 @pytest.fixture(scope="module")

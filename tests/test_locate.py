@@ -13,16 +13,21 @@ import torch
 from conftest import possible_aucs
 from PIL import Image
 
-from fastsquid import checkpoint, locate, plots, train
+from fastsquid import locate, train
 from fastsquid.config import preset
-from fastsquid.data import digits, open_data, to_unit
-from fastsquid.evaluation import score_images
-from fastsquid.gallery import choose_images
-from fastsquid.localization import KINDS as ANOMALIES
-from fastsquid.localization import STRENGTH, draw_synthetic
-from fastsquid.maps import anomaly_maps, calibrate_maps
-from fastsquid.metrics import aupro, pixel_auroc
-from fastsquid.model import Detector
+from fastsquid.data import open_data, to_unit
+from fastsquid.data.sources import digits
+from fastsquid.drawing.gallery import choose_images
+from fastsquid.drawing.png import save_figure
+from fastsquid.errors import DivergedError
+from fastsquid.evaluation import localization
+from fastsquid.evaluation.localization import KINDS as ANOMALIES
+from fastsquid.evaluation.localization import STRENGTH, draw_synthetic
+from fastsquid.evaluation.metrics import aupro, pixel_auroc
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
+from fastsquid.scoring.scores import score_images
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 KINDS = ["flipped", "missing", "swapped", "zero"]
@@ -52,7 +57,7 @@ def run_and_keep(*arguments):
 
     def save(figure, path, largest):
         kept.append(figure)
-        plots.save_figure(figure, path, largest)
+        save_figure(figure, path, largest)
 
     def scored(*arguments):
         ranked.append(score_images(*arguments))
@@ -60,7 +65,7 @@ def run_and_keep(*arguments):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(locate, "save_figure", save)
-        patch.setattr(locate, "score_images", scored)
+        patch.setattr(localization, "score_images", scored)
         locate.main([str(argument) for argument in (*arguments, "--device", "cpu")])
     (figure,) = kept
     return out.getvalue(), figure, ranked
@@ -268,7 +273,7 @@ def test_cells_of_a_side_that_three_does_not_divide():
         cells = torch.arange(9.0).view(3, 3)
         drawn = cells.repeat_interleave(side, 0).repeat_interleave(side, 1).numpy()
         resized = np.asarray(Image.fromarray(drawn).resize((size, size), Image.Resampling.BILINEAR))
-        found = locate._by_cell(torch.tensor(resized)[None])
+        found = localization._by_cell(torch.tensor(resized)[None])
         torch.testing.assert_close(found, cells.view(1, 9), atol=0.05, rtol=0)
 
 
@@ -294,5 +299,5 @@ def test_a_diverged_detector_is_refused():
         lambda: locate.draw_maps(detector, split, calibration, ""),
         lambda: locate.locate(detector, split, split, calibration),
     ):
-        with pytest.raises(locate.DivergedError, match="residual map is not finite"):
+        with pytest.raises(DivergedError, match="residual map is not finite"):
             act()

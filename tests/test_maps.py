@@ -7,10 +7,10 @@ from scipy.ndimage import gaussian_filter
 
 from fastsquid.config import preset
 from fastsquid.data import to_unit
-from fastsquid.gradcam import grad_cam
-from fastsquid.maps import anomaly_maps, by_cell, calibrate_maps, raw_maps, smooth
-from fastsquid.model import Detector
-from fastsquid.networks import Reconstruction
+from fastsquid.model.detector import Detector
+from fastsquid.model.networks import Reconstruction
+from fastsquid.scoring.gradcam import grad_cam
+from fastsquid.scoring.maps import anomaly_maps, by_cell, calibrate_maps, raw_maps, smooth
 
 CONFIGS = {
     "digits": dict(width=4, slots=8),

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fastsquid.errors import UserError
-from fastsquid.metrics import (
+from fastsquid.evaluation.metrics import (
     at_threshold,
     best_threshold,
     bootstrap_auc,

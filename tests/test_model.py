@@ -7,8 +7,8 @@ import torch
 from scipy.stats import spearmanr
 
 from fastsquid.config import preset
-from fastsquid.model import Detector, calibrated
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector, calibrated
+from fastsquid.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module", params=["digits", "squid-small", "fastsquid-small", "auto-encoder-small"])

@@ -7,9 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import ConfigError, preset
 from fastsquid.data.negatives import with_anomaly
-from fastsquid.model import Detector
-from fastsquid.networks import soft_minimum
-from fastsquid.training import Trainer, negative_loss
+from fastsquid.model.detector import Detector
+from fastsquid.model.networks import soft_minimum
+from fastsquid.training.losses import negative_loss
+from fastsquid.training.trainer import Trainer
 
 KINDS = ("haze", "opacity", "both", "cutpaste")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsquid.neighbors import nearest_scores
+from fastsquid.evaluation.neighbors import nearest_scores
 
 
 def mean_of_nearest(train, image, k):

@@ -5,10 +5,10 @@ import torch
 from conftest import ROWS
 
 from fastsquid.config import ABLATIONS, PRESETS, preset
-from fastsquid.model import Detector
-from fastsquid.networks import Discriminator, Encoder, Generator, upsample, upsample_by_taps
-from fastsquid.patches import to_image, to_patches
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.model.networks import Discriminator, Encoder, Generator, upsample, upsample_by_taps
+from fastsquid.model.patches import to_image, to_patches
+from fastsquid.training.trainer import Trainer
 
 
 def small(name="digits", **changes):

@@ -1,6 +1,7 @@
 """What is installed: versions agree, imports are light, nothing needs Triton, arrows point one way."""
 
 import ast
+import graphlib
 import os
 import re
 import shutil
@@ -20,16 +21,6 @@ def test_versions_agree():
     assert f"## {fastsquid.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_package_is_installed():
-    packages = {
-        p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "fastsquid").rglob("__init__.py")
-    }
-    listed = set(
-        re.findall(r'"(fastsquid[.\w]*)"', re.search(r"packages=\[.*?\]", (ROOT / "setup.py").read_text()).group())
-    )
-    assert listed == packages | {"fastsquid.kernels"}
-
-
 def test_import_without_triton_and_pydicom_changes_nothing():
     code = """
 import os, sys
@@ -47,18 +38,23 @@ import fastsquid.train, fastsquid.evaluate, fastsquid.score
 
 
 def test_a_wheel_works_in_an_empty_directory(tmp_path):
-    shutil.copytree(
-        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "runs", "tests", "*.egg-info", "build")
-    )
+    (tmp_path / "source").mkdir()
+    for part in ("fastsquid", "kernels"):
+        shutil.copytree(ROOT / part, tmp_path / "source" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, tmp_path / "source")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "source"], check=True
     )
-    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(tmp_path / "installed")
+    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastsquid").rglob("*.py")}
+    assert modules <= set(wheel.namelist())
+    wheel.extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
     code = (
-        "import fastsquid.kernels, fastsquid.train, fastsquid.data, fastsquid.report_page; "
-        "assert fastsquid.report_page.page({}, []).endswith('</html>\\n'), 'what a report is made of is missing'; "
+        "import fastsquid.kernels, fastsquid.train, fastsquid.data, fastsquid.reporting.page; "
+        "assert fastsquid.reporting.page.page({}, []).endswith('</html>\\n'), 'what a report is made of is missing'; "
         "print(fastsquid.kernels.__file__)"
     )
     out = subprocess.run(
@@ -86,25 +82,68 @@ def imports(path):
     return {name for name in found if name.startswith("fastsquid")}
 
 
-def test_arrows_point_one_way():
-    """commands -> model -> modules -> ops -> kernels."""
-    commands = {
-        f"fastsquid.{name}"
-        for name in (
-            *("train", "evaluate", "score", "compare", "convert", "export"),
-            *("figures", "locate", "study", "report"),
-        )
+# From top to bottom: a module imports its own layer and those below it.
+LAYERS = [
+    {"train", "evaluate", "score", "report", "locate", "figures", "compare", "convert", "export", "study"},
+    {"estimator"},
+    {"api"},
+    {"training", "reporting"},
+    {"drawing"},
+    {"runs"},
+    {"evaluation"},
+    {"scoring"},
+    {"model"},
+    {"data"},
+    {"config"},
+    {"utils"},
+    {"ops"},
+    {"kernels"},
+    {"errors", "__init__"},  # `__init__` for the version
+]
+
+
+def layer(name):
+    """Number of a module's layer, 0 at the top."""
+    room = (name.split(".") + ["__init__"])[1]
+    found = [number for number, rooms in enumerate(LAYERS) if room in rooms]
+    return found[0] if found else len(LAYERS) - 1  # a name in fastsquid/__init__.py
+
+
+def modules():
+    """{module's name: names of fastsquid that it imports}."""
+    return {
+        path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): imports(path)
+        for path in PACKAGE.rglob("*.py")
     }
-    for path in PACKAGE.rglob("*.py"):
-        name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
-        found = imports(path)
-        assert not found & commands, f"{name} imports a command"
+
+
+def test_imports_go_down():
+    for name, found in modules().items():
+        if name == "fastsquid.__init__":
+            continue
+        for other in found - {"fastsquid"}:
+            assert layer(other) >= layer(name), f"{name} imports {other}, which is above it"
+        if layer(name) == 0:
+            assert not any(layer(other) == 0 for other in found), f"{name} imports another command"
         if name.startswith("fastsquid.ops"):
             assert not {f for f in found if not f.startswith(("fastsquid.ops", "fastsquid.kernels"))}, name
-        if name in ("fastsquid.memory", "fastsquid.inpainting", "fastsquid.networks"):
-            assert not found & {"fastsquid.model", "fastsquid.training", "fastsquid.checkpoint", "fastsquid.data"}, name
-    for path in (ROOT / "kernels").glob("*.py"):
-        assert "fastsquid" not in {
-            n.split(".")[0] for n in re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.M)
-        }
-        assert "autograd" not in path.read_text()
+
+
+def test_no_circle_of_imports():
+    found = {name.removesuffix(".__init__"): others for name, others in modules().items()}
+    graph = {  # without each module's own packages, which every import of it runs first
+        name: {other for other in others if other in found and not f"{name}.".startswith(f"{other}.")}
+        for name, others in found.items()
+    }
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_drop_in_memory_needs_little():
+    code = "import sys, fastsquid; print(*(name for name in sys.modules if name.startswith('fastsquid.')))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert {name.split(".")[1] for name in out.split()} <= {"model", "ops", "kernels"}, out
+
+
+def test_top_level_modules_are_doors():
+    doors = {"__init__", "config", "errors", "api", "estimator", *LAYERS[0]}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == doors

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastsquid.metrics import aupro, pixel_auroc
+from fastsquid.evaluation.metrics import aupro, pixel_auroc
 
 
 def regions_of(mask):

@@ -17,12 +17,13 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 import fastsquid
 from fastsquid import report, score
+from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import known_source, open_data, read_image
-from fastsquid.data.folder import is_zhanglab
-from fastsquid.metrics import bootstrap_auc
-from fastsquid.report_page import BUDGET, page, strip
-from fastsquid.scorer import Scorer
+from fastsquid.data.sources.folder import is_zhanglab
+from fastsquid.evaluation.metrics import bootstrap_auc
+from fastsquid.reporting import content
+from fastsquid.reporting.page import BUDGET, page, strip
 
 NOT_ZHANGLAB = ["NORMAL/IM-0001-0001.jpeg", "NORMAL/IM-0115-0001.jpeg"]  # as other programs number their exports
 
@@ -130,8 +131,8 @@ def test_thresholds(by_residual, written):
         data["metrics"]["threshold"],
     ]
     # What a run without labelled validation images has.
-    assert len(report._thresholds(None, {**calibration, "quantiles": None}, "residual")) == 1
-    assert len(report._thresholds(None, {"mean": 0.0, "std": 1.0}, "residual")) == 1  # an earlier version's
+    assert len(content._thresholds(None, {**calibration, "quantiles": None}, "residual")) == 1
+    assert len(content._thresholds(None, {"mean": 0.0, "std": 1.0}, "residual")) == 1  # an earlier version's
 
 
 def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
@@ -142,25 +143,25 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     facts = dict(data["run"])
     assert facts["Map"].endswith("at each pixel")
     assert data["map"] == "residual"
-    assert report._map_of(preset("simsid")).endswith("; the score goes by something else")
+    assert content._map_of(preset("simsid")).endswith("; the score goes by something else")
     for ranked_by, judged in (
         ("combined", "the image and of its reconstruction"),
         ("discriminator_image", "the image"),
         ("discriminator", "the reconstruction"),
     ):
-        text = report._map_of(preset("fastsquid", score=ranked_by))
+        text = content._map_of(preset("fastsquid", score=ranked_by))
         assert text.startswith(f"how abnormal the discriminator finds each cell of {judged}, in standard deviations")
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
     run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}
-    assert report._trained_on(run, None, True).endswith(" mine, all taken as healthy: whom they show is not recorded.")
-    assert report._trained_on(run, "adults", True).endswith("healthy: adults.")
-    assert "trained on images of the folder mine" in report._trained_on({"data": "/home/someone/mine"}, None, True)
-    assert "mine" not in report._trained_on(run, None, False)
-    assert "DigitAnatomy" in report._trained_on({"data": None}, None, True)
-    assert report._trained_on({**run, "ages": [20.0, 81.5]}, None, True).endswith("; patients of 20 to 81.5 years.")
+    assert content._trained_on(run, None, True).endswith(" mine, all taken as healthy: whom they show is not recorded.")
+    assert content._trained_on(run, "adults", True).endswith("healthy: adults.")
+    assert "trained on images of the folder mine" in content._trained_on({"data": "/home/someone/mine"}, None, True)
+    assert "mine" not in content._trained_on(run, None, False)
+    assert "DigitAnatomy" in content._trained_on({"data": None}, None, True)
+    assert content._trained_on({**run, "ages": [20.0, 81.5]}, None, True).endswith("; patients of 20 to 81.5 years.")
     tuned = {**run, "init": {"trained_on": {"images": 1241, "source": "zhanglab"}}}
-    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in report._trained_on(
+    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in content._trained_on(
         tuned, None, True
     )
 
@@ -373,7 +374,7 @@ def test_a_run_of_an_earlier_version(by_residual, tmp_path, command):
     for calibration in state["best"]["calibration"].values():
         del calibration["quantiles"]
     del state["state_sha256"]
-    state["state_sha256"] = fastsquid.checkpoint._digest(state)
+    state["state_sha256"] = fastsquid.runs.checkpoint._digest(state)
     path.write_text(json.dumps(state))
     assert command(report.main, run, XRAYS / "val", "--out", out, "--trained-on", "children")[0] == 0
     data, _ = parts(out)
@@ -448,6 +449,6 @@ def test_a_full_disk_keeps_the_old_report(by_residual, tmp_path, refused, monkey
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastsquid.files.os.fsync", full)
+    monkeypatch.setattr("fastsquid.utils.files.os.fsync", full)
     assert f"{out}: the disk is full" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

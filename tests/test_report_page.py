@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from test_report import parts, pictures
 
 from fastsquid import report
-from fastsquid.report_page import page
+from fastsquid.reporting.page import page
 
 # Names that would run if they were markup. A name cannot hold a "/", but a folder's and a file's together do.
 NASTY = "<img src=x onerror=document.title='ran'>.jpeg"

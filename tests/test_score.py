@@ -17,11 +17,15 @@ import torch
 from conftest import rows_of
 from PIL import Image
 
-from fastsquid import evaluate, loop, score, train
-from fastsquid.checkpoint import load_run
-from fastsquid.config import SCORES
+from fastsquid import evaluate, score, train
+from fastsquid.api import Scorer
+from fastsquid.config import preset
 from fastsquid.data import decoding, read_image, to_unit
-from fastsquid.scorer import Scorer
+from fastsquid.runs.checkpoint import load_run
+from fastsquid.scoring import table
+from fastsquid.training import loop
+
+SCORES = preset("squid").scores
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 
@@ -152,8 +156,8 @@ def test_a_worker_that_is_killed(run, tmp_path, refused, monkeypatch):
             process.kill()
         return original(*arguments)
 
-    original = score.score_batch
-    monkeypatch.setattr(score, "score_batch", score_batch)
+    original = table.score_batch
+    monkeypatch.setattr(table, "score_batch", score_batch)
     monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
     error = refused(score.main, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", 1)
     assert "a process that decodes images has died" in error and not list(tmp_path.iterdir())
@@ -167,7 +171,7 @@ def test_an_interrupt_with_workers(run, tmp_path):
         from fastsquid import cli, score
         from fastsquid.data import decoding
         decoding.MAX_WITHOUT_WORKERS = 0
-        score.score_batch = lambda *_: (os.killpg(0, signal.SIGINT), time.sleep(60))
+        table.score_batch = lambda *_: (os.killpg(0, signal.SIGINT), time.sleep(60))
         cli.run_command(score.main)
     """
     result = subprocess.run(
@@ -196,7 +200,7 @@ def test_the_speed(run, tmp_path, command):
 
 def test_fast_scores_are_those_of_the_image(run, tmp_path, command):
     out, full = tmp_path / "fast.csv", tmp_path / "full.csv"
-    with mock.patch("fastsquid.networks.Generator.forward", side_effect=AssertionError("the generator ran")):
+    with mock.patch("fastsquid.model.networks.Generator.forward", side_effect=AssertionError("the generator ran")):
         assert command(score.main, run, XRAYS, "--out", out, "--fast")[0] == 0
     assert command(score.main, run, XRAYS, "--out", full)[0] == 0
     fast = rows_of(out)

@@ -15,13 +15,16 @@ from conftest import XRAYS, tiny
 from PIL import Image
 
 import fastsquid
-from fastsquid import checkpoint, score, scorer, train
-from fastsquid.config import SCORES, preset
+from fastsquid import api, score, train
+from fastsquid.api import Scorer, unit_batches
+from fastsquid.config import preset
 from fastsquid.data import find_images, open_data, read_image, to_unit
 from fastsquid.errors import UserError
-from fastsquid.maps import calibrate_maps, forward_maps
-from fastsquid.model import Detector
-from fastsquid.scorer import Scorer, unit_batches
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.scoring.maps import calibrate_maps, forward_maps
+
+SCORES = preset("squid").scores
 
 PATHS = sorted((XRAYS / "test").iterdir())
 SQUARES = np.stack([read_image(path, 64) for path in PATHS])  # uint8 (4, 64, 64)
@@ -410,12 +413,12 @@ def test_a_pickle_from_a_device_that_is_gone(run):
 
 
 def test_the_door_is_opened_when_it_is_asked_for():
-    assert fastsquid.load is scorer.load
+    assert fastsquid.load is api.load
     with pytest.raises(AttributeError, match="module 'fastsquid' has no attribute 'lode'"):
         fastsquid.lode  # noqa: B018
 
 
 def test_examples_in_docstrings(unbroken, monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
-    (example,) = doctest.DocTestFinder().find(scorer.load, "load", globs={"load": scorer.load, "RUN": unbroken})
+    (example,) = doctest.DocTestFinder().find(api.load, "load", globs={"load": api.load, "RUN": unbroken})
     assert doctest.DocTestRunner().run(example) == (0, 2)

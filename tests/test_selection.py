@@ -8,14 +8,18 @@ import pytest
 import torch
 from conftest import XRAYS, possible_aucs, tiny
 
-from fastsquid import checkpoint, evaluate, train
-from fastsquid.checkpoint import load_run
-from fastsquid.config import SCORES, preset
+from fastsquid import evaluate, train
+from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.perturb import PERTURBATIONS
-from fastsquid.model import Detector
-from fastsquid.networks import Discriminator
-from fastsquid.training import Trainer, discriminator_loss, gradient_penalty
+from fastsquid.model.detector import Detector
+from fastsquid.model.networks import Discriminator
+from fastsquid.runs import checkpoint
+from fastsquid.runs.checkpoint import load_run
+from fastsquid.training.losses import discriminator_loss, gradient_penalty
+from fastsquid.training.trainer import Trainer
+
+SCORES = preset("squid").scores
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import ABLATIONS, PRESETS, preset
 from fastsquid.data import to_unit
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
 from fastsquid.ops import memory_read, neighbor_attention
 from fastsquid.ops.dispatch import HAS_TRITON
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 SMALL = dict(width=2, slots=8, heads=1, image_size=64)
 # Tracing takes seconds for each graph.

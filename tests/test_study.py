@@ -13,12 +13,17 @@ import pytest
 from conftest import XRAYS
 from PIL import Image
 
-from fastsquid import loop, study, study_figures
-from fastsquid.config import ABLATIONS, DIGITS, PRESETS, SCORES, preset
-from fastsquid.data import digits
-from fastsquid.evaluation import DivergedError
-from fastsquid.group import finished_runs
-from fastsquid.study import STUDIES, SWEEP, Row
+from fastsquid import study
+from fastsquid.config import ABLATIONS, DIGITS, PRESETS, preset
+from fastsquid.data.sources import digits
+from fastsquid.drawing.study import draw_study
+from fastsquid.errors import DivergedError
+from fastsquid.runs.group import finished_runs
+from fastsquid.training import loop
+from fastsquid.training import study as grids
+from fastsquid.training.study import STUDIES, SWEEP, Row
+
+SCORES = preset("squid").scores
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -45,7 +50,7 @@ def test_every_row_is_a_configuration_of_its_own(name, scale):
         assert {field: getattr(config, field) for field in row.changes} == row.changes
         assert {field: getattr(config, field) for field in row.points} == row.points
         full = (128, preset(row.system).epochs)
-        assert (config.image_size, config.epochs) == (full if scale == "full" else (48, study.SMALL_EPOCHS))
+        assert (config.image_size, config.epochs) == (full if scale == "full" else (48, grids.SMALL_EPOCHS))
         if scale == "small":
             assert all(getattr(config, f) == v for f, v in DIGITS.items() if f not in ("epochs", *row.changes))
 
@@ -87,7 +92,7 @@ def tiny():
     """Sixteen training images, two rows of tiny networks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "COUNTS", {"train": (16, 0, 0, 0, 0), "val": (4, 1, 1, 1, 1), "test": (8, 2, 2, 2, 2)})
-        patch.setattr(study, "SMALL", {**study.SMALL, "width": 2, "slots": 6, "epochs": 1})
+        patch.setattr(grids, "SMALL", {**grids.SMALL, "width": 2, "slots": 6, "epochs": 1})
         patch.setitem(STUDIES["sweep"], "small", ROWS)
         yield
 
@@ -157,7 +162,7 @@ def test_an_interrupted_study_goes_on(done, tmp_path, command, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, images, iteration, eager)
 
-    monkeypatch.setattr(study, "SMALL", {**study.SMALL, "epochs": 2})  # an epoch is one step
+    monkeypatch.setattr(grids, "SMALL", {**grids.SMALL, "epochs": 2})  # an epoch is one step
     monkeypatch.setattr(loop.Trainer, "step", step)
     assert command(study.main, "sweep", "--device", "cpu")[0] == 130
     folder = Path("studies/sweep-small")
@@ -206,7 +211,7 @@ def test_figures_of_several_seeds_and_systems(tmp_path):
                 runs.append(study._lines(row, seed, {**summary, "scores": scores}, row.config("full").score))
         for part in (sum(runs, []), runs[0]):
             record = {"name": name, "scale": "full", "data": "/x/chest_xray", "seeds": [0, 1]}
-            study_figures.draw_study(record, part, tmp_path / f"{name}.png")
+            draw_study(record, part, tmp_path / f"{name}.png")
             check_figure(tmp_path / f"{name}.png")
 
 
@@ -252,7 +257,7 @@ def test_a_folder_that_is_no_study_or_a_damaged_one(tmp_path, refused, done):
 
 def test_a_row_that_was_begun_otherwise(done, tmp_path, refused, monkeypatch):
     folder = shutil.copytree(done, tmp_path / "study")
-    monkeypatch.setattr(study, "SMALL", {**study.SMALL, "lr": 0.01})
+    monkeypatch.setattr(grids, "SMALL", {**grids.SMALL, "lr": 0.01})
     assert "squid-base was begun with another configuration" in refused(study.main, "sweep", "--out", folder)
 
 

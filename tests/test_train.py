@@ -19,11 +19,15 @@ from conftest import XRAYS, files_of, tiny
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastsquid import checkpoint, loop, train
-from fastsquid.config import SCORES, preset
+from fastsquid import train
+from fastsquid.config import preset
 from fastsquid.data import open_data
-from fastsquid.evaluation import score_images
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.scoring.scores import score_images
+from fastsquid.training import loop
+
+SCORES = preset("squid").scores
 
 HERE = Path(__file__).parent
 # Those of a run in a process of its own, `unbroken`, are looked at.

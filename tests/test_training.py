@@ -11,8 +11,9 @@ from conftest import DEVICE, XRAYS
 
 from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
-from fastsquid.model import Detector
-from fastsquid.training import Trainer, generator_loss
+from fastsquid.model.detector import Detector
+from fastsquid.training.losses import generator_loss
+from fastsquid.training.trainer import Trainer
 
 FEW_LAYERS = dict(levels=2, combine=1, skips=1, decoder_memory=1, grid=2)  # tracing takes seconds for each graph
 

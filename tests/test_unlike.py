@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 import fastsquid
-from fastsquid import evaluate, report, score, train, unlike
+from fastsquid import evaluate, report, score, train
 from fastsquid.data import open_data
 from fastsquid.errors import UserError
-from fastsquid.unlike import fit_check, read_check, save_check
+from fastsquid.scoring import input_check
+from fastsquid.scoring.input_check import fit_check, read_check, save_check
 
 TURNS = {
     "upside-down": lambda images: images.flip(2),
@@ -119,7 +120,7 @@ def mahalanobis(framed, images):
 
 
 def test_ratios_are_their_definition(check, data, unseen):
-    frames = [unlike.reframe(data["train"].images, *frame) for frame in unlike.FRAMES]
+    frames = [input_check.reframe(data["train"].images, *frame) for frame in input_check.FRAMES]
     halves = [[images[start::2] for images in frames] for start in (0, 1)]
     held_out = [mahalanobis(a, torch.cat(b)) for a, b in (halves, halves[::-1])]
     threshold = 1.1 * np.quantile(np.concatenate(held_out), 0.999)
@@ -137,7 +138,7 @@ def test_a_frame_crops_pads_turns_and_mirrors():
     x = torch.arange(60).float() + 0.5
 
     def extent(*frame):
-        image = unlike.reframe(square, *frame)[0, 0]
+        image = input_check.reframe(square, *frame)[0, 0]
         return [round(value.item()) for value in (image.sum() ** 0.5, (image.sum(0) * x).sum() / image.sum())]
 
     assert extent(1, 0, False) == [30, 35] and extent(1, 0, True) == [30, 25]
@@ -167,7 +168,7 @@ def test_any_training_images_give_finite_ratios(images, unseen):
 def test_large_training_sets_are_thinned(monkeypatch):
     images = torch.rand(9, 1, 16, 16)
     expected = fit_check(images[::3])
-    monkeypatch.setattr(unlike, "MOST", 4)
+    monkeypatch.setattr(input_check, "MOST", 4)
     assert fit_check(images).threshold == expected.threshold
 
 
@@ -177,12 +178,12 @@ def test_large_training_sets_are_thinned(monkeypatch):
 def test_a_saved_check_is_the_same(check, unseen, tmp_path):
     save_check(tmp_path, check)
     assert torch.equal(read_check(tmp_path).ratios(unseen), check.ratios(unseen))
-    assert (tmp_path / unlike.FILE).stat().st_size < 35_000  # 64 x 64 numbers, and no image
+    assert (tmp_path / input_check.FILE).stat().st_size < 35_000  # 64 x 64 numbers, and no image
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", "another"])
 def test_a_damaged_check_is_rejected(run, content):
-    path = run / unlike.FILE
+    path = run / input_check.FILE
     path.write_bytes((run / "maps.safetensors").read_bytes() if content == "another" else content)
     with pytest.raises(UserError, match="input-check.safetensors is damaged: remove it, and python -m fastsquid.train"):
         fastsquid.load(run)
@@ -190,8 +191,8 @@ def test_a_damaged_check_is_rejected(run, content):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
-    before = (run / unlike.FILE).read_bytes()
-    (run / unlike.FILE).unlink()
+    before = (run / input_check.FILE).read_bytes()
+    (run / input_check.FILE).unlink()
     code, out, err = command(score.main, run, mixed, "--out", tmp_path / "s.csv")
     assert code == 1 and "unlike" not in out
     assert f"the unlike_training column stays empty: {run} has no input check" in err and f"--resume {run}" in err
@@ -201,7 +202,7 @@ def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
     code, _, err = command(report.main, run, XRAYS / "val", "--out", tmp_path / "r.html")
     assert code == 0 and "unlike" not in err and '"unlike":null' in (tmp_path / "r.html").read_text()
     assert command(train.main, "--resume", run)[0] == 0
-    assert (run / unlike.FILE).read_bytes() == before
+    assert (run / input_check.FILE).read_bytes() == before
 
 
 def test_a_trained_estimator_has_one(unseen):
@@ -217,7 +218,7 @@ def test_a_trained_estimator_has_one(unseen):
 
 def test_the_example_of_the_docstring(unbroken):
     (example,) = doctest.DocTestFinder().find(
-        fastsquid.scorer.Scorer.unlike_training,
+        fastsquid.api.Scorer.unlike_training,
         "unlike_training",
         globs={"load": fastsquid.load, "RUN": unbroken, "np": np},
     )

@@ -15,13 +15,15 @@ import sys
 
 import torchrun_training
 
-from fastsquid import loop, score, train
-from fastsquid.cli import run_command
-from fastsquid.training import Trainer
+from fastsquid import score, train
+from fastsquid.scoring import table
+from fastsquid.training import loop, results
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils.cli import run_command
 
 event, number = sys.argv[1].split(":")
 loop.SAVE_SECONDS = 0  # a checkpoint after every epoch
-loop.draw_gallery = loop.plots.curves = lambda *_: None
+loop.draw_curves = results.draw_gallery = lambda *_: None
 done = 0
 
 
@@ -37,7 +39,7 @@ def watched(original):
     return wrapper
 
 
-Trainer.step, score.score_batch = watched(Trainer.step), watched(score.score_batch)
+Trainer.step, table.score_batch = watched(Trainer.step), watched(table.score_batch)
 modules = {"train": train, "score": score, "compute": torchrun_training}
 
 

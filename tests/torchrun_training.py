@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 
-from fastsquid import SpaceAwareMemory, distributed
+from fastsquid import SpaceAwareMemory
 from fastsquid.config import preset
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils import distributed
 
 SMALL = dict(image_size=64, width=2, slots=24, shift=0.0, zoom=0.0, lr=1e-3)
 EXACT = dict(SMALL, shortcut=1.0, sync_batchnorm=True)

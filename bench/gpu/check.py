@@ -17,7 +17,7 @@ from pathlib import Path
 from phase import DEVICE, OUT, ROOT, SMALLEST, left
 from rows import about
 
-from fastsquid.files import replacing
+from fastsquid.utils.files import replacing
 
 KERNELS = ["tests/test_memory_read.py", "tests/test_neighbor_attention.py"]
 MODELS = ["tests/test_golden.py", "tests/test_inpainting.py", "tests/test_dispatch.py", "tests/test_compile.py"]

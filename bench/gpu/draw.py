@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fastsquid.cli import run_command
-from fastsquid.drawings import tsne_figure
+from fastsquid.drawing.curves import histogram_figure, precision_recall_figure, roc_figure
+from fastsquid.drawing.papers import embed
+from fastsquid.drawing.pictures import tsne_figure
+from fastsquid.drawing.png import save_figure
 from fastsquid.errors import UserError
-from fastsquid.evaluation import read_scores
-from fastsquid.figures import LARGEST, embed
-from fastsquid.group import read_summary
-from fastsquid.plots import histogram_figure, precision_recall_figure, roc_figure, save_figure
+from fastsquid.figures import LARGEST
+from fastsquid.runs.folder import read_scores, read_summary
+from fastsquid.utils.cli import run_command
 
 
 def main(arguments=None):

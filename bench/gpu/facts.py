@@ -10,7 +10,7 @@ from phase import DEVICE, OUT, SMALLEST
 from rows import about
 from timing import ceilings
 
-from fastsquid.files import write_json
+from fastsquid.utils.files import write_json
 
 
 def main():

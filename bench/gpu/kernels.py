@@ -13,7 +13,7 @@ from phase import DEVICE, OUT, SMALLEST, left
 from rows import Results
 from timing import measure
 
-from fastsquid.cli import stop_compile_workers
+from fastsquid.utils.cli import stop_compile_workers
 
 SECONDS = 0.2  # of measuring, for each variant of a case
 # A compilation takes as long as many measurements. The attention's PyTorch path is left out: PyTorch 2.11 cannot

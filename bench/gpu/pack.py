@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastsquid.cli import run_command
 from fastsquid.data import open_data
-from fastsquid.data.kinds import IMAGE_SUFFIXES
+from fastsquid.data.filetypes import IMAGE_SUFFIXES
 from fastsquid.errors import UserError
+from fastsquid.utils.cli import run_command
 
 
 def main(arguments=None):

@@ -15,13 +15,13 @@ from rows import Results
 from scipy.stats import spearmanr
 from timing import Variant, measure
 
-from fastsquid.cli import stop_compile_workers
 from fastsquid.config import SCORES, preset
 from fastsquid.data import open_data, to_unit
-from fastsquid.evaluation import score_images
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.scoring.scores import score_images
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils.cli import stop_compile_workers
 
 BATCHES = [2] if SMALLEST else [16, 1024]
 

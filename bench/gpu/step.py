@@ -20,11 +20,11 @@ from rows import Results
 from timing import Samples, Variant, measure
 from torch.profiler import ProfilerActivity, profile
 
-from fastsquid.checkpoint import create_run
-from fastsquid.cli import stop_compile_workers
 from fastsquid.config import preset
-from fastsquid.loop import Run
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
+from fastsquid.runs.folder import create_run
+from fastsquid.training.loop import Run
+from fastsquid.utils.cli import stop_compile_workers
 
 GPU = DEVICE.type == "cuda"
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")

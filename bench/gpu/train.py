@@ -25,12 +25,14 @@ from collect import collect, keep
 from phase import DEVICE, OUT, SMALLEST, data_folder, left
 from safetensors.torch import save_file
 
-from fastsquid.checkpoint import load_run
 from fastsquid.config import preset
 from fastsquid.data import open_data
-from fastsquid.figures import POINTS, read_memory
-from fastsquid.files import replacing
-from fastsquid.group import create_group, is_finished, read_group, report_group
+from fastsquid.drawing.papers import POINTS, read_memory
+from fastsquid.runs.checkpoint import load_run
+from fastsquid.runs.folder import is_finished
+from fastsquid.runs.group import create_group, read_group
+from fastsquid.training.results import report_group
+from fastsquid.utils.files import replacing
 
 EPOCHS = {"squid": 1000}  # which its authors advise
 SMALL = dict(image_size=64, width=2, discriminator_width=4, epochs=2, batch_size=4)

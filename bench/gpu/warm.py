@@ -15,11 +15,11 @@ import torch
 from phase import DEVICE
 from torch._dynamo.utils import counters
 
-from fastsquid.cli import stop_compile_workers
 from fastsquid.config import preset
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
+from fastsquid.utils.cli import stop_compile_workers
 
 # What each phase compiles first; `published` is the rule that the published order of work can be compared by.
 CONFIGURATIONS = {

@@ -5,13 +5,13 @@ from pathlib import Path
 from ..config import Config
 from ..errors import UserError
 from .augment import augment
-from .chexpert import is_chexpert, open_chexpert
-from .covidx import is_covidx, open_covidx
-from .digits import is_mnist, open_digits
-from .folder import open_folder
+from .filetypes import IMAGE_SUFFIXES
 from .images import ImageError, find_images, read_image, read_images, to_unit
-from .kinds import IMAGE_SUFFIXES
-from .shards import is_sharded, open_shards
+from .sources.chexpert import is_chexpert, open_chexpert
+from .sources.covidx import is_covidx, open_covidx
+from .sources.digits import is_mnist, open_digits
+from .sources.folder import open_folder
+from .sources.shards import is_sharded, open_shards
 from .split import SPLITS, Split
 
 __all__ = [

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed import neighbours
 from ..errors import UserError
-from .dicom import read_patient
+from ..utils.distributed import neighbours
+from .dicom.read import read_patient
 from .images import ImageError, read_image
 from .names import content_name
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
-from .dicom import read_dicom
+from ..utils.quiet import quiet
+from .dicom.read import read_dicom
+from .filetypes import DICOM_SUFFIXES, begins_as_dicom, is_dicom, is_image
 from .framing import exposed_field
-from .kinds import DICOM_SUFFIXES, begins_as_dicom, is_dicom, is_image
-from .quiet import quiet
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"

@@ -7,9 +7,9 @@ import stand_in
 import torch
 
 from fastsquid.config import ABLATIONS, Config, preset
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 stand_in.without_compiling()
 name, *changes = sys.argv[1:]

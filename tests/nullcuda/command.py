@@ -5,6 +5,6 @@ import sys
 
 import stand_in  # noqa: F401
 
-from fastsquid.cli import run_command
+from fastsquid.utils.cli import run_command
 
 run_command(lambda: importlib.import_module(f"fastsquid.{sys.argv[1]}").main(sys.argv[2:]))

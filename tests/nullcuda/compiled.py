@@ -10,9 +10,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from fastsquid.config import preset
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 name, precision = sys.argv[1:]
 config = preset(name)

@@ -4,7 +4,7 @@ import stand_in  # noqa: F401
 import torch
 
 from fastsquid.config import preset
-from fastsquid.model import Detector
+from fastsquid.model.detector import Detector
 
 small = dict(image_size=40, width=4, levels=2, combine=1, skips=1, decoder_memory=1, grid=2, slots=7, heads=1)
 detector = Detector(preset("simsid-small", **small)).to("cuda").eval()

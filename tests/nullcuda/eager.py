@@ -7,11 +7,11 @@ from pathlib import Path
 import stand_in  # noqa: F401
 import torch
 
-from fastsquid import checkpoint
 from fastsquid.config import preset
-from fastsquid.model import Detector
-from fastsquid.steps import Steps
-from fastsquid.training import Trainer
+from fastsquid.model.detector import Detector
+from fastsquid.runs import checkpoint
+from fastsquid.training.epoch import Steps
+from fastsquid.training.trainer import Trainer
 
 config = preset(sys.argv[1])
 images = torch.zeros(4 * config.batch_size + 1, 1, config.image_size, config.image_size, dtype=torch.uint8)

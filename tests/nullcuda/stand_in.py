@@ -2,8 +2,8 @@
 
 import torch
 
-from fastsquid import loop, steps
 from fastsquid.ops import reference
+from fastsquid.training import epoch, loop
 
 _init = torch.optim.Adam.__init__
 
@@ -17,7 +17,7 @@ def _adam(self, params, lr=1e-3, **options):
 
 torch.optim.Adam.__init__ = _adam
 # Losses and scores are garbage, finite or not.
-steps.Steps.broken = lambda self: None
+epoch.Steps.broken = lambda self: None
 loop.require_finite = lambda detector, images: None
 # A gather by indices that are garbage reads anywhere.
 reference.largest = lambda scores, k: scores > 0

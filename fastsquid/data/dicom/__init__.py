@@ -1,0 +1,1 @@
+"""DICOM files: pixels, gray values, tags and patients."""

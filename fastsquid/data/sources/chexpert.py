@@ -1,0 +1,159 @@
+"""CheXpert as released (Irvin et al. 2019): train.csv and valid.csv with a column for every finding.
+
+Split as SimSID 4.1 does: frontal PA views; the test is 250 normal and 250 abnormal images of the training file, with
+at least 10 of every disease; the normal images of all other patients are for training.
+"""
+
+import csv
+import re
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..split import read_split
+
+DISEASES = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+)
+VIEW = ("Frontal/Lateral", "AP/PA")
+COLUMNS = ("Path", *VIEW, "No Finding", *DISEASES)
+TEST_EACH, TEST_DISEASE = 250, 10
+
+
+class _Row(NamedTuple):
+    path: str
+    patient: str
+    label: int
+    diseases: tuple
+
+
+def open_chexpert(root, size, skip_unreadable, splits, anonymous, crop):
+    """Reads CheXpert's frontal PA images.
+
+    Normal (0) is No Finding = 1, abnormal (1) any of the 12 diseases = 1; images with neither, only uncertain or
+    blank findings, are left out. "test" comes from train.csv, the same at every call; where there are too few images,
+    it takes a fifth of each class and of each disease. No patient is in both test and train. "val" is valid.csv.
+
+    Args:
+        root: Path of the folder with train.csv; a Path column's leading folders may be absent below it.
+        splits: the splits to decode.
+        crop: as `open_data` takes it.
+
+    Returns:
+        dict of split name to Split, named by the Path column or, if `anonymous`, by what is in the files, without
+        the splits that have no images.
+
+    Raises:
+        UserError: a missing column, a value that is no number, or no normal image to train on.
+    """
+    rows = {}
+    if "train" in splits or "test" in splits:
+        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", anonymous))
+        if "train" in splits and not rows["train"]:
+            raise UserError(
+                f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
+            )
+    if "val" in splits and (root / "valid.csv").is_file():
+        rows["val"] = _read_rows(root / "valid.csv", anonymous)
+    return {
+        name: read_split(
+            [_resolve(root, row.path) for row in rows[name]],
+            [row.path for row in rows[name]],
+            [row.label for row in rows[name]],
+            size,
+            skip_unreadable,
+            anonymous,
+            crop=crop,
+        )
+        for name in splits
+        if rows.get(name)
+    }
+
+
+def is_chexpert(root):
+    """Whether the folder's train.csv has columns that only CheXpert has."""
+    path = root / "train.csv"
+    if not path.is_file():
+        return False
+    with _reading(path) as reader:
+        return any(name in COLUMNS[1:] for name in reader.fieldnames or [])
+
+
+def _hold_out(rows):
+    """(train, test) rows."""
+    rng = np.random.default_rng(0)
+    normal = [row for row in rows if not row.label]
+    abnormal = [row for row in rows if row.label]
+    abnormal = [abnormal[i] for i in rng.permutation(len(abnormal))]
+    sick = []
+    for disease in DISEASES:
+        have = [row for row in abnormal if disease in row.diseases]
+        sick = _fill(sick, have, min(TEST_DISEASE, len(have) // 5) - sum(disease in row.diseases for row in sick))
+    sick = _fill(sick, abnormal, min(TEST_EACH, len(abnormal) // 5) - len(sick))
+    test = [normal[i] for i in rng.permutation(len(normal))[: min(TEST_EACH, len(normal) // 5)]] + sick
+    patients = {row.patient for row in test}
+    return [row for row in normal if row.patient not in patients], test
+
+
+def _fill(chosen, rows, count):
+    """`chosen` and the first `count` of the rows that are not in it yet."""
+    already = set(chosen)
+    return chosen + [row for row in rows if row not in already][: max(0, count)]
+
+
+def _read_rows(path, anonymous):
+    """The frontal PA rows of a CSV that are clearly normal or abnormal."""
+    kept = []
+    with _reading(path) as reader:
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        if missing:
+            raise UserError(f"{path} has no column {missing[0]!r}: CheXpert's files have {', '.join(COLUMNS)}")
+        for row in reader:
+            if (row["Frontal/Lateral"], row["AP/PA"]) != ("Frontal", "PA"):
+                continue
+            where = f"{path} line {reader.line_num}"
+            patient = re.search(r"patient\d+", row["Path"])
+            if patient is None:
+                named = "" if anonymous else f" {row['Path']!r}"
+                raise UserError(f"{where}: Path{named} names no patient, such as patient00001")
+            diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
+            if diseases or _number(row, "No Finding", where) == 1:
+                kept.append(_Row(row["Path"], patient[0], int(bool(diseases)), diseases))
+    return kept
+
+
+@contextmanager
+def _reading(path):
+    """A csv.DictReader of the file."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield csv.DictReader(file, restval="")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a CSV file ({error}): download it again") from error
+
+
+def _number(row, name, where):
+    try:
+        return float(row[name] or 0)
+    except ValueError:
+        raise UserError(f"{where}: {name} is {row[name]!r}, it should be 1, 0, -1 or blank") from None
+
+
+def _resolve(root, name):
+    """The file as named, or with leading folders dropped; as named if there is none, for the error to say so."""
+    parts = name.split("/")
+    candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
+    return next((path for path in candidates if path.is_file()), root / name)

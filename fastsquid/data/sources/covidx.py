@@ -1,0 +1,114 @@
+"""COVIDx as released (Wang et al. 2020): text lists of `patient file label source` beside the image folders.
+
+Split as SimSID 4.1 does: validation is 200 normal, 100 pneumonia and 100 COVID-19 images of the training list; the
+normal images of all other patients are for training; the test is the test list.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..split import read_split
+
+VAL_COUNTS = {"normal": 200, "pneumonia": 100, "covid-19": 100}
+
+
+class _Row(NamedTuple):
+    patient: str
+    file: str
+    label: str
+
+
+def open_covidx(root, size, skip_unreadable, splits, anonymous, crop):
+    """Reads COVIDx's A lists: "normal" is 0, everything else 1.
+
+    "val" is drawn from the training list, the same at every call; where a class has too few images, it takes a fifth
+    of it. No patient is in both val and train.
+
+    Args:
+        root: Path of the folder with train*.txt and train/, or test*.txt and test/, or both pairs.
+        splits: the splits to decode.
+        crop: as `open_data` takes it.
+
+    Returns:
+        dict of split name to Split, named by file or, if `anonymous`, by what is in it, without the splits that
+        have no images.
+
+    Raises:
+        UserError: several lists for a split, a malformed line, a B list (positive and negative only), or no normal
+            image to train on.
+    """
+    rows, folders = {}, {"train": root / "train", "val": root / "train", "test": root / "test"}
+    train, test = _find_list(root, "train"), _find_list(root, "test")
+    if train and ("train" in splits or "val" in splits):
+        rows["train"], rows["val"] = _hold_out(_read_list(train, anonymous))
+        if "train" in splits and not rows["train"]:
+            raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
+    if test and "test" in splits:
+        rows["test"] = _read_list(test, anonymous)
+    return {
+        name: read_split(
+            [folders[name] / row.file for row in rows[name]],
+            [row.file for row in rows[name]],
+            [int(row.label != "normal") for row in rows[name]],
+            size,
+            skip_unreadable,
+            anonymous,
+            crop=crop,
+        )
+        for name in splits
+        if rows.get(name)
+    }
+
+
+def is_covidx(root):
+    """Whether the folder has a list beside the image folder of the same name, which holds no class folders."""
+    return any(
+        list(root.glob(f"{part}*.txt"))
+        and (root / part).is_dir()
+        and not any(child.name.lower() == "normal" for child in (root / part).iterdir())
+        for part in ("train", "test")
+    )
+
+
+def _find_list(root, part):
+    lists = sorted(root.glob(f"{part}*.txt"))
+    if len(lists) > 1:
+        names = " and ".join(path.name for path in lists)
+        raise UserError(f"{root} has several {part} lists, {names}: keep one of them")
+    return lists[0] if lists else None
+
+
+def _hold_out(rows):
+    """(train, val) rows."""
+    rng = np.random.default_rng(0)
+    val = []
+    for label, count in VAL_COUNTS.items():
+        have = [row for row in rows if row.label == label]
+        val += [have[i] for i in rng.permutation(len(have))[: min(count, len(have) // 5)]]
+    patients = {row.patient for row in val}
+    return [row for row in rows if row.label == "normal" and row.patient not in patients], val
+
+
+def _read_list(path, anonymous):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}): download it again") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if len(line.split()) < 4:
+            found = "it" if anonymous else repr(line.strip())
+            raise UserError(f"{path} line {number}: {found} should be: patient file label source")
+        patient, rest = line.split(maxsplit=1)
+        file, label, _ = rest.rsplit(maxsplit=2)
+        rows.append(_Row(patient, file, label.lower()))
+    if {row.label for row in rows} & {"positive", "negative"}:
+        raise UserError(
+            f"{path} is a B list, whose negative includes pneumonia: "
+            "use the A lists, with normal, pneumonia and COVID-19"
+        )
+    return rows

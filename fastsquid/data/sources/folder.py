@@ -1,0 +1,183 @@
+"""Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError
+from ..dicom.patients import read_patients, refuse_shared_patients
+from ..images import find_images
+from ..names import content_name
+from ..split import SPLITS, read_split
+
+# Normal training images of the ZhangLab release, and of its third version, whose names are longer. The first one's
+# numbers begin at 115: other programs, too, write IM-0001-0001.
+_ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORMAL-\d{4,}-\d{4})\.jpeg")
+
+
+def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous, crop):
+    """Reads a folder of images by its layout.
+
+    - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
+      unless there is contamination; in `val` and `test` class folders give labels, NORMAL 0 and every other 1, and
+      images without class folders none.
+    - class folders, NORMAL among them: one labelled "test" split.
+    - images: one unlabelled "train" split, taken as normal.
+
+    Names are paths relative to the split's folder, with "/", or, if `anonymous`, made of what is in the files.
+
+    No patient of DICOM files may be in two splits, be they decoded or not; of `train` that is not, NORMAL counts.
+
+    Args:
+        root: Path of the folder.
+        seed: draws what contamination replaces.
+        splits: the splits to decode.
+        contamination: share of the normal training images that abnormal ones replace, which the other class folders
+            of `train` hold.
+        crop: as `open_data` takes it.
+
+    Returns:
+        dict of split name to Split, without the splits that the folder does not have.
+
+    Raises:
+        UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
+            patient in two splits, or a data set deeper inside.
+    """
+    called = content_name if anonymous else str
+    listed = _list(root, seed, splits, contamination, called)
+    patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
+    refuse_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
+    data = {}
+    for name in splits:
+        if name in listed:
+            folder, paths, labels = listed[name]
+            names = [path.relative_to(folder).as_posix() for path in paths]
+            ages = [patient and patient.age for patient in patients[name]]
+            data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages, crop)
+            data[name].source = "zhanglab" if name == "train" and is_zhanglab(names) else None
+    return data
+
+
+def _list(root, seed, splits, contamination, called):
+    """{split: (its folder, paths, labels)} of what there is; splits that are not to be decoded may be anything."""
+    folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    if not folders and any(map(_is_normal, _class_folders(root))):
+        folders = {"test": root}
+    if not folders:
+        return {"train": (root, _list_plain(root), None)}
+    listed = {}
+    for name, folder in folders.items():
+        if name not in splits:
+            loose, classed = ([], _normal_images(folder)) if name == "train" else _evaluation_images(folder)
+            listed[name] = folder, loose + classed, None
+        elif name == "train":
+            listed[name] = folder, *_list_train(folder, seed, contamination)
+        else:
+            listed[name] = folder, *_list_evaluation(folder, called)
+    return listed
+
+
+def _list_plain(root):
+    paths = find_images(root)
+    if not paths:
+        raise _empty(root)
+    for path in paths:
+        for parent in path.relative_to(root).parents:
+            # What would train on a whole data set, its abnormal images too.
+            if parent.name.lower() in (*SPLITS, "normal"):
+                raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
+    return paths
+
+
+def is_zhanglab(names):
+    """Whether the normal ones among the names of training images are named as in the ZhangLab release."""
+    found = [_ZHANGLAB.fullmatch(name) for name in names if name.lower().startswith("normal/")]
+    return bool(found) and all(match and int(match[1] or 115) >= 115 for match in found)
+
+
+def folder_labels(root, paths):
+    """Labels by class folders: beside each other in `root`, in its `val` or its `test`, and NORMAL among them.
+
+    Args:
+        root: Path of a folder.
+        paths: N Paths below it.
+
+    Returns:
+        list of N, 0 in NORMAL, 1 in a class folder beside it, None of any other image.
+    """
+    classes = {}
+    for folder in (root, root / "val", root / "test"):
+        found = _class_folders(folder) if folder.is_dir() else []
+        if any(map(_is_normal, found)):
+            classes |= {child: int(not _is_normal(child)) for child in found}
+    return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
+
+
+def _list_train(folder, seed, contamination):
+    """The paths and labels of the training images."""
+    paths = _normal_images(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
+    labels = [0] * len(paths)
+    if contamination:
+        paths, labels = _contaminate(folder, paths, contamination, seed)
+    return paths, labels
+
+
+def _contaminate(folder, normal, contamination, seed):
+    """The paths and labels of as many training images, a share of them abnormal; still in order, normal ones first."""
+    classes = [child for child in _class_folders(folder) if not _is_normal(child)]
+    abnormal = [path for child in classes for path in find_images(child)]
+    count = round(contamination * len(normal))
+    if count > len(abnormal):
+        most = int(100 * len(abnormal) / len(normal)) / 100
+        raise UserError(
+            f"contamination = {contamination} of the {len(normal)} training images needs {count} abnormal ones, but "
+            f"{folder} has {len(abnormal)} beside NORMAL: put more into folders like {folder / 'PNEUMONIA'}, or use "
+            f"contamination <= {most:g}"
+        )
+    # Beginnings of one order each, so that more contamination adds to less; a stream that DigitAnatomy does not draw.
+    rng = np.random.default_rng((3, seed % 2**64))
+    staying, joining = rng.permutation(len(normal))[count:], rng.permutation(len(abnormal))[:count]
+    paths = [normal[i] for i in sorted(staying)] + [abnormal[i] for i in sorted(joining)]
+    return paths, [0] * len(staying) + [1] * count
+
+
+def _list_evaluation(folder, called):
+    """The paths and labels of a split's images."""
+    loose, classed = _evaluation_images(folder)
+    if not loose:
+        if not classed:
+            raise _empty(folder)
+        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in classed]
+        return classed, labels
+    if classed:
+        raise UserError(
+            f"{folder} holds images both in class folders and beside them, such as {Path(called(loose[0])).name}: "
+            "put all of them in class folders, or none"
+        )
+    return loose, None
+
+
+def _normal_images(folder):
+    return [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
+
+
+def _evaluation_images(folder):
+    """Images beside class folders, and in them."""
+    loose = [path for path in find_images(folder) if path.parent == folder]
+    # Class by class, so that a class folder may be a link.
+    return loose, [path for child in _class_folders(folder) for path in find_images(child)]
+
+
+def _empty(folder):
+    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
+
+
+def _class_folders(folder):
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_normal(folder):
+    return folder.name.lower() == "normal"

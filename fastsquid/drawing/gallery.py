@@ -1,0 +1,95 @@
+"""The gallery: a few images, the healthy images drawn for them, and the difference."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..config import SCORES
+from ..data.images import to_unit
+from .png import save_figure
+
+
+def draw_gallery(detector, split, calibration, path):
+    """Draws eight images of a split with their scores, in standard deviations from the normal training images.
+
+    Args:
+        detector: a `Detector`; it is put in eval mode.
+        split: a `Split`; of a labelled one four normal images, and four abnormal ones, one of each kind where known.
+        calibration: mean and std by score name.
+        path: PNG to write.
+    """
+    chosen = torch.as_tensor(choose_images(split))
+    images = to_unit(split.images[chosen])
+    scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
+    titles = []
+    for row, index in enumerate(chosen.tolist()):
+        lines = [_kind(split, index)]
+        for short, name in _shown(detector.config):
+            deviations = (scores[name][row].item() - calibration[name]["mean"]) / max(calibration[name]["std"], 1e-12)
+            lines.append(f"{short} {deviations:+.1f}")
+        titles.append("\n".join(filter(None, lines)))
+    cells = None if split.cells is None else split.cells[chosen].numpy()
+    _draw(images[:, 0].numpy(), reconstructions[:, 0].cpu().numpy(), titles, cells, path)
+
+
+def _shown(config):
+    """(short, full) names of scores: the config's own, and both residuals."""
+    names = {config.score, "residual", "patch_residual"}
+    return [(score.short, name) for name, score in SCORES.items() if name in names]
+
+
+def choose_images(split):
+    """Indices of at most eight images to show, evenly spaced.
+
+    Of a labelled split four normal and four abnormal ones, one of each kind where kinds are known.
+    """
+    if split.labels is None:
+        return spread(np.arange(len(split)), 8)
+    labels = split.labels.numpy()
+    normal, abnormal = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    if split.kinds is not None:
+        kinds = np.asarray(split.kinds)
+        abnormal = np.concatenate([spread(np.flatnonzero(kinds == kind), 1) for kind in sorted(set(kinds[abnormal]))])
+    return np.concatenate([spread(normal, 4), spread(abnormal, 4)])
+
+
+def spread(indices, count):
+    """At most `count` of the indices, evenly spaced; a single one from the middle."""
+    count = min(count, len(indices))
+    return indices[[(2 * i + 1) * len(indices) // (2 * count) for i in range(count)]]
+
+
+def _kind(split, index):
+    if split.kinds is not None:
+        return split.kinds[index]
+    return "" if split.labels is None else ("normal", "abnormal")[split.labels[index]]
+
+
+def _draw(images, reconstructions, titles, cells, path):
+    """Input, reconstruction and difference, a column an image; arrays (N, H, W) in [0, 1], anomalous cells framed."""
+    count = len(images)
+    figure = Figure(figsize=(1.75 * count, 5.9))
+    grid = figure.subplots(3, count, squeeze=False)
+    differences = np.abs(images - reconstructions)
+    largest = max(float(np.quantile(differences, 0.995)), 1e-6)
+    rows = [
+        ("input", images, "gray", 1.0),
+        ("reconstruction", reconstructions, "gray", 1.0),
+        ("difference", differences, "inferno", largest),
+    ]
+    for row, (name, pictures, colors, top) in enumerate(rows):
+        grid[row, 0].set_ylabel(name, fontsize=9)
+        for column in range(count):
+            grid[row, column].imshow(pictures[column], vmin=0, vmax=top, cmap=colors, interpolation="nearest")
+            grid[row, column].set(xticks=[], yticks=[])
+    for column in range(count):
+        grid[0, column].set_title(titles[column], fontsize=8)
+        if cells is not None:
+            side = round(cells.shape[1] ** 0.5)
+            cell = images.shape[-1] / side
+            for index in np.flatnonzero(cells[column]):
+                corner = (index % side * cell - 0.5, index // side * cell - 0.5)
+                grid[0, column].add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=1.6))
+    figure.subplots_adjust(wspace=0.06, hspace=0.05)
+    save_figure(figure, path)

@@ -1,0 +1,1 @@
+"""What scores and heat maps are worth, given labels."""

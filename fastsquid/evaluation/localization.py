@@ -1,0 +1,190 @@
+"""How well maps find anomalies whose places are known: synthetic ones, drawn into healthy images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data import to_unit
+from ..data.negatives import lung_prior, with_anomaly
+from ..data.split import Split
+from ..errors import DivergedError
+from ..model.detector import Detector
+from ..model.ensemble import Ensemble
+from ..scoring.maps import anomaly_maps, by_cell
+from ..scoring.scores import score_images, spread_images
+from .metrics import aupro, evaluate, pixel_auroc
+from .neighbors import nearest_scores
+
+KINDS = ("haze", "opacity")
+PRIOR = "lung_prior"  # the reference that every map should beat
+STRENGTH = 0.2  # above which a pixel counts as abnormal; 1 = the anomaly has replaced the image
+MOST = 200  # images, which bounds the time of large data sets
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Healthy images with a synthetic anomaly each.
+
+    Attributes:
+        images: float32 (N, 1, H, H) in [0, 1], on the CPU.
+        masks: bool (N, H, H), the abnormal pixels.
+    """
+
+    images: torch.Tensor
+    masks: np.ndarray
+
+
+def draw_synthetic(images: torch.Tensor, kind: str, seed: int = 0) -> Synthetic:
+    """Draw a synthetic anomaly into each of some healthy images.
+
+    Args:
+        images: uint8 or uint16 (N, 1, H, H), or float32 in [0, 1]; healthy ones.
+        kind: `haze` or `opacity`, as `data.negatives.with_anomaly` draws them.
+        seed: of the anomalies. They are drawn on the CPU, so that they are the same for every device.
+    """
+    images = to_unit(images.cpu())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        abnormal, strength = with_anomaly(kind, images)
+    return Synthetic(abnormal, strength[:, 0].numpy() > STRENGTH)
+
+
+def healthy_images(data: dict[str, Split], shown: str) -> tuple[str, torch.Tensor] | None:
+    """Return the split whose healthy images are known but not trained on, by its name, and these images.
+
+    Args:
+        data: splits by name.
+        shown: the split that is reported, which comes first.
+
+    Returns:
+        the split's name and its images (N, 1, H, H); None where there are none.
+    """
+    for name in (shown, "test", "val"):
+        if name in data and name != "train" and data[name].labels is not None:
+            images = data[name].images[data[name].labels == 0]
+            if len(images):
+                return name, images
+    return None
+
+
+def measure_maps(
+    give: Callable[[torch.Tensor], dict[str, torch.Tensor]], images: torch.Tensor, batch_size: int = 64
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how well maps find the pixels of synthetic anomalies.
+
+    Args:
+        give: function of images, float32 (B, 1, H, H) in [0, 1] on the CPU, that returns a dict of maps (B, H, H),
+            larger = more abnormal.
+        images: healthy images, as `draw_synthetic` takes them.
+
+    Returns:
+        {kind of anomaly: {map: {pixel_auroc, aupro}}}, as `metrics` defines them. The last map is `lung_prior`, the
+        usual place of the lungs, the same for every image: anomalies are centered there, so it is better than chance.
+    """
+    result = {}
+    for kind in KINDS:
+        drawn, parts = draw_synthetic(images, kind), {}
+        for batch in drawn.images.split(batch_size):
+            for name, values in give(batch).items():
+                parts.setdefault(name, []).append(values.cpu())
+        maps = {name: torch.cat(values).numpy() for name, values in parts.items()}
+        maps[PRIOR] = lung_prior(images.shape[-1])[:, 0].expand(len(images), -1, -1).numpy()
+        result[kind] = {
+            name: {"pixel_auroc": pixel_auroc(drawn.masks, values), "aupro": aupro(drawn.masks, values)}
+            for name, values in maps.items()
+        }
+    return result
+
+
+SIDE = 3  # cells a side of DigitAnatomy
+
+
+def locate(detector, train, split, calibration, batch_size=64):
+    """How well maps tell abnormal cells, and by their largest cell abnormal images; the nearest neighbours beside them.
+
+    Args:
+        detector: a `Detector` in eval mode.
+        train, split: `Split`s of DigitAnatomy, the latter with normal and abnormal images.
+        calibration: as `calibrate_maps` gives it, of the training images.
+
+    Returns:
+        dict: `cell_auc`, of all cells of all images together, and `image_auc`, of the score that the config names too;
+        each {name: {auc, auc_by_kind}}. Among the cells of a kind are all normal ones, and the abnormal ones of the
+        kind's images.
+
+    Raises:
+        DivergedError: a map is not finite.
+    """
+    device, parts = next(detector.parameters()).device, {}
+    for batch in split.images.split(batch_size):
+        for name, values in finite_maps(detector, to_unit(batch.to(device)), calibration).items():
+            parts.setdefault(name, []).append(_by_cell(values).cpu())
+    cells = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    nearest, patches = nearest_scores(train.images, split.images, SIDE)
+    largest = {f"largest {name}": values.max(1) for name, values in cells.items()}
+    score = detector.config.score
+    named = {f"score: {score}": score_images(detector, split.images)[score]}
+    places = split.cells.flatten().long()
+    kinds = np.repeat(split.kinds, SIDE**2)
+    return {
+        "cell_auc": {
+            name: _aucs(places, values.ravel(), kinds) for name, values in {**cells, "nearest_patch": patches}.items()
+        },
+        "image_auc": {
+            name: _aucs(split.labels, values, split.kinds) for name, values in {**named, **largest, **nearest}.items()
+        },
+    }
+
+
+def locate_synthetic(
+    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, Any]:
+    """Return how well maps find synthetic anomalies in healthy images.
+
+    Args:
+        detector: in eval mode.
+        images: uint8 or uint16 (N, 1, H, H), healthy, not trained on.
+        calibration: as `calibrate_maps` gives it, of the training images.
+
+    Returns:
+        dict: `images`, how many were used; `strength`, above which a pixel of an anomaly is abnormal; and `synthetic`,
+        as `localization.measure_maps` gives it.
+
+    Raises:
+        DivergedError: a map is not finite.
+    """
+    device = next(detector.parameters()).device
+    used = spread_images(images, MOST)
+    return {
+        "images": len(used),
+        "strength": STRENGTH,
+        "synthetic": measure_maps(lambda batch: finite_maps(detector, batch.to(device), calibration), used),
+    }
+
+
+def finite_maps(detector, images, calibration):
+    maps = anomaly_maps(detector, images, calibration)
+    for name, values in maps.items():
+        if not values.isfinite().all():
+            raise DivergedError(f"the detector's {name} map is not finite: its training has diverged")
+    return maps
+
+
+def _by_cell(maps):
+    """Means over DigitAnatomy's cells: (B, H, W) -> (B, 9).
+
+    Where 3 does not divide the side, the digits were drawn on the next multiple and resized: so are the maps, back.
+    """
+    side = -(-maps.shape[-1] // SIDE) * SIDE
+    if side != maps.shape[-1]:
+        maps = F.interpolate(maps[:, None], size=(side, side), mode="bilinear")[:, 0]
+    return by_cell(maps, SIDE)
+
+
+def _aucs(labels, values, kinds):
+    metrics = evaluate(labels, values, kinds=kinds)
+    return {name: metrics[name] for name in ("auc", "auc_by_kind")}

@@ -1,0 +1,205 @@
+"""AUC and its bootstrap interval, metrics at one threshold, and AUROC and AUPRO of heat maps.
+
+Larger scores are more abnormal.
+"""
+
+import numpy as np
+from scipy import ndimage
+from sklearn.metrics import (
+    accuracy_score,
+    auc,
+    average_precision_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
+
+from ..errors import UserError
+
+
+def require_both_classes(labels, where):
+    """Refuses labels (N,) of a single class, for which no AUC exists."""
+    for label, name in enumerate(("normal", "abnormal")):
+        if not (np.asarray(labels) == label).any():
+            raise UserError(f"AUC needs normal and abnormal images, but {where} has no {name} ones")
+
+
+def best_threshold(labels, scores):
+    """The threshold of highest accuracy; an image is called abnormal if its score reaches it.
+
+    Halfway between neighbouring scores, so that rounding of one image's score does not decide.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    best = np.argmax(tpr * labels.sum() + (1 - fpr) * (labels == 0).sum())
+    if np.isinf(thresholds[best]):  # call nothing abnormal
+        return float(np.nextafter(scores.max(), np.inf))
+    below = scores[scores < thresholds[best]]
+    return float((thresholds[best] + below.max()) / 2) if below.size else float(thresholds[best])
+
+
+def at_threshold(labels, scores, threshold):
+    """dict of threshold, accuracy, f1, sensitivity and specificity, each in [0, 1]."""
+    called = np.asarray(scores, dtype=np.float64) >= threshold  # float32 would round the threshold
+    return {
+        "threshold": threshold,
+        "accuracy": float(accuracy_score(labels, called)),
+        "f1": float(f1_score(labels, called, zero_division=0)),
+        "sensitivity": float(recall_score(labels, called)),
+        "specificity": float(recall_score(labels, called, pos_label=0)),
+    }
+
+
+def at_sensitivity(labels, scores, sensitivity):
+    """The highest threshold at which at least this share of abnormal images is called abnormal, and its specificity."""
+    fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    first = np.argmax(tpr >= sensitivity)
+    return float(thresholds[first]), float(1 - fpr[first])
+
+
+def evaluate(labels, scores, validation_threshold=None, kinds=None):
+    """Everything reported of one score.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        validation_threshold: chosen on validation data, or None where there is none.
+        kinds: None, or N names of the kind of anomaly, `normal` for normal images.
+
+    Returns:
+        dict: `auc`, `average_precision`; `validation_threshold` (None without one) and `test_threshold` as
+        `at_threshold`, the latter chosen on these very labels as the papers do, which flatters; `auc_by_kind`.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    result = {
+        "auc": float(roc_auc_score(labels, scores)),
+        "average_precision": float(average_precision_score(labels, scores)),
+        "validation_threshold": None
+        if validation_threshold is None
+        else at_threshold(labels, scores, validation_threshold),
+        "test_threshold": at_threshold(labels, scores, best_threshold(labels, scores)),
+    }
+    if kinds is not None:
+        kinds = np.asarray(kinds)
+        result["auc_by_kind"] = {
+            kind: float(roc_auc_score(labels[keep], scores[keep]))
+            for kind in sorted(set(kinds[labels == 1]))
+            for keep in [(kinds == kind) | (labels == 0)]
+        }
+    return result
+
+
+def bootstrap_auc(labels, scores, resamples=2000, seed=0):
+    """95 % percentile interval of the AUC over images, normal and abnormal ones resampled separately.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        resamples: how many.
+        seed: of the generator that draws them.
+
+    Returns:
+        (low, high), floats in [0, 1].
+    """
+    return interval(bootstrap_aucs(labels, [scores], resamples, seed)[0])
+
+
+def bootstrap_aucs(labels, scores, resamples=2000, seed=0):
+    """AUCs (K, resamples) of K scores (K, N) of the same images: each resample is the same images for all of them."""
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    parts = []
+    for start in range(0, resamples, 100):  # a part at a time, which bounds the memory of many images
+        weights = np.empty((min(100, resamples - start), len(labels)), np.int64)
+        for label in (0, 1):
+            mine = labels == label
+            count = int(mine.sum())
+            weights[:, mine] = rng.multinomial(count, np.full(count, 1 / count), len(weights))
+        parts.append([weighted_auc(labels, values, weights) for values in scores])
+    return np.concatenate(parts, axis=1)
+
+
+def weighted_auc(labels, scores, weights):
+    """AUC of resamples: the share of drawn (abnormal, normal) pairs in the right order, a tie counting half.
+
+    Args:
+        labels, scores: (N,).
+        weights: int64 (R, N), how often each image is drawn.
+
+    Returns:
+        float64 (R,).
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each distinct score begins
+    normal, abnormal = (
+        np.add.reduceat(weights[:, order] * (labels[order] == label), ties, axis=1) for label in (0, 1)
+    )  # [R, distinct scores]
+    # In whole numbers, twice the pairs: each abnormal image beats the normal ones below it, and half of its equals.
+    pairs = (abnormal * (2 * normal.cumsum(1) - normal)).sum(1)
+    return pairs / (2 * normal.sum(1) * abnormal.sum(1))
+
+
+def interval(values):
+    """The 2.5th and 97.5th percentile of values (R,), as floats."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
+    """Return the AUROC of all pixels of all images together.
+
+    Args:
+        masks: bool (N, H, W), the abnormal pixels; both kinds of pixel are present.
+        maps: float (N, H, W), larger = more abnormal.
+
+    Returns:
+        AUROC in [0, 1].
+
+    Raises:
+        ValueError: all pixels are of one kind.
+    """
+    _require_both_kinds(masks)
+    return float(roc_auc_score(masks.ravel(), maps.ravel()))
+
+
+def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
+    """Return the area under the per-region-overlap curve up to a false positive rate, divided by that rate.
+
+    A region is a connected component of an image's mask; pixels that touch at a corner are connected. At each threshold
+    the per-region overlap is the mean, over all regions of all images, of the share of the region's pixels that reach
+    the threshold. Each region counts the same, whatever its size.
+
+    Args:
+        masks, maps: as for `pixel_auroc`.
+        limit: the false positive rate of pixels where the curve ends, above 0 and at most 1.
+
+    Returns:
+        AUPRO in [0, 1]; a map of constant value has limit / 2.
+
+    Raises:
+        ValueError: all pixels are of one kind.
+
+    Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.1.
+    """
+    _require_both_kinds(masks)
+    shares, regions = np.zeros(masks.shape), 0  # what each abnormal pixel adds to the sum of all overlaps
+    for share, mask in zip(shares, masks):
+        components, count = ndimage.label(mask, np.ones((3, 3)))
+        share[mask] = 1 / np.bincount(components[mask])[components[mask]]
+        regions += count
+    order = np.argsort(-maps.ravel(), kind="stable")
+    ranked, normal = maps.ravel()[order], ~masks.ravel()[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of each distinct value, which is a threshold
+    false_positives = np.append(0, (normal.cumsum() / normal.sum())[last])
+    overlap = np.append(0, (shares.ravel()[order].cumsum() / regions)[last])
+    inside = false_positives < limit
+    x = np.append(false_positives[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, false_positives, overlap))
+    return float(auc(x, y) / limit)
+
+
+def _require_both_kinds(masks):
+    if masks.all() or not masks.any():
+        raise ValueError("a map's AUROC needs normal and abnormal pixels, but all are of one kind")

@@ -1,0 +1,119 @@
+"""AUC and false alarms where all images are changed alike, and the AUC of parts of images."""
+
+from statistics import fmean
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from ..data.images import convert_array
+from ..data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
+from ..scoring.scores import score_images
+from .metrics import at_threshold
+
+
+def uncropped_size(config):
+    """Side of the square images that perturbations are to change: where the config crops, enough to crop after them."""
+    return 4 * config.image_size if config.crop else config.image_size
+
+
+def perturbed_scores(detector, images):
+    """Return the scores of images that are all perturbed alike, for each of `PERTURBATIONS`.
+
+    Where the detector's config crops, a changed image is cropped and resized like any image that is read.
+
+    Args:
+        detector: a `Detector`; it is put in eval mode.
+        images: uint8 or uint16 (N, 1, S, S), not cropped, S = `uncropped_size(detector.config)`.
+
+    Returns:
+        {perturbation: {score: float32 (N,)}}.
+
+    Raises:
+        DivergedError: a score is not finite.
+    """
+    frozen, config = detector.eval().frozen(), detector.config
+    if not config.crop:
+        return {name: score_images(frozen, images, change=change) for name, change in PERTURBATIONS.items()}
+
+    def cropped(change):
+        def changed(batch):
+            squares = [convert_array(image[0], config.image_size, crop=True) for image in change(batch).cpu().numpy()]
+            return torch.from_numpy(np.stack(squares))[:, None].to(batch)
+
+        return changed
+
+    return {name: score_images(frozen, images, change=cropped(change)) for name, change in CHANGES.items()}
+
+
+def perturbed_aucs(detector, split):
+    """AUC of every score on a labelled split whose images are all perturbed alike: {perturbation: {score: AUC}}.
+
+    `split` has images as `perturbed_scores` takes them.
+    """
+    return {
+        name: {score: float(roc_auc_score(split.labels, values)) for score, values in scores.items()}
+        for name, scores in perturbed_scores(detector, split.images).items()
+    }
+
+
+def confounds(detector, split):
+    """Return the AUC of every score where only the lungs are left of each image, and where they are removed.
+
+    A score that goes by disease keeps its AUC on the lungs alone, and falls to 0.5 without them. The region is the same
+    in every image: a mask of its own would already tell sick lungs, which are hard to outline.
+
+    Args:
+        detector: a `Detector`; it is put in eval mode.
+        split: a labelled `Split` of images as the model sees them.
+
+    Returns:
+        {score: {"lungs only": AUC, "without lungs": AUC}}.
+    """
+    frozen, result = detector.eval().frozen(), {}
+    for name, change in CONFOUNDS.items():
+        for score, values in score_images(frozen, split.images, change=change).items():
+            result.setdefault(score, {})[name] = float(roc_auc_score(split.labels, values))
+    return result
+
+
+def robustness(labels, scores, ranking, threshold=None):
+    """Say how scores hold where all images are perturbed alike.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: {images: {score: (N,)}}: `score_images` as "clean", and `perturbed_scores`.
+        ranking: the score that the threshold is of.
+        threshold: at which an image is called abnormal, or None.
+
+    Returns:
+        dict: `robustness`, {score: {clean, each perturbation, mean: AUC}}, the mean over the clean images and all
+        perturbations; and, with a threshold, `healthy_above_threshold`, {clean, each perturbation: share}, in [0, 1],
+        of the normal images that are called abnormal.
+    """
+    result = {"robustness": {}}
+    for score in scores["clean"]:
+        aucs = {name: float(roc_auc_score(labels, found[score])) for name, found in scores.items()}
+        result["robustness"][score] = {**aucs, "mean": fmean(aucs.values())}
+    if threshold is not None:
+        result["healthy_above_threshold"] = {
+            name: 1 - at_threshold(labels, found[ranking], threshold)["specificity"] for name, found in scores.items()
+        }
+    return result
+
+
+def print_confounds(aucs):
+    """Print `confounds` as a table for people: a row per score."""
+    names = list(next(iter(aucs.values())))
+    print(f"\n{'AUC of parts of images':22} " + "  ".join(names))
+    for score, values in aucs.items():
+        print(f"{score:22} " + "  ".join(f"{values[name]:{len(name)}.3f}" for name in names))
+
+
+def print_robustness(aucs, healthy=None):
+    """The two parts of `robustness` as a table for people: a row per perturbation, a column per score."""
+    head = f"{'AUC of changed images':22} " + "  ".join(f"{score:>6}" for score in aucs)
+    print(f"\n{head}" + "  healthy above threshold" * (healthy is not None))
+    for name in next(iter(aucs.values())):
+        row = f"{name:22} " + "  ".join(f"{values[name]:{max(6, len(score))}.3f}" for score, values in aucs.items())
+        print(row + (f"  {healthy[name]:23.1%}" if healthy and name in healthy else ""))

@@ -1,0 +1,127 @@
+"""The metrics of one run or of a group of runs, as dicts and as tables for people."""
+
+import numpy as np
+
+from .metrics import evaluate
+from .validation import reported_split
+
+
+def evaluate_run(data, scores, state, name, config):
+    """Metrics on the reported split.
+
+    Args:
+        data: splits by name.
+        scores: `score_images` by split, of the reported one at least.
+        state, name: the checkpoint's state, and which of its detectors this is.
+        config: its `Config`, by whose score and rule the best one was chosen.
+
+    Returns:
+        dict: `split` (None if nothing is labelled), `images`, `checkpoint` (of converted weights without epoch and
+        `chosen_by`, which are then None), and `scores` by name.
+
+    Raises:
+        UserError: the split has only one class.
+    """
+    chosen = None if state[name]["epoch"] is None else "last epoch"
+    if name == "best":
+        # Only a run of an earlier version, which selected by synthetic opacities, has a best epoch without `auc`.
+        images = "validation" if config.select == "auc" else "synthetic opacity"
+        chosen = f"{images} AUC of {config.score}"
+    result = {
+        "split": reported_split(data),
+        "images": None,
+        "scores": {},
+        "checkpoint": {"name": name, "epoch": state[name]["epoch"], "chosen_by": chosen},
+    }
+    if result["split"] is None:
+        return result
+    split, scores = data[result["split"]], scores[result["split"]]
+    validation = state[name]["validation"]
+    return {
+        **result,
+        "images": {
+            "normal": int((split.labels == 0).sum()),
+            "abnormal": int((split.labels == 1).sum()),
+            "skipped": split.skipped,
+        },
+        "scores": {
+            score: evaluate(split.labels, values, validation and validation[score]["threshold"], split.kinds)
+            for score, values in scores.items()
+        },
+    }
+
+
+def print_table(result):
+    """The metrics of `evaluate_run` as a table for people."""
+    if result["split"] is None:
+        print("no labelled images: nothing to evaluate")
+        return
+    images, checkpoint = result["images"], result["checkpoint"]
+    print(
+        f"\n{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
+        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else "")
+    )
+    head = f"{'accuracy':>9} {'F1':>6} {'sens.':>6} {'spec.':>6}"
+    print(f"{'':22} {'':6}   {'threshold chosen on validation':^30}   {'chosen on these labels (papers)':^30}")
+    print(f"{'score':22} {'AUC':>6}   {head}   {head}")
+    for name, metrics in result["scores"].items():
+        cells = "   ".join(_cells(metrics[key]) for key in ("validation_threshold", "test_threshold"))
+        print(f"{name:22} {metrics['auc']:6.3f}   {cells}")
+    kinds = next(iter(result["scores"].values())).get("auc_by_kind")
+    if kinds:
+        print(f"\n{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds))
+        for name, metrics in result["scores"].items():
+            print(f"{name:22} " + " ".join(f"{value:9.3f}" for value in metrics["auc_by_kind"].values()))
+
+
+def _cells(at):
+    if at is None:
+        return f"{'-':>9} {'-':>6} {'-':>6} {'-':>6}"
+    return f"{at['accuracy']:9.3f} {at['f1']:6.3f} {at['sensitivity']:6.3f} {at['specificity']:6.3f}"
+
+
+def mean_and_std(values):
+    """`mean` and sample standard deviation `std`, None of a single value."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def mean_and_std_text(values, width):
+    """What `mean_and_std` gives, or None, as a cell of a table."""
+    if values is None:
+        return f"{'-':>{width}}"
+    std = "" if values["std"] is None else f" ± {values['std']:.3f}"
+    return f"{values['mean']:.3f}{std}".rjust(width)
+
+
+def print_summary(summary):
+    """The summary of a group as tables for people."""
+    if summary["split"] is None:
+        print("\nno labelled images: nothing to summarize")
+        return
+    seeds, images = len(summary["seeds"]), summary["images"]
+    print(
+        f"\n{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "
+        f"{images['abnormal']} abnormal; mean ± sample standard deviation over seeds"
+    )
+    print(f"{'':22} {'':15}   {'threshold chosen on validation':^33}")
+    print(f"{'score':22} {'AUC':>15}   {'accuracy':>15}   {'F1':>15}")
+    for score, metrics in summary["scores"].items():
+        print(f"{score:22} " + "   ".join(mean_and_std_text(metrics[name], 15) for name in ("auc", "accuracy", "f1")))
+    print("\nAUC of each seed, with a 95 % bootstrap interval over images")
+    print(f"{'seed':8} " + "   ".join(f"{score:>21}" for score in summary["scores"]))
+    for run in summary["runs"]:
+        cells = (f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" for auc in run["auc"].values())
+        print(f"{run['seed']:<8} " + "   ".join(f"{cell:>21}" for cell in cells))
+
+
+def describe_seeds(seeds: list[int]) -> str:
+    """Return the seed of a run, or the seeds of a group, for people."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def describe_checkpoint(name, epoch):
+    """`best` or `last` and its epoch for people; converted weights have none, and a group has a list of them."""
+    if isinstance(epoch, list):
+        return f"{name} checkpoint of each run, epoch{'s' * (len(epoch) > 1)} {', '.join(map(str, epoch))}"
+    return "converted weights" if epoch is None else f"{name} checkpoint, epoch {epoch}"

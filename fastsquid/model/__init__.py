@@ -1,0 +1,1 @@
+"""The networks: memory, in-painting block, generator, discriminator, detector."""

@@ -1,0 +1,303 @@
+"""SpaceAwareMemory, the drop-in module: a memory of normal features that belongs to a place (SQUID 3.2, SimSID 3.2)."""
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import nn
+
+from ..ops import memory_read
+from .patches import to_image, to_patches
+from .published import channel_first, memory_bank, memory_kind
+
+
+class SpaceAwareMemory(nn.Module):
+    """Replaces each query by a weighted sum of the few most similar slots of its own region.
+
+    A `matrix` is a learned bank, initialised uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
+    features, first in first out. Nothing is written until `commit()`, which stores the queries of the latest training
+    forward. Evaluation never writes. A pass under `no_grad` does not replace queries from a pass with gradients.
+
+    Args:
+        num_regions: R, places that each have a bank of their own.
+        num_slots: N, slots a region.
+        slot_dim: C, dimension of queries and slots.
+        top_k: active slots a query.
+        kind: `matrix` or `queue`.
+        selection: `exact` (top_k slots) or `published` (those strictly above the top_k-th, SQUID's released rule).
+        shrinkage: `gumbel` (top-k with straight-through gradient), `hard` (dots above `threshold`, MemAE) or `none`.
+        threshold: of `hard` shrinkage.
+        impl: `auto`, `triton` or `torch`.
+
+    Raises:
+        ValueError: sizes below 1, top_k over num_slots, or an unknown kind, selection, shrinkage or impl.
+
+    State: `bank` (R, N, C), float; for a queue also `pointer` and `filled`, int64 scalars.
+    """
+
+    def __init__(
+        self,
+        num_regions,
+        num_slots,
+        slot_dim,
+        top_k=5,
+        kind="matrix",
+        *,
+        selection="exact",
+        shrinkage="gumbel",
+        threshold=0.0025,
+        impl="auto",
+    ):
+        super().__init__()
+        for name, value in dict(num_regions=num_regions, num_slots=num_slots, slot_dim=slot_dim, top_k=top_k).items():
+            if value < 1:
+                raise ValueError(f"{name} = {value} should be at least 1")
+        if top_k > num_slots:
+            raise ValueError(f"top_k = {top_k} is more than num_slots = {num_slots}: use top_k <= {num_slots}")
+        _one_of("kind", kind, ("matrix", "queue"))
+        _one_of("selection", selection, ("exact", "published"))
+        _one_of("shrinkage", shrinkage, ("gumbel", "hard", "none"))
+        _one_of("impl", impl, ("auto", "triton", "torch"))
+        self.num_regions, self.num_slots, self.slot_dim, self.top_k = num_regions, num_slots, slot_dim, top_k
+        self.kind, self.selection, self.impl = kind, selection, impl
+        self.shrinkage, self.threshold = shrinkage, threshold
+        if kind == "matrix":
+            bound = slot_dim**-0.5
+            self.bank = nn.Parameter(torch.empty(num_regions, num_slots, slot_dim).uniform_(-bound, bound))
+        else:
+            self.register_buffer("bank", torch.zeros(num_regions, num_slots, slot_dim))
+            self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        # Queries that activated each slot; a diagnosis, not part of the state. None counts none.
+        self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
+        self._noted = self._noted_without_grad = None  # queries of the latest training forwards
+
+    @classmethod
+    def from_published(cls, state_dict, prefix, top_k=5, *, channels=None, impl="auto"):
+        """One memory of a checkpoint of SQUID's or SimSID's released code, which reads as that code did.
+
+        Args:
+            state_dict: a generator's, as `torch.load(path, weights_only=True)` gives it.
+            prefix: of the memory's names, such as `inpaint_block.` or `memory_blocks.0.`; its banks are
+                `{prefix}memory.{region}.memMatrix`, (num_slots, slot_dim) each.
+            top_k: as the checkpoint was trained; the released configurations have 5.
+            channels: of the feature map that a decoder's memory of SQUID follows. Its slots are flattened sub-windows,
+                channel-last; with `channels` they are reordered channel-first, as `SpaceAwareMemory2d` and SimSID
+                flatten them. Without, queries are expected in the checkpoint's own order.
+            impl: `auto`, `triton` or `torch`.
+
+        Returns:
+            a memory in training mode, float32, whose regions, slots, slot_dim and kind (as `published.memory_kind`
+            tells it) are the checkpoint's, and whose selection is `published`. A queue counts as full, and is written
+            from slot 0 on: the layout does not hold its pointer.
+
+        Raises:
+            ValueError: no memory has this prefix (those that there are are named), its banks are not of one shape, or
+                channels do not divide slot_dim.
+        """
+        bank = memory_bank(state_dict, prefix).float()
+        regions, slots, dim = bank.shape
+        if channels is not None:
+            if channels < 1 or dim % channels:
+                raise ValueError(f"channels = {channels} does not divide slot_dim = {dim}")
+            bank = channel_first(bank, channels)
+        kind = memory_kind(state_dict, prefix)
+        memory = cls(regions, slots, dim, top_k, kind, selection="published", impl=impl)
+        with torch.no_grad():
+            memory.bank.copy_(bank)
+            if kind == "queue":
+                memory.filled.fill_(slots)
+        return memory
+
+    def forward(self, x, return_weights=False, return_indices=False, values=None):
+        """Reads the memory.
+
+        Args:
+            x: queries (B, R, C), floating point; B may be 0.
+            return_weights: also return the weights (B, R, N), zero on slots that are not active; with a
+                gradient for the shrinkage `hard` only.
+            return_indices: also return the active slots (B, R, k), int64, largest weight first, -1 where fewer than
+                k slots are active; k is N for the shrinkages without a top_k.
+            values: (R, N, V), summed in the place of the slots; for inference.
+
+        Returns:
+            out (B, R, C), or (B, R, V) with values; where asked for, a tuple (out, [weights], [indices]).
+
+        Raises:
+            ValueError: x is not (B, num_regions, slot_dim).
+        """
+        if x.dim() != 3 or x.shape[1:] != (self.num_regions, self.slot_dim):
+            raise ValueError(
+                f"SpaceAwareMemory expects queries of shape (B, {self.num_regions}, {self.slot_dim}), "
+                f"got {tuple(x.shape)}"
+            )
+        out, weights, indices = memory_read(
+            x,
+            self.bank,
+            self.top_k,
+            self.selection,
+            self.shrinkage,
+            self.threshold,
+            self.filled if self.kind == "queue" else None,
+            values,
+            impl=self.impl,
+        )
+        self._count(weights, indices)
+        if self.kind == "queue" and self.training:
+            # Two attributes that are only written here: a condition on one would compile a graph for each outcome.
+            if torch.is_grad_enabled():
+                self._noted = x.detach()
+            else:
+                self._noted_without_grad = x.detach()
+        if not (return_weights or return_indices):
+            return out
+        result = [out]
+        if return_weights:
+            result.append(weights if indices is None else self._dense(weights, indices))
+        if return_indices:
+            if indices is None:
+                largest, indices = weights.sort(dim=-1, descending=True, stable=True)
+                indices = indices.masked_fill(largest == 0, -1)
+            result.append(indices)
+        return tuple(result)
+
+    def _dense(self, weights, indices):
+        """Weights of the chosen slots (B, R, k) -> of every slot (B, R, N)."""
+        return weights.new_zeros(*weights.shape[:2], self.num_slots).scatter_add(-1, indices.clamp_min(0), weights)
+
+    @torch.no_grad()
+    def _count(self, weights, indices):
+        """Adds the slots that each query activated to `reads`."""
+        if self.reads is None:
+            return
+        if indices is None:
+            self.reads += (weights != 0).sum(0)
+        else:
+            by_region = indices.transpose(0, 1).flatten(1)  # (R, B * k)
+            self.reads.scatter_add_(1, by_region.clamp_min(0), (by_region >= 0).to(self.reads.dtype))
+
+    @torch.no_grad()
+    def commit(self):
+        """Writes the queries of the latest training-mode forward into a queue, all regions alike, and forgets them.
+
+        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens
+        where there are none, nor for a matrix. Where torch.distributed has several processes, all of them commit
+        together, and each writes the rows of every one, process after process: their queues stay the same.
+        """
+        noted = self._noted_without_grad if self._noted is None else self._noted
+        self._noted = self._noted_without_grad = None
+        if noted is None:
+            return
+        rows = _gather_rows(noted)
+        count = rows.shape[0]
+        kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
+        first = self.pointer + (count - kept.shape[1])
+        slots = (first + torch.arange(kept.shape[1], device=rows.device)) % self.num_slots
+        self.bank.index_copy_(1, slots, kept)
+        self.reads.index_fill_(1, slots, 0)
+        self.pointer.copy_((self.pointer + count) % self.num_slots)
+        self.filled.copy_((self.filled + count).clamp_max(self.num_slots))
+
+    def usage(self):
+        """How the slots are used since construction or `reset_usage()`; a queue's slot counts since it was written.
+
+        Returns:
+            dict of tensors (R,): `active`, slots that some query activated; `dead`, (filled) slots that none did;
+            `entropy` of the reads over slots, in nats, at most log N.
+        """
+        active = (self.reads > 0).sum(-1)
+        filled = self.filled if self.kind == "queue" else self.num_slots
+        share = self.reads / self.reads.sum(-1, keepdim=True).clamp_min(1)
+        return {"active": active, "dead": filled - active, "entropy": torch.special.entr(share).sum(-1)}
+
+    def reset_usage(self):
+        """Forgets the counts that `usage()` reports."""
+        self.reads.zero_()
+
+    def extra_repr(self):
+        return (
+            f"num_regions={self.num_regions}, num_slots={self.num_slots}, slot_dim={self.slot_dim}, "
+            f"top_k={self.top_k}, kind={self.kind}, selection={self.selection}, shrinkage={self.shrinkage}"
+        )
+
+
+class SpaceAwareMemory2d(nn.Module):
+    """The feature-map form: cuts a map into regions, reads their memory, stitches the map back.
+
+    Args:
+        channels: C of the map.
+        size: (H, W) of the map.
+        grid: G, patches a side.
+        num_slots: slots a bank.
+        scope: `patch`, a query and a bank a patch (the papers' text); `subwindow`, a query a 2x2 sub-window of each
+            patch and a bank a sub-window position, shared by all patches (the published code); `global`, the same
+            queries and one bank for all of them (the ablation).
+        **options: of `SpaceAwareMemory`, which is the attribute `memory`.
+
+    Raises:
+        ValueError: a size that grid (or sub-windows) do not divide, an unknown scope, and as `SpaceAwareMemory`.
+    """
+
+    def __init__(self, channels, size, grid, num_slots, scope="patch", **options):
+        super().__init__()
+        _one_of("scope", scope, ("patch", "subwindow", "global"))
+        self.grid, self.scope, self.shape = grid, scope, (channels, *size)
+        windows = 1 if scope == "patch" else 2  # a side of a patch
+        height, width = size
+        if height % (grid * windows) or width % (grid * windows):
+            raise ValueError(
+                f"a map of {height} x {width} cannot be cut into {grid * windows} x {grid * windows} "
+                f"windows (grid = {grid}, scope = {scope}): both sides should be multiples of {grid * windows}"
+            )
+        regions = {"patch": grid**2, "subwindow": 4, "global": 1}[scope]
+        self.memory = SpaceAwareMemory(
+            regions, num_slots, channels * (height // grid // windows) * (width // grid // windows), **options
+        )
+
+    def forward(self, x):
+        """(B, C, H, W) -> the same shape, rebuilt from memory; another C, H or W raises ValueError."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                "SpaceAwareMemory2d expects a map of shape (B, {}, {}, {}), got ".format(*self.shape)
+                + f"{tuple(x.shape)}"
+            )
+        return to_image(self.read_patches(to_patches(x, self.grid)), self.grid)
+
+    def read_patches(self, patches):
+        """The same for patches already folded into the batch: (B * G^2, C, h, w) -> the same shape."""
+        channels, height, width = patches.shape[1:]
+        if self.scope == "patch":
+            out = self.memory(rearrange(patches, "(b p) c h w -> b p (c h w)", p=self.grid**2))
+            return rearrange(out, "b p (c h w) -> (b p) c h w", c=channels, h=height)
+        windows = rearrange(patches, "b c (u h) (v w) -> b (u v) (c h w)", u=2, v=2)
+        if self.scope == "global":
+            windows = rearrange(windows, "b w d -> (b w) 1 d")
+        out = self.memory(windows)
+        if self.scope == "global":
+            out = rearrange(out, "(b w) 1 d -> b w d", w=4)
+        return rearrange(out, "b (u v) (c h w) -> b c (u h) (v w)", u=2, c=channels, h=height // 2)
+
+    def commit(self):
+        """As `SpaceAwareMemory.commit`: writes the latest training-mode forward into a queue."""
+        self.memory.commit()
+
+    def usage(self):
+        """As `SpaceAwareMemory.usage`, by region: row-major patches, or sub-windows, or the one of `global`."""
+        return self.memory.usage()
+
+
+def _gather_rows(rows):
+    """Return the rows (n, ...) of every process of torch.distributed, process after process; n may differ."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    counts = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([some[:count] for some, count in zip(parts, counts)])
+
+
+def _one_of(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r} is not one of {', '.join(allowed)}")

@@ -1,0 +1,78 @@
+"""The page of a report: one HTML file that needs nothing else, pictures and all.
+
+Pictures are a strip an image: X-ray, reconstruction and map in one WebP, decoded by the page when it comes into view.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+SIDE = 128  # pixels of a picture, at most
+DEVIATIONS = 5  # standard deviations that a map's colours reach
+BUDGET = 4200  # bytes of a strip: in base64 and with its row of data under 6 kB, 30 MB for 5,000 images
+QUALITIES = (95, 90, 85, 75, 60, 40, 20)
+
+
+def strip(image, reconstruction, heatmap):
+    """The three pictures of an image side by side, as WebP of the highest quality within `BUDGET`.
+
+    What is noise from edge to edge, and would not fit at any quality, has fewer pixels.
+
+    Args:
+        image: (S, S), uint8 or uint16.
+        reconstruction: (S, S) in [0, 1].
+        heatmap: (S, S) in standard deviations; of 0 to `DEVIATIONS`, what is beyond is cut.
+
+    Returns:
+        bytes.
+    """
+    parts = (image / np.iinfo(image.dtype).max, reconstruction, heatmap.clip(0, DEVIATIONS) / DEVIATIONS)
+    pictures = [Image.fromarray(np.rint(255 * part).astype(np.uint8)) for part in parts]
+    side = min(SIDE, len(image))
+    while True:
+        row = Image.new("L", (3 * side, side))
+        for i, picture in enumerate(pictures):
+            row.paste(picture.resize((side, side), Image.Resampling.BILINEAR), (i * side, 0))
+        for quality in QUALITIES:
+            drawn = io.BytesIO()
+            row.save(drawn, "WEBP", quality=quality)
+            if drawn.tell() <= BUDGET:
+                return drawn.getvalue()
+        side //= 2
+
+
+def page(data, strips):
+    """The report as HTML.
+
+    Args:
+        data: JSON-able dict, which `report.js` shows.
+        strips: `strip` of each image in the order of the data; b"" of one that could not be read.
+
+    Returns:
+        str. Nothing in it is loaded from elsewhere, and its security policy would not let it.
+    """
+    template, style, script = (_part(f"report.{kind}") for kind in ("html", "css", "js"))
+    parts = {
+        "style": style,
+        "style_hash": _sha256(style),
+        "script": script,
+        "script_hash": _sha256(script),
+        # A file may be called </script>.
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "strips": "\n".join(base64.b64encode(strip).decode() for strip in strips),
+    }
+    return re.sub(r"{{ (\w+) }}", lambda match: parts[match[1]], template)
+
+
+def _part(name):
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _sha256(text):
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

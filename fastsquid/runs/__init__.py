@@ -1,0 +1,1 @@
+"""Folders on disk: runs, checkpoints and groups of runs."""

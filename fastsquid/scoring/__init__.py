@@ -1,0 +1,1 @@
+"""What a trained detector says of images, without labels."""

@@ -1,0 +1,216 @@
+"""The input check: whether an image looks like the training images at all.
+
+A detector gives every image a score: an upside-down chest, an inverted one, a digit. The check compares a thumbnail of
+8 x 8 pixels with the mean and covariance of the training images' thumbnails. It needs no network.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from sklearn.covariance import ledoit_wolf
+
+from ..data.images import to_unit
+from ..errors import CheckpointError
+from ..utils.files import replacing
+
+FILE = "input-check.safetensors"
+SIDE = 8  # of a thumbnail
+QUANTILE, MARGIN = 0.999, 1.1  # the threshold: a margin times a quantile of the training images' distances
+MOST = 4096  # training images that are looked at, evenly spaced
+LARGEST = 99.0  # ratio that is reported, also of an image without contrast, which has no distance
+# How the training images are framed, so that a clinic's own framing counts as usual: zoom, degrees, mirrored.
+# Zooms above 1 crop 5 and 15 % at every edge; those below 1 give every edge a black border of 5 and 10 %.
+FRAMES = (
+    (1, 0, False),
+    (1, 0, True),
+    (1 / 0.9, 0, False),
+    (1 / 0.7, 0, False),
+    (1 / 1.1, 0, False),
+    (1 / 1.2, 0, False),
+    (1, 10, False),
+    (1, -10, False),
+)
+# Thumbnails (N, 8, 8) as a wrong position or polarity shows them. A mirrored one is not among them: it may pass.
+WRONG = (
+    lambda thumbnails: thumbnails.flip(1),
+    lambda thumbnails: thumbnails.flip(1, 2),
+    lambda thumbnails: thumbnails.rot90(1, (1, 2)),
+    lambda thumbnails: thumbnails.rot90(-1, (1, 2)),
+    lambda thumbnails: thumbnails.transpose(1, 2),
+    lambda thumbnails: thumbnails.flip(1, 2).transpose(1, 2),
+    lambda thumbnails: -thumbnails,
+)
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """What the training images look like, as `fit_check` finds it; all tensors are float64 on the CPU.
+
+    Attributes:
+        mean: (64,), of the training images' thumbnails.
+        whitening: (64, 64); the length of (thumbnail - mean) @ whitening is the distance.
+        threshold: distance above which an image counts as unlike.
+    """
+
+    mean: torch.Tensor
+    whitening: torch.Tensor
+    threshold: float
+
+    def ratios(self, images):
+        """How unlike the training images are these? Above 1 counts as unlike.
+
+        The larger of two ratios: the image's distance over the threshold, and over the least distance of the image
+        turned upside-down, turned by 90 degrees, or inverted.
+
+        Args:
+            images: uint8 or uint16, or floats in [0, 1]: (N, 1, H, W), on any device.
+
+        Returns:
+            float64 (N,) on the CPU, in [0, 99]; 99 for an image without contrast.
+        """
+        thumbnails, has_contrast = to_thumbnails(images)
+        own = self.distances(thumbnails)
+        turned = torch.stack([self.distances(change(thumbnails)) for change in WRONG]).amin(0)
+        ratios = torch.maximum(own / self.threshold, own / turned.clamp_min(1e-12))
+        return torch.where(has_contrast, ratios.clamp_max(LARGEST), LARGEST)
+
+    def distances(self, thumbnails):
+        """Mahalanobis distances of thumbnails (N, 8, 8) from the training images': float64 (N,)."""
+        return ((thumbnails.flatten(1) - self.mean) @ self.whitening).norm(dim=1)
+
+
+def fit_check(images):
+    """The `InputCheck` of training images.
+
+    The mean and covariance are of all thumbnails in all of `FRAMES`. The threshold is 1.1 times the distance
+    that one in a thousand of them exceeds, where each half of the images is measured by the other half's moments.
+
+    Args:
+        images: of training: uint8 or uint16, or floats in [0, 1]: (N, 1, H, W), on any device.
+    """
+    batches = images[:: math.ceil(len(images) / MOST)].split(256)
+    framed = torch.cat([torch.stack([to_thumbnails(reframe(b, *frame))[0] for frame in FRAMES], 1) for b in batches])
+    halves = (framed[::2], framed[1::2]) if len(framed) > 1 else (framed, framed)
+    unseen = [
+        InputCheck(*_moments(seen), threshold=1.0).distances(half.flatten(0, 1))
+        for seen, half in (halves, halves[::-1])
+    ]
+    threshold = MARGIN * np.quantile(torch.cat(unseen).numpy(), QUANTILE)
+    return InputCheck(*_moments(framed), max(float(threshold), 1e-12))
+
+
+def save_check(folder, check):
+    """Writes input-check.safetensors of a run: 64 means, 64 x 64 numbers of their covariance, and the threshold."""
+    tensors = {
+        "mean": check.mean,
+        "whitening": check.whitening,
+        "threshold": torch.tensor([check.threshold], dtype=torch.float64),
+    }
+    with replacing(Path(folder) / FILE, "wb") as file:
+        file.write(save(tensors))
+
+
+def read_check(folder):
+    """What `save_check` wrote, or None where a run has no such file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path, shapes = Path(folder) / FILE, {"mean": (SIDE**2,), "whitening": (SIDE**2, SIDE**2), "threshold": (1,)}
+    if not path.is_file():
+        return None
+    try:
+        tensors = load(path.read_bytes())
+        intact = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
+    except SafetensorError:
+        intact = False
+    if not intact:
+        raise CheckpointError(
+            f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
+        )
+    return InputCheck(tensors["mean"], tensors["whitening"], tensors["threshold"].item())
+
+
+def why_unchecked(folder, run):
+    """What is to be said of a run, `read_run` of its folder, that has no input check."""
+    if run["converted"]:
+        return (
+            f"{folder} was converted without data, or by an earlier version: python -m fastsquid.convert with --data, "
+            "a folder of normal images, makes one that has an input check"
+        )
+    return f"{folder} has no input check: python -m fastsquid.train --resume {folder} writes it"
+
+
+def describe_unlike(unlike, count):
+    """A sentence for people: how many of so many images are unlike the training images."""
+    advice = ": look at them before you trust their scores" if unlike else ""
+    return f"{unlike} of {count} images are unlike the training images (unlike_training above 1){advice}"
+
+
+def warn_of_unlike(ratios):
+    """Says on standard error how many images are unlike the training images.
+
+    Args:
+        ratios: (N,), as `InputCheck.ratios` gives them.
+
+    Returns:
+        the sentence, or "" where there is none such.
+    """
+    unlike = int((ratios > 1).sum())
+    if not unlike:
+        return ""
+    sentence = describe_unlike(unlike, len(ratios))
+    print(f"warning: {sentence}", file=sys.stderr)
+    return sentence
+
+
+def to_thumbnails(images):
+    """Standardized thumbnails: means of 8 x 8 blocks, less their mean, divided by their Euclidean length.
+
+    Args:
+        images: as `InputCheck.ratios` takes them.
+
+    Returns:
+        float64 (N, 8, 8) on the CPU, and bool (N,): whether the image has any contrast.
+    """
+    pooled = torch.cat([F.adaptive_avg_pool2d(to_unit(b.cpu()).double(), SIDE)[:, 0] for b in images.split(256)])
+    pooled = pooled - pooled.mean((1, 2), keepdim=True)
+    length = pooled.flatten(1).norm(dim=1)
+    return pooled / length.clamp_min(1e-6)[:, None, None], length > 1e-6
+
+
+def reframe(images, zoom, degrees, mirrored):
+    """Images zoomed and rotated about their center; what comes in from outside is black.
+
+    Args:
+        images: as `InputCheck.ratios` takes them.
+        zoom: above 1 crops, below 1 adds a border.
+        degrees: of the rotation.
+        mirrored: left and right change places.
+
+    Returns:
+        float32 (N, 1, H, W) in [0, 1], on the CPU.
+    """
+    images = to_unit(images.cpu())
+    cosine, sine = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
+    sign = -1 if mirrored else 1
+    theta = torch.tensor([[sign * cosine, -sine, 0], [sign * sine, cosine, 0]]).expand(len(images), 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _moments(framed):
+    """Mean and whitening of thumbnails (N, frames, 8, 8), the covariance shrunk as Ledoit and Wolf do."""
+    values = framed.flatten(0, 1).flatten(1)
+    mean = values.mean(0)
+    covariance, _ = ledoit_wolf((values - mean).numpy(), assume_centered=True)
+    # A thumbnail's values add up to 0, so a covariance that was not shrunk has no inverse.
+    variances, axes = np.linalg.eigh(covariance)
+    return mean, torch.from_numpy(axes / np.sqrt(variances.clip(1e-9)))

@@ -1,0 +1,88 @@
+"""Image files to rows of scores: what `fastsquid.score` writes."""
+
+import csv
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.decoding import decoded
+from ..data.names import Distinct
+from ..utils import distributed
+from ..utils.files import replacing
+
+
+class Scoring:
+    """Makes rows of image files, and notes what it has seen.
+
+    Attributes:
+        start: when it began.
+        seconds: that the scorer took.
+        ages: of the patients in years, None where an image does not tell.
+    """
+
+    def __init__(self, scorer, batch_size, anonymous):
+        self.scorer, self.batch_size, self.anonymous = scorer, batch_size, anonymous
+        self.start, self.seconds, self.ages = time.perf_counter(), 0.0, []
+
+    def batches(self, files):
+        """Lists of rows of [(name, path)]: name, scores, calibrated score and `unlike_training` as text, and why it
+        cannot be read."""
+        nothing = [""] * (len(self.scorer.score_names) + 2)
+        for batch in tqdm(
+            decoded(files, self.scorer.image_size, self.batch_size, self.anonymous, self.scorer.crop),
+            unit="batch",
+            total=-(-len(files) // self.batch_size),
+            disable=not (distributed.leads() and sys.stderr.isatty()),
+        ):
+            start = time.perf_counter()
+            scores = score_batch(self.scorer, [item.image for item in batch if item.image is not None])
+            self.seconds += time.perf_counter() - start
+            self.ages += [item.age for item in batch]
+            rows = []
+            for name, image, _, error in batch:
+                cells = nothing if image is None else next(scores)
+                if cells is None:
+                    cells, error = nothing, f"{name} has no finite scores: the run's weights are at fault"
+                rows.append([name, *cells, error])
+            yield rows
+
+
+def write_table(out, score_names, rows, anonymous):
+    """Write the CSV of all rows, or leave no file. Images with the same hash get names that differ.
+
+    Returns:
+        the number of images with an error, and the number of images unlike the training images.
+    """
+    failed, unlike, distinct = 0, 0, Distinct()
+    with replacing(out) as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *score_names, "calibrated", "unlike_training", "error"])
+        for name, *cells, error in rows:
+            writer.writerow([distinct(name) if anonymous else name, *cells, error])
+            failed += bool(error)
+            unlike += float(cells[-1] or 0) > 1
+    return failed, unlike
+
+
+def score_batch(scorer, images):
+    """Return an iterator of one row per image: its scores, its calibrated score and `unlike_training`, as text.
+
+    The row of an image is None if one of its scores is not finite.
+
+    Args:
+        scorer: a `Scorer`; the calibrated score is empty without a calibration, `unlike_training` without input check.
+        images: list of arrays (H, W), uint8 or uint16, at the model's size, cropped where the run crops.
+    """
+    if not images:
+        return iter(())
+    scores = scorer.scores(images, len(images), cropped=True)
+    shown = unlike = [""] * len(images)
+    if scorer.calibration is not None:
+        shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]
+    if scorer.input_check is not None:
+        unlike = [f"{value:.4g}" for value in scorer.unlike_training(images, len(images), cropped=True)]
+    columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
+    finite = np.isfinite(list(scores.values())).all(0)
+    return (row if good else None for good, *row in zip(finite, *columns, shown, unlike))

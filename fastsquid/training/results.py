@@ -1,0 +1,100 @@
+"""What is written when a run or a group of runs ends."""
+
+from pathlib import Path
+
+from ..drawing.gallery import draw_gallery
+from ..errors import UserError
+from ..evaluation.metrics import bootstrap_auc
+from ..evaluation.summary import evaluate_run, mean_and_std, print_summary, print_table
+from ..runs import checkpoint as ckpt
+from ..runs.folder import read_scores, read_summary, write_scores
+from ..runs.group import finished_runs
+from ..scoring.input_check import fit_check, save_check
+from ..scoring.maps import calibrate_maps, forward_maps
+from ..scoring.scores import score_splits
+from ..utils.files import write_json
+
+
+def report_run(folder, detector, data, normal, state, name, facts):
+    """Writes and prints what the detector that a run stands for is worth.
+
+    Scores of every image but those of `train`, a gallery, what is normal at every pixel, the input check, and
+    summary.json.
+
+    Args:
+        folder: Path of the run folder.
+        detector: a `Detector`, loaded from the run's checkpoint.
+        data: splits by name.
+        normal: normal images that the maps and the input check are calibrated on, uint8 or uint16 (N, 1, H, W).
+        state, name: the checkpoint's state, and which of its detectors this is.
+        facts: dict that the summary begins with.
+    """
+    detector = detector.eval().frozen()
+    scores = score_splits(detector, data)
+    write_scores(folder, data, scores)
+    summary = {**facts, **evaluate_run(data, scores, state, name, detector.config)}
+    draw_gallery(detector, data[summary["split"] or "train"], state[name]["calibration"], folder / "gallery.png")
+    maps = calibrate_maps(detector, normal, maps=forward_maps)
+    ckpt.save_maps(folder, maps, state["sha256"][name])
+    save_check(folder, fit_check(normal))
+    write_json(folder / "summary.json", summary)  # last: it says that the run is finished
+    print_table(summary)
+
+
+def report_group(folder):
+    """Writes summary.json of a group whose runs have all finished, and prints it."""
+    summary = summarize(finished_runs(folder))
+    write_json(Path(folder) / "summary.json", summary)
+    print_summary(summary)
+
+
+def summarize(runs):
+    """What {seed: run folder} are worth together, on the split that their summaries report.
+
+    Returns:
+        dict: `seeds`; `split` (None if nothing is labelled) and `images` as in a run's summary; `scores`, by name the
+        `mean` and sample standard deviation `std` (None of a single seed) over seeds of `auc`, and of `accuracy` and
+        `f1` at the threshold chosen on validation (None without one); and `runs`, of each seed its `checkpoint` and
+        by score its `auc` (`value`) with the `low` and `high` end of the 95 % bootstrap interval over images.
+
+    Raises:
+        UserError: a run's summary or scores are damaged, or of other images than the first run's.
+    """
+    reports = {seed: read_summary(run) for seed, run in runs.items()}
+    first = next(iter(reports.values()))
+    for seed, report in reports.items():
+        if (report["split"], report["images"]) != (first["split"], first["images"]):
+            raise UserError(
+                f"{runs[seed]} was evaluated on other images than {next(iter(runs.values()))}, since the data changed: "
+                "python -m fastsquid.train --resume RUN evaluates each of them again"
+            )
+    scores = {}
+    for score in first["scores"]:
+        metrics = [report["scores"][score] for report in reports.values()]
+        scores[score] = {"auc": mean_and_std([m["auc"] for m in metrics])}
+        for name in ("accuracy", "f1"):
+            chosen = [m["validation_threshold"] for m in metrics]
+            scores[score][name] = None if None in chosen else mean_and_std([at[name] for at in chosen])
+    return {
+        "preset": first["preset"],
+        "seeds": list(runs),
+        "split": first["split"],
+        "images": first["images"],
+        "scores": scores,
+        "runs": [
+            {"seed": seed, "checkpoint": report["checkpoint"], "auc": _intervals(runs[seed], report)}
+            for seed, report in reports.items()
+        ],
+    }
+
+
+def _intervals(run_folder, report):
+    """By score the AUC of a run and its interval."""
+    if report["split"] is None:
+        return {}
+    _, labels, scores = read_scores(run_folder / f"scores-{report['split']}.csv")
+    result = {}
+    for score, metrics in report["scores"].items():
+        low, high = bootstrap_auc(labels, scores[score])
+        result[score] = {"value": metrics["auc"], "low": low, "high": high}
+    return result

@@ -1,0 +1,1 @@
+"""Command line, devices, files and processes; nothing here knows of images or models."""
