@@ -12,13 +12,13 @@ from .drawing.png import save_figure
 from .errors import UserError
 from .evaluation.robustness import (
     confounds,
+    confounds_table,
     perturbed_scores,
-    print_confounds,
-    print_robustness,
     robustness,
+    robustness_table,
     uncropped_size,
 )
-from .evaluation.summary import evaluate_run, print_table
+from .evaluation.summary import evaluate_run, run_table
 from .evaluation.validation import reported_split
 from .model.ensemble import Ensemble
 from .runs.data import data_of
@@ -69,7 +69,7 @@ def main(arguments=None):
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
         save_figure(draw(data[split].labels, scores), pictures / f"{kind}.png")
     result = evaluate_run(data, {split: scores}, state, name, config)
-    print_table(result)
+    print(f"\n{run_table(result)}")
     if of_runs:
         aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run["seeds"], aucs)]
@@ -81,9 +81,9 @@ def main(arguments=None):
         every = {"clean": scores, **perturbed_scores(detector, uncropped.images)}
         at = result["scores"][config.score]["validation_threshold"]
         result |= robustness(data[split].labels, every, config.score, at and at["threshold"])
-        print_robustness(result["robustness"], result.get("healthy_above_threshold"))
+        print(f"\n{robustness_table(result['robustness'], result.get('healthy_above_threshold'))}")
         result["confounds"] = confounds(detector, data[split])
-        print_confounds(result["confounds"])
+        print(f"\n{confounds_table(result['confounds'])}")
     if options.json:
         write_json(options.json, result)
 

@@ -70,10 +70,10 @@ def main(arguments=None):
             **facts,
             **locate(detector, data["train"], split, calibration),
         }
-        _print_table(result)
+        print(cell_table(result))
     elif healthy := healthy_images(data, shown):
         result = {"split": healthy[0], **facts, **locate_synthetic(detector, healthy[1], calibration)}
-        _print_synthetic(result)
+        print(synthetic_table(result))
     else:
         print("no healthy images are known outside of training: how well maps find anomalies is not measured")
     if result:
@@ -119,34 +119,37 @@ def _caption(split, i):
     return Path(split.names[i]).name[-18:] if split.labels is None else ("normal", "abnormal")[split.labels[i]]
 
 
-def _print_table(result):
-    """The AUCs of `locate` for people."""
+def cell_table(result: dict) -> str:
+    """Return the AUCs of `localization.locate` as tables for people."""
     images, checkpoint = result["images"], result["checkpoint"]
-    print(
+    lines = [
         f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
         + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
-    )
+    ]
     for key, title in (("cell_auc", "AUC of the cells"), ("image_auc", "AUC of the images")):
         kinds = next(iter(result[key].values()))["auc_by_kind"]
-        print(f"\n{title:32} {'all':>9} " + " ".join(f"{kind:>9}" for kind in kinds))
+        lines += ["", f"{title:32} {'all':>9} " + " ".join(f"{kind:>9}" for kind in kinds)]
         for name, aucs in result[key].items():
-            print(f"{name:32} " + " ".join(f"{value:9.3f}" for value in (aucs["auc"], *aucs["auc_by_kind"].values())))
+            values = (aucs["auc"], *aucs["auc_by_kind"].values())
+            lines.append(f"{name:32} " + " ".join(f"{value:9.3f}" for value in values))
+    return "\n".join(lines)
 
 
-def _print_synthetic(result):
-    """What `locate_synthetic` found, for people."""
+def synthetic_table(result: dict) -> str:
+    """Return what `localization.locate_synthetic` measured as a table for people."""
     checkpoint = result["checkpoint"]
-    print(
+    lines = [
         f"{result['images']} healthy {result['split']} images with synthetic anomalies; "
-        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
-    )
-    print("\n" + " " * 20 + "".join(f" {kind:>18}" for kind in KINDS))
-    print(f"{'map':20}" + " pixel AUROC  AUPRO" * len(KINDS))
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"]),
+        "",
+        " " * 20 + "".join(f" {kind:>18}" for kind in KINDS),
+        f"{'map':20}" + " pixel AUROC  AUPRO" * len(KINDS),
+    ]
     for name in result["synthetic"][KINDS[0]]:
         values = [result["synthetic"][kind][name] for kind in KINDS]
         mark = " *" if name == result["map"] else ""
-        print(f"{name + mark:20}" + "".join(f" {v['pixel_auroc']:11.3f}  {v['aupro']:5.3f}" for v in values))
-    print("* the map of the score")
+        lines.append(f"{name + mark:20}" + "".join(f" {v['pixel_auroc']:11.3f}  {v['aupro']:5.3f}" for v in values))
+    return "\n".join([*lines, "* the map of the score"])
 
 
 if __name__ == "__main__":

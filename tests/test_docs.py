@@ -408,27 +408,26 @@ def test_rows_are_copied_from_results(name, source, heading):
 @pytest.mark.parametrize(
     "name, file, printer",
     [
-        ("commands/train.md", "digits/fastsquid/seed-0/summary.json", "evaluation.print_table"),
-        ("commands/train.md", "digits/fastsquid/summary.json", "group.print_summary"),
-        ("commands/evaluate.md", "zhanglab/small/fastsquid/seed-0/summary.json", "evaluation.print_table"),
-        ("commands/locate.md", "digits/fastsquid/seed-0/locate.json", "locate._print_table"),
+        ("commands/train.md", "digits/fastsquid/seed-0/summary.json", "evaluation.summary.run_table"),
+        ("commands/train.md", "digits/fastsquid/summary.json", "evaluation.summary.group_table"),
+        ("commands/evaluate.md", "zhanglab/small/fastsquid/seed-0/summary.json", "evaluation.summary.run_table"),
+        ("commands/locate.md", "digits/fastsquid/seed-0/locate.json", "locate.cell_table"),
     ],
 )
-def test_tables_are_printed_from_committed_runs(name, file, printer, capsys):
-    module, function = printer.split(".")
-    getattr(importlib.import_module(f"fastsquid.{module}"), function)(json.loads((RESULTS / file).read_text()))
-    assert capsys.readouterr().out.strip("\n") in page(name)
+def test_tables_are_printed_from_committed_runs(name, file, printer):
+    module, function = printer.rsplit(".", 1)
+    table = getattr(importlib.import_module(f"fastsquid.{module}"), function)
+    assert table(json.loads((RESULTS / file).read_text())) in page(name)
 
 
-def test_robustness_is_that_of_the_committed_run(capsys):
+def test_robustness_is_that_of_the_committed_run():
     """The example is what evaluate --robustness printed, and agrees with what --monitor wrote in training."""
     from fastsquid.evaluation import robustness
 
     run = RESULTS / "zhanglab/small/fastsquid/seed-0"
     found = json.loads((run / "evaluation.json").read_text())
-    robustness.print_robustness(found["robustness"], found["healthy_above_threshold"])
-    robustness.print_confounds(found["confounds"])
-    assert capsys.readouterr().out.strip("\n") in page("commands/evaluate.md")
+    table = robustness.robustness_table(found["robustness"], found["healthy_above_threshold"])
+    assert f"{table}\n\n{robustness.confounds_table(found['confounds'])}" in page("commands/evaluate.md")
 
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     for score, aucs in found["robustness"].items():

@@ -102,18 +102,20 @@ def robustness(labels, scores, ranking, threshold=None):
     return result
 
 
-def print_confounds(aucs):
-    """Print `confounds` as a table for people: a row per score."""
+def confounds_table(aucs: dict[str, dict[str, float]]) -> str:
+    """Return `confounds` as a table for people: a row per score."""
     names = list(next(iter(aucs.values())))
-    print(f"\n{'AUC of parts of images':22} " + "  ".join(names))
+    lines = [f"{'AUC of parts of images':22} " + "  ".join(names)]
     for score, values in aucs.items():
-        print(f"{score:22} " + "  ".join(f"{values[name]:{len(name)}.3f}" for name in names))
+        lines.append(f"{score:22} " + "  ".join(f"{values[name]:{len(name)}.3f}" for name in names))
+    return "\n".join(lines)
 
 
-def print_robustness(aucs, healthy=None):
-    """The two parts of `robustness` as a table for people: a row per perturbation, a column per score."""
+def robustness_table(aucs: dict[str, dict[str, float]], healthy: dict[str, float] | None = None) -> str:
+    """Return the two parts of `robustness` as a table for people: a row per perturbation, a column per score."""
     head = f"{'AUC of changed images':22} " + "  ".join(f"{score:>6}" for score in aucs)
-    print(f"\n{head}" + "  healthy above threshold" * (healthy is not None))
+    lines = [head + "  healthy above threshold" * (healthy is not None)]
     for name in next(iter(aucs.values())):
         row = f"{name:22} " + "  ".join(f"{values[name]:{max(6, len(score))}.3f}" for score, values in aucs.items())
-        print(row + (f"  {healthy[name]:23.1%}" if healthy and name in healthy else ""))
+        lines.append(row + (f"  {healthy[name]:23.1%}" if healthy and name in healthy else ""))
+    return "\n".join(lines)

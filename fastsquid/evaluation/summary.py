@@ -51,28 +51,28 @@ def evaluate_run(data, scores, state, name, config):
     }
 
 
-def print_table(result):
-    """The metrics of `evaluate_run` as a table for people."""
+def run_table(result: dict) -> str:
+    """Return the metrics of `evaluate_run` as a table for people."""
     if result["split"] is None:
-        print("no labelled images: nothing to evaluate")
-        return
+        return "no labelled images: nothing to evaluate"
     images, checkpoint = result["images"], result["checkpoint"]
-    print(
-        f"\n{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
-        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
-        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else "")
-    )
     head = f"{'accuracy':>9} {'F1':>6} {'sens.':>6} {'spec.':>6}"
-    print(f"{'':22} {'':6}   {'threshold chosen on validation':^30}   {'chosen on these labels (papers)':^30}")
-    print(f"{'score':22} {'AUC':>6}   {head}   {head}")
+    lines = [
+        f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
+        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else ""),
+        f"{'':22} {'':6}   {'threshold chosen on validation':^30}   {'chosen on these labels (papers)':^30}",
+        f"{'score':22} {'AUC':>6}   {head}   {head}",
+    ]
     for name, metrics in result["scores"].items():
         cells = "   ".join(_cells(metrics[key]) for key in ("validation_threshold", "test_threshold"))
-        print(f"{name:22} {metrics['auc']:6.3f}   {cells}")
+        lines.append(f"{name:22} {metrics['auc']:6.3f}   {cells}")
     kinds = next(iter(result["scores"].values())).get("auc_by_kind")
     if kinds:
-        print(f"\n{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds))
+        lines += ["", f"{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds)]
         for name, metrics in result["scores"].items():
-            print(f"{name:22} " + " ".join(f"{value:9.3f}" for value in metrics["auc_by_kind"].values()))
+            lines.append(f"{name:22} " + " ".join(f"{value:9.3f}" for value in metrics["auc_by_kind"].values()))
+    return "\n".join(lines)
 
 
 def _cells(at):
@@ -94,25 +94,29 @@ def mean_and_std_text(values, width):
     return f"{values['mean']:.3f}{std}".rjust(width)
 
 
-def print_summary(summary):
-    """The summary of a group as tables for people."""
+def group_table(summary: dict) -> str:
+    """Return the summary of a group of runs as tables for people."""
     if summary["split"] is None:
-        print("\nno labelled images: nothing to summarize")
-        return
+        return "no labelled images: nothing to summarize"
     seeds, images = len(summary["seeds"]), summary["images"]
-    print(
-        f"\n{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "
-        f"{images['abnormal']} abnormal; mean ± sample standard deviation over seeds"
-    )
-    print(f"{'':22} {'':15}   {'threshold chosen on validation':^33}")
-    print(f"{'score':22} {'AUC':>15}   {'accuracy':>15}   {'F1':>15}")
+    lines = [
+        f"{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "
+        f"{images['abnormal']} abnormal; mean ± sample standard deviation over seeds",
+        f"{'':22} {'':15}   {'threshold chosen on validation':^33}",
+        f"{'score':22} {'AUC':>15}   {'accuracy':>15}   {'F1':>15}",
+    ]
     for score, metrics in summary["scores"].items():
-        print(f"{score:22} " + "   ".join(mean_and_std_text(metrics[name], 15) for name in ("auc", "accuracy", "f1")))
-    print("\nAUC of each seed, with a 95 % bootstrap interval over images")
-    print(f"{'seed':8} " + "   ".join(f"{score:>21}" for score in summary["scores"]))
+        cells = (mean_and_std_text(metrics[name], 15) for name in ("auc", "accuracy", "f1"))
+        lines.append(f"{score:22} " + "   ".join(cells))
+    lines += [
+        "",
+        "AUC of each seed, with a 95 % bootstrap interval over images",
+        f"{'seed':8} " + "   ".join(f"{score:>21}" for score in summary["scores"]),
+    ]
     for run in summary["runs"]:
         cells = (f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" for auc in run["auc"].values())
-        print(f"{run['seed']:<8} " + "   ".join(f"{cell:>21}" for cell in cells))
+        lines.append(f"{run['seed']:<8} " + "   ".join(f"{cell:>21}" for cell in cells))
+    return "\n".join(lines)
 
 
 def describe_seeds(seeds: list[int]) -> str:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-import sys
+import logging
 
 from ..data import open_data
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
 from ..utils import distributed
+
+log = logging.getLogger(__name__)
 
 
 def open_run_data(run):
@@ -32,7 +34,7 @@ def open_run_data(run):
             require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
     skipped = sum(split.skipped for split in data.values())
     if skipped and distributed.leads():
-        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}", file=sys.stderr)
+        log.warning("skipped %d unreadable image%s", skipped, "s" * (skipped > 1))
     return data
 
 

@@ -4,8 +4,8 @@ A detector gives every image a score: an upside-down chest, an inverted one, a d
 8 x 8 pixels with the mean and covariance of the training images' thumbnails. It needs no network.
 """
 
+import logging
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..data.images import to_unit
 from ..errors import CheckpointError
 from ..utils.files import replacing
 
+log = logging.getLogger(__name__)
 FILE = "input-check.safetensors"
 SIDE = 8  # of a thumbnail
 QUANTILE, MARGIN = 0.999, 1.1  # the threshold: a margin times a quantile of the training images' distances
@@ -155,7 +156,7 @@ def describe_unlike(unlike, count):
 
 
 def warn_of_unlike(ratios):
-    """Says on standard error how many images are unlike the training images.
+    """Log a warning that says how many images are unlike the training images.
 
     Args:
         ratios: (N,), as `InputCheck.ratios` gives them.
@@ -167,7 +168,7 @@ def warn_of_unlike(ratios):
     if not unlike:
         return ""
     sentence = describe_unlike(unlike, len(ratios))
-    print(f"warning: {sentence}", file=sys.stderr)
+    log.warning(sentence)
     return sentence
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from .epoch import Steps
 from .results import report_run
 from .trainer import Trainer
 
+log = logging.getLogger(__name__)
 SAVE_SECONDS = 30  # a checkpoint is written at most this often, at the end, and when training is stopped
 
 
@@ -143,7 +145,7 @@ class Run:
                 if not self.stop or distributed.world() > 1:
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                tqdm.write(f"the step that the signal interrupted has failed: {reason}", file=sys.stderr)
+                log.warning("the step that the signal interrupted has failed: %s", reason)
                 raise KeyboardInterrupt from None
             state["iteration"] += 1
             if self.first_step:
@@ -198,7 +200,7 @@ class Run:
             file.write(json.dumps(line) + "\n")
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
-        _print_line(line, self.config.epochs, self.config.score, better)
+        log.info(_epoch_line(line, self.config.epochs, self.config.score, better))
 
     def _finish(self):
         """Calibrate the last and the best detector, once, and save: the run is finished.
@@ -271,7 +273,7 @@ class Run:
         self.state["first_step_seconds"] = round(time.monotonic() - self.first_step, 3)
         self.first_step = None
         if self.trainer.compiled:
-            tqdm.write(f"first step, with compilation: {self.state['first_step_seconds']:.1f} s")
+            log.info("first step, with compilation: %.1f s", self.state["first_step_seconds"])
 
     def _diverged(self, what):
         kept = ckpt.latest_checkpoint(self.folder)
@@ -330,7 +332,7 @@ class Run:
             os.write(2, b"\nstopping after the first step, which compiles; Ctrl-C again stops at once\n")
 
 
-def _print_line(line, epochs, score, better):
+def _epoch_line(line, epochs, score, better):
     parts = [
         f"epoch {line['epoch']}/{epochs}",
         *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student") if name in line["losses"]),
@@ -338,5 +340,4 @@ def _print_line(line, epochs, score, better):
     if "validation" in line:
         shown = (score, *(name for name in ("residual", "patch_residual") if name != score))
         parts.append("validation AUC: " + "  ".join(f"{name} {line['validation'][name]:.3f}" for name in shown))
-    tqdm.write("  ".join([*parts, f"{line['seconds']:.0f} s", *(["best so far"] if better else [])]))
-    sys.stdout.flush()
+    return "  ".join([*parts, f"{line['seconds']:.0f} s", *(["best so far"] if better else [])])

@@ -1,11 +1,12 @@
 """What is written when a run or a group of runs ends."""
 
+import logging
 from pathlib import Path
 
 from ..drawing.gallery import draw_gallery
 from ..errors import UserError
 from ..evaluation.metrics import bootstrap_auc
-from ..evaluation.summary import evaluate_run, mean_and_std, print_summary, print_table
+from ..evaluation.summary import evaluate_run, group_table, mean_and_std, run_table
 from ..runs import checkpoint as ckpt
 from ..runs.folder import read_scores, read_summary, write_scores
 from ..runs.group import finished_runs
@@ -14,9 +15,11 @@ from ..scoring.maps import calibrate_maps, forward_maps
 from ..scoring.scores import score_splits
 from ..utils.files import write_json
 
+log = logging.getLogger(__name__)
+
 
 def report_run(folder, detector, data, normal, state, name, facts):
-    """Writes and prints what the detector that a run stands for is worth.
+    """Write the results of the detector that a run stands for, and log its metrics.
 
     Scores of every image but those of `train`, a gallery, what is normal at every pixel, the input check, and
     summary.json.
@@ -38,14 +41,14 @@ def report_run(folder, detector, data, normal, state, name, facts):
     ckpt.save_maps(folder, maps, state["sha256"][name])
     save_check(folder, fit_check(normal))
     write_json(folder / "summary.json", summary)  # last: it says that the run is finished
-    print_table(summary)
+    log.info("\n%s", run_table(summary))
 
 
 def report_group(folder):
-    """Writes summary.json of a group whose runs have all finished, and prints it."""
+    """Write summary.json of a group whose runs have all finished, and log it."""
     summary = summarize(finished_runs(folder))
     write_json(Path(folder) / "summary.json", summary)
-    print_summary(summary)
+    log.info("\n%s", group_table(summary))
 
 
 def summarize(runs):

@@ -3,9 +3,12 @@
 import argparse
 import difflib
 import errno
+import logging
 import os
 import subprocess
 import sys
+
+from tqdm import tqdm
 
 from ..errors import UserError
 from ..ops.dispatch import ImplementationError
@@ -24,6 +27,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def parse_args(self, args=None, namespace=None):
+        """As `ArgumentParser.parse_args`; from here on the library's log is shown."""
+        _show_log()
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
@@ -33,6 +38,30 @@ class Parser(argparse.ArgumentParser):
                 f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help")
             )
         return namespace
+
+
+class _Console(logging.Handler):
+    """Show the library's log on the console: progress on standard output, warnings on standard error.
+
+    Only the first process of a job shows it. A progress bar is not disturbed.
+    """
+
+    def emit(self, record):
+        if not distributed.leads():
+            return
+        text = record.getMessage()
+        if record.levelno < logging.WARNING:
+            tqdm.write(text)
+            sys.stdout.flush()
+        else:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def _show_log():
+    logger = logging.getLogger("fastsquid")
+    if not any(isinstance(handler, _Console) for handler in logger.handlers):
+        logger.addHandler(_Console())
+        logger.setLevel(logging.INFO)
 
 
 def add_device_options(parser):
