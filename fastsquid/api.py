@@ -1,6 +1,7 @@
 """The door from Python: a trained detector as an object that scores, locates and draws; files and commands left out."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,14 @@ from PIL import Image
 
 from .data.images import convert_array, convert_image, read_image, to_unit
 from .errors import UserError
-from .model.detector import calibrated
+from .model.detector import Detector
+from .model.ensemble import Ensemble
 from .runs.folder import why_uncalibrated
-from .runs.trained import load_maps, load_trained
-from .scoring.input_check import read_check, why_unchecked
-from .scoring.maps import anomaly_maps
+from .runs.input_check import read_check, why_unchecked
+from .runs.trained import TrainedRun, load_maps, load_trained
+from .scoring.input_check import InputCheck
+from .scoring.maps import Moments, anomaly_maps
+from .scoring.scores import calibrated
 from .utils.devices import choose_device
 
 
@@ -49,24 +53,11 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fas
     ):
         if value not in known:
             raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
-    detector, record, state, name = load_trained(run, checkpoint, impl, choose_device(str(device)))
-    if fast and not detector.config.discriminator:
+    trained = load_trained(run, checkpoint, impl, choose_device(str(device)))
+    if fast and not trained.detector.config.discriminator:
         raise UserError(f"{run} has no discriminator, whose score the fast one is: leave fast out")
-    return Scorer(
-        detector.frozen(precision == "bf16"),
-        state[name]["calibration"],
-        load_maps(run, record, state, name),
-        {
-            **record,
-            "folder": Path(run),
-            "checkpoint": name,
-            "weights": state["sha256"][name],
-            "epoch": state[name]["epoch"],
-            "validation": state[name]["validation"],
-        },
-        fast,
-        read_check(record["runs"][0]),
-    )
+    frozen = dataclasses.replace(trained, detector=trained.detector.frozen(precision == "bf16"))
+    return Scorer(frozen, load_maps(trained), fast, read_check(trained.runs[0]))
 
 
 class Scorer:
@@ -91,25 +82,28 @@ class Scorer:
         map_name: the map that explains the preset's score, one of `maps.forward_maps`.
         image_size: side of the model's square images in pixels.
         crop: whether every image is cropped to its exposed field before it is resized.
-        calibration: {score: {mean, std, quantiles}} as `evaluation.calibrate` gives it; None before a run has finished,
-            and of a run that was converted without data. Of a group, mean and std are over normal validation images.
-        run: the run's config.json, with its `folder`, the `checkpoint` that this is, the sha256 of its `weights`, its
-            `epoch` (None of converted weights), and of its `validation` {score: {auc, threshold}}, or None without
-            labelled validation images; None of a detector that no run folder holds. `seeds` and `runs` are the lists of
-            seeds and of run folders; of a group, `epoch` and `weights` are lists too.
-        detector: the frozen `Detector`, or of a group the `Ensemble`.
-        input_check: an `unlike.InputCheck`, of a group its first run's; None where the run has none.
+        calibration: {score: `scoring.scores.Calibration`}; None before a run has finished, and for weights that were
+            converted without data. For a group, mean and std are over normal validation images.
+        run: a `runs.trained.TrainedRun`: the frozen detector, its record, folder, checkpoint, epoch and more.
+        detector: the frozen `Detector`, or the `Ensemble` of a group.
+        input_check: a `scoring.input_check.InputCheck`, for a group that of its first run; None where the run has none.
         device: on which it computes.
 
     Args:
-        detector, calibration, run, input_check: as the attributes.
-        maps: what is normal at every pixel, as `maps.calibrate_maps` gives it; None where the run has none.
+        run, input_check: as the attributes.
+        maps: normal values at every pixel, as `scoring.maps.calibrate_maps` returns them; None where the run has none.
         fast: as for `load`.
     """
 
-    def __init__(self, detector, calibration, maps, run=None, fast=False, input_check=None):
-        self.detector, self.calibration, self.run, self.fast = detector, calibration, run, fast
-        self.input_check = input_check
+    def __init__(
+        self,
+        run: TrainedRun,
+        maps: dict[str, Moments] | None,
+        fast: bool = False,
+        input_check: InputCheck | None = None,
+    ):
+        self.run, self.fast, self.input_check = run, fast, input_check
+        self.calibration, detector = run.calibration, run.detector
         self.score_name, self.score_names = detector.config.score, detector.config.scores
         self.map_name = detector.config.map
         if fast:
@@ -119,6 +113,11 @@ class Scorer:
         self.image_size, self.crop = detector.config.image_size, detector.config.crop
         self.device = next(detector.parameters()).device
         self._maps = maps
+
+    @property
+    def detector(self) -> Detector | Ensemble:
+        """The frozen detector, or the ensemble of a group."""
+        return self.run.detector
 
     def score(self, images, batch_size=64):
         """The preset's anomaly score, larger = more abnormal: float32 (N,)."""
@@ -183,7 +182,7 @@ class Scorer:
             UserError: the run has no input check.
         """
         if self.input_check is None:
-            raise UserError(why_unchecked(self.run["folder"], self.run))
+            raise UserError(why_unchecked(self.run.folder, self.run.record))
         found = self._gather(images, batch_size, lambda batch: {"ratio": self.input_check.ratios(batch)}, cropped)
         return found["ratio"]
 
@@ -193,8 +192,7 @@ class Scorer:
         Raises:
             UserError: the run is not calibrated.
         """
-        values = torch.as_tensor(np.asarray(scores, np.float64))
-        return calibrated(values, self._calibration()).numpy()
+        return calibrated(scores, self._calibration())
 
     def percentile(self, scores):
         """Of the preset's raw scores, what share of normal validation images scores less, in percent: float64 (N,).
@@ -204,7 +202,7 @@ class Scorer:
         Raises:
             UserError: the run is not calibrated, or had no labelled validation images.
         """
-        quantiles = self._calibration().get("quantiles")
+        quantiles = self._calibration().quantiles
         if quantiles is None:
             raise UserError(
                 "there are no percentiles, since the run had no labelled validation images, or was of an earlier "
@@ -222,12 +220,12 @@ class Scorer:
         """
         kind = self.map_name if kind is None else kind
         if self._maps is None:
-            folder = self.run["folder"]
-            if self.calibration is None and self.run["converted"]:
-                raise UserError(why_uncalibrated(folder, self.run))
-            resumed = " and ".join(f"--resume {run}" for run in self.run["runs"])
+            folder = self.run.folder
+            if self.calibration is None and self.run.record.converted:
+                raise UserError(why_uncalibrated(folder, self.run.record))
+            resumed = " and ".join(f"--resume {run}" for run in self.run.runs)
             raise UserError(
-                f"{folder} has no maps for its {self.run['checkpoint']} checkpoint: a finished run has them for its "
+                f"{folder} has no maps for its {self.run.checkpoint} checkpoint: a finished run has them for its "
                 f"best, or where none is chosen for its last, and python -m fastsquid.train {resumed} writes those"
             )
         if kind not in self._maps:
@@ -245,7 +243,7 @@ class Scorer:
     def _calibration(self):
         """Of the preset's score."""
         if self.calibration is None:
-            raise UserError(why_uncalibrated(self.run["folder"], self.run))
+            raise UserError(why_uncalibrated(self.run.folder, self.run.record))
         return self.calibration[self.score_name]
 
     def _gather(self, images, batch_size, compute, cropped=False):
@@ -257,7 +255,7 @@ class Scorer:
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def __getstate__(self):  # tensors of a GPU could not be read where there is none
-        return {**self.__dict__, "detector": copy.deepcopy(self.detector).cpu()}
+        return {**self.__dict__, "run": dataclasses.replace(self.run, detector=copy.deepcopy(self.detector).cpu())}
 
     def __setstate__(self, state):
         self.__dict__.update(state)

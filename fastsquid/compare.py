@@ -10,7 +10,7 @@ from .config import SCORES
 from .errors import UserError
 from .evaluation.metrics import bootstrap_aucs, interval, require_both_classes, weighted_auc
 from .evaluation.summary import mean_and_std, mean_and_std_text
-from .runs.folder import read_run, read_scores, read_summary
+from .runs.folder import read_run, read_scores, read_summary, scores_file
 from .runs.group import finished_runs
 from .utils.cli import Parser, run_command
 
@@ -135,10 +135,10 @@ def conclusion(first, second, result):
 
 
 def _read_run(run, score):
-    split, score = read_summary(run)["split"], score or read_run(run)["config"].score
+    split, score = read_summary(run).split, score or read_run(run).config.score
     if split is None:
         raise UserError(f"{run} has no labelled images to compare: train on data with a labelled test or val split")
-    path = run / f"scores-{split}.csv"
+    path = scores_file(run, split)
     names, labels, scores = read_scores(path)
     if score not in scores:
         raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")

@@ -1,14 +1,20 @@
 """`python -m fastsquid.convert SYSTEM GENERATOR DISCRIMINATOR --out RUN`: a published checkpoint as a run folder."""
 
+import dataclasses
 from pathlib import Path
 
+import torch
+
+from .data.split import Split
 from .errors import UserError
 from .evaluation.summary import evaluate_run
 from .evaluation.validation import validate
+from .model.detector import Detector
 from .model.published_checkpoint import Published, build_detector
 from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
-from .runs.data import fingerprint_of, open_run_data
-from .runs.folder import create_run, new_folder, refuse_existing
+from .runs.data import fingerprint_of, open_training_data
+from .runs.folder import SUMMARY, create_run, new_folder, reject_existing
+from .runs.records import CheckpointState, DetectorState, RunRecord, Summary
 from .scoring.scores import calibrate
 from .training.results import report_run
 from .utils.cli import Parser, add_device_options, add_reading_options, run_command
@@ -34,22 +40,22 @@ def main(arguments=None):
     if options.data == "":
         raise UserError("--data is empty: give a folder of normal images, or leave it out")
 
-    refuse_existing(options.out)
+    reject_existing(options.out)
     device = choose_device(options.device)
     generator, discriminator = (Published(path) for path in (options.generator, options.discriminator))
     detector = build_detector(generator, discriminator, options.system, options.impl).to(device).eval()
     config = detector.config
-    run = {
-        "config": config,
-        "data": options.data and str(Path(options.data).resolve()),
-        "seed": 0,
-        "skip_unreadable": options.skip_unreadable,
-        "anonymous": options.anonymous,
-    }
+    record = RunRecord(
+        config=config,
+        data=options.data and str(Path(options.data).resolve()),
+        seed=0,
+        skip_unreadable=options.skip_unreadable,
+        anonymous=options.anonymous,
+    )
     print_sizes(config)
     data, split, normal = {}, None, None
     if options.data:
-        data = open_run_data(run)
+        data = open_training_data(record)
         split, normal = choose_normal(data, options.data)
     converted = {
         "system": options.system,
@@ -57,36 +63,34 @@ def main(arguments=None):
         "discriminator": discriminator.sha256,
         "images": None if normal is None else len(normal),
     }
+    record = dataclasses.replace(
+        record, fingerprint=None if split is None else fingerprint_of(split), converted=converted
+    )
     with new_folder(options.out) as folder:
-        create_run(folder, **run, fingerprint=None if split is None else fingerprint_of(split), converted=converted)
-        state = {"finished": True, "best": None, "last": what_is_known(detector, data, normal)}
-        save_checkpoint(folder, {**state, "config": config.to_dict()}, detector.state_dict(), optimizers={})
+        create_run(folder, record)
+        state = CheckpointState(config=config.to_dict(), finished=True, last=_measure(detector, data, normal))
+        save_checkpoint(folder, state, detector.state_dict(), optimizers={})
         state = read_state(latest_checkpoint(folder), config)
-        facts = {"preset": config.preset, "seed": run["seed"], "converted": converted}
         if normal is None:
-            write_json(folder / "summary.json", {**facts, **evaluate_run({}, {}, state, "last", config)})
-            print("not calibrated, since there is no --data: the column of calibrated scores stays empty")
+            metrics = evaluate_run({}, {}, config, "last", None, None)
+            summary = Summary(preset=config.preset, seed=record.seed, facts={"converted": converted}, **metrics)
+            write_json(folder / SUMMARY, summary.to_json())
+            print("not calibrated, because --data is not given: the column of calibrated scores stays empty")
         else:
-            report_run(folder, detector, data, normal, state, "last", facts)
+            report_run(folder, detector, data, normal, state, record.seed, {"converted": converted})
     print(f"run folder: {options.out}")
 
 
-def what_is_known(detector, data, normal):
-    """What the state of a checkpoint says of its detector, as training would; of its training nothing is known.
-
-    Args:
-        detector: a `Detector` in eval mode.
-        data: splits by name.
-        normal: the images that calibrate, or None.
-    """
+def _measure(detector: Detector, data: dict[str, Split], normal: torch.Tensor | None) -> DetectorState:
+    """Return what a checkpoint says of its detector: validation and calibration, where there are images for them."""
     validation = data.get("val")
     if validation is not None and validation.labels is None:
         validation = None
-    return {
-        "epoch": None,
-        "validation": None if validation is None else validate(detector, validation),
-        "calibration": None if normal is None else calibrate(detector, normal, validation),
-    }
+    return DetectorState(
+        epoch=None,
+        validation=None if validation is None else validate(detector, validation),
+        calibration=None if normal is None else calibrate(detector, normal, validation),
+    )
 
 
 def choose_normal(data, path):

@@ -11,8 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import config as configuration
 from .api import Scorer, unit_batches
-from .errors import DivergedError, UserError
+from .errors import UserError
 from .model.detector import Detector
+from .runs.trained import TrainedRun
 from .scoring.input_check import fit_check
 from .scoring.maps import calibrate_maps, forward_maps
 from .scoring.scores import calibrate, standardize
@@ -99,7 +100,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         judge = _train(config, images, seed, device)
         detector = judge.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
-        self.scorer_ = Scorer(detector, calibrate(detector, images), maps, input_check=fit_check(images))
+        run = TrainedRun(detector, calibrate(detector, images))
+        self.scorer_ = Scorer(run, maps, input_check=fit_check(images))
         scores = self.scorer_.scores(images, cropped=True)[config.score].astype(np.float64)
         self.offset_ = float(np.percentile(-scores, 100 * contamination))
         return self
@@ -144,16 +146,9 @@ def _train(config, images, seed, device):
         trainer = Trainer(Detector(config).to(device))
         steps = Steps(trainer, images)
         for epoch in range(config.epochs):
-            trainer.set_epoch(epoch)
-            for step in steps.begin(seed, epoch):
-                steps.run(*step)
-            broken = steps.broken()
-            if broken is not None:
-                step, name, value = broken
-                raise DivergedError(
-                    f"the {name} loss is {value} at step {step + 1} of epoch {epoch + 1}: training stopped; "
-                    "a lower lr in config may help"
-                )
+            for _ in steps.epoch(seed, epoch):
+                pass
+            steps.require_finite(epoch, "a lower lr in config may help")
     standardize(trainer.judge, images)
     return trainer.judge
 

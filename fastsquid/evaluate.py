@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
-from .data import open_data
 from .data.dicom.patients import warn_of_ages
 from .drawing.curves import precision_recall_figure, roc_figure
 from .drawing.png import save_figure
@@ -16,14 +15,14 @@ from .evaluation.robustness import (
     perturbed_scores,
     robustness,
     robustness_table,
-    uncropped_size,
 )
 from .evaluation.summary import evaluate_run, run_table
 from .evaluation.validation import reported_split
 from .model.ensemble import Ensemble
-from .runs.data import data_of
+from .runs.data import data_of, open_run_data
+from .runs.input_check import read_check
 from .runs.trained import load_trained
-from .scoring.input_check import read_check, warn_of_unlike
+from .scoring.input_check import warn_of_unlike
 from .scoring.scores import score_images
 from .utils.cli import Parser, add_run_options, run_command
 from .utils.devices import choose_device
@@ -44,40 +43,40 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
-    detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
-    source = data_of(options.run, run, options.data)
-    config = run["config"]
+    run = load_trained(options.run, options.checkpoint, options.impl, device)
+    detector, config = run.detector, run.record.config
+    source = data_of(options.run, run.record, options.data)
     opened = partial(
-        open_data,
+        open_run_data,
+        run.record,
         source,
-        seed=run["seed"],
-        skip_unreadable=options.skip_unreadable or run["skip_unreadable"],
-        anonymous=options.anonymous or run["anonymous"],
+        skip_unreadable=options.skip_unreadable,
+        anonymous=options.anonymous,
     )
-    data = opened(size=config.image_size, splits=("val", "test"), crop=config.crop)
+    data = opened(splits=("val", "test"))
     split = reported_split(data)
     if split is None:
         raise UserError(
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
-    warn_of_ages(data[split].ages or (), run["ages"])
-    if check := read_check(run["runs"][0]):
+    warn_of_ages(data[split].ages or (), run.record.ages)
+    if check := read_check(run.runs[0]):
         warn_of_unlike(check.ratios(data[split].images))
     scores, of_runs = _score(detector, data[split].images)
     pictures = Path(options.out or Path(options.run) / "evaluation")
     pictures.mkdir(parents=True, exist_ok=True)
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
         save_figure(draw(data[split].labels, scores), pictures / f"{kind}.png")
-    result = evaluate_run(data, {split: scores}, state, name, config)
+    result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
     print(f"\n{run_table(result)}")
     if of_runs:
         aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]
-        result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run["seeds"], aucs)]
+        result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]
         print_runs(result, config.score)
     if options.robustness:
         uncropped = data[split]
         if config.crop:
-            uncropped = opened(size=uncropped_size(config), splits=(split,))[split]
+            uncropped = opened(splits=(split,), uncropped=True)[split]
         every = {"clean": scores, **perturbed_scores(detector, uncropped.images)}
         at = result["scores"][config.score]["validation_threshold"]
         result |= robustness(data[split].labels, every, config.score, at and at["threshold"])

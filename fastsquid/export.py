@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from .api import load
-from .data import SPLITS, open_data, to_unit
+from .data import SPLITS, to_unit
 from .errors import UserError
+from .runs.data import open_run_data
+from .runs.trained import TrainedRun
 from .scoring.portable import READERS, RUNTIMES, WRITERS, require_packages
 from .scoring.verification import BATCHES, IMAGES, compare, require_agreement
 from .utils.cli import Parser, add_reading_options, run_command
@@ -45,7 +47,7 @@ def main(arguments=None):
     scorer.normal_map()  # or refused before there is work
     images = None
     if options.verify:
-        images = real_images(scorer, options.data, options.skip_unreadable, options.anonymous)
+        images = real_images(scorer.run, options.data, options.skip_unreadable, options.anonymous)
     with replacing(out, "wb") as file:
         WRITERS[options.to](scorer, file)
         file.flush()
@@ -68,36 +70,30 @@ def _print(largest, speeds, kind):
         print(f"{who:20}" + "".join(f"{speeds[size][row]:14.1f}" for size in BATCHES))
 
 
-if __name__ == "__main__":
-    run_command(main)
-
-
-def real_images(scorer, source=None, skip_unreadable=False, anonymous=False):
-    """Images to compare on: of the test split, or where there is none of validation, or of training.
+def real_images(
+    run: TrainedRun, source: str | None = None, skip_unreadable: bool = False, anonymous: bool = False
+) -> torch.Tensor:
+    """Return images to compare on: of the test split, or where there is none of validation, or of training.
 
     Args:
-        scorer: a `Scorer` of a run.
-        source, skip_unreadable, anonymous: of the data, as `open_data` takes them, beside what the run says of its
-            own; None is the data that the run was trained with.
+        run: as `load` opens it.
+        source: path of the data; None for the data that the run was trained with.
+        skip_unreadable, anonymous: as `open_run_data` takes them.
 
     Returns:
         float32 (66, 1, S, S) in [0, 1], evenly from the whole split; fewer images repeat.
 
     Raises:
-        UserError: as `open_data`.
+        UserError: as `open_run_data`, or no images.
     """
-    run = scorer.run
+    source = source or run.record.data
     for name in reversed(SPLITS):
-        data = open_data(
-            source or run["data"],
-            scorer.image_size,
-            run["seed"],
-            skip_unreadable or run["skip_unreadable"],
-            splits=(name,),
-            anonymous=anonymous or run["anonymous"],
-            crop=scorer.crop,
-        )
+        data = open_run_data(run.record, source, splits=(name,), skip_unreadable=skip_unreadable, anonymous=anonymous)
         if name in data:
             images = data[name].images
             return to_unit(images[np.linspace(0, len(images) - 1, IMAGES).round().astype(int)])
-    raise UserError(f"{source or run['data']} has no images to compare on")
+    raise UserError(f"{source} has no images to compare on")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from .data import open_data
 from .data.sources.digits import is_mnist
 from .drawing.papers import draw_figures
 from .drawing.png import save_figure
 from .errors import UserError
-from .evaluation.summary import describe_checkpoint
-from .runs.checkpoint import load_run
-from .runs.data import data_of
+from .runs.data import data_of, open_run_data
 from .runs.folder import read_run, why_uncalibrated
+from .runs.trained import load_run
 from .utils.cli import Parser, add_device_options, add_reading_options, run_command
 from .utils.devices import choose_device
 
@@ -40,15 +38,13 @@ def main(arguments=None):
     device = choose_device(options.device)
     first = _agreeing(options.runs)
     source = data_of(options.runs[0], first, options.data)
-    skip = options.skip_unreadable or first["skip_unreadable"]
-    anonymous = options.anonymous or first["anonymous"]
-    config = first["config"]
-    data = open_data(source, config.image_size, first["seed"], skip, anonymous=anonymous, crop=config.crop)
-    runs = [_Loaded(run, options.checkpoint, options.impl, device) for run in options.runs]
+    data = open_run_data(first, source, skip_unreadable=options.skip_unreadable, anonymous=options.anonymous)
+    runs = [load_run(folder, options.checkpoint, options.impl, device) for folder in options.runs]
+    for run in runs:
+        if run.calibration is None:
+            raise UserError(why_uncalibrated(run.folder, run.record))
     folder = Path(options.out or Path(options.runs[0]) / "figures")
     folder.mkdir(parents=True, exist_ok=True)
-    if skipped := sum(split.skipped for split in data.values()):
-        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}")
     for name, figure in draw_figures(runs, data):
         if isinstance(figure, str):
             print(f"{name} skipped: {figure}")
@@ -57,34 +53,22 @@ def main(arguments=None):
             print(folder / name)
 
 
-class _Loaded:
-    """A run's detector, its seed and calibration, and the words that say which it is."""
-
-    def __init__(self, folder, checkpoint, impl, device):
-        self.detector, run, state, name = load_run(folder, checkpoint, impl, device)
-        self.calibration, self.seed = state[name]["calibration"], run["seed"]
-        if self.calibration is None:
-            raise UserError(why_uncalibrated(folder, run))
-        which = describe_checkpoint(name, state[name]["epoch"])
-        self.title = f"{run['config'].preset}, seed {run['seed']}, {which}"
-
-
 def _agreeing(folders):
-    """config.json of the first run, after runs that are not its other seeds are refused."""
+    """Return the record of the first run; reject runs that are not other seeds of it."""
     runs = [read_run(folder) for folder in folders]
     resolved = [Path(folder).resolve() for folder in folders]
     for i, (folder, run) in enumerate(zip(folders, runs)):
         if resolved[i] in resolved[:i]:
             raise UserError(f"{folder} is given twice: give each run once")
-        ours, theirs = (one["config"].to_dict() for one in (runs[0], run))
+        ours, theirs = (one.config.to_dict() for one in (runs[0], run))
         for name in ours:
             if ours[name] != theirs[name]:
                 raise UserError(
                     f"{folder} is of another configuration than {folders[0]}: {name} is {theirs[name]!r} there and "
                     f"{ours[name]!r} here; give runs that differ in their seed"
                 )
-        drawn = run["data"] is None or is_mnist(Path(run["data"]))  # DigitAnatomy's training images are the seed's
-        if run["fingerprint"] != runs[0]["fingerprint"] and not (drawn and run["data"] == runs[0]["data"]):
+        drawn = run.data is None or is_mnist(Path(run.data))  # DigitAnatomy's training images are the seed's
+        if run.fingerprint != runs[0].fingerprint and not (drawn and run.data == runs[0].data):
             raise UserError(f"{folder} was trained on other images than {folders[0]}: give runs of the same data")
     return runs[0]
 

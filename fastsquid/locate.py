@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from .data import open_data, to_unit
+from .data import to_unit
 from .drawing.gallery import choose_images
 from .drawing.pictures import MAPS, map_figure
 from .drawing.png import save_figure
@@ -18,7 +18,7 @@ from .evaluation.localization import (
 )
 from .evaluation.summary import describe_checkpoint, describe_seeds
 from .evaluation.validation import reported_split
-from .runs.data import data_of
+from .runs.data import data_of, open_run_data
 from .runs.trained import load_trained
 from .scoring.maps import calibrate_maps
 from .utils.cli import Parser, add_run_options, run_command
@@ -41,27 +41,23 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     device = choose_device(options.device)
-    detector, run, state, name = load_trained(options.run, options.checkpoint, options.impl, device)
-    source, skip = data_of(options.run, run, options.data), options.skip_unreadable or run["skip_unreadable"]
-    anonymous = options.anonymous or run["anonymous"]
-    data = open_data(source, run["config"].image_size, run["seed"], skip, anonymous=anonymous, crop=run["config"].crop)
+    run = load_trained(options.run, options.checkpoint, options.impl, device)
+    config, source = run.record.config, data_of(options.run, run.record, options.data)
+    data = open_run_data(run.record, source, skip_unreadable=options.skip_unreadable, anonymous=options.anonymous)
     if "train" not in data:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"
         )
-    if skipped := sum(split.skipped for split in data.values()):
-        print(f"skipped {skipped} unreadable image{'s' * (skipped > 1)}")
     shown = _shown_split(data)
-    split, detector = data[shown], detector.frozen()
+    split, detector = data[shown], run.detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)
-    epoch = state[name]["epoch"]
-    where = f"{run['config'].preset}, {describe_seeds(run['seeds'])}, {describe_checkpoint(name, epoch)}, {shown} split"
-    where += f"; the map of the score: {MAPS[run['config'].map]}"
+    which = f"{describe_seeds(run.seeds)}, {describe_checkpoint(run.checkpoint, run.epoch)}"
+    where = f"{config.preset}, {which}, {shown} split; the map of the score: {MAPS[config.map]}"
     figure = draw_maps(detector, split, calibration, where)
 
     folder = Path(options.out or Path(options.run) / "localization")
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"checkpoint": {"name": name, "epoch": epoch}, "map": run["config"].map}
+    facts = {"checkpoint": {"name": run.checkpoint, "epoch": run.epoch}, "map": config.map}
     result = None
     if split.cells is not None:
         result = {

@@ -26,9 +26,9 @@ def main(arguments=None):
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
     scorer = load(options.run, None, options.device, options.impl)
-    if scorer.calibration is None and scorer.run["converted"]:
-        raise UserError(why_uncalibrated(options.run, scorer.run))
-    anonymous = options.anonymous or scorer.run["anonymous"]
+    if scorer.calibration is None and scorer.run.record.converted:
+        raise UserError(why_uncalibrated(options.run, scorer.run.record))
+    anonymous = options.anonymous or scorer.run.record.anonymous
     if options.images is None:
         images = folder_images(options.source, anonymous)
     else:
@@ -41,8 +41,8 @@ def main(arguments=None):
         strips, ages = _examine(scorer, images, options)
         data = page_data(scorer, images, options)
         data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
-        data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run["ages"])}
-        data |= page_title(scorer.run, images, options, anonymous)
+        data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run.record.ages)}
+        data |= page_title(scorer.run, images, options.source, options.images, options.trained_on, anonymous)
         file.write(page(data, strips))
     failed = sum(bool(image.error) for image in images)
     size = Path(options.out).stat().st_size / 1e6
@@ -139,7 +139,7 @@ def _settle_score(scorer, image, score, options):
     if image.score is None:
         image.score = float(f"{score:.9g}")  # as a CSV has it: float32, exactly
     # What half precision and other devices change is well within it, see test_half_precision.
-    elif abs(image.score - score) > 0.02 * (abs(score) + scorer.calibration[scorer.score_name]["std"]):
+    elif abs(image.score - score) > 0.02 * (abs(score) + scorer.calibration[scorer.score_name].std):
         raise UserError(
             f"{options.source} says {image.score:.6g} for {image.name}, but {options.run} gives {score:.6g}: its "
             "scores are of another run, checkpoint or image; write them again with python -m fastsquid.score"

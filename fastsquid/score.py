@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from .data.names import content_name
 from .data.sources.shards import find_shards, is_shard, read_shard, shard_title
 from .errors import UserError
 from .runs.folder import why_uncalibrated
-from .scoring.input_check import describe_unlike, why_unchecked
+from .runs.input_check import why_unchecked
+from .scoring.input_check import describe_unlike
 from .scoring.parts import Parts, any_parts, digest
 from .scoring.table import Scoring, write_table
 from .utils import distributed
@@ -66,18 +68,21 @@ def _score(options):
             raise UserError(f"{path} does not exist")
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision, options.fast)
     if scorer.calibration is None and distributed.leads():
-        why = why_uncalibrated(options.run, scorer.run)
+        why = why_uncalibrated(options.run, scorer.run.record)
         print(f"the columns calibrated and unlike_training stay empty: {why}", file=sys.stderr)
     elif scorer.input_check is None and distributed.leads():
-        print(f"the unlike_training column stays empty: {why_unchecked(options.run, scorer.run)}", file=sys.stderr)
+        print(
+            f"the unlike_training column stays empty: {why_unchecked(options.run, scorer.run.record)}", file=sys.stderr
+        )
 
-    anonymous = options.anonymous or scorer.run["anonymous"]
+    anonymous = options.anonymous or scorer.run.record.anonymous
     files = _named_files(paths, anonymous)
     scoring = Scoring(scorer, options.batch_size, anonymous)
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
     threshold = scorer.input_check and scorer.input_check.threshold
-    settings = [scorer.run["weights"], scorer.score_name, scorer.score_names, scorer.calibration]
+    calibration = scorer.calibration and {name: asdict(usual) for name, usual in scorer.calibration.items()}
+    settings = [scorer.run.weights, scorer.score_name, scorer.score_names, calibration]
     settings += [options.precision, anonymous, threshold]
     with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
@@ -106,7 +111,7 @@ def _finish(options, scoring, count, rows, parts=None):
     print(f"{scored} of {count} images scored: {options.out}{speed}")
     if scored and scoring.scorer.input_check is not None:
         print(describe_unlike(unlike, scored))
-    warn_of_ages(list(chain.from_iterable(ages)), scoring.scorer.run["ages"])
+    warn_of_ages(list(chain.from_iterable(ages)), scoring.scorer.run.record.ages)
     if failed:
         print(
             f"error: {failed} of {count} images could not be read; {options.out} says why in its error column",

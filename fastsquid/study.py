@@ -19,10 +19,11 @@ from .data import open_data
 from .drawing.study import draw_study
 from .errors import CheckpointError, DivergedError, UserError
 from .evaluation.validation import reported_split
-from .runs.folder import FORMAT, create_folder, is_finished, read_json, read_summary
+from .runs.folder import STUDY, create_folder, is_finished, read_json, read_summary, seed_folder
 from .runs.group import is_group, read_group, seed_run
+from .runs.records import FORMAT, GroupRecord
 from .training.results import report_group
-from .training.start import train_run
+from .training.start import Speed, train_run
 from .training.study import STUDIES
 from .utils.cli import Parser, add_training_options, refuse_repeated, run_command, seed_option
 from .utils.devices import choose_device
@@ -45,16 +46,10 @@ def main(arguments=None):
     _begin(folder, record)
 
     rows = STUDIES[options.name][options.scale]
+    speed = Speed(options.compile, options.precision, options.impl)
     number, diverged = 0, []
     for row in rows:
-        group = {
-            "config": row.config(options.scale),
-            "data": data,
-            "skip_unreadable": False,
-            "anonymous": False,
-            "init": None,
-            "seeds": options.seeds,
-        }
+        group = GroupRecord(row.config(options.scale), data, options.seeds)
         _refuse_other_group(folder / row.slug, group)
         for seed in options.seeds:
             number += 1
@@ -65,7 +60,7 @@ def main(arguments=None):
             if finished:
                 continue
             try:
-                unbroken = train_run(run_folder, run, options, device, group)
+                unbroken = train_run(run_folder, run, speed, device, group)
             except DivergedError as error:  # the next rows are none the worse for it
                 print(f"diverged: {error}", flush=True)
                 diverged.append(f"{row.system}, {row.name}, seed {seed}")
@@ -77,7 +72,7 @@ def main(arguments=None):
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
             torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
             _report(folder, record)
-        finished = [is_finished(folder / row.slug / f"seed-{seed}") for seed in options.seeds]
+        finished = [is_finished(seed_folder(folder / row.slug, seed)) for seed in options.seeds]
         if all(finished) and not is_finished(folder / row.slug):
             report_group(folder / row.slug)
     _report(folder, record)
@@ -92,7 +87,7 @@ def _begin(folder, record):
     Raises:
         UserError: the folder is of another study or of none, or its study.json is damaged.
     """
-    path = folder / "study.json"
+    path = folder / STUDY
     if not folder.exists():
         create_folder(folder, path.name, {"format": FORMAT, **record})
         return
@@ -126,7 +121,7 @@ def _report(folder, record):
     lines = []
     for row in STUDIES[record["name"]][record["scale"]]:
         for seed in record["seeds"]:
-            run = folder / row.slug / f"seed-{seed}"
+            run = seed_folder(folder / row.slug, seed)
             if is_finished(run):
                 lines += _lines(row, seed, read_summary(run), row.config(record["scale"]).score)
     with replacing(folder / f"{record['name']}.csv") as file:
@@ -149,17 +144,17 @@ def _lines(row, seed, summary, own):
             "parameter": parameter,
             "value": value,
             "seed": seed,
-            "epochs": summary["epochs"],
-            "seconds": summary["seconds"],
-            "checkpoint": summary["checkpoint"]["name"],
-            "epoch": summary["checkpoint"]["epoch"],
-            "split": summary["split"],
+            "epochs": summary.facts["epochs"],
+            "seconds": summary.facts["seconds"],
+            "checkpoint": summary.checkpoint["name"],
+            "epoch": summary.checkpoint["epoch"],
+            "split": summary.split,
             "score": score,
             "ranks": int(score == own),
             "auc": metrics["auc"],
         }
         for parameter, value in row.points.items() or [("", "")]
-        for score, metrics in summary["scores"].items()
+        for score, metrics in summary.scores.items()
     ]
 
 

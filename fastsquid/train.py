@@ -13,10 +13,11 @@ from typing import get_args
 from .config import PRESETS, Config, preset
 from .errors import UserError
 from .runs.data import data_of
-from .runs.folder import is_finished, read_run, refuse_existing
+from .runs.folder import is_finished, read_run, reject_existing
 from .runs.group import is_group, read_group, seed_run
+from .runs.records import GroupRecord
 from .training.results import report_group
-from .training.start import describe_init, train_run
+from .training.start import Speed, describe_init, train_run
 from .utils import distributed
 from .utils.cli import Parser, add_reading_options, add_training_options, refuse_repeated, run_command, seed_option
 from .utils.devices import choose_device
@@ -33,52 +34,59 @@ def main(arguments=None):
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
         run = read_run(folder)
-        if run["converted"]:
+        if run.converted:
             raise UserError(
                 f"{folder} was converted from published weights, which have no training to go on with: convert them "
                 f"again, or begin a run with them by --init {folder}"
             )
         return _train_single(folder, run, options, device)
-    nothing = {"data": None, "anonymous": False, "converted": None}
-    init, begun = (None, nothing) if options.init is None else describe_init(options.init)
-    config = begun["config"] if init and options.preset is None else preset(options.preset or "digits")
-    run = {
-        "config": dataclasses.replace(config, **changes),
-        "skip_unreadable": options.skip_unreadable,
-        "anonymous": options.anonymous or begun["anonymous"],
-        "data": str(Path(options.data).resolve()) if options.data else data_of(options.init, begun),
-        "init": init,
-    }
+    init, begun = (None, None) if options.init is None else describe_init(options.init)
+    config = begun.config if begun and options.preset is None else preset(options.preset or "digits")
+    data = str(Path(options.data).resolve()) if options.data else None
+    if begun and data is None:
+        data = data_of(options.init, begun)
+    group = GroupRecord(
+        config=dataclasses.replace(config, **changes),
+        data=data,
+        seeds=options.seeds or [options.seed or 0],
+        skip_unreadable=options.skip_unreadable,
+        anonymous=options.anonymous or bool(begun and begun.anonymous),
+        init=init,
+    )
     folder = Path(options.out) if options.out else _free_folder(config.preset)
-    refuse_existing(folder)
+    reject_existing(folder)
     if options.seeds is not None:
-        return _train_group(folder, {**run, "seeds": options.seeds}, options, device)
-    return _train_single(folder, {**run, "seed": options.seed or 0}, options, device)
+        return _train_group(folder, group, options, device)
+    return _train_single(folder, group.run(group.seeds[0]), options, device)
 
 
 def _train_single(folder, run, options, device):
-    if not train_run(folder, run, options, device):
+    if not train_run(folder, run, _speed(options), device):
         return _stopped(folder)
     print(f"run folder: {folder}")
 
 
 def _train_group(folder, group, options, device):
     """A run for each seed that has none or an unfinished one, and the summary of all; or of one seed its run."""
-    if options.only not in (None, *group["seeds"]):
-        seeds = ", ".join(map(str, group["seeds"]))
+    if options.only not in (None, *group.seeds):
+        seeds = ", ".join(map(str, group.seeds))
         raise UserError(f"--only {options.only} is no seed of {folder}: its seeds are {seeds}")
-    for number, seed in enumerate(group["seeds"], 1):
+    for number, seed in enumerate(group.seeds, 1):
         if options.only not in (None, seed):
             continue
         run_folder, run = seed_run(folder, group, seed)
         finished = is_finished(run_folder)
-        print(f"seed {seed} ({number} of {len(group['seeds'])}): {run_folder}{' is finished' * finished}", flush=True)
-        if not finished and not train_run(run_folder, run, options, device, group):
+        print(f"seed {seed} ({number} of {len(group.seeds)}): {run_folder}{' is finished' * finished}", flush=True)
+        if not finished and not train_run(run_folder, run, _speed(options), device, group):
             return _stopped(folder)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
     if options.only is None and distributed.leads():
         report_group(folder)
     print(f"group folder: {folder}")
+
+
+def _speed(options):
+    return Speed(options.compile, options.precision, options.impl)
 
 
 def _stopped(folder):

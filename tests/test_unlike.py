@@ -15,8 +15,9 @@ import fastsquid
 from fastsquid import evaluate, report, score, train
 from fastsquid.data import open_data
 from fastsquid.errors import UserError
+from fastsquid.runs.input_check import read_check, save_check
 from fastsquid.scoring import input_check
-from fastsquid.scoring.input_check import fit_check, read_check, save_check
+from fastsquid.scoring.input_check import fit_check
 
 TURNS = {
     "upside-down": lambda images: images.flip(2),

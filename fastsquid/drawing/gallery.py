@@ -26,7 +26,7 @@ def draw_gallery(detector, split, calibration, path):
     for row, index in enumerate(chosen.tolist()):
         lines = [_kind(split, index)]
         for short, name in _shown(detector.config):
-            deviations = (scores[name][row].item() - calibration[name]["mean"]) / max(calibration[name]["std"], 1e-12)
+            deviations = (scores[name][row].item() - calibration[name].mean) / max(calibration[name].std, 1e-12)
             lines.append(f"{short} {deviations:+.1f}")
         titles.append("\n".join(filter(None, lines)))
     cells = None if split.cells is None else split.cells[chosen].numpy()

@@ -9,10 +9,10 @@ from threadpoolctl import threadpool_limits
 
 from ..data import to_unit
 from ..errors import UserError
+from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..evaluation.validation import reported_split
-from ..model.detector import calibrated
 from ..scoring.gradcam import grad_cam
-from ..scoring.scores import score_images
+from ..scoring.scores import calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
 from .gallery import choose_images, spread
 from .pictures import heat_figure, reconstruction_figure, slot_figure, tsne_figure
@@ -24,7 +24,7 @@ def draw_figures(runs, data):
     """Yields the name of each figure's file, and the figure or the reason why there is none.
 
     Args:
-        runs: `_Loaded` runs of one configuration; all but the curves are of the first.
+        runs: `TrainedRun`s of one configuration; all but the curves are of the first.
         data: splits by name.
 
     Raises:
@@ -39,7 +39,8 @@ def draw_figures(runs, data):
     name = labelled or next(name for name in ("test", "val", "train") if name in data)
     split = data[name]
     scores = score_images(run.detector, split.images)
-    where = f"{run.title}, {name} split"
+    title = f"{describe_seeds(run.seeds)}, {describe_checkpoint(run.checkpoint, run.epoch)}"
+    where = f"{run.record.config.preset}, {title}, {name} split"
 
     if labelled is None:
         yield "roc.png", reason
@@ -47,7 +48,7 @@ def draw_figures(runs, data):
     else:
         every = [scores, *(score_images(other.detector, split.images) for other in runs[1:])]
         stacked = {score: np.stack([one[score] for one in every]) for score in scores}
-        seeds = ", ".join(str(one.seed) for one in runs)
+        seeds = ", ".join(str(one.record.seed) for one in runs)
         which = where if len(runs) == 1 else f"{run.detector.config.preset}, seeds {seeds}, {name} split"
         yield "roc.png", roc_figure(split.labels, stacked, which)
         yield "precision_recall.png", precision_recall_figure(split.labels, stacked, which)
@@ -146,7 +147,7 @@ def embed(slots, queries, most=POINTS):
 
 def _captions(split, chosen, scores, calibration):
     """What each image is, and its raw and calibrated score."""
-    shown = calibrated(torch.from_numpy(scores).double(), calibration).tolist()
+    shown = calibrated(scores, calibration).tolist()
     captions = []
     for i, score, probability in zip(chosen, scores, shown):
         if split.labels is None:

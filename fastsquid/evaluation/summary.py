@@ -1,44 +1,52 @@
 """The metrics of one run or of a group of runs, as dicts and as tables for people."""
 
+from typing import Any
+
 import numpy as np
 
+from ..config import Config
+from ..data.split import Split
 from .metrics import evaluate
 from .validation import reported_split
 
 
-def evaluate_run(data, scores, state, name, config):
-    """Metrics on the reported split.
+def evaluate_run(
+    data: dict[str, Split],
+    scores: dict[str, dict[str, np.ndarray]],
+    config: Config,
+    checkpoint: str,
+    epoch: int | list[int | None] | None,
+    validation: dict[str, dict[str, float]] | None,
+) -> dict[str, Any]:
+    """Return the metrics of a detector on the reported split.
 
     Args:
         data: splits by name.
-        scores: `score_images` by split, of the reported one at least.
-        state, name: the checkpoint's state, and which of its detectors this is.
-        config: its `Config`, by whose score and rule the best one was chosen.
+        scores: {split: {score: (N,)}}, of the reported split at least.
+        config: of the detector; its `score` and `select` chose the epoch.
+        checkpoint: `best` or `last`.
+        epoch: that the detector was trained to; None for converted weights.
+        validation: {score: {"auc", "threshold"}} on validation images, or None.
 
     Returns:
-        dict: `split` (None if nothing is labelled), `images`, `checkpoint` (of converted weights without epoch and
-        `chosen_by`, which are then None), and `scores` by name.
+        dict with `split` (None if nothing is labeled), `images`, `scores` by name, and `checkpoint`, whose `epoch` and
+        `chosen_by` are None for converted weights.
 
     Raises:
         UserError: the split has only one class.
     """
-    chosen = None if state[name]["epoch"] is None else "last epoch"
-    if name == "best":
+    chosen = None if epoch is None else "last epoch"
+    if checkpoint == "best":
         # Only a run of an earlier version, which selected by synthetic opacities, has a best epoch without `auc`.
         images = "validation" if config.select == "auc" else "synthetic opacity"
         chosen = f"{images} AUC of {config.score}"
-    result = {
-        "split": reported_split(data),
-        "images": None,
-        "scores": {},
-        "checkpoint": {"name": name, "epoch": state[name]["epoch"], "chosen_by": chosen},
-    }
-    if result["split"] is None:
-        return result
-    split, scores = data[result["split"]], scores[result["split"]]
-    validation = state[name]["validation"]
+    which = {"name": checkpoint, "epoch": epoch, "chosen_by": chosen}
+    name = reported_split(data)
+    if name is None:
+        return {"split": None, "images": None, "scores": {}, "checkpoint": which}
+    split = data[name]
     return {
-        **result,
+        "split": name,
         "images": {
             "normal": int((split.labels == 0).sum()),
             "abnormal": int((split.labels == 1).sum()),
@@ -46,8 +54,9 @@ def evaluate_run(data, scores, state, name, config):
         },
         "scores": {
             score: evaluate(split.labels, values, validation and validation[score]["threshold"], split.kinds)
-            for score, values in scores.items()
+            for score, values in scores[name].items()
         },
+        "checkpoint": which,
     }
 
 

@@ -184,15 +184,3 @@ def _moments(images):
     """Mean and standard deviation of each image (B, 1, 1, 1); of an image of one value the deviation counts as 1."""
     deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True, correction=0)
     return mean, torch.where(deviation > 1e-6, deviation, 1)
-
-
-def calibrated(score, calibration):
-    """sigmoid((score - mean) / std), mean and std of the training images' scores (SQUID 3.4); in [0, 1].
-
-    For display: rank on the raw score, because the sigmoid saturates in float32 and makes ties.
-
-    Args:
-        score: tensor of raw scores.
-        calibration: of that score, as `evaluation.calibrate` gives it.
-    """
-    return torch.sigmoid((score - calibration["mean"]) / max(calibration["std"], 1e-12))

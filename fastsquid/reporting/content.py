@@ -1,6 +1,7 @@
 """What a report says: scores, labels, thresholds, metrics and facts of the run, as JSON for its page."""
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from ..config import SCORES
 from ..evaluation.metrics import at_sensitivity, bootstrap_auc
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..model.ensemble import Ensemble
-from ..runs.folder import read_scores
+from ..runs.folder import read_scores, scores_file
+from ..runs.records import RunRecord
+from ..runs.trained import TrainedRun
+from .images import ReportImage
 from .page import DEVIATIONS
 
 SENSITIVITY = 0.95  # at which a specificity is reported
@@ -33,12 +37,12 @@ def page_data(scorer, images, options):
     read = [image for image in images if not image.error]
     scores = np.array([image.score for image in read])
     percentiles = None
-    if calibration.get("quantiles") is not None:
+    if calibration.quantiles is not None:
         below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
         percentiles = [None if image.error else next(below) for image in images]
     labelled = [image for image in read if image.label is not None]
     metrics = _metrics([image.label for image in labelled], [image.score for image in labelled])
-    thresholds = _thresholds(scorer.run["validation"], calibration, name)
+    thresholds = _thresholds(scorer.run.validation, calibration, name)
     if metrics:
         thresholds.append(
             [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
@@ -61,20 +65,37 @@ def page_data(scorer, images, options):
 def count_normal(scorer):
     """How many validation images its percentiles are of, or None where it has none."""
     calibration = scorer.calibration
-    if calibration is None or calibration[scorer.score_name].get("quantiles") is None:
+    if calibration is None or calibration[scorer.score_name].quantiles is None:
         return None
-    _, labels, _ = read_scores(scorer.run["runs"][0] / "scores-val.csv")
+    _, labels, _ = read_scores(scores_file(scorer.run.runs[0], "val"))
     return int((labels == 0).sum())
 
 
-def page_title(run, images, options, anonymous):
-    """The page's title, and whom the run has seen. Folders are called by their names alone: paths can name people, and
-    so can names, which an anonymous report leaves out."""
-    if anonymous:
-        return {"title": f"{len(images):,} images", "trained_on": _trained_on(run, options.trained_on, False)}
-    folder = Path(options.source if options.images is None else options.images).resolve().name
-    title = folder if options.images is None else f"{Path(options.source).name} of {folder}"
-    return {"title": title, "trained_on": _trained_on(run, options.trained_on, True)}
+def page_title(
+    run: TrainedRun,
+    images: Sequence[ReportImage],
+    source: str,
+    folder: str | None,
+    trained_on: str | None,
+    anonymous: bool,
+) -> dict[str, str]:
+    """Return the page's title, and sentences on the training patients.
+
+    Only a folder's own name is shown: its path could name people. An anonymous report shows no folder at all.
+
+    Args:
+        run: that scored the images.
+        images: of the report.
+        source: folder of the images, or path of a CSV of their scores.
+        folder: folder of the images of a CSV, or None.
+        trained_on: who the training patients were; None for what the run recorded.
+        anonymous: leave out names.
+    """
+    title = f"{len(images):,} images"
+    if not anonymous:
+        name = Path(source if folder is None else folder).resolve().name
+        title = name if folder is None else f"{Path(source).name} of {name}"
+    return {"title": title, "trained_on": _trained_on(run.record, run.seeds, trained_on, not anonymous)}
 
 
 def _thresholds(validation, calibration, name):
@@ -82,9 +103,9 @@ def _thresholds(validation, calibration, name):
     found = []
     if validation:
         found.append([validation[name]["threshold"], "most accurate on the run's validation images"])
-    if calibration.get("quantiles"):
-        found.append([calibration["quantiles"][95], "95th percentile of normal validation images"])
-    found.append([calibration["mean"] + 2 * calibration["std"], "mean + 2 standard deviations of normal images"])
+    if calibration.quantiles:
+        found.append([calibration.quantiles[95], "95th percentile of normal validation images"])
+    found.append([calibration.mean + 2 * calibration.std, "mean + 2 standard deviations of normal images"])
     return found
 
 
@@ -111,27 +132,33 @@ def _points(x, y):
     return np.stack([x, y], 1).round(5).tolist()
 
 
-def _trained_on(run, text, named):
-    """Sentences on whom the run has seen; `named` with the name of its folder."""
-    if converted := run.get("converted"):
-        folder = f" of the folder {Path(run['data']).name}" if named else ""
+def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, named: bool) -> str:
+    """Return sentences on the training patients.
+
+    Args:
+        record: of the run, or of a group's first run.
+        seeds: of its runs.
+        text: who they are; None for what the run recorded.
+        named: name the folder of the training images.
+    """
+    if record.converted:
+        folder = f" of the folder {Path(record.data).name}" if named else ""
         return (
-            f"Scored by published weights of {converted['system']}, which were not trained here: "
-            f"{text or 'whom they have seen is not recorded'}. "
-            f"Calibrated on {converted['images']:,} normal images{folder}."
+            f"Scored by published weights of {record.converted['system']}, which were not trained here: "
+            f"{text or 'who the training patients were is not recorded'}. "
+            f"Calibrated on {record.converted['images']:,} normal images{folder}."
         )
-    record = run.get("trained_on") or {"images": None, "source": None}  # a run of an earlier version has none
-    folder = f" of the folder {Path(run['data']).name}" if named and run["data"] else ""
-    known = SOURCES.get("digits" if run["data"] is None else record["source"])
-    words = text or known or "whom they show is not recorded"
-    if run.get("ages") and not known:
-        words += f"; patients of {run['ages'][0]:.3g} to {run['ages'][1]:.3g} years"
-    seeds = len(run.get("seeds", ()))
-    by = f"{seeds} runs, each" if seeds > 1 else "a run that was"
-    sentence = f"Scored by {by} trained on {_count(record)}images{folder}, all taken as healthy: {words}."
-    if run.get("init"):
-        first = run["init"].get("trained_on") or {"images": None, "source": None}
-        begun = SOURCES.get(first["source"], "whom they show is not recorded")
+    trained_on = record.trained_on or {"images": None, "source": None}  # a run of an earlier version has none
+    folder = f" of the folder {Path(record.data).name}" if named and record.data else ""
+    known = SOURCES.get("digits" if record.data is None else trained_on["source"])
+    words = text or known or "who the training patients were is not recorded"
+    if record.ages and not known:
+        words += f"; patients of {record.ages[0]:.3g} to {record.ages[1]:.3g} years"
+    by = f"{len(seeds)} runs, each" if len(seeds) > 1 else "a run that was"
+    sentence = f"Scored by {by} trained on {_count(trained_on)}images{folder}, all taken as healthy: {words}."
+    if record.init:
+        first = record.init.get("trained_on") or {"images": None, "source": None}
+        begun = SOURCES.get(first["source"], "who the training patients were is not recorded")
         sentence += f" It began with the weights of a run that was trained on {_count(first)}images: {begun}."
     return sentence
 
@@ -142,7 +169,7 @@ def _count(record):
 
 def _facts(scorer):
     """[what, text] of the run."""
-    run, config = scorer.run, scorer.run["config"]
+    run, config = scorer.run, scorer.run.record.config
     runs = "mean of all runs, each standardized; " if isinstance(scorer.detector, Ensemble) else ""
     return [
         ["Score", f"{config.score}: {SCORES[config.score].label}; {runs}larger is more abnormal"],
@@ -150,13 +177,13 @@ def _facts(scorer):
         [
             "Preset",
             config.preset
-            if run["converted"]
-            else f"{config.preset}, {config.epochs} epochs, {describe_seeds(run['seeds'])}",
+            if run.record.converted
+            else f"{config.preset}, {config.epochs} epochs, {describe_seeds(run.seeds)}",
         ],
         *([["Input check", "none: an earlier version made the run"]] if scorer.input_check is None else []),
-        ["Checkpoint", describe_checkpoint(run["checkpoint"], run["epoch"])],
+        ["Checkpoint", describe_checkpoint(run.checkpoint, run.epoch)],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],
-        ["Version", f"fastsquid {run['fastsquid']}, report by {__version__}"],
+        ["Version", f"fastsquid {run.record.fastsquid}, report by {__version__}"],
         ["Date", datetime.date.today().isoformat()],
     ]
 

@@ -16,49 +16,33 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
+from torch import nn
 
 from ..config import Config
 from ..errors import CheckpointError
-from ..model.detector import Detector
+from ..scoring.maps import Moments
 from ..utils.files import replacing, write_json
-from .folder import read_json, read_run
+from .folder import CONFIG, MAPS, STATE, read_json
+from .records import CheckpointState
+
+Tensors = dict[str, torch.Tensor]
 
 
-def load_run(folder, which=None, impl="auto", device="cpu"):
-    """A trained detector from a run folder.
-
-    Args:
-        which: `best`, `last`, or None for the best where the run has one.
-
-    Returns:
-        the detector in eval mode, the run's config.json, the checkpoint's state, and `best` or `last`.
-
-    Raises:
-        CheckpointError: no checkpoint yet, or one that is damaged or of another configuration.
-    """
-    run = read_run(folder)
-    latest = latest_checkpoint(folder)
-    if latest is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet: go on with python -m fastsquid.train --resume {folder}")
-    state = read_state(latest, run["config"])
-    name = which or ("best" if state["best"] else "last")
-    if state[name] is None:
-        raise CheckpointError(
-            f"{folder} has no best checkpoint, since none was chosen by an AUC: use --checkpoint last"
-        )
-    detector = Detector(run["config"], impl)
-    load_detector(detector, latest, state, name)
-    return detector.to(device).eval(), run, state, name
-
-
-def save_checkpoint(folder, state, last, optimizers, best=None, training=None):
-    """Writes the next checkpoint and removes the one before it.
+def save_checkpoint(
+    folder: str | Path,
+    state: CheckpointState,
+    last: Tensors,
+    optimizers: dict[str, torch.optim.Optimizer],
+    best: Tensors | None = None,
+    training: Tensors | None = None,
+) -> None:
+    """Write the next checkpoint and remove the one before it.
 
     Args:
         folder: the run folder.
-        state: JSON-able dict; `config` must be in it.
-        last: state dict of the detector as it is.
-        optimizers: dict of optimizers by name.
+        state: everything but the tensors; `sha256` is filled in.
+        last: state dict of the latest detector.
+        optimizers: by name.
         best: state dict of a new best detector; None keeps the previous checkpoint's.
         training: state dict of the detector that trains, where `last` is its average.
     """
@@ -83,9 +67,9 @@ def save_checkpoint(folder, state, last, optimizers, best=None, training=None):
                 _link(temporary / "last.safetensors", temporary / "best.safetensors")
         elif previous and (previous[-1] / "best.safetensors").exists():
             _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
-            digests["best"] = read_json(previous[-1] / "state.json")["sha256"]["best"]
-        state = {**state, "sha256": digests}
-        write_json(temporary / "state.json", {**state, "state_sha256": _digest(state)})
+            digests["best"] = read_json(previous[-1] / STATE)["sha256"]["best"]
+        document = {**state.to_json(), "sha256": digests}
+        write_json(temporary / STATE, {**document, "state_sha256": _digest(document)})
         _sync(temporary)
         os.rename(temporary, new)
         _sync(folder)
@@ -97,40 +81,52 @@ def save_checkpoint(folder, state, last, optimizers, best=None, training=None):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def latest_checkpoint(folder):
-    """Path of a run's newest checkpoint, or None before the first."""
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the path of a run's newest checkpoint, or None before the first.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     checkpoints = _checkpoints(Path(folder))
     if not checkpoints and (broken := sorted(Path(folder).glob("checkpoint-*"))):
-        raise CheckpointError(f"{broken[-1]} is damaged: it has no state.json; use another copy of the run")
+        raise CheckpointError(f"{broken[-1]} is damaged: it has no {STATE}; use another copy of the run")
     return checkpoints[-1] if checkpoints else None
 
 
-def read_state(checkpoint, config):
-    """state.json of a checkpoint, refused where it was made with another configuration."""
-    state = read_json(checkpoint / "state.json")
-    if not isinstance(state, dict) or state.pop("state_sha256", None) != _digest(state):
-        raise CheckpointError(
-            f"{checkpoint / 'state.json'} is damaged: its checksum is not the one in it; use another copy of the run"
-        )
-    # A field that the checkpoint does not know is younger than it: its default is what there was before.
-    ours, theirs = config.to_dict(), Config.from_dict(state["config"]).to_dict()
+def read_state(checkpoint: Path, config: Config) -> CheckpointState:
+    """Return the state of a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged, or was made with another configuration than `config`.
+    """
+    path = checkpoint / STATE
+    values = read_json(path)
+    if not isinstance(values, dict) or values.pop("state_sha256", None) != _digest(values):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match; use another copy of the run")
+    state = CheckpointState.from_json(values)
+    # A field that the checkpoint lacks was added later; its default is what held before.
+    ours, theirs = config.to_dict(), Config.from_dict(state.config).to_dict()
     for name in sorted(ours):
         if ours[name] != theirs[name]:
             raise CheckpointError(
-                f"{checkpoint} is from another configuration: {name} is {theirs[name]!r} "
-                f"there and {ours[name]!r} in the run's config.json"
+                f"{checkpoint} is from another configuration: {name} is {theirs[name]!r} there and {ours[name]!r} in "
+                f"the run's {CONFIG}"
             )
     return state
 
 
-def read_tensors(checkpoint, state, name):
-    """The tensors of `last`, `best`, `training` or `optimizer`; their bytes are checked before they are parsed."""
+def read_tensors(checkpoint: Path, state: CheckpointState, name: str) -> Tensors:
+    """Return the tensors of `last`, `best`, `training` or `optimizer`. Their checksum is verified before parsing.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     path = checkpoint / f"{name}.safetensors"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: the checkpoint is damaged") from None
-    if hashlib.sha256(data).hexdigest() != state["sha256"].get(name):
+    if hashlib.sha256(data).hexdigest() != state.sha256.get(name):
         if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise CheckpointError(f"{path} is a pickle, not safetensors: pickles can run code and are never opened")
         raise CheckpointError(
@@ -142,8 +138,12 @@ def read_tensors(checkpoint, state, name):
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-def load_detector(detector, checkpoint, state, name):
-    """Loads `last`, `best` or `training` into a detector."""
+def load_detector(detector: nn.Module, checkpoint: Path, state: CheckpointState, name: str) -> None:
+    """Load the tensors of `last`, `best` or `training` into a detector.
+
+    Raises:
+        CheckpointError: they are missing, damaged, or do not fit the detector.
+    """
     try:
         detector.load_state_dict(read_tensors(checkpoint, state, name))
     except RuntimeError as error:
@@ -152,29 +152,30 @@ def load_detector(detector, checkpoint, state, name):
         ) from None
 
 
-def save_maps(folder, calibration, digest):
-    """Writes maps.safetensors of a run.
+def save_maps(folder: str | Path, calibration: dict[str, Moments], digest: str) -> None:
+    """Write maps.safetensors of a run.
 
     Args:
-        calibration: as `maps.calibrate_maps` gives it.
-        digest: sha256, in the checkpoint's state, of the detector that was calibrated.
+        folder: the run folder.
+        calibration: as `scoring.maps.calibrate_maps` returns it.
+        digest: sha256 of the weights of the calibrated detector.
     """
     tensors = {
         f"{name}.{moment}": values.cpu().contiguous()
         for name, moments in calibration.items()
         for moment, values in zip(("mean", "std"), moments)
     }
-    with replacing(Path(folder) / "maps.safetensors", "wb") as file:
+    with replacing(Path(folder) / MAPS, "wb") as file:
         file.write(save(tensors, {"detector": digest}))
 
 
-def read_maps(folder, digest):
-    """What `save_maps` wrote, on the CPU, or None where it is missing or of another detector.
+def read_maps(folder: str | Path, digest: str) -> dict[str, Moments] | None:
+    """Return what `save_maps` wrote, on the CPU; None where it is missing or of another detector.
 
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = Path(folder) / "maps.safetensors"
+    path = Path(folder) / MAPS
     if not path.is_file():
         return None
     try:
@@ -189,7 +190,7 @@ def read_maps(folder, digest):
         ) from None
 
 
-def load_optimizers(optimizers, checkpoint, state):
+def load_optimizers(optimizers: dict[str, torch.optim.Optimizer], checkpoint: Path, state: CheckpointState) -> None:
     """Load the saved state of the optimizers, each tensor in the memory layout of its parameter.
 
     Args:
@@ -244,7 +245,7 @@ def _link(source, target):
 
 
 def _checkpoints(folder):
-    return sorted(path for path in folder.glob("checkpoint-*") if (path / "state.json").is_file())
+    return sorted(path for path in folder.glob("checkpoint-*") if (path / STATE).is_file())
 
 
 def _sync(folder):

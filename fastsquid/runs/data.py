@@ -3,68 +3,92 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
-from ..data import open_data
+from ..data import SPLITS, open_data
+from ..data.split import Split
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
-from ..utils import distributed
+from .records import RunRecord
 
 log = logging.getLogger(__name__)
 
 
-def open_run_data(run):
-    """The run's splits, after what its report would stumble over is refused; what is skipped is said.
+def open_run_data(
+    record: RunRecord,
+    source: str | None,
+    splits: Sequence[str] = SPLITS,
+    *,
+    skip_unreadable: bool = False,
+    anonymous: bool = False,
+    uncropped: bool = False,
+    contamination: float = 0.0,
+) -> dict[str, Split]:
+    """Open data as a run sees it: at its size, cropped where it crops, named as it names images.
 
     Args:
-        run: of config.json `config`, `data`, `seed`, `skip_unreadable` and `anonymous`.
+        record: of the run.
+        source: path of the data, or None for DigitAnatomy.
+        splits: to open.
+        skip_unreadable, anonymous: what the command asks for beside what the run records.
+        uncropped: open images larger and not cropped, as `evaluation.robustness.perturbed_scores` takes them.
+        contamination: as `open_data` takes it.
+
+    Returns:
+        {split: `Split`}, without those that the data does not have. Skipped images are logged.
+
+    Raises:
+        UserError: as `open_data`.
     """
-    config = run["config"]
+    config = record.config
     data = open_data(
-        run["data"],
-        config.image_size,
-        run["seed"],
-        run["skip_unreadable"],
-        contamination=config.contamination,
-        anonymous=run["anonymous"],
-        crop=config.crop,
+        source,
+        uncropped_size(config) if uncropped else config.image_size,
+        record.seed,
+        skip_unreadable or record.skip_unreadable,
+        splits,
+        contamination,
+        anonymous or record.anonymous,
+        config.crop and not uncropped,
     )
-    for name in ("val", "test"):
-        if name in data and data[name].labels is not None:
-            require_both_classes(data[name].labels, f"the {name} split of {run['data']}")
     skipped = sum(split.skipped for split in data.values())
-    if skipped and distributed.leads():
+    if skipped and not uncropped:
         log.warning("skipped %d unreadable image%s", skipped, "s" * (skipped > 1))
     return data
 
 
-def open_uncropped(run):
-    """The validation images before cropping, where perturbations of them are monitored; None where `data` has them."""
-    config = run["config"]
-    if not (config.monitor and config.crop and distributed.leads()):
-        return None
-    skip, anonymous = run["skip_unreadable"], run["anonymous"]
-    size = uncropped_size(config)
-    return open_data(run["data"], size, run["seed"], skip, splits=("val",), anonymous=anonymous).get("val")
+def open_training_data(record: RunRecord) -> dict[str, Split]:
+    """Open the data that a run is trained or calibrated on.
+
+    Raises:
+        UserError: as `open_data`, or a labeled split of only one class, which the final report could not evaluate.
+    """
+    data = open_run_data(record, record.data, contamination=record.config.contamination)
+    for name in ("val", "test"):
+        if name in data and data[name].labels is not None:
+            require_both_classes(data[name].labels, f"the {name} split of {record.data}")
+    return data
 
 
-def fingerprint_of(split):
-    """sha256 of a split's images, so that a run is only resumed on what it began with."""
+def fingerprint_of(split: Split) -> str:
+    """Return the sha256 of a split's names and images, so that a run is only resumed on the same data."""
     digest = hashlib.sha256(json.dumps([split.names, list(split.images.shape)]).encode())
     digest.update(split.images.numpy())
     return digest.hexdigest()
 
 
-def data_of(folder, run, given=None):
-    """Path of the data that a command looks at, as `open_data` takes it.
+def data_of(folder: str | Path, record: RunRecord, given: str | None = None) -> str | None:
+    """Return the path of the data that a command looks at, as `open_data` takes it.
 
     Args:
-        folder, run: a run folder and what `read_run` gave of it.
-        given: what --data says, or None for the run's own.
+        folder, record: a run folder and its record.
+        given: the value of --data, or None for the run's own data.
 
     Raises:
         UserError: a converted run that has no data of its own.
     """
-    if not given and run["converted"] and run["data"] is None:
+    if not given and record.converted and record.data is None:
         raise UserError(f"{folder} was converted without data: say by --data which images to look at")
-    return given or run["data"]
+    return given or record.data

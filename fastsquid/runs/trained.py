@@ -1,8 +1,9 @@
-"""What was trained, opened for scoring: a run as its detector, a group of runs as one ensemble.
+"""A trained detector and what is known of it: of one run, or of a group of runs as one ensemble.
 
-The ensemble's own calibration is of the scores that its runs left in `scores-val.csv`, so that no image is read again.
+The calibration of an ensemble uses the scores in its runs' `scores-val.csv`, so no image is read again.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,52 +13,105 @@ from ..errors import CheckpointError, UserError
 from ..evaluation.validation import auc_and_threshold
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
-from .checkpoint import load_run, read_maps
-from .folder import read_scores
+from ..scoring.maps import Moments
+from ..scoring.scores import Calibration
+from .checkpoint import latest_checkpoint, load_detector, read_maps, read_state
+from .folder import read_run, read_scores, scores_file
 from .group import finished_runs, is_group
+from .records import CheckpointState, RunRecord
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A detector for scoring, and what its run recorded.
+
+    Attributes:
+        detector: a `Detector` in eval mode, or an `Ensemble` of a group's detectors.
+        calibration: {score: `Calibration`}; None before a run has finished, and for converted weights without data.
+        folder: of the run or group; None for a detector that no folder holds.
+        record: config.json of the run, or of a group's first run; None without a folder.
+        runs, seeds: the run folders and their seeds, one or several.
+        checkpoint: `best` or `last`.
+        epoch: that the detector was trained to; None for converted weights; a list for a group.
+        validation: {score: {"auc", "threshold"}} on labeled validation images, or None.
+        weights: sha256 of the weights; a list for a group.
+    """
+
+    detector: Detector | Ensemble
+    calibration: dict[str, Calibration] | None
+    folder: Path | None = None
+    record: RunRecord | None = None
+    runs: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = ()
+    checkpoint: str = "last"
+    epoch: int | list[int | None] | None = None
+    validation: dict[str, dict[str, float]] | None = None
+    weights: str | list[str] | None = None
+
+
+def load_run(
+    folder: str | Path, which: str | None = None, impl: str = "auto", device: str | torch.device = "cpu"
+) -> TrainedRun:
+    """Load a trained detector from a run folder.
+
+    Args:
+        folder: that `train` or `convert` wrote.
+        which: `best`, `last`, or None for the best where the run has one.
+        impl: `auto`, `triton` or `torch`.
+        device: of the detector.
+
+    Raises:
+        CheckpointError: no checkpoint yet, or one that is damaged or of another configuration.
+    """
+    return _load(Path(folder), which, impl, device)[0]
 
 
 def load_trained(
     folder: str | Path, which: str | None = None, impl: str = "auto", device: str | torch.device = "cpu"
-) -> tuple[Detector | Ensemble, dict, dict, str]:
-    """Open a run folder as `checkpoint.load_run` does, or a group folder as the ensemble of its runs.
+) -> TrainedRun:
+    """Load a run folder as `load_run` does, or a group folder as the ensemble of its runs.
 
     Args:
-        folder: that `train` or `convert` wrote.
-        which: `best`, `last`, or None for the best where the runs have one.
-        impl: `auto`, `triton` or `torch`.
-        device: of the detectors.
-
-    Returns:
-        the detector in eval mode; config.json of the run, or of the first run, with the lists `seeds` and `runs` (their
-        folders); the checkpoint's state; and `best` or `last`. Of a group the state holds, under that name, the list
-        of `epoch`s, and `calibration` and `validation` of the ensemble's scores; and under `sha256` the list of the
-        weights' hashes.
+        folder, which, impl, device: as for `load_run`.
 
     Raises:
         CheckpointError: a run that is missing, unfinished, damaged, or not of the group's configuration.
         UserError: runs that did not validate on the same images.
     """
-    if is_group(folder):
-        return _load_group(folder, which, impl, device)
-    detector, run, state, name = load_run(folder, which, impl, device)
-    return detector, {**run, "seeds": [run["seed"]], "runs": [Path(folder)]}, state, name
+    if not is_group(folder):
+        return load_run(folder, which, impl, device)
+    loaded = [_load(run, which, impl, device) for run in finished_runs(folder).values()]
+    runs = [run for run, _ in loaded]
+    first, names = runs[0], runs[0].record.config.scores
+    labels, scores = _validation(loaded, names)
+    moments = [_moments(names, run.calibration, labels, values) for run, values in zip(runs, scores)]
+    ensemble = Ensemble([run.detector for run in runs], moments).eval()
+    calibration, validation = _calibrate(ensemble, labels, scores)
+    return TrainedRun(
+        detector=ensemble,
+        calibration=calibration,
+        folder=Path(folder),
+        record=first.record,
+        runs=tuple(run.folder for run in runs),
+        seeds=tuple(run.record.seed for run in runs),
+        checkpoint=first.checkpoint,
+        epoch=[run.epoch for run in runs],
+        validation=validation,
+        weights=[run.weights for run in runs],
+    )
 
 
-def load_maps(folder: str | Path, run: dict, state: dict, name: str) -> dict | None:
-    """Return what is normal at every pixel, as `maps.calibrate_maps` does; None where a run has no such file.
+def load_maps(run: TrainedRun) -> dict[str, Moments] | None:
+    """Return the normal values of every heat map at every pixel, as `scoring.maps.calibrate_maps` returns them.
 
-    Args:
-        folder: a run or a group.
-        run, state, name: as `load_trained` returns them.
+    For a group of R runs, each mean and standard deviation is (R, H, W). None where a run has no such file.
 
     Raises:
         CheckpointError: a file is damaged.
     """
-    digests = state["sha256"][name]
-    if not is_group(folder):
-        return read_maps(folder, digests)
-    found = [read_maps(run_folder, digest) for run_folder, digest in zip(run["runs"], digests)]
+    if not is_group(run.folder):
+        return read_maps(run.folder, run.weights)
+    found = [read_maps(folder, digest) for folder, digest in zip(run.runs, run.weights)]
     if None in found:
         return None
     return {
@@ -67,66 +121,71 @@ def load_maps(folder: str | Path, run: dict, state: dict, name: str) -> dict | N
     }
 
 
-def _load_group(folder, which, impl, device):
-    runs = finished_runs(folder)
-    loaded = [load_run(run, which, impl, device) for run in runs.values()]
-    _, first, _, name = loaded[0]
-    folders, states = list(runs.values()), [state for _, _, state, _ in loaded]
-    calibrations = [state[name]["calibration"] for state in states]
-    labels, scores = _validation(folders, states, name, first["config"].scores)
-    moments = [
-        _moments(first["config"].scores, calibration, labels, values)
-        for calibration, values in zip(calibrations, scores)
-    ]
-    ensemble = Ensemble([detector for detector, *_ in loaded], moments).eval()
-    calibration, validation = _calibrate(ensemble, labels, scores)
-    state = {
-        name: {
-            "epoch": [state[name]["epoch"] for state in states],
-            "calibration": calibration,
-            "validation": validation,
-        },
-        "sha256": {name: [state["sha256"][name] for state in states]},
-    }
-    return ensemble, {**first, "seeds": list(runs), "runs": folders}, state, name
+def _load(folder: Path, which, impl, device) -> tuple[TrainedRun, CheckpointState]:
+    record = read_run(folder)
+    latest = latest_checkpoint(folder)
+    if latest is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet: go on with python -m fastsquid.train --resume {folder}")
+    state = read_state(latest, record.config)
+    name = which or state.chosen
+    known = state.detector(name)
+    if known is None:
+        raise CheckpointError(
+            f"{folder} has no best checkpoint, because no epoch was chosen by an AUC: use --checkpoint last"
+        )
+    detector = Detector(record.config, impl)
+    load_detector(detector, latest, state, name)
+    run = TrainedRun(
+        detector=detector.to(device).eval(),
+        calibration=known.calibration,
+        folder=folder,
+        record=record,
+        runs=(folder,),
+        seeds=(record.seed,),
+        checkpoint=name,
+        epoch=known.epoch,
+        validation=known.validation,
+        weights=state.sha256[name],
+    )
+    return run, state
 
 
-def _validation(folders, states, name, scores):
-    """Labels (N,) of the validation images, and per run {score: float32 (N,)}; both None where they had no labels."""
-    if all(state[name]["validation"] is None for state in states):
-        return None, [None] * len(folders)
+def _validation(loaded, names):
+    """Return the labels (N,) of the validation images, and per run {score: float32 (N,)}.
+
+    Both are None (per run) where no validation image has a label.
+    """
+    if all(run.validation is None for run, _ in loaded):
+        return None, [None] * len(loaded)
     found = []
-    for folder, state in zip(folders, states):
-        path = _score_file(folder, state, name)
-        names, labels, values = read_scores(path)
-        if missing := set(scores) - set(values):
+    for run, state in loaded:
+        # The files without a suffix are of the detector that the run stands for.
+        stands = run.epoch == state.detector(state.chosen).epoch
+        path = scores_file(run.folder, "val", "" if stands else f"-{run.checkpoint}")
+        images, labels, values = read_scores(path)
+        if missing := set(names) - set(values):
             raise CheckpointError(
-                f"{path} has no {min(missing)} scores: python -m fastsquid.train --resume {folder} writes it again"
+                f"{path} has no {min(missing)} scores: python -m fastsquid.train --resume {run.folder} writes it again"
             )
-        found.append((names, labels.tolist(), values))
+        found.append((images, labels.tolist(), values))
         if found[-1][:2] != found[0][:2]:
             raise UserError(
-                f"{folder} and {folders[0]} did not validate on the same images: an ensemble needs runs of one data set"
+                f"{run.folder} and {loaded[0][0].folder} did not validate on the same images: an ensemble needs runs "
+                "of one data set"
             )
-    # As the detectors gave them: combined in float64, they might fall on the other side of a threshold than new scores.
-    return np.array(found[0][1]), [{name: values[name].astype(np.float32) for name in scores} for *_, values in found]
-
-
-def _score_file(folder, state, name):
-    """The validation scores of a run's detector; the one that the run stands for has those without a suffix."""
-    stands = "best" if state["best"] else "last"
-    suffix = "" if state[name]["epoch"] == state[stands]["epoch"] else f"-{name}"
-    return folder / f"scores-val{suffix}.csv"
+    # float32, as detectors give scores: float64 sums could fall on the other side of a threshold than new scores.
+    return np.array(found[0][1]), [{name: values[name].astype(np.float32) for name in names} for *_, values in found]
 
 
 def _moments(names, calibration, labels, scores):
-    """{score: (mean, standard deviation)} that standardize a run's scores: those of its normal validation images.
+    """Return {score: (mean, standard deviation)} that standardize a run's scores.
 
-    Where there are none, or all have one score, those of the training images.
+    They are those of its normal validation images. Where there are none, or all have one score, those of the training
+    images.
     """
     moments = {}
     for name in names:
-        mean, std = calibration[name]["mean"], calibration[name]["std"]
+        mean, std = calibration[name].mean, calibration[name].std
         if labels is not None and np.ptp(scores[name][labels == 0]) > 0:
             normal = scores[name][labels == 0].astype(np.float64)
             mean, std = normal.mean(), normal.std()
@@ -135,20 +194,20 @@ def _moments(names, calibration, labels, scores):
 
 
 def _calibrate(ensemble, labels, scores):
-    """Calibration and validation of the ensemble's scores.
+    """Return calibration and validation of the ensemble's scores.
 
-    Without labels, nothing but the training images standardizes the runs. Their mean is then 0, and their standard
-    deviation counts as 1, which it cannot exceed: the runs' training scores are not kept.
+    Without labels, only the training images standardize the runs. Their mean is then 0. Their standard deviation counts
+    as 1, which it cannot exceed: the runs' training scores are not kept.
     """
     if labels is None:
-        return {name: {"mean": 0.0, "std": 1.0, "quantiles": None} for name in ensemble.config.scores}, None
+        return {name: Calibration(0.0, 1.0) for name in ensemble.config.scores}, None
     combined = ensemble.combine(scores)
     calibration = {
-        name: {
-            "mean": float(values[labels == 0].mean(dtype=np.float64)),
-            "std": float(values[labels == 0].std(dtype=np.float64)),
-            "quantiles": np.percentile(values[labels == 0], range(101)).tolist(),
-        }
+        name: Calibration(
+            float(values[labels == 0].mean(dtype=np.float64)),
+            float(values[labels == 0].std(dtype=np.float64)),
+            np.percentile(values[labels == 0], range(101)).tolist(),
+        )
         for name, values in combined.items()
     }
     return calibration, auc_and_threshold(labels, combined)

@@ -7,21 +7,15 @@ A detector gives every image a score: an upside-down chest, an inverted one, a d
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from sklearn.covariance import ledoit_wolf
 
 from ..data.images import to_unit
-from ..errors import CheckpointError
-from ..utils.files import replacing
 
 log = logging.getLogger(__name__)
-FILE = "input-check.safetensors"
 SIDE = 8  # of a thumbnail
 QUANTILE, MARGIN = 0.999, 1.1  # the threshold: a margin times a quantile of the training images' distances
 MOST = 4096  # training images that are looked at, evenly spaced
@@ -105,48 +99,6 @@ def fit_check(images):
     ]
     threshold = MARGIN * np.quantile(torch.cat(unseen).numpy(), QUANTILE)
     return InputCheck(*_moments(framed), max(float(threshold), 1e-12))
-
-
-def save_check(folder, check):
-    """Writes input-check.safetensors of a run: 64 means, 64 x 64 numbers of their covariance, and the threshold."""
-    tensors = {
-        "mean": check.mean,
-        "whitening": check.whitening,
-        "threshold": torch.tensor([check.threshold], dtype=torch.float64),
-    }
-    with replacing(Path(folder) / FILE, "wb") as file:
-        file.write(save(tensors))
-
-
-def read_check(folder):
-    """What `save_check` wrote, or None where a run has no such file.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path, shapes = Path(folder) / FILE, {"mean": (SIDE**2,), "whitening": (SIDE**2, SIDE**2), "threshold": (1,)}
-    if not path.is_file():
-        return None
-    try:
-        tensors = load(path.read_bytes())
-        intact = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
-    except SafetensorError:
-        intact = False
-    if not intact:
-        raise CheckpointError(
-            f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
-        )
-    return InputCheck(tensors["mean"], tensors["whitening"], tensors["threshold"].item())
-
-
-def why_unchecked(folder, run):
-    """What is to be said of a run, `read_run` of its folder, that has no input check."""
-    if run["converted"]:
-        return (
-            f"{folder} was converted without data, or by an earlier version: python -m fastsquid.convert with --data, "
-            "a folder of normal images, makes one that has an input check"
-        )
-    return f"{folder} has no input check: python -m fastsquid.train --resume {folder} writes it"
 
 
 def describe_unlike(unlike, count):

@@ -15,6 +15,8 @@ from ..model.ensemble import Ensemble
 from ..model.patches import to_patches
 from .gradcam import grad_cam
 
+Moments = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of a map at every pixel
+
 
 def forward_maps(detector, images, drawn=None):
     """What is known of every pixel from a pass without gradients, larger = more abnormal.

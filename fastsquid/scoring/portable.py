@@ -108,13 +108,13 @@ def describe(scorer):
         "value_range": [0, 1],
         "crop": config.crop,
         "crop_rule": RULE if config.crop else None,
-        "calibration": {"mean": calibration["mean"], "std": calibration["std"]},
-        "quantiles": calibration.get("quantiles"),
-        "threshold": run["validation"][name]["threshold"] if run["validation"] else None,
-        "trained_on": run.get("trained_on"),
+        "calibration": {"mean": calibration.mean, "std": calibration.std},
+        "quantiles": calibration.quantiles,
+        "threshold": run.validation[name]["threshold"] if run.validation else None,
+        "trained_on": run.record.trained_on,
         "input_check": False,  # the graph has no `unlike_training`: whoever scores images must look at them
-        "checkpoint": run["checkpoint"],
-        "epoch": run["epoch"],
+        "checkpoint": run.checkpoint,
+        "epoch": run.epoch,
     }
 
 

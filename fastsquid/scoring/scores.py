@@ -1,10 +1,29 @@
 """Scores of many images, and their usual values on normal images."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from ..data.images import to_unit
+from ..data.split import Split
 from ..errors import DivergedError
+from ..model.detector import Detector
+from ..model.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The usual values of one score.
+
+    Attributes:
+        mean, std: over the training images; for a group, over normal validation images.
+        quantiles: the 0th to 100th percentile over normal validation images, 101 numbers; None without any.
+    """
+
+    mean: float
+    std: float
+    quantiles: list[float] | None = None
 
 
 def score_images(detector, images, batch_size=64, change=None):
@@ -72,29 +91,52 @@ def spread_images(images: torch.Tensor, most: int) -> torch.Tensor:
     return images[:: -(-len(images) // most)]
 
 
-def calibrate(detector, images, validation=None):
-    """What scores are usual: of each score the mean and standard deviation over the training images (SQUID 3.4).
+def calibrate(
+    detector: Detector | Ensemble, images: torch.Tensor, validation: Split | None = None
+) -> dict[str, Calibration]:
+    """Return the usual values of each score.
 
     Args:
+        detector: it is put in eval mode.
         images: of training, as `score_images` takes them.
-        validation: a labelled `Split`, or None.
+        validation: a labeled split, or None.
 
     Returns:
-        {score: {mean, std, quantiles}}, the last being the 0th to 100th percentile over the normal validation images,
-        which the detector has not seen; None without any.
+        {score: `Calibration`}: mean and standard deviation over the training images; percentiles over the normal
+        validation images, which the detector has not seen.
+
+    Source: SQUID 3.4.
     """
     detector = detector.eval().frozen()
     seen, unseen = score_images(detector, images), None
     if validation is not None:
         unseen = score_images(detector, validation.images[validation.labels == 0])
     return {
-        name: {
-            "mean": float(np.mean(values, dtype=np.float64)),
-            "std": float(np.std(values, dtype=np.float64)),
-            "quantiles": None if unseen is None else np.percentile(unseen[name], range(101)).tolist(),
-        }
+        name: Calibration(
+            float(np.mean(values, dtype=np.float64)),
+            float(np.std(values, dtype=np.float64)),
+            None if unseen is None else np.percentile(unseen[name], range(101)).tolist(),
+        )
         for name, values in seen.items()
     }
+
+
+def calibrated(scores: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Return the papers' sigmoid((score - mean) / standard deviation), in [0, 1].
+
+    It is for display. Rank by the raw score: the sigmoid saturates and makes ties.
+
+    Args:
+        scores: raw scores (N,), any float dtype.
+        calibration: of this score.
+
+    Returns:
+        float64 (N,).
+
+    Source: SQUID 3.4.
+    """
+    values = torch.as_tensor(np.asarray(scores, np.float64))
+    return torch.sigmoid((values - calibration.mean) / max(calibration.std, 1e-12)).numpy()
 
 
 def score_splits(detector, data):

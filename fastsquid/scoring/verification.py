@@ -62,7 +62,7 @@ def _units(scorer):
     """By what the differences of each output are divided."""
     name, score = scorer.score_name, 1
     if not name.startswith("discriminator") and (name != "combined" or isinstance(scorer.detector, Ensemble)):
-        score = max(scorer.calibration[name]["std"], 1e-12)
+        score = max(scorer.calibration[name].std, 1e-12)
     elif isinstance(scorer.detector, Ensemble):  # what a difference of 1 in every run's logit makes
         score = fmean(1 / moments[name][1] for moments in scorer.detector.moments)
     return {

@@ -1,12 +1,14 @@
 """Training steps without a word to the host: images, augmentation, losses and their check stay on the device."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from ..data.augment import augment, change_appearance
 from ..data.images import to_unit
+from ..errors import DivergedError
 from ..utils import distributed
-from .losses import LOSSES
 
 # A step runs this often as it is, which compiles it and lets its memory settle, before it is captured.
 WARM_UP = 3
@@ -33,12 +35,19 @@ class Steps:
         self.sixteen_bit = images.dtype == torch.uint16
         self.images = images.view(torch.int16) if self.sixteen_bit else images
         self.whole = min(self.config.batch_size, len(images))
-        self.sums = torch.zeros(len(LOSSES), device=device)
+        self.names = trainer.loss_names
+        self.sums = torch.zeros(len(self.names), device=device)
         self.done = torch.zeros((), dtype=torch.int64, device=device)  # steps of this epoch
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.bad_losses = torch.zeros(len(LOSSES), device=device)
+        self.bad_losses = torch.zeros(len(self.names), device=device)
         self.graphs = {} if trainer.compiled and device.type == "cuda" else None
         self.stream = torch.cuda.Stream(device) if self.graphs is not None else None
+
+    @property
+    def per_epoch(self) -> int:
+        """Number of steps in an epoch. A last batch of fewer images than processes is left out."""
+        count, size = len(self.images), self.config.batch_size
+        return count // size + (count % size >= distributed.world() if count % size else 0)
 
     def begin(self, seed, epoch, iteration=0, sums=None):
         """Begins an epoch, or goes on with it.
@@ -56,13 +65,38 @@ class Steps:
         """
         sums = sums or {}
         self.trainer.detector.train()
-        self.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in LOSSES]))
+        self.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in self.names]))
         self.done.fill_(iteration)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
         batches = order.to(self.images.device).split(self.config.batch_size)
         batches = [distributed.part(batch) for batch in batches if len(batch) >= distributed.world()]
         own = [distributed.rank()] if distributed.rank() else []  # process 0 draws what a process alone would
         return [(batch, i, _mixed(seed, epoch, i, *own)) for i, batch in enumerate(batches)][iteration:]
+
+    def epoch(self, seed: int, epoch: int, iteration: int = 0, sums: dict[str, float] | None = None) -> Iterator[None]:
+        """Set the learning rate and run the steps that are left of an epoch; yield after each.
+
+        Args:
+            seed, epoch, iteration, sums: as for `begin`.
+        """
+        self.trainer.set_epoch(epoch)
+        for step in self.begin(seed, epoch, iteration, sums):
+            self.run(*step)
+            yield
+
+    def require_finite(self, epoch: int, remedy: str) -> None:
+        """Raise a DivergedError if a loss of the epoch was not finite; this waits for the device.
+
+        Args:
+            epoch: from 0.
+            remedy: how the message ends.
+        """
+        broken = self.broken()
+        if broken is not None:
+            step, name, value = broken
+            raise DivergedError(
+                f"the {name} loss is {value} at step {step + 1} of epoch {epoch + 1}: training stopped; {remedy}"
+            )
 
     def run(self, batch, iteration, seed):
         """One step on images[batch]; everything that it draws comes from `seed`."""
@@ -79,21 +113,14 @@ class Steps:
             self.graphs[generator_steps] = captured
         self.graphs[generator_steps](images)
 
-    def totals(self, iteration):
-        """{name: sum} and {name: number} of the losses of the epoch's first `iteration` steps; waits for the device."""
-        generator_steps = -(-iteration // self.config.generator_every)
-        sums = dict(zip(LOSSES, self.sums.tolist()))
-        counts = {name: iteration if name == "discriminator" else generator_steps for name in LOSSES}
-        config = self.config
-        has = dict(
-            discriminator=config.discriminator,
-            adversarial=config.discriminator,
-            teacher=config.distillation,
-            distillation=config.distillation,
-            entropy=config.entropy_weight > 0,
-        )
-        sums = {name: total for name, total in sums.items() if counts[name] and has.get(name, True)}
-        return sums, {name: counts[name] for name in sums}
+    def totals(self, iteration: int) -> tuple[dict[str, float], dict[str, int]]:
+        """Return {loss: sum} and {loss: number of steps} over the epoch's first `iteration` steps.
+
+        This waits for the device.
+        """
+        counts = {name: count for name, count in self.trainer.loss_counts(iteration).items() if count}
+        sums = dict(zip(self.names, self.sums.tolist()))
+        return {name: sums[name] for name in counts}, counts
 
     def broken(self):
         """(step from 0, name, value) of the first loss that was not finite, or None; waits for the device."""
@@ -102,7 +129,7 @@ class Steps:
             return None
         values = self.bad_losses.tolist()
         index = int((~torch.isfinite(self.bad_losses)).int().argmax())
-        return step, LOSSES[index], values[index]
+        return step, self.names[index], values[index]
 
     def _step(self, images, iteration, eager=False):
         c = self.config
@@ -111,7 +138,7 @@ class Steps:
             augmented = change_appearance(augmented, c.appearance)
         losses = self.trainer.step(augmented, iteration, eager)
         zero = torch.zeros((), device=self.sums.device)
-        values = torch.stack([losses[name].float() if name in losses else zero for name in LOSSES])
+        values = torch.stack([losses[name].float() if name in losses else zero for name in self.names])
         values = distributed.mean(values)  # every process knows of every loss
         first = (self.bad_step < 0) & ~values.isfinite().all()
         self.bad_step.copy_(torch.where(first, self.done, self.bad_step))

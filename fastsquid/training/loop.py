@@ -16,7 +16,8 @@ from ..errors import CheckpointError, DivergedError
 from ..evaluation.robustness import perturbed_aucs
 from ..evaluation.validation import validate
 from ..runs import checkpoint as ckpt
-from ..runs.folder import write_scores
+from ..runs.folder import CURVES, METRICS, write_scores
+from ..runs.records import CheckpointState, DetectorState
 from ..scoring.scores import calibrate, require_finite, score_splits, standardize
 from ..utils import distributed
 from ..utils.devices import device_name, peak_memory_mb
@@ -58,21 +59,11 @@ class Run:
         if self.trainer.discriminator_optimizer is not None:
             self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
         self.judge = self.trainer.judge  # which is saved
-        # epoch and iteration count what is done; `last` and `best` say what is known of those detectors.
-        self.state = {
-            "epoch": 0,
-            "iteration": 0,
-            "sums": {},
-            "seconds": 0.0,
-            "first_step_seconds": None,
-            "peak_memory_mb": 0.0,
-            "finished": False,
-            "best": None,
-            "last": None,
-        }
+        self.state = CheckpointState(self.config.to_dict())
         latest = ckpt.latest_checkpoint(folder)
         if latest:
-            self.state |= ckpt.read_state(latest, self.config)
+            self.state = ckpt.read_state(latest, self.config)
+            self.state.config = self.config.to_dict()
             ckpt.load_detector(self.judge, latest, self.state, "last")
             if self.judge is not detector:
                 ckpt.load_detector(detector, latest, self.state, "training")
@@ -100,18 +91,18 @@ class Run:
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.first_step = time.monotonic()
-            self.started = self.first_step - self.state["seconds"]
-            while self.state["epoch"] < self.config.epochs:
+            self.started = self.first_step - self.state.seconds
+            while self.state.epoch < self.config.epochs:
                 if not self._train_epoch():
                     self._require_finite()
-                    self.state["sums"], _ = self.steps.totals(self.state["iteration"])
-                    self.state["last"] = {"epoch": self.state["epoch"], "validation": None, "calibration": None}
+                    self.state.sums, _ = self.steps.totals(self.state.iteration)
+                    self.state.last = DetectorState(self.state.epoch)
                     if distributed.leads():
                         self._save()
                     distributed.barrier()  # torchrun would end the one that saves when another has ended
                     return False
                 self._end_epoch()
-            if distributed.leads() and not self.state["finished"]:
+            if distributed.leads() and not self.state.finished:
                 self._finish()
         finally:
             for number, handler in handlers.items():
@@ -121,44 +112,42 @@ class Run:
         distributed.barrier()
         return True
 
-    def _train_epoch(self):
+    def _train_epoch(self) -> bool:
         """Run the rest of the current epoch; return False if a signal came."""
-        epoch, state = self.state["epoch"], self.state
-        lr = self.trainer.set_epoch(epoch)
-        steps = self.steps.begin(self.seed, epoch, state["iteration"], state["sums"])
+        epoch, state = self.state.epoch, self.state
         bar = tqdm(
-            steps,
+            self.steps.epoch(self.seed, epoch, state.iteration, state.sums),
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="step",
             leave=False,
-            initial=state["iteration"],
-            total=state["iteration"] + len(steps),
+            initial=state.iteration,
+            total=self.steps.per_epoch,
             disable=not (distributed.leads() and sys.stderr.isatty()),
         )
-        # Of the epoch before: the losses of this one stay on the device until it ends.
-        bar.set_postfix(lr=f"{lr:.2g}", **{"loss": self.history[-1]["losses"]["generator"]} if self.history else {})
-        for step in bar:
-            try:
-                self.steps.run(*step)
-            except Exception as error:
-                # Ctrl-C also kills the compilers that torch.compile has started, and so fails the step.
-                if not self.stop or distributed.world() > 1:
-                    raise
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                log.warning("the step that the signal interrupted has failed: %s", reason)
-                raise KeyboardInterrupt from None
-            state["iteration"] += 1
-            if self.first_step:
-                self._note_first_step()
-            if distributed.any_of(self.stop):
-                return False
+        # The loss of the epoch before: those of this one stay on the device until it ends.
+        loss = {"loss": self.history[-1]["losses"]["generator"]} if self.history else {}
+        bar.set_postfix(lr=f"{self.trainer.learning_rate(epoch):.2g}", **loss)
+        try:
+            for _ in bar:
+                state.iteration += 1
+                if self.first_step:
+                    self._note_first_step()
+                if distributed.any_of(self.stop):
+                    return False
+        except Exception as error:
+            # Ctrl-C also kills the compilers that torch.compile has started, and so fails the step.
+            if not self.stop or distributed.world() > 1:
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("the step that the signal interrupted has failed: %s", reason)
+            raise KeyboardInterrupt from None
         return True
 
     def _end_epoch(self):
         """The epoch counts as done in every process; the first one judges it."""
         frozen = self._require_finite()
-        sums, counts = self.steps.totals(self.state["iteration"])
-        self.state.update(epoch=self.state["epoch"] + 1, iteration=0, sums={})
+        sums, counts = self.steps.totals(self.state.iteration)
+        self.state.epoch, self.state.iteration, self.state.sums = self.state.epoch + 1, 0, {}
         if distributed.leads():
             self._judge_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
 
@@ -175,13 +164,13 @@ class Run:
                 if self.config.select == "auc":
                     criterion = validation[self.config.score]["auc"]
             if self.config.select == "last":
-                state["best"] = None  # of a run that an earlier version began, and selected by synthetic opacities
-            best = state["best"]
-            better = criterion is not None and (best is None or criterion > best["criterion"])
+                state.best = None  # of a run that an earlier version began, and selected by synthetic opacities
+            best = state.best
+            better = criterion is not None and (best is None or criterion > best.criterion)
         except DivergedError as error:
-            raise self._diverged(f"after epoch {state['epoch']} {error}") from None
+            raise self._diverged(f"after epoch {state.epoch} {error}") from None
         line = {
-            "epoch": state["epoch"],
+            "epoch": state.epoch,
             "lr": float(self.trainer.generator_optimizer.param_groups[0]["lr"]),
             "losses": losses,
         }
@@ -190,13 +179,13 @@ class Run:
         if perturbed:
             line["perturbed"] = perturbed
         line["seconds"] = round(time.monotonic() - self.started, 3)
-        last = {"epoch": line["epoch"], "validation": validation, "calibration": None, "criterion": criterion}
-        state["last"] = last
+        last = DetectorState(line["epoch"], validation, criterion=criterion)
+        state.last = last
         if better:
-            state["best"] = last
+            state.best = last
             self.best_tensors = {name: t.detach().clone() for name, t in self.judge.state_dict().items()}
         self.history.append(line)
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
@@ -207,16 +196,16 @@ class Run:
 
         Calibration scores every training image, which during training would cost as much as the epoch itself.
         """
-        last, best = self.state["last"], self.state["best"]
+        last, best = self.state.last, self.state.best
         try:
-            last["calibration"] = calibrate(self.judge, self.images, self.validation)
-            if best is not None and best["epoch"] == last["epoch"]:
-                best["calibration"] = last["calibration"]
+            last.calibration = calibrate(self.judge, self.images, self.validation)
+            if best is not None and best.epoch == last.epoch:
+                best.calibration = last.calibration
             elif best is not None:
-                best["calibration"] = calibrate(self._best(), self.images, self.validation)
+                best.calibration = calibrate(self._best(), self.images, self.validation)
         except DivergedError as error:
-            raise self._diverged(f"after epoch {self.state['epoch']} {error}") from None
-        self.state["finished"] = True
+            raise self._diverged(f"after epoch {self.state.epoch} {error}") from None
+        self.state.finished = True
         self._save()
 
     def _best(self):
@@ -230,11 +219,11 @@ class Run:
         return detector
 
     def _save(self):
-        self.state["seconds"] = time.monotonic() - self.started
-        self.state["peak_memory_mb"] = max(self.state["peak_memory_mb"], peak_memory_mb())
+        self.state.seconds = time.monotonic() - self.started
+        self.state.peak_memory_mb = max(self.state.peak_memory_mb, peak_memory_mb())
         ckpt.save_checkpoint(
             self.folder,
-            {**self.state, "config": self.config.to_dict()},
+            self.state,
             self.judge.state_dict(),
             self.optimizers,
             self.best_tensors,
@@ -251,70 +240,62 @@ class Run:
         Raises:
             DivergedError: a loss of this epoch, or a score of the first two training images, is not finite.
         """
-        broken = self.steps.broken()
-        if broken is not None:
-            step, name, value = broken
-            raise self._diverged(f"the {name} loss is {value} at step {step + 1} of epoch {self.state['epoch'] + 1}")
+        self.steps.require_finite(self.state.epoch, self._remedy())
         frozen = self.judge.eval().frozen()
         try:
             require_finite(frozen, self.images[:2])
             if self.judge is not self.detector:  # an average takes a while to show what broke
                 require_finite(self.detector, self.images[:2])
         except DivergedError as error:
-            raise self._diverged(
-                f"after step {self.state['iteration']} of epoch {self.state['epoch'] + 1} {error}"
-            ) from None
+            raise self._diverged(f"after step {self.state.iteration} of epoch {self.state.epoch + 1} {error}") from None
         return frozen
 
     def _note_first_step(self):
         """The time of this process's first step, most of which torch.compile takes where it is on."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.state["first_step_seconds"] = round(time.monotonic() - self.first_step, 3)
+        self.state.first_step_seconds = round(time.monotonic() - self.first_step, 3)
         self.first_step = None
         if self.trainer.compiled:
-            log.info("first step, with compilation: %.1f s", self.state["first_step_seconds"])
+            log.info("first step, with compilation: %.1f s", self.state.first_step_seconds)
 
-    def _diverged(self, what):
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(f"{what}: training stopped; {self._remedy()}")
+
+    def _remedy(self) -> str:
         kept = ckpt.latest_checkpoint(self.folder)
-        return DivergedError(
-            f"{what}: training stopped; "
-            + (f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet")
-            + "; a lower --lr may help"
-        )
+        which = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet"
+        return f"{which}; a lower --lr may help"
 
     def _report(self):
         """Curves, and `report_run` of the checkpoint that the run stands for."""
         latest = ckpt.latest_checkpoint(self.folder)
         state = ckpt.read_state(latest, self.config)
-        name = "best" if state["best"] else "last"
-        if state[name]["epoch"] != state["last"]["epoch"]:
+        if state.detector(state.chosen).epoch != state.last.epoch:
             ckpt.load_detector(self.judge, latest, state, "last")
             write_scores(self.folder, self.data, score_splits(self.judge, self.data), "-last")
-        ckpt.load_detector(self.judge, latest, state, name)
+        ckpt.load_detector(self.judge, latest, state, state.chosen)
         facts = {
-            "preset": self.config.preset,
-            "seed": self.seed,
             "epochs": self.config.epochs,
-            "seconds": round(state["seconds"], 1),
-            "first_step_seconds": state["first_step_seconds"],
+            "seconds": round(state.seconds, 1),
+            "first_step_seconds": state.first_step_seconds,
             "compiled": self.trainer.compiled,
             "precision": "bf16" if self.trainer.half else "fp32",
-            "peak_memory_mb": round(state["peak_memory_mb"]),
+            "peak_memory_mb": round(state.peak_memory_mb),
             "device": device_name(self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": distributed.world(),
         }
-        draw_curves(self.history, self.folder / "curves.png")
-        report_run(self.folder, self.judge, self.data, self.images, state, name, facts)
+        draw_curves(self.history, self.folder / CURVES)
+        report_run(self.folder, self.judge, self.data, self.images, state, self.seed, facts)
 
     def _read_history(self):
         """Lines of metrics.jsonl up to the checkpoint; a killed run may have left one more, or half of one."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()[: self.state["epoch"]]
+        lines = path.read_text(encoding="utf-8").splitlines()[: self.state.epoch]
         try:
             history = [json.loads(line) for line in lines]
         except ValueError:

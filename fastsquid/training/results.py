@@ -2,15 +2,22 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from ..data.split import Split
 from ..drawing.gallery import draw_gallery
 from ..errors import UserError
 from ..evaluation.metrics import bootstrap_auc
 from ..evaluation.summary import evaluate_run, group_table, mean_and_std, run_table
+from ..model.detector import Detector
 from ..runs import checkpoint as ckpt
-from ..runs.folder import read_scores, read_summary, write_scores
+from ..runs.folder import GALLERY, SUMMARY, read_scores, read_summary, write_scores
 from ..runs.group import finished_runs
-from ..scoring.input_check import fit_check, save_check
+from ..runs.input_check import save_check
+from ..runs.records import CheckpointState, Summary
+from ..scoring.input_check import fit_check
 from ..scoring.maps import calibrate_maps, forward_maps
 from ..scoring.scores import score_splits
 from ..utils.files import write_json
@@ -18,41 +25,51 @@ from ..utils.files import write_json
 log = logging.getLogger(__name__)
 
 
-def report_run(folder, detector, data, normal, state, name, facts):
+def report_run(
+    folder: Path,
+    detector: Detector,
+    data: dict[str, Split],
+    normal: torch.Tensor,
+    state: CheckpointState,
+    seed: int,
+    facts: dict[str, Any],
+) -> None:
     """Write the results of the detector that a run stands for, and log its metrics.
 
-    Scores of every image but those of `train`, a gallery, what is normal at every pixel, the input check, and
+    The files are scores of every image outside of `train`, a gallery, the usual heat maps, the input check, and
     summary.json.
 
     Args:
-        folder: Path of the run folder.
-        detector: a `Detector`, loaded from the run's checkpoint.
+        folder: the run folder.
+        detector: loaded from the run's checkpoint.
         data: splits by name.
-        normal: normal images that the maps and the input check are calibrated on, uint8 or uint16 (N, 1, H, W).
-        state, name: the checkpoint's state, and which of its detectors this is.
-        facts: dict that the summary begins with.
+        normal: normal images that calibrate maps and input check, uint8 or uint16 (N, 1, H, W).
+        state: of the checkpoint.
+        seed: of the run.
+        facts: about the training, for the summary.
     """
+    known, config = state.detector(state.chosen), detector.config
     detector = detector.eval().frozen()
     scores = score_splits(detector, data)
     write_scores(folder, data, scores)
-    summary = {**facts, **evaluate_run(data, scores, state, name, detector.config)}
-    draw_gallery(detector, data[summary["split"] or "train"], state[name]["calibration"], folder / "gallery.png")
-    maps = calibrate_maps(detector, normal, maps=forward_maps)
-    ckpt.save_maps(folder, maps, state["sha256"][name])
+    metrics = evaluate_run(data, scores, config, state.chosen, known.epoch, known.validation)
+    summary = Summary(preset=config.preset, seed=seed, facts=facts, **metrics)
+    draw_gallery(detector, data[summary.split or "train"], known.calibration, folder / GALLERY)
+    ckpt.save_maps(folder, calibrate_maps(detector, normal, maps=forward_maps), state.sha256[state.chosen])
     save_check(folder, fit_check(normal))
-    write_json(folder / "summary.json", summary)  # last: it says that the run is finished
-    log.info("\n%s", run_table(summary))
+    write_json(folder / SUMMARY, summary.to_json())  # last: it marks the run as finished
+    log.info("\n%s", run_table(metrics))
 
 
-def report_group(folder):
+def report_group(folder: Path) -> None:
     """Write summary.json of a group whose runs have all finished, and log it."""
     summary = summarize(finished_runs(folder))
-    write_json(Path(folder) / "summary.json", summary)
+    write_json(Path(folder) / SUMMARY, summary)
     log.info("\n%s", group_table(summary))
 
 
-def summarize(runs):
-    """What {seed: run folder} are worth together, on the split that their summaries report.
+def summarize(runs: dict[int, Path]) -> dict[str, Any]:
+    """Return the metrics of {seed: run folder} over seeds, on the split that their summaries report.
 
     Returns:
         dict: `seeds`; `split` (None if nothing is labelled) and `images` as in a run's summary; `scores`, by name the
@@ -66,26 +83,26 @@ def summarize(runs):
     reports = {seed: read_summary(run) for seed, run in runs.items()}
     first = next(iter(reports.values()))
     for seed, report in reports.items():
-        if (report["split"], report["images"]) != (first["split"], first["images"]):
+        if (report.split, report.images) != (first.split, first.images):
             raise UserError(
                 f"{runs[seed]} was evaluated on other images than {next(iter(runs.values()))}, since the data changed: "
                 "python -m fastsquid.train --resume RUN evaluates each of them again"
             )
     scores = {}
-    for score in first["scores"]:
-        metrics = [report["scores"][score] for report in reports.values()]
+    for score in first.scores:
+        metrics = [report.scores[score] for report in reports.values()]
         scores[score] = {"auc": mean_and_std([m["auc"] for m in metrics])}
         for name in ("accuracy", "f1"):
             chosen = [m["validation_threshold"] for m in metrics]
             scores[score][name] = None if None in chosen else mean_and_std([at[name] for at in chosen])
     return {
-        "preset": first["preset"],
+        "preset": first.preset,
         "seeds": list(runs),
-        "split": first["split"],
-        "images": first["images"],
+        "split": first.split,
+        "images": first.images,
         "scores": scores,
         "runs": [
-            {"seed": seed, "checkpoint": report["checkpoint"], "auc": _intervals(runs[seed], report)}
+            {"seed": seed, "checkpoint": report.checkpoint, "auc": _intervals(runs[seed], report)}
             for seed, report in reports.items()
         ],
     }
@@ -93,11 +110,11 @@ def summarize(runs):
 
 def _intervals(run_folder, report):
     """By score the AUC of a run and its interval."""
-    if report["split"] is None:
+    if report.split is None:
         return {}
     _, labels, scores = read_scores(run_folder / f"scores-{report['split']}.csv")
     result = {}
-    for score, metrics in report["scores"].items():
+    for score, metrics in report.scores.items():
         low, high = bootstrap_auc(labels, scores[score])
         result[score] = {"value": metrics["auc"], "low": low, "high": high}
     return result

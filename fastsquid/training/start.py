@@ -1,28 +1,60 @@
-"""From a run's record to a trained run: its data, its detector, its folder; new, or resumed where it was left."""
+"""From a run's record to a trained run: open its data, build its detector, make or resume its folder."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from ..data import known_source, to_unit
 from ..data.dicom.patients import SOURCE_AGES, age_range
+from ..data.split import Split
 from ..errors import UserError
 from ..model.detector import Detector
 from ..ops.dispatch import HAS_TRITON
 from ..runs import checkpoint as ckpt
-from ..runs.data import fingerprint_of, open_run_data, open_uncropped
-from ..runs.folder import create_run
+from ..runs.data import fingerprint_of, open_run_data, open_training_data
+from ..runs.folder import CONFIG, create_run
 from ..runs.group import create_group
+from ..runs.records import GroupRecord, RunRecord
+from ..runs.trained import load_run
 from ..utils import distributed
 from .loop import Run
 
 
-def train_run(folder, run, options, device, group=None):
-    """Train one run to its end and report; return False if a signal stopped it before, in a folder to resume.
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How a run is trained; this changes only rounding and speed.
+
+    Attributes:
+        compile: `auto`, `on` or `off`: torch.compile of both networks. `auto` compiles on a GPU.
+        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that has it.
+        impl: `auto`, `triton` or `torch`, of the memory read and the neighbor attention.
+    """
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    impl: Literal["auto", "triton", "torch"] = "auto"
+
+
+def train_run(
+    folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None = None
+) -> bool:
+    """Train one run to its end and write its report.
 
     Args:
-        run: config.json of a run that is resumed, or what a new one begins with.
-        group: what a new run's group is to record before there is a run folder, or None.
+        folder: the run folder, to make or to resume.
+        record: config.json of a run that is resumed, or the record that a new run begins with.
+        speed: compilation, precision and kernels.
+        device: to train on.
+        group: the group that a new run belongs to, or None.
+
+    Returns:
+        False if a signal stopped the training; the folder can be resumed.
+
+    Raises:
+        UserError: data that cannot be trained on, or another process of the job that has ended.
+        DivergedError: losses or weights that are not finite.
     """
     begun = folder if group is None else folder.parent
 
@@ -33,51 +65,73 @@ def train_run(folder, run, options, device, group=None):
 
     try:
         with distributed.job(remedy):
-            return _train_run(folder, run, options, device, group)
+            return _train_run(folder, record, speed, device, group)
     except KeyboardInterrupt:
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise
         return False
 
 
-def _train_run(folder, run, options, device, group):
-    compile, precision = _choose_speed(options, device)
-    data = open_run_data(run)
-    if "train" not in data:
-        raise UserError(f"{run['data']} has no training images: put normal ones in train/NORMAL")
-    fingerprint = fingerprint_of(data["train"])
-    _refuse_processes(run["config"], len(data["train"]), fingerprint)
+def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
+    """Return what a run records of another run whose weights it begins with.
 
-    torch.manual_seed(run["seed"])
-    detector = Detector(run["config"], options.impl).to(device)
-    if run["init"] is not None and ckpt.latest_checkpoint(folder) is None:
-        _load_init(detector, run["init"])
-    if options.impl == "triton":  # where it cannot run, say so before there is a run folder
+    Returns:
+        dict of `run`, the other run's path; `checkpoint`, `best`, or `last` where it has no best; `sha256` of the
+        weights; and `trained_on`, the training images of that run. Also that run's record.
+
+    Raises:
+        CheckpointError: no such run, no checkpoint yet, or one that is damaged.
+    """
+    theirs = load_run(folder)
+    init = {"run": str(Path(folder).resolve()), "checkpoint": theirs.checkpoint, "sha256": theirs.weights}
+    return {**init, "trained_on": theirs.record.trained_on}, theirs.record
+
+
+def _train_run(folder, record, speed, device, group):
+    compile, precision = _choose_speed(speed, device)
+    data = open_training_data(record)
+    if "train" not in data:
+        raise UserError(f"{record.data} has no training images: put normal ones in train/NORMAL")
+    fingerprint = fingerprint_of(data["train"])
+    _check_processes(record.config, len(data["train"]), fingerprint)
+
+    torch.manual_seed(record.seed)
+    detector = Detector(record.config, speed.impl).to(device)
+    if record.init is not None and ckpt.latest_checkpoint(folder) is None:
+        _load_init(detector, record.init)
+    if speed.impl == "triton":  # fail before there is a run folder where Triton cannot run
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
-    if "fingerprint" not in run:
+    if record.fingerprint is None:
         if distributed.leads():
-            _create(folder, run, group, data["train"], fingerprint)
+            _create(folder, record, group, data["train"], fingerprint)
         distributed.barrier()
-    elif fingerprint != run["fingerprint"]:
+    elif fingerprint != record.fingerprint:
         raise UserError(
-            f"{run['data'] or 'the data'} does not hold the training images that {folder} began with: "
+            f"{record.data or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    return Run(folder, detector, data, run["seed"], compile, precision, open_uncropped(run)).train()
+    return Run(folder, detector, data, record.seed, compile, precision, _open_uncropped(record)).train()
 
 
-def _create(folder, run, group, train, fingerprint):
-    """The new run's folder, in its group's where there is one."""
+def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: Split, fingerprint: str):
+    """Make a new run's folder, in its group's where there is one."""
     if group is not None:
         create_group(folder.parent, group)
-    source = known_source(run["data"], train)
+    source = known_source(record.data, train)
     ages = age_range(train.ages or ()) or SOURCE_AGES.get(source)
     trained_on = {"images": len(train), "source": source}
-    create_run(folder, **run, fingerprint=fingerprint, ages=ages, trained_on=trained_on)
+    create_run(folder, dataclasses.replace(record, fingerprint=fingerprint, ages=ages, trained_on=trained_on))
 
 
-def _refuse_processes(config, images, fingerprint):
-    """Raises UserError where the processes of a job cannot train together; all have come here when it returns."""
+def _open_uncropped(record: RunRecord) -> Split | None:
+    """Open the validation images before cropping, for a run that monitors perturbations and crops; else None."""
+    if not (record.config.monitor and record.config.crop and distributed.leads()):
+        return None
+    return open_run_data(record, record.data, splits=("val",), uncropped=True).get("val")
+
+
+def _check_processes(config, images, fingerprint):
+    """Raise a UserError where the processes of a job cannot train together. It returns when all have come here."""
     if min(config.batch_size, images) < distributed.world():
         raise UserError(
             f"{distributed.world()} processes cannot share batches of {min(config.batch_size, images)} images: use at "
@@ -87,35 +141,20 @@ def _refuse_processes(config, images, fingerprint):
         raise UserError("the processes do not read the same training images: give all machines the same data")
 
 
-def describe_init(folder):
-    """What a run records of another whose weights it begins with, and that run's config.json.
-
-    Returns:
-        dict of `run`, the folder's path; `checkpoint`, `best`, or `last` where it has no best; `sha256` of the
-        weights; and whom that run was `trained_on`; and what `checkpoint.read_run` gives.
-
-    Raises:
-        CheckpointError: no such run, no checkpoint yet, or one that is damaged.
-    """
-    _, theirs, state, name = ckpt.load_run(folder)
-    record = {"run": str(Path(folder).resolve()), "checkpoint": name, "sha256": state["sha256"][name]}
-    return {**record, "trained_on": theirs.get("trained_on")}, theirs
-
-
 def _load_init(detector, init):
-    """Puts the weights that a run begins with into its detector."""
-    theirs, _, state, _ = ckpt.load_run(init["run"], init["checkpoint"])
-    if state["sha256"][init["checkpoint"]] != init["sha256"]:
+    """Put the weights that a run begins with into its detector."""
+    theirs = load_run(init["run"], init["checkpoint"])
+    if theirs.weights != init["sha256"]:
         raise UserError(
-            f"{init['run']} does not hold the weights any more that this run is to begin with: put them back, or start "
-            "a new run"
+            f"{init['run']} no longer holds the weights that this run is to begin with: put them back, or start a new "
+            "run"
         )
     try:
-        detector.load_state_dict(theirs.state_dict())
+        detector.load_state_dict(theirs.detector.state_dict())
     except RuntimeError:
         ours = detector.config.to_dict()
         differing = [
-            name for name, value in theirs.config.to_dict().items() if value != ours[name] and name != "preset"
+            name for name, value in theirs.record.config.to_dict().items() if value != ours[name] and name != "preset"
         ]
         raise UserError(
             f"the weights of {init['run']} do not fit this configuration, which differs in {', '.join(differing)}: "
@@ -123,12 +162,12 @@ def _load_init(detector, init):
         ) from None
 
 
-def _choose_speed(options, device):
-    """Whether to compile, and the precision, where the options leave it open."""
+def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:
+    """Return whether to compile, and the precision."""
     gpu, alone = device.type == "cuda", distributed.world() == 1
-    if options.compile == "on" and not alone:
+    if speed.compile == "on" and not alone:
         raise UserError("--compile on is for one process: leave it out under torchrun")
-    compile = options.compile == "on" or (options.compile == "auto" and gpu and HAS_TRITON and alone)
-    if options.precision != "auto":
-        return compile, options.precision
+    compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON and alone)
+    if speed.precision != "auto":
+        return compile, speed.precision
     return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

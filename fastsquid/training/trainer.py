@@ -8,7 +8,7 @@ import torch
 from ..data.negatives import with_anomaly
 from ..utils import distributed
 from .ema import Average
-from .losses import discriminator_loss, generator_loss, gradient_penalty, image_logits, negative_loss
+from .losses import LOSSES, discriminator_loss, generator_loss, gradient_penalty, image_logits, negative_loss
 
 
 class Networks(NamedTuple):
@@ -71,14 +71,35 @@ class Trainer:
         self.judge = detector if self.average is None else self.average.detector
         self.lungs = None  # where negatives may be drawn, as `with_anomaly` takes it
 
-    def set_epoch(self, epoch):
-        """Learning rates of an epoch: a cosine from lr to lr_final over the run, one step an epoch."""
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that steps of this configuration return, in a fixed order."""
         c = self.config
-        lr = c.lr_final + (c.lr - c.lr_final) * (1 + math.cos(math.pi * epoch / c.epochs)) / 2
+        given = {
+            "discriminator": c.discriminator,
+            "adversarial": c.discriminator,
+            "teacher": c.distillation,
+            "distillation": c.distillation,
+            "entropy": c.entropy_weight > 0,
+        }
+        return tuple(name for name in LOSSES if given.get(name, True))
+
+    def loss_counts(self, steps: int) -> dict[str, int]:
+        """Return how many of an epoch's first `steps` steps returned each loss."""
+        generator_steps = -(-steps // self.config.generator_every)
+        return {name: steps if name == "discriminator" else generator_steps for name in self.loss_names}
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, from 0: a cosine from lr to lr_final over the run."""
+        c = self.config
+        return c.lr_final + (c.lr - c.lr_final) * (1 + math.cos(math.pi * epoch / c.epochs)) / 2
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the optimizers' learning rates for an epoch, from 0."""
+        c, lr = self.config, self.learning_rate(epoch)
         _set_lr(self.generator_optimizer, lr)
         if self.discriminator_optimizer is not None:
             _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
-        return lr
 
     def step(self, images, iteration, eager=False):
         """One iteration.
