@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fastsquid.data import open_data
 from fastsquid.data.augment import gaussian_blur
 from fastsquid.evaluation.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps
-from fastsquid.runs.checkpoint import load_run
-from fastsquid.runs.data import data_of
+from fastsquid.runs.data import data_of, open_run_data
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import calibrate_maps, raw_maps, smooth
 from fastsquid.scoring.scores import spread_images
 
@@ -109,9 +108,9 @@ def main():
     parser.add_argument("--checkpoint", choices=("best", "last"))
     options = parser.parse_args()
 
-    detector, run, _, checkpoint = load_run(options.run, options.checkpoint, "torch", "cpu")
-    detector, config = detector.frozen(), run["config"]
-    data = open_data(data_of(options.run, run, options.data), config.image_size, run["seed"], crop=config.crop)
+    run = load_run(options.run, options.checkpoint, "torch", "cpu")
+    detector, config = run.detector.frozen(), run.record.config
+    data = open_run_data(run.record, data_of(options.run, run.record, options.data))
     split, healthy = healthy_images(data, "test")
     healthy, normal = (spread_images(images, options.images) for images in (healthy, data["train"].images))
     found = {}
@@ -120,9 +119,9 @@ def main():
         found |= measure(detector, METHODS[method], normal, healthy)
         print(f"{method}: {time.perf_counter() - start:.0f} s", flush=True)
     text = (
-        f"Pixel AUROC and AUPRO of maps of `{config.preset}`, seed {run['seed']}, {checkpoint} checkpoint, ranked by "
-        f"`{config.score}`: {len(healthy)} healthy {split} images, each with a synthetic anomaly whose strength is "
-        f"above {STRENGTH} in abnormal pixels. The map of the score is bold.\n\n"
+        f"Pixel AUROC and AUPRO of maps of `{config.preset}`, seed {run.record.seed}, {run.checkpoint} checkpoint, "
+        f"ranked by `{config.score}`: {len(healthy)} healthy {split} images, each with a synthetic anomaly whose "
+        f"strength is above {STRENGTH} in abnormal pixels. The map of the score is bold.\n\n"
     )
     options.table.write_text(text + table(found, config), encoding="utf-8")
     print(f"\n{text}{table(found, config)}")

@@ -15,6 +15,7 @@ from timing import Samples, Variant
 
 from fastsquid.model.detector import Detector
 from fastsquid.runs.folder import create_run
+from fastsquid.runs.records import RunRecord
 from fastsquid.training.loop import Run
 
 SMALLEST = pytest.param("smallest", marks=pytest.mark.smallest)
@@ -69,8 +70,8 @@ def test_training_run(record, device, tmp_path, default_precision, case, epochs,
     data = random_data(config, images, validation)
     torch.manual_seed(0)
     folder = tmp_path / "run"
-    create_run(folder, config, data=None, seed=0, skip_unreadable=False, fingerprint="")
+    create_run(folder, RunRecord(config, data=None, seed=0, fingerprint=""))
     run = Run(folder, Detector(config).to(device), data, 0, compile=device.type == "cuda", precision="bf16")
     assert run.train()  # to its end
-    seconds = run.state["seconds"] - run.state["first_step_seconds"]
+    seconds = run.state.seconds - run.state.first_step_seconds
     record(Samples([seconds], [seconds], None), images=images * epochs, dtype="bfloat16")

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from fastsquid import score, train
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
+from fastsquid.runs.folder import read_run
+from fastsquid.runs.records import CheckpointState
 from fastsquid.training.trainer import Trainer
 
 
@@ -99,7 +101,7 @@ def test_any_flipped_bit_of_a_state_is_noticed(damaged):
     """But for those that only change the JSON's layout, or nothing of what it says."""
     latest = checkpoint.latest_checkpoint(damaged)
     path = latest / "state.json"
-    original, config = path.read_bytes(), checkpoint.read_run(damaged)["config"]
+    original, config = path.read_bytes(), read_run(damaged).config
     state = checkpoint.read_state(latest, config)
     rng = np.random.default_rng(0)
     refusals = 0
@@ -136,7 +138,7 @@ def test_a_config_that_lacks_something(damaged, refused):
 
 
 def test_optimizers_come_back(unbroken):
-    latest, config = checkpoint.latest_checkpoint(unbroken), checkpoint.read_run(unbroken)["config"]
+    latest, config = checkpoint.latest_checkpoint(unbroken), read_run(unbroken).config
     trainer = Trainer(Detector(config))
     optimizers = {"generator": trainer.generator_optimizer, "discriminator": trainer.discriminator_optimizer}
     checkpoint.load_optimizers(optimizers, latest, checkpoint.read_state(latest, config))
@@ -149,7 +151,7 @@ def test_optimizers_come_back(unbroken):
 
 def test_optimizers_come_back_in_the_layout_of_their_parameters(unbroken, tmp_path):
     """A GPU trains in channels_last, and its fused Adam accepts no moment of another layout than the parameter."""
-    config = checkpoint.read_run(unbroken)["config"]
+    config = read_run(unbroken).config
 
     def trainer():
         made = Trainer(Detector(config).to(memory_format=torch.channels_last).train())
@@ -167,7 +169,7 @@ def test_optimizers_come_back_in_the_layout_of_their_parameters(unbroken, tmp_pa
     trained, saved = trainer()
     trained.step(torch.rand(3, 1, 64, 64), 0)
     trained.step(torch.rand(3, 1, 64, 64), 1)
-    state = {"config": config.to_dict()}
+    state = CheckpointState(config.to_dict())
     checkpoint.save_checkpoint(tmp_path, state, trained.judge.state_dict(), saved)
     latest = checkpoint.latest_checkpoint(tmp_path)
     resumed, loaded = trainer()

@@ -13,6 +13,8 @@ from fastsquid.config import COMBINED, SCORES, ConfigError, preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
+from fastsquid.runs.folder import read_run
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images, standardize
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -49,7 +51,7 @@ def test_where_it_is_not():
 
 def test_a_run_keeps_what_it_standardizes_by(run):
     """The saved detector, last and best, has the moments of its own scores on the training images."""
-    config, latest = checkpoint.read_run(run)["config"], checkpoint.latest_checkpoint(run)
+    config, latest = read_run(run).config, checkpoint.latest_checkpoint(run)
     assert config.score == "combined"
     state = checkpoint.read_state(latest, config)
     images = to_unit(open_data(XRAYS, 64)["train"].images)
@@ -70,7 +72,7 @@ def test_commands_give_it(run, tmp_path, command):
     out = tmp_path / "scores.csv"
     assert command(score.main, run, XRAYS / "val", "--out", out)[0] == 0
     rows = rows_of(out)
-    usual = checkpoint.load_run(run)[0].usual.tolist()
+    usual = load_run(run).detector.usual.tolist()
     for row in rows:
         parts = [(float(row[part]) - mean) / deviation for part, (mean, deviation) in zip(COMBINED, usual)]
         assert float(row["combined"]) == pytest.approx(sum(parts), rel=1e-3, abs=1e-2)

@@ -20,7 +20,8 @@ from fastsquid.data import open_data, read_image, to_unit
 from fastsquid.drawing import papers
 from fastsquid.model.published import generator_state
 from fastsquid.model.published_checkpoint import discriminator_layout, generator_layout
-from fastsquid.runs import checkpoint
+from fastsquid.runs.folder import read_run
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import forward_maps
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,7 +98,7 @@ def test_scores_are_the_published_codes(published, tmp_path, command):
     run = tmp_path / "run"
     code, out, err = command(convert.main, *published.arguments(run))
     assert code == 0 and not err and "64 x 64 pixels, width 4, 4 levels, 2 x 2 patches" in out and "top-5" in out
-    detector = checkpoint.load_run(run)[0]
+    detector = load_run(run).detector
     config = preset(f"{published.system}-published", image_size=64, width=4, slots=20, memory=detector.config.memory)
     assert detector.config == config
     assert config.memory == ("matrix" if "matrix" in published.name else "queue")
@@ -124,7 +125,7 @@ def test_scores_are_the_published_codes(published, tmp_path, command):
 def test_every_weight_arrives(published, tmp_path, command):
     """As many numbers as the files hold, but those that nothing reads: SimSID's convolution, and the key bias."""
     assert command(convert.main, *published.arguments(tmp_path / "run"))[0] == 0
-    ours = checkpoint.load_run(tmp_path / "run")[0].state_dict()
+    ours = load_run(tmp_path / "run").detector.state_dict()
     used = sum(tensor.numel() for name, tensor in ours.items() if name.split(".")[-1] not in ("pointer", "filled"))
     unread = [t for name, t in published.generator.items() if name.startswith("inpaint_block.conv.")]
     keys = published.generator["inpaint_block.attention.in_proj_bias"].numel() // 3
@@ -140,7 +141,7 @@ def test_what_data_parallel_saves_and_other_precision(simsid, tmp_path, command)
     ]
     simsid.save(*states)
     assert command(convert.main, *simsid.arguments(tmp_path / "parallel"))[0] == 0
-    plain, parallel = (checkpoint.load_run(tmp_path / name)[0].state_dict() for name in ("plain", "parallel"))
+    plain, parallel = (load_run(tmp_path / name).detector.state_dict() for name in ("plain", "parallel"))
     assert all(torch.equal(plain[name], parallel[name]) for name in plain) and plain.keys() == parallel.keys()
 
 
@@ -166,7 +167,7 @@ def test_sizes_and_parts_are_inferred(tmp_path, command):
         torch.save({**values, **variances}, tmp_path / name)
     arguments = ["simsid", tmp_path / "g", tmp_path / "d", "--out", tmp_path / "run", "--device", "cpu"]
     assert command(convert.main, *arguments)[0] == 0
-    assert checkpoint.read_run(tmp_path / "run")["config"] == config
+    assert read_run(tmp_path / "run").config == config
 
 
 def test_a_transformer_that_was_never_trained_is_not_in_use(simsid, tmp_path, command):
@@ -175,11 +176,11 @@ def test_a_transformer_that_was_never_trained_is_not_in_use(simsid, tmp_path, co
     simsid.save(simsid.generator, simsid.discriminator)
     code, out, _ = command(convert.main, *simsid.arguments(tmp_path / "run"))
     assert code == 0 and "was never trained" in out
-    assert checkpoint.read_run(tmp_path / "run")["config"].inpainting == "memory"
+    assert read_run(tmp_path / "run").config.inpainting == "memory"
     simsid.generator["inpaint_block.attn_norm2.bias"] += 0.01
     simsid.save(simsid.generator, simsid.discriminator)
     assert command(convert.main, *simsid.arguments(tmp_path / "other"))[0] == 0
-    assert checkpoint.read_run(tmp_path / "other")["config"].inpainting == "transformer"
+    assert read_run(tmp_path / "other").config.inpainting == "transformer"
 
 
 # With data and without
@@ -187,12 +188,12 @@ def test_a_transformer_that_was_never_trained_is_not_in_use(simsid, tmp_path, co
 
 def test_the_record(calibrated):
     run, theirs = (
-        checkpoint.read_run(calibrated),
+        read_run(calibrated),
         [calibrated.parent / f"squid_grid2-{n}.pth" for n in ("model", "discriminator")],
     )
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in theirs]
-    assert run["converted"] == {"system": "squid", "generator": digests[0], "discriminator": digests[1], "images": 8}
-    assert run["data"] == str(XRAYS) and run["init"] is None and run["config"].preset == "squid-published"
+    assert run.converted == {"system": "squid", "generator": digests[0], "discriminator": digests[1], "images": 8}
+    assert run.data == str(XRAYS) and run.init is None and run.config.preset == "squid-published"
     expected = {"config.json", "checkpoint-000001", "scores-val.csv", "scores-test.csv", "maps.safetensors"}
     expected |= {"input-check.safetensors"}
     assert {path.name for path in calibrated.iterdir()} == expected | {"gallery.png", "summary.json"}
@@ -208,10 +209,10 @@ def test_calibration_is_of_the_normal_images(calibrated):
     assert set(run.calibration) == set(run.score_names) and len(images["train"]) == 8 and len(images["val"]) == 3
     for name, calibration in run.calibration.items():
         values = train_scores[name].astype(np.float64)
-        assert calibration["mean"] == pytest.approx(values.mean(), rel=1e-6)
-        assert calibration["std"] == pytest.approx(values.std(), rel=1e-3)
-        assert len(calibration["quantiles"]) == 101
-        np.testing.assert_allclose(calibration["quantiles"], np.percentile(val_scores[name], range(101)), rtol=1e-5)
+        assert calibration.mean == pytest.approx(values.mean(), rel=1e-6)
+        assert calibration.std == pytest.approx(values.std(), rel=1e-3)
+        assert len(calibration.quantiles) == 101
+        np.testing.assert_allclose(calibration.quantiles, np.percentile(val_scores[name], range(101)), rtol=1e-5)
     batch = torch.stack([to_unit(torch.from_numpy(read_image(path, 64))) for path in images["train"]])[:, None]
     residual = forward_maps(run.detector, batch)["residual"]
     np.testing.assert_allclose(run._maps["residual"][0], residual.mean(0), rtol=1e-4, atol=1e-7)
@@ -244,7 +245,7 @@ def test_without_data_nothing_is_calibrated(uncalibrated, tmp_path, command, ref
     image = XRAYS / "test" / "0000.jpeg"
     assert run.reconstruct(image).shape == (1, 64, 64)
     for method in (lambda: run.calibrated([0.0]), lambda: run.percentile([0.0]), lambda: run.heatmap(image)):
-        with pytest.raises(ValueError, match="was converted without data, and is not calibrated"):
+        with pytest.raises(ValueError, match="was converted without data"):
             method()
     for main in (evaluate.main, locate.main, figures.main):
         assert "was converted without data: say by --data which images" in refused(main, uncalibrated)
@@ -265,9 +266,9 @@ def test_which_images_are_normal(squid, tmp_path, command, folders, count):
     assert command(convert.main, *squid.arguments(tmp_path / "run", "--data", data))[0] == 0
     run = fastsquid.load(tmp_path / "run", device="cpu")
     values = run.score(sorted(source.glob("NORMAL/*")))
-    assert checkpoint.read_run(tmp_path / "run")["converted"]["images"] == count == len(values)
-    assert run.calibration["discriminator"]["mean"] == pytest.approx(values.mean(), rel=1e-6)
-    assert (run.calibration["discriminator"]["quantiles"] is None) == (folders != ["val"])
+    assert read_run(tmp_path / "run").converted["images"] == count == len(values)
+    assert run.calibration["discriminator"].mean == pytest.approx(values.mean(), rel=1e-6)
+    assert (run.calibration["discriminator"].quantiles is None) == (folders != ["val"])
 
 
 # What takes the run
@@ -300,9 +301,9 @@ def test_figures_take_it(calibrated, tmp_path, command, monkeypatch):
 def test_training_begins_with_it(calibrated, tmp_path, command, refused, no_pictures):
     arguments = ["--init", calibrated, "--epochs", 1, "--batch-size", 4, "--out", tmp_path / "tuned", "--device", "cpu"]
     assert command(train.main, *arguments)[0] == 0
-    record = checkpoint.read_run(tmp_path / "tuned")
-    assert record["init"]["run"] == str(calibrated) and record["converted"] is None and record["data"] == str(XRAYS)
-    before, after = (checkpoint.load_run(path)[0].state_dict() for path in (calibrated, tmp_path / "tuned"))
+    record = read_run(tmp_path / "tuned")
+    assert record.init["run"] == str(calibrated) and record.converted is None and record.data == str(XRAYS)
+    before, after = (load_run(path).detector.state_dict() for path in (calibrated, tmp_path / "tuned"))
     name = "generator.student.output.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 1e-3
     content = {path.name: path.stat().st_mtime_ns for path in calibrated.iterdir()}
@@ -558,5 +559,5 @@ def test_channels_that_do_not_divide(squid):
 
 
 def test_the_recorded_data_is_what_is_opened(calibrated):
-    record = checkpoint.read_run(calibrated)
-    assert record["fingerprint"] == convert.fingerprint_of(open_data(record["data"], 64, splits=("train",))["train"])
+    record = read_run(calibrated)
+    assert record.fingerprint == convert.fingerprint_of(open_data(record.data, 64, splits=("train",))["train"])

@@ -221,9 +221,9 @@ def test_several_processes_compile_nothing(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
     gpu = SimpleNamespace(type="cuda")
     monkeypatch.setattr(start, "HAS_TRITON", True)
-    assert start._choose_speed(SimpleNamespace(compile="auto", precision="fp32"), gpu) == (False, "fp32")
+    assert start._choose_speed(start.Speed(compile="auto", precision="fp32"), gpu) == (False, "fp32")
     with pytest.raises(UserError, match="--compile on is for one process"):
-        start._choose_speed(SimpleNamespace(compile="on", precision="fp32"), gpu)
+        start._choose_speed(start.Speed(compile="on", precision="fp32"), gpu)
 
 
 # Scoring

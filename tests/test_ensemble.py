@@ -25,6 +25,7 @@ from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
 from fastsquid.runs import checkpoint, trained
 from fastsquid.scoring import portable, verification
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
+from fastsquid.scoring.scores import Calibration
 
 # One level: an export of two networks then takes seconds.
 SHALLOW = "--levels 1 --combine 1 --decoder-memory 1 --skips 1 --seeds 3 5".split()
@@ -97,7 +98,7 @@ def test_scores_are_the_mean_of_standardized_ones(group, validation, which):
         assert found[name].dtype == np.float32 and np.ptp(found[name]) > 0.1
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
     np.testing.assert_array_equal(ensemble.score(PATHS), found["discriminator_image"])
-    assert ensemble.run["epoch"] == [run.run["epoch"] for run in runs]
+    assert ensemble.run.epoch == [run.run.epoch for run in runs]
     np.testing.assert_allclose([ensemble.scores(normal)[name].mean() for name in firm(ensemble)], 0, atol=1e-3)
 
 
@@ -108,20 +109,20 @@ def test_the_best_and_the_last_differ(group):
 
 def test_the_calibration_is_the_ensembles_own(ensemble, validation):
     scores, labels = ensemble.scores(validation.images), validation.labels.numpy()
-    assert set(ensemble.calibration) == set(ensemble.run["validation"]) == set(scores)
+    assert set(ensemble.calibration) == set(ensemble.run.validation) == set(scores)
     for name in firm(ensemble):
         usual, values = ensemble.calibration[name], scores[name]
         normal = values[labels == 0]
-        assert usual["mean"] == pytest.approx(normal.mean(), abs=1e-3)
-        assert usual["std"] == pytest.approx(normal.std(), rel=1e-3)
-        np.testing.assert_allclose(usual["quantiles"], np.percentile(normal, range(101)), atol=1e-3)
-        chosen = ensemble.run["validation"][name]
+        assert usual.mean == pytest.approx(normal.mean(), abs=1e-3)
+        assert usual.std == pytest.approx(normal.std(), rel=1e-3)
+        np.testing.assert_allclose(usual.quantiles, np.percentile(normal, range(101)), atol=1e-3)
+        chosen = ensemble.run.validation[name]
         assert chosen["auc"] == pytest.approx(roc_auc_score(labels, values))
         assert chosen["threshold"] == pytest.approx(best_threshold(labels, values), abs=1e-3)
     usual, values = ensemble.calibration[ensemble.score_name], ensemble.score(PATHS).astype(np.float64)
-    assert usual["std"] < 0.999, "the runs do not agree in everything, so that it is not 1"
-    np.testing.assert_allclose(ensemble.calibrated(values), 1 / (1 + np.exp((usual["mean"] - values) / usual["std"])))
-    assert ensemble.percentile(usual["quantiles"][30:31]) == pytest.approx(30)
+    assert usual.std < 0.999, "the runs do not agree in everything, so that it is not 1"
+    np.testing.assert_allclose(ensemble.calibrated(values), 1 / (1 + np.exp((usual.mean - values) / usual.std)))
+    assert ensemble.percentile(usual.quantiles[30:31]) == pytest.approx(30)
 
 
 def test_maps_and_reconstructions_are_means(ensemble, runs):
@@ -165,15 +166,15 @@ def test_without_labels_training_images_standardize(tmp_path):
     expected, found = standardized(runs, images, images), ensemble.scores(images)
     for name in firm(ensemble):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
-        assert ensemble.calibration[name] == {"mean": 0, "std": 1, "quantiles": None} and found[name].std() < 1.001
-    assert ensemble.run["checkpoint"] == "last" and ensemble.run["validation"] is None
+        assert ensemble.calibration[name] == Calibration(0, 1) and found[name].std() < 1.001
+    assert ensemble.run.checkpoint == "last" and ensemble.run.validation is None
     np.testing.assert_allclose(ensemble.calibrated([0.0, 2.0]), [0.5, 1 / (1 + np.exp(-2))])
     with pytest.raises(UserError, match="no labelled validation images"):
         ensemble.percentile([0.0])
 
 
 def test_normal_images_of_one_score_do_not_standardize():
-    labels, calibration = np.array([0, 0, 1]), {"residual": {"mean": 3.0, "std": 2.0}}
+    labels, calibration = np.array([0, 0, 1]), {"residual": Calibration(3.0, 2.0)}
     same, differing = ({"residual": np.array(values)} for values in ([1.0, 1.0, 9.0], [1.0, 2.0, 9.0]))
     assert trained._moments(["residual"], calibration, labels, same) == {"residual": (3, 2)}
     assert trained._moments(["residual"], calibration, labels, differing) == {"residual": (1.5, 0.5)}
@@ -233,7 +234,7 @@ def test_evaluate(group, ensemble, runs, validation, tmp_path, command):
     assert result["runs"] == [{"seed": seed, "auc": pytest.approx(auc)} for seed, auc in zip((3, 5), aucs)]
     auc = result["scores"]["discriminator_image"]["auc"]
     assert f"AUC of discriminator_image: ensemble {auc:.3f}; seed 3: {aucs[0]:.3f}, seed 5: {aucs[1]:.3f}\n" in said
-    epochs = [run.run["epoch"] for run in runs]
+    epochs = [run.run.epoch for run in runs]
     assert result["checkpoint"]["epoch"] == epochs
     assert f"best checkpoint of each run, epochs {epochs[0]}, {epochs[1]} (chosen by validation AUC of" in said
 
@@ -256,7 +257,7 @@ def test_report(group, ensemble, tmp_path, command):
     assert "mean of all runs, each standardized" in facts["Score"] and facts["Preset"].endswith("seeds 3, 5")
     assert facts["Checkpoint"].startswith("best checkpoint of each run, epochs ")
     assert data["trained_on"].startswith("Scored by 2 runs, each trained on 8 images of the folder xrays")
-    assert data["thresholds"][0][0] == ensemble.run["validation"]["discriminator_image"]["threshold"]
+    assert data["thresholds"][0][0] == ensemble.run.validation["discriminator_image"]["threshold"]
     assert command(score.main, group, folder, "--out", scores, "--device", "cpu")[0] == 0
     assert command(report.main, group, scores, "--images", folder, "--out", out, "--device", "cpu")[0] == 0
     np.testing.assert_allclose(parts(out)[0]["scores"], ensemble.score(order), atol=1e-4)
@@ -271,7 +272,7 @@ def test_scores_of_one_of_its_runs_are_not_the_groups(group, tmp_path, refused):
 def test_locate(group, tmp_path, command):
     code, said, _ = command(locate.main, group, "--out", tmp_path, "--device", "cpu")
     assert code == 0 and said.endswith(f"{tmp_path / 'maps.png'}\n")
-    detector, record, state, name = trained.load_trained(group)
+    detector = trained.load_trained(group).detector
     data = open_data(XRAYS, 64)
     images, detector = data["val"].images / 255, detector.frozen()
     found = anomaly_maps(detector, images, calibrate_maps(detector, data["train"].images))
@@ -357,10 +358,10 @@ def test_the_document_is_the_ensembles(files, ensemble, runs):
 
     (entry,) = onnx.load(files["onnx"][0]).metadata_props
     found, usual = json.loads(entry.value), ensemble.calibration["discriminator_image"]
-    assert found["calibration"] == {"mean": usual["mean"], "std": usual["std"]}
-    assert found["quantiles"] == usual["quantiles"] and found["logit"] is None
-    assert found["threshold"] == ensemble.run["validation"]["discriminator_image"]["threshold"]
-    assert found["epoch"] == [run.run["epoch"] for run in runs] and found["checkpoint"] == "best"
+    assert found["calibration"] == {"mean": usual.mean, "std": usual.std}
+    assert found["quantiles"] == usual.quantiles and found["logit"] is None
+    assert found["threshold"] == ensemble.run.validation["discriminator_image"]["threshold"]
+    assert found["epoch"] == [run.run.epoch for run in runs] and found["checkpoint"] == "best"
 
 
 def test_verify_finds_a_run_with_another_weight(ensemble, monkeypatch):
@@ -405,7 +406,7 @@ def change_scores(change):
 DAMAGED = {
     "unfinished": (lambda group: (group / "seed-5" / "summary.json").unlink(), "is not finished (seed 5): go on with"),
     "not begun": (lambda group: shutil.rmtree(group / "seed-5"), "is not finished (seed 5): go on with"),
-    "another configuration": (damaged_record, "seed-5 is no run of this group: its config is not"),
+    "another configuration": (damaged_record, "seed-5 is not a run of this group: its config"),
     "weights": (damaged_weights, "best.safetensors is damaged: its checksum"),
     "no scores": (lambda group: (group / "seed-5" / "scores-val.csv").unlink(), "seed-5/scores-val.csv is missing"),
     "scores": (change_scores(lambda rows: [row[:-1] for row in rows[:3]] + rows[3:]), "scores-val.csv is damaged"),

@@ -15,7 +15,7 @@ from fastsquid.data import find_images, open_data, to_unit
 from fastsquid.data.images import convert_array
 from fastsquid.data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
 from fastsquid.runs import checkpoint
-from fastsquid.runs.checkpoint import load_run
+from fastsquid.runs.trained import load_run
 
 SCORES = preset("squid").scores
 
@@ -30,7 +30,7 @@ def test_robustness(unbroken, tmp_path, command):
     found = result["robustness"]
     assert tuple(found) == SCORES
 
-    detector, split = load_run(unbroken)[0].frozen(), open_data(XRAYS, 64, splits=("val",))["val"]
+    detector, split = load_run(unbroken).detector.frozen(), open_data(XRAYS, 64, splits=("val",))["val"]
     images, abnormal = to_unit(split.images), split.labels.numpy() == 1
     threshold = result["scores"]["discriminator"]["validation_threshold"]["threshold"]
     clear, healthy = set(), result["healthy_above_threshold"]
@@ -91,7 +91,7 @@ def test_what_is_cropped_is_perturbed_before(unbroken, tmp_path, command):
     code, _, err = command(evaluate.main, run, *options)
     assert code == 0, err
     found = json.loads((tmp_path / "e.json").read_text())["robustness"]
-    detector, split = load_run(run)[0].frozen(), open_data(tmp_path / "data", 4 * 64)["val"]
+    detector, split = load_run(run).detector.frozen(), open_data(tmp_path / "data", 4 * 64)["val"]
     abnormal, clear = split.labels.numpy() == 1, 0
     for name, change in CHANGES.items():
         squares = [convert_array(image, 64, crop=True) for image in change(to_unit(split.images))[:, 0]]

@@ -22,8 +22,11 @@ from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
+from fastsquid.runs.records import RunRecord
+from fastsquid.runs.trained import TrainedRun
 from fastsquid.scoring import portable, verification
 from fastsquid.scoring.maps import calibrate_maps, forward_maps
+from fastsquid.scoring.scores import Calibration
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -44,11 +47,11 @@ def scorer_of(system):
         detector.generator.commit()
     frozen = detector.eval().frozen()
     calibration = {
-        name: {"mean": float(values.mean()), "std": float(values.std()), "quantiles": None}
+        name: Calibration(float(values.mean()), float(values.std()))
         for name, values in frozen.scores(IMAGES)[0].items()
     }
-    run = {"checkpoint": "last", "epoch": 1, "validation": None, "trained_on": None}
-    return Scorer(frozen, calibration, calibrate_maps(frozen, IMAGES, maps=forward_maps), run)
+    run = TrainedRun(frozen, calibration, record=RunRecord(frozen.config, None, 0), epoch=1)
+    return Scorer(run, calibrate_maps(frozen, IMAGES, maps=forward_maps))
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -189,13 +192,13 @@ def test_the_document_says_what_the_numbers_mean(by_residual, files, kind):
         "value_range": [0, 1],
         "crop": False,
         "crop_rule": None,
-        "calibration": {"mean": usual["mean"], "std": usual["std"]},
-        "quantiles": usual["quantiles"],
-        "threshold": run.run["validation"]["residual"]["threshold"],
-        "trained_on": run.run["trained_on"],
+        "calibration": {"mean": usual.mean, "std": usual.std},
+        "quantiles": usual.quantiles,
+        "threshold": run.run.validation["residual"]["threshold"],
+        "trained_on": run.run.record.trained_on,
         "input_check": False,
         "checkpoint": "best",
-        "epoch": run.run["epoch"],
+        "epoch": run.run.epoch,
     }
 
 
@@ -282,8 +285,8 @@ def test_a_difference_in_one_output_of_one_batch_size_is_found(ours, output, siz
 
 def test_residual_scores_count_in_deviations():
     scorer = scorer_of("auto-encoder-small")
-    assert scorer.calibration["residual"]["std"] < 0.1  # in which a difference of 0.001 would be little
-    shift = 0.002 * scorer.calibration["residual"]["std"]
+    assert scorer.calibration["residual"].std < 0.1  # in which a difference of 0.001 would be little
+    shift = 0.002 * scorer.calibration["residual"].std
 
     def other(images):
         answer = answers_of(scorer, images)
@@ -301,13 +304,13 @@ def test_not_a_number_is_a_difference():
 
 def test_images_are_real_ones_of_the_run(unbroken):
     scorer = fastsquid.load(unbroken)
-    images = export.real_images(scorer)
+    images = export.real_images(scorer.run)
     test = to_unit(read_images(find_images(XRAYS / "test"), 64)[0])
     assert images.shape == (66, 1, 64, 64) and images.dtype == torch.float32
     for image in images:
         assert any(torch.equal(image, one) for one in test)
     assert len({image.numpy().tobytes() for image in images}) == 4
-    other = export.real_images(scorer, XRAYS / "val" / "NORMAL")
+    other = export.real_images(scorer.run, XRAYS / "val" / "NORMAL")
     assert len({image.numpy().tobytes() for image in other}) == 3
 
 

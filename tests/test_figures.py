@@ -24,12 +24,14 @@ from fastsquid.data import Split, open_data, to_unit
 from fastsquid.drawing import curves, gallery, papers
 from fastsquid.drawing.pictures import slot_figure, tsne_figure
 from fastsquid.drawing.png import save_figure
-from fastsquid.model.detector import Detector, calibrated
+from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Reconstruction
 from fastsquid.runs import checkpoint
-from fastsquid.runs.folder import create_run
+from fastsquid.runs.folder import create_run, read_run
+from fastsquid.runs.records import RunRecord
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring import gradcam
-from fastsquid.scoring.scores import calibrate, score_images
+from fastsquid.scoring.scores import calibrate, calibrated, score_images
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 FILES = [
@@ -51,21 +53,22 @@ def runs(unbroken, data, tmp_path_factory):
         run = shutil.copytree(unbroken, tmp_path_factory.mktemp("runs") / f"seed-{seed}")
         read = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps({**read, "seed": seed}))
-        detector, read, state, name = checkpoint.load_run(unbroken)
+        record, latest = read_run(unbroken), checkpoint.latest_checkpoint(unbroken)
+        detector, state = load_run(unbroken).detector, checkpoint.read_state(latest, record.config)
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in detector.parameters():
                 parameter += 2 * parameter.std(correction=0) * torch.randn_like(parameter)
-        state[name]["calibration"] = calibrate(detector, data["train"].images)
+        state.detector(state.chosen).calibration = calibrate(detector, data["train"].images)
         tensors = detector.state_dict()
-        checkpoint.save_checkpoint(run, {**state, "config": read["config"].to_dict()}, tensors, {}, tensors)
+        checkpoint.save_checkpoint(run, state, tensors, {}, tensors)
         folders.append(run)
     return folders
 
 
 @pytest.fixture(scope="module")
 def loaded(runs):
-    return [figures._Loaded(run, None, "auto", torch.device("cpu")) for run in runs]
+    return [load_run(run) for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +256,7 @@ def test_grad_cam_is_its_definition(monkeypatch):
 
 
 def test_grad_cam_image_by_image(unbroken, data, monkeypatch):
-    detector, *_ = checkpoint.load_run(unbroken)
+    detector = load_run(unbroken).detector
     images = to_unit(data["val"].images)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     frozen = gradcam.grad_cam(detector.frozen(), images)  # it needs no gradients of the parameters
@@ -418,7 +421,7 @@ def test_a_run_without_labels_teacher_or_memory(bare):
 
 
 def test_a_labelled_split_of_one_class(bare):
-    run = figures._Loaded(bare, None, "auto", torch.device("cpu"))
+    run = load_run(bare)
     data = {"test": open_data(XRAYS, 64, splits=("train",))["train"]}  # labelled, all of them normal
     (roc, no_roc), (pr, no_pr) = itertools.islice(figures.draw_figures([run], data), 2)
     assert [roc, pr] == ["roc.png", "precision_recall.png"] and no_roc == no_pr and "has no abnormal ones" in no_roc
@@ -439,25 +442,25 @@ def test_refusals(runs, bare, tmp_path, refused):
 
 def test_an_unfinished_run_is_refused(bare, tmp_path, refused):
     run = shutil.copytree(bare, tmp_path / "run")
-    latest, config = checkpoint.latest_checkpoint(run), checkpoint.read_run(run)["config"]
+    latest, config = checkpoint.latest_checkpoint(run), read_run(run).config
     state = checkpoint.read_state(latest, config)
-    state["last"]["calibration"] = None
-    tensors = checkpoint.load_run(bare)[0].state_dict()
-    checkpoint.save_checkpoint(run, {**state, "config": config.to_dict()}, tensors, {})
+    state.last.calibration = None
+    tensors = load_run(bare).detector.state_dict()
+    checkpoint.save_checkpoint(run, state, tensors, {})
     assert "has not finished" in refused(figures.main, run)
 
 
 def test_which_runs_agree(tmp_path):
     def run(name, config, data, seed, fingerprint):
-        create_run(tmp_path / name, config, data, seed, False, fingerprint)
+        create_run(tmp_path / name, RunRecord(config, data, seed, fingerprint=fingerprint))
         return tmp_path / name
 
     digits, squid = preset("digits"), preset("squid-small")
     # DigitAnatomy draws its training images from the seed.
     first = figures._agreeing([run("a", digits, None, 0, "0"), run("b", digits, None, 1, "1")])
-    assert first["seed"] == 0
+    assert first.seed == 0
     # The same images elsewhere are the same data; other images in the same folder are not.
     here, there = (run(name, squid, f"/data/{name}", seed, "0") for seed, name in enumerate(("c", "d")))
-    assert figures._agreeing([here, there])["data"] == "/data/c"
+    assert figures._agreeing([here, there]).data == "/data/c"
     with pytest.raises(figures.UserError, match="other images"):
         figures._agreeing([here, run("e", squid, "/data/c", 1, "1")])

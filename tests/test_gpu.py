@@ -18,6 +18,7 @@ from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.data.split import Split
 from fastsquid.model.detector import Detector
 from fastsquid.runs.folder import create_run
+from fastsquid.runs.records import RunRecord
 from fastsquid.training import loop
 from fastsquid.training.epoch import Steps
 from fastsquid.training.trainer import Trainer
@@ -130,7 +131,7 @@ def test_images_of_sixteen_bits_train_as_those_of_eight(tmp_path, monkeypatch):
     for name, data in (("8", images), ("16", images.to(torch.int32).mul(257).to(torch.uint16))):
         split = Split(data, None, [str(i) for i in range(len(data))])
         torch.manual_seed(0)
-        create_run(tmp_path / name, config, data=None, seed=0, skip_unreadable=False, fingerprint="")
+        create_run(tmp_path / name, RunRecord(config, data=None, seed=0, fingerprint=""))
         run = loop.Run(tmp_path / name, Detector(config).to(DEVICE), {"train": split}, 0)
         assert run.train()
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()

@@ -1,5 +1,6 @@
 """Groups of runs: `train --seeds`, its resumption and summary, and the compare command."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from fastsquid.errors import UserError
 from fastsquid.evaluation.metrics import evaluate
 from fastsquid.runs import checkpoint, group
 from fastsquid.runs.folder import create_run, read_scores, write_scores
+from fastsquid.runs.records import GroupRecord, Summary
 from fastsquid.training import loop
 from fastsquid.training.results import report_group
 from fastsquid.utils.files import write_json
@@ -165,7 +167,7 @@ def test_a_group_that_exists_or_is_changed(trained, tmp_path, refused):
     folder = shutil.copytree(trained, tmp_path / "group")
     shutil.rmtree(folder / "seed-1")
     shutil.copytree(folder / "seed-0", folder / "seed-1")
-    assert "seed-1 is no run of this group: its seed is" in refused(train.main, "--resume", folder)
+    assert "seed-1 is not a run of this group: its seed" in refused(train.main, "--resume", folder)
 
 
 @pytest.mark.parametrize(
@@ -193,15 +195,16 @@ def made(folder, seeds, scores, labels=None, names=None, split="test", report=No
     """A finished group without training: scores (seeds, N), the same for every score of `SCORES`."""
     labels = np.arange(scores.shape[1]) % 3 // 2 if labels is None else labels  # a third is abnormal
     names = [f"{i}.png" for i in range(len(labels))] if names is None else names
-    record = {"config": preset("digits"), "data": None, "skip_unreadable": False}
-    group.create_group(folder, {**record, "seeds": seeds})
+    record = GroupRecord(preset("digits"), None, list(seeds))
+    group.create_group(folder, record)
     data = {split: Split(torch.zeros(len(labels), 1, 1, 1), torch.as_tensor(labels), names)}
     for seed, row in zip(seeds, np.float32(scores)):
         run = folder / f"seed-{seed}"
-        create_run(run, **record, seed=seed, fingerprint="")
+        create_run(run, dataclasses.replace(record.run(seed), fingerprint=""))
         write_scores(run, data, {split: dict.fromkeys(SCORES, row)})
-        summary = {"preset": "digits", "split": split, "images": {"normal": 1, "abnormal": 1}, "checkpoint": {}}
-        write_json(run / "summary.json", {**summary, "scores": {s: evaluate(labels, row) for s in SCORES}})
+        scores = {s: evaluate(labels, row) for s in SCORES}
+        summary = Summary("digits", seed, split, {"normal": 1, "abnormal": 1}, scores, {})
+        write_json(run / "summary.json", summary.to_json())
     return folder
 
 
@@ -223,13 +226,17 @@ def result_of(first, second):
 
 
 def test_whether_images_are_anonymous_is_the_groups(tmp_path):
-    record = {"config": preset("digits"), "data": None, "skip_unreadable": False}
-    group.create_group(tmp_path / "new", {**record, "seeds": [0], "anonymous": True})
-    group.create_group(tmp_path / "old", {**record, "seeds": [0]})  # as of before there was a choice
+    record = GroupRecord(preset("digits"), None, [0])
+    group.create_group(tmp_path / "new", dataclasses.replace(record, anonymous=True))
+    group.create_group(tmp_path / "old", record)
+    path = tmp_path / "old" / "group.json"
+    written = json.loads(path.read_text())
+    del written["anonymous"]  # as before there was a choice
+    path.write_text(json.dumps(written))
     new, old = (group.read_group(tmp_path / name) for name in ("new", "old"))
-    assert (new["anonymous"], old["anonymous"]) == (True, False)
-    create_run(tmp_path / "new" / "seed-0", **record, seed=0, fingerprint="")
-    with pytest.raises(UserError, match="its anonymous is not the one in group.json"):
+    assert (new.anonymous, old.anonymous) == (True, False)
+    create_run(tmp_path / "new" / "seed-0", dataclasses.replace(record.run(0), fingerprint=""))
+    with pytest.raises(UserError, match="anonymous"):
         group.seed_run(tmp_path / "new", new, 0)
 
 
@@ -380,7 +387,7 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     write_json(summary, {**record, "split": None})
     assert "seed-2 has no labelled images to compare" in refusal(pair[1])
     summary.write_text("{}")
-    assert f"{summary} is not what a run leaves" in refusal(pair[1])
+    assert f"{summary} is not the summary of a run" in refusal(pair[1])
     summary.unlink()
     assert f"{pair[1]} is not finished (seed 2): go on with python -m fastsquid.train --resume" in refusal(pair[1])
 

@@ -13,7 +13,9 @@ from conftest import XRAYS, files_of
 import fastsquid
 from fastsquid import train
 from fastsquid.runs import checkpoint
+from fastsquid.runs.folder import read_run
 from fastsquid.runs.group import read_group
+from fastsquid.runs.trained import load_run
 from fastsquid.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -59,32 +61,32 @@ def test_the_weights_are_the_first_runs(first, tmp_path, command, monkeypatch):
 
     monkeypatch.setattr(loop.Run, "train", stop)
     assert command(train.main, *tuned(first, tmp_path / "run"))[0] == 130
-    expected = checkpoint.load_run(first)[0].state_dict()
+    expected = load_run(first).detector.state_dict()
     for tensors in begun[0]:  # of the detector that trains, and of its average
         assert tensors.keys() == expected.keys()
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
-    ours, theirs = checkpoint.read_run(tmp_path / "run"), checkpoint.read_run(first)
+    ours, theirs = read_run(tmp_path / "run"), read_run(first)
     name = json.loads((first / "summary.json").read_text())["checkpoint"]["name"]
     digest = checkpoint.hashlib.sha256((checkpoint.latest_checkpoint(first) / f"{name}.safetensors").read_bytes())
     trained_on = {"images": 8, "source": "zhanglab"}
-    assert ours["init"] == {
+    assert ours.init == {
         "run": str(first),
         "checkpoint": name,
         "sha256": digest.hexdigest(),
         "trained_on": trained_on,
     }
-    assert theirs["init"] is None and ours["data"] == str(XRAYS / "val" / "NORMAL")
+    assert theirs.init is None and ours.data == str(XRAYS / "val" / "NORMAL")
     changed = {"epochs": 2, "lr": 1e-4, "select": "last"}
-    assert ours["config"].to_dict() == {**theirs["config"].to_dict(), **changed}
+    assert ours.config.to_dict() == {**theirs.config.to_dict(), **changed}
 
 
 def test_data_and_preset_are_the_first_runs(first, tmp_path, command, monkeypatch):
     monkeypatch.setattr(loop.Run, "train", lambda run: False)
     monkeypatch.chdir(tmp_path)
     assert command(train.main, "--init", first, "--device", "cpu")[0] == 130
-    ours, theirs = checkpoint.read_run(Path("runs/squid-small-0")), checkpoint.read_run(first)
-    assert (ours["data"], ours["config"]) == (theirs["data"], theirs["config"])
+    ours, theirs = read_run(Path("runs/squid-small-0")), read_run(first)
+    assert (ours.data, ours.config) == (theirs.data, theirs.config)
 
 
 def test_it_trains_on_and_resumes_to_the_same_bits(first, tmp_path, command, stop_at):
@@ -94,8 +96,8 @@ def test_it_trains_on_and_resumes_to_the_same_bits(first, tmp_path, command, sto
     images = sorted((XRAYS / "val" / "NORMAL").iterdir())
     scores = run.score(images)
     assert (scores != begun.score(images)).all()
-    mean, std = (run.calibration["discriminator"][name] for name in ("mean", "std"))  # of its own training images
-    assert (mean, std) == (pytest.approx(scores.mean(), abs=1e-5), pytest.approx(scores.std(), abs=1e-5))
+    usual = run.calibration["discriminator"]  # of its own training images
+    assert (usual.mean, usual.std) == (pytest.approx(scores.mean(), abs=1e-5), pytest.approx(scores.std(), abs=1e-5))
 
     stop_at(1)  # before there is a checkpoint: it begins again
     assert command(train.main, *tuned(first, early))[0] == 130
@@ -114,8 +116,8 @@ def test_a_group_begins_with_them(first, tmp_path, command, monkeypatch):
     monkeypatch.setattr(loop.Run, "train", lambda run: False)
     group = tmp_path / "group"
     assert command(train.main, *tuned(first, group, "--seeds", 0, 1))[0] == 130
-    init = checkpoint.read_run(group / "seed-0")["init"]
-    assert init["run"] == str(first) and read_group(group)["init"] == init
+    init = read_run(group / "seed-0").init
+    assert init["run"] == str(first) and read_group(group).init == init
     assert command(train.main, "--resume", group)[0] == 130
 
 
@@ -159,6 +161,6 @@ def test_weights_that_have_changed_since(first, tmp_path, command, refused, stop
     other = json.loads((run / "config.json").read_text())
     other["init"]["sha256"] = "0" * 64
     (run / "config.json").write_text(json.dumps(other))
-    assert "does not hold the weights any more that this run is to begin with" in refused(train.main, "--resume", run)
+    assert f"{first} no longer holds the weights" in refused(train.main, "--resume", run)
     record.unlink()
     assert f"{first} is not a run folder" in refused(train.main, "--resume", run)

@@ -25,7 +25,7 @@ from fastsquid.evaluation.localization import KINDS as ANOMALIES
 from fastsquid.evaluation.localization import STRENGTH, draw_synthetic
 from fastsquid.evaluation.metrics import aupro, pixel_auroc
 from fastsquid.model.detector import Detector
-from fastsquid.runs import checkpoint
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 from fastsquid.scoring.scores import score_images
 
@@ -78,7 +78,7 @@ def located(run):
 
 def expected_maps(run, data, split):
     """Maps of a split, all images at once, and the reconstructions."""
-    detector = checkpoint.load_run(run)[0].frozen()
+    detector = load_run(run).detector.frozen()
     images = to_unit(data[split].images)
     maps = anomaly_maps(detector, images, calibrate_maps(detector, data["train"].images))
     return {name: values.double().numpy() for name, values in maps.items()}, detector.scores(images)[1][:, 0].numpy()
@@ -130,7 +130,7 @@ def test_aucs_of_digits(run, located):
     )
     of_images = {f"largest {name}": cells[name].max(0) for name in MAPS}
     of_images |= {"nearest_image": nearest(np.s_[:]), "nearest_patch": cells["nearest_patch"].max(0)}
-    detector = checkpoint.load_run(run)[0]
+    detector = load_run(run).detector
     score, (ranked,) = detector.config.score, located[2]
     np.testing.assert_allclose(ranked[score], score_images(detector, split.images)[score], rtol=1e-4)
     kinds, odd = np.array(split.kinds), split.cells.numpy().T  # [cell, image], as `cells`
@@ -221,7 +221,7 @@ def test_x_rays(unbroken, tmp_path):
     }
     data = open_data(XRAYS, 64)
     healthy = data["val"].images[data["val"].labels == 0]
-    detector = checkpoint.load_run(unbroken, "last")[0].frozen()
+    detector = load_run(unbroken, "last").detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)
     assert list(synthetic) == list(ANOMALIES)
     for kind, found in synthetic.items():

@@ -7,7 +7,8 @@ import torch
 from scipy.stats import spearmanr
 
 from fastsquid.config import preset
-from fastsquid.model.detector import Detector, calibrated
+from fastsquid.model.detector import Detector
+from fastsquid.scoring.scores import calibrated
 from fastsquid.training.trainer import Trainer
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -24,6 +25,8 @@ from fastsquid.data.sources.folder import is_zhanglab
 from fastsquid.evaluation.metrics import bootstrap_auc
 from fastsquid.reporting import content
 from fastsquid.reporting.page import BUDGET, page, strip
+from fastsquid.runs.records import RunRecord
+from fastsquid.scoring.scores import Calibration
 
 NOT_ZHANGLAB = ["NORMAL/IM-0001-0001.jpeg", "NORMAL/IM-0115-0001.jpeg"]  # as other programs number their exports
 
@@ -131,8 +134,7 @@ def test_thresholds(by_residual, written):
         data["metrics"]["threshold"],
     ]
     # What a run without labelled validation images has.
-    assert len(content._thresholds(None, {**calibration, "quantiles": None}, "residual")) == 1
-    assert len(content._thresholds(None, {"mean": 0.0, "std": 1.0}, "residual")) == 1  # an earlier version's
+    assert len(content._thresholds(None, Calibration(0.0, 1.0), "residual")) == 1
 
 
 def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
@@ -153,17 +155,20 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
         assert text.startswith(f"how abnormal the discriminator finds each cell of {judged}, in standard deviations")
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
-    run = {"data": "/home/someone/mine", "trained_on": {"images": 8, "source": None}}
-    assert content._trained_on(run, None, True).endswith(" mine, all taken as healthy: whom they show is not recorded.")
-    assert content._trained_on(run, "adults", True).endswith("healthy: adults.")
-    assert "trained on images of the folder mine" in content._trained_on({"data": "/home/someone/mine"}, None, True)
-    assert "mine" not in content._trained_on(run, None, False)
-    assert "DigitAnatomy" in content._trained_on({"data": None}, None, True)
-    assert content._trained_on({**run, "ages": [20.0, 81.5]}, None, True).endswith("; patients of 20 to 81.5 years.")
-    tuned = {**run, "init": {"trained_on": {"images": 1241, "source": "zhanglab"}}}
-    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in content._trained_on(
-        tuned, None, True
-    )
+    early = RunRecord(preset("squid"), "/home/someone/mine", 0)
+    run = dataclasses.replace(early, trained_on={"images": 8, "source": None})
+
+    def said(record, text=None, named=True):
+        return content._trained_on(record, [0], text, named)
+
+    assert " mine, all taken as healthy" in said(run) and said(run).endswith("not recorded.")
+    assert said(run, "adults").endswith("healthy: adults.")
+    assert "trained on images of the folder mine" in said(early)
+    assert "mine" not in said(run, named=False)
+    assert "DigitAnatomy" in said(RunRecord(preset("squid"), None, 0))
+    assert said(dataclasses.replace(run, ages=[20.0, 81.5])).endswith("; patients of 20 to 81.5 years.")
+    tuned = dataclasses.replace(run, init={"trained_on": {"images": 1241, "source": "zhanglab"}})
+    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in said(tuned)
 
 
 def test_known_sources(tmp_path):

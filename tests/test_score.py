@@ -21,7 +21,7 @@ from fastsquid import evaluate, score, train
 from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import decoding, read_image, to_unit
-from fastsquid.runs.checkpoint import load_run
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring import table
 from fastsquid.training import loop
 
@@ -65,14 +65,14 @@ def test_one_row_an_image(run, tmp_path, command):
     assert list(rows[0]) == ["name", *SCORES, "calibrated", "unlike_training", "error"]
     assert [row["name"] for row in rows] == ["0000.jpeg", "0001.jpeg", "0002.jpeg", "0003.jpeg"]
     # The same numbers one image at a time, straight from the detector.
-    detector, _, state, name = load_run(run)
-    calibration = state[name]["calibration"]["discriminator"]
+    trained = load_run(run)
+    detector, calibration = trained.detector, trained.calibration["discriminator"]
     for row in rows:
         image = to_unit(torch.from_numpy(read_image(XRAYS / "test" / row["name"], 64))[None, None])
         alone, _ = detector.scores(image)
         for key in SCORES:
             assert float(row[key]) == pytest.approx(alone[key].item(), abs=1e-5)
-        expected = 1 / (1 + np.exp(-(alone["discriminator"].item() - calibration["mean"]) / calibration["std"]))
+        expected = 1 / (1 + np.exp(-(alone["discriminator"].item() - calibration.mean) / calibration.std))
         assert float(row["calibrated"]) == pytest.approx(expected, abs=1e-3) and row["error"] == ""
 
 
@@ -168,7 +168,9 @@ def test_an_interrupt_with_workers(run, tmp_path):
     code = """if True:
         import os, signal, time
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
-        from fastsquid import cli, score
+        from fastsquid import score
+        from fastsquid.scoring import table
+        from fastsquid.utils import cli
         from fastsquid.data import decoding
         decoding.MAX_WITHOUT_WORKERS = 0
         table.score_batch = lambda *_: (os.killpg(0, signal.SIGINT), time.sleep(60))

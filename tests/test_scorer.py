@@ -22,6 +22,7 @@ from fastsquid.data import find_images, open_data, read_image, to_unit
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
+from fastsquid.runs.trained import TrainedRun, load_run
 from fastsquid.scoring.maps import calibrate_maps, forward_maps
 
 SCORES = preset("squid").scores
@@ -58,7 +59,7 @@ def rewrite_state(run, change):
 
 
 def test_scores_are_their_definition(run, unbroken):
-    detector, *_ = checkpoint.load_run(unbroken)
+    detector = load_run(unbroken).detector
     images = torch.tensor(SQUARES[:, None] / 255, dtype=torch.float32)
     with torch.no_grad():
         out = detector.generator(images)  # squid's value range is [0, 1]
@@ -78,7 +79,7 @@ def test_scores_are_their_definition(run, unbroken):
 
 @pytest.mark.parametrize("kind", ["residual", "memory_distance"])
 def test_heatmaps_are_in_deviations_of_training_images(run, unbroken, data, kind):
-    detector, *_ = checkpoint.load_run(unbroken)
+    detector = load_run(unbroken).detector
     normal = forward_maps(detector, to_unit(data["train"].images))[kind].double().numpy()
     raw = forward_maps(detector, to_unit(data["test"].images))[kind].double().numpy()
     deviation = normal.std(0)
@@ -95,7 +96,9 @@ def test_the_map_of_a_score_of_cells(data, fast, name):
     """The map of the score is what the discriminator says of its cells; the residual can be asked for."""
     torch.manual_seed(0)
     detector = Detector(preset("fastsquid-small", width=4, slots=8, crop=False)).eval().frozen()
-    scorer = Scorer(detector, None, calibrate_maps(detector, data["train"].images, maps=forward_maps), fast=fast)
+    scorer = Scorer(
+        TrainedRun(detector, None), calibrate_maps(detector, data["train"].images, maps=forward_maps), fast=fast
+    )
     assert scorer.map_name == name
     heat = scorer.heatmap(PATHS)
     np.testing.assert_array_equal(heat, scorer.heatmap(PATHS, name))
@@ -121,7 +124,7 @@ def test_percentiles_are_among_normal_validation_images(run, data):
     np.testing.assert_allclose(run.percentile(normal), np.linspace(0, 100, len(normal)), atol=1e-2)
     np.testing.assert_allclose(run.percentile(np.percentile(normal, [12.5, 37, 80])), [12.5, 37, 80], atol=1e-2)
     assert run.percentile([normal[0] - 1, normal[-1] + 1]).tolist() == [0, 100]
-    for quantiles in (values["quantiles"] for values in run.calibration.values()):
+    for quantiles in (values.quantiles for values in run.calibration.values()):
         assert len(quantiles) == 101
 
 
@@ -315,12 +318,12 @@ def test_load_refuses(unbroken, arguments, message):
 
 def test_what_is_known_of_a_run(run, unbroken):
     summary = json.loads((unbroken / "summary.json").read_text())
-    assert (run.run["folder"], run.run["seed"], run.image_size) == (unbroken, 0, 64)
-    assert {name: run.run[name] for name in ("checkpoint", "epoch")} == {
+    assert (run.run.folder, run.run.record.seed, run.image_size) == (unbroken, 0, 64)
+    assert {name: getattr(run.run, name) for name in ("checkpoint", "epoch")} == {
         "checkpoint": summary["checkpoint"]["name"],
         "epoch": summary["checkpoint"]["epoch"],
     }
-    assert fastsquid.load(str(unbroken), "last").run["epoch"] == 3
+    assert fastsquid.load(str(unbroken), "last").run.epoch == 3
 
 
 def test_half_precision(run, unbroken):
@@ -379,7 +382,7 @@ def test_an_unfinished_run_is_not_calibrated(copied, run):
     unfinished = fastsquid.load(copied)
     np.testing.assert_array_equal(unfinished.score(PATHS), run.score(PATHS))
     for method in (unfinished.calibrated, unfinished.percentile):
-        with pytest.raises(UserError, match="has not finished, and is not calibrated"):
+        with pytest.raises(UserError, match="has not finished"):
             method(unfinished.score(PATHS))
 
 
@@ -388,8 +391,8 @@ def test_without_labels_there_are_no_percentiles(tmp_path, command):
     folder = tmp_path / "run"
     assert command(train.main, *tiny(folder, "--data", XRAYS / "train" / "NORMAL", "--epochs", "1"))[0] == 0
     run = fastsquid.load(folder)
-    assert {values["quantiles"] for values in run.calibration.values()} == {None}
-    assert run.run["checkpoint"] == "last" and run.heatmap(PATHS).shape == (4, 64, 64)
+    assert {values.quantiles for values in run.calibration.values()} == {None}
+    assert run.run.checkpoint == "last" and run.heatmap(PATHS).shape == (4, 64, 64)
     with pytest.raises(UserError, match="no labelled validation images"):
         run.percentile(run.score(PATHS))
 

@@ -15,7 +15,7 @@ from fastsquid.data.perturb import PERTURBATIONS
 from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Discriminator
 from fastsquid.runs import checkpoint
-from fastsquid.runs.checkpoint import load_run
+from fastsquid.runs.trained import load_run
 from fastsquid.training.losses import discriminator_loss, gradient_penalty
 from fastsquid.training.trainer import Trainer
 
@@ -55,8 +55,9 @@ def check_auc(found, normal, abnormal):
 
 def test_what_is_watched_is_what_the_detector_scores(watched):
     """Of the last epoch, again from the checkpoint and the images."""
-    detector, run, *_ = load_run(watched, "last")
-    data, line = open_data(run["data"], 64), metrics(watched)[-1]
+    run = load_run(watched, "last")
+    detector = run.detector
+    data, line = open_data(run.record.data, 64), metrics(watched)[-1]
     labels, images = data["val"].labels, to_unit(data["val"].images)
     frozen, decided = detector.frozen(), []
     for name, change in PERTURBATIONS.items():
@@ -98,9 +99,10 @@ def by_opacities(run, target, epoch=None):
 def test_a_finished_run_that_was_selected_by_opacities(unbroken, tmp_path, command):
     """It stands for the epoch that was selected, says how, and a resume only writes its report again."""
     old = by_opacities(unbroken, tmp_path / "old")
-    (detector, run, state, name), (expected, *_) = load_run(old), load_run(unbroken, "best")
-    assert run["config"].select == "last" and name == "best"
-    for ours, theirs in zip(detector.state_dict().values(), expected.state_dict().values(), strict=True):
+    run, expected = load_run(old), load_run(unbroken, "best")
+    assert run.record.config.select == "last" and run.checkpoint == "best"
+    weights = (one.detector.state_dict().values() for one in (run, expected))
+    for ours, theirs in zip(*weights, strict=True):
         assert torch.equal(ours, theirs)
     code, out, _ = command(evaluate.main, old)
     assert code == 0 and "(chosen by synthetic opacity AUC of discriminator)" in out
@@ -108,7 +110,7 @@ def test_a_finished_run_that_was_selected_by_opacities(unbroken, tmp_path, comma
     assert command(train.main, "--resume", old)[0] == 0
     assert json.loads((old / "summary.json").read_text())["checkpoint"] == {
         "name": "best",
-        "epoch": state["best"]["epoch"],
+        "epoch": run.epoch,
         "chosen_by": "synthetic opacity AUC of discriminator",
     }
 
@@ -116,10 +118,10 @@ def test_a_finished_run_that_was_selected_by_opacities(unbroken, tmp_path, comma
 def test_an_unfinished_run_that_was_selected_by_opacities(unbroken, tmp_path, command):
     """Nothing can judge its next epochs as the first ones were judged, so it stands for its last epoch."""
     old = by_opacities(unbroken, tmp_path / "old", epoch=2)
-    assert load_run(old)[3] == "best"
+    assert load_run(old).checkpoint == "best"
     assert command(train.main, "--resume", old)[0] == 0
     chosen = json.loads((old / "summary.json").read_text())["checkpoint"]
-    assert chosen == {"name": "last", "epoch": 3, "chosen_by": "last epoch"} and load_run(old)[3] == "last"
+    assert chosen == {"name": "last", "epoch": 3, "chosen_by": "last epoch"} and load_run(old).checkpoint == "last"
 
 
 def test_nothing_is_watched_unless_asked(unbroken):

@@ -19,6 +19,7 @@ from fastsquid.data.sources import digits
 from fastsquid.drawing.study import draw_study
 from fastsquid.errors import DivergedError
 from fastsquid.runs.group import finished_runs
+from fastsquid.runs.records import Summary
 from fastsquid.training import loop
 from fastsquid.training import study as grids
 from fastsquid.training.study import STUDIES, SWEEP, Row
@@ -180,7 +181,7 @@ def test_a_row_that_diverges_stops_no_other(done, tmp_path, refused, monkeypatch
         shutil.rmtree(folder / row)
 
     def diverge(run_folder, run, *arguments):
-        if run["config"].slots == 6:
+        if run.config.slots == 6:
             raise DivergedError("the student loss is nan")
         return original(run_folder, run, *arguments)
 
@@ -202,13 +203,14 @@ def test_what_stops_a_study_says_how_to_go_on(done, tmp_path, command, monkeypat
 
 def test_figures_of_several_seeds_and_systems(tmp_path):
     """All four, of seeds that differ, and of a study that has just begun."""
-    summary = {"epochs": 1, "seconds": 1, "checkpoint": {"name": "last", "epoch": 1}, "split": "test"}
+    facts, last = {"epochs": 1, "seconds": 1}, {"name": "last", "epoch": 1}
     for name, scales in STUDIES.items():
         runs = []
         for row in scales["full"]:
             for seed in (0, 1):
                 scores = {score: {"auc": 0.5 + 0.1 * seed} for score in row.config("full").scores}
-                runs.append(study._lines(row, seed, {**summary, "scores": scores}, row.config("full").score))
+                summary = Summary(row.system, seed, "test", None, scores, last, facts)
+                runs.append(study._lines(row, seed, summary, row.config("full").score))
         for part in (sum(runs, []), runs[0]):
             record = {"name": name, "scale": "full", "data": "/x/chest_xray", "seeds": [0, 1]}
             draw_study(record, part, tmp_path / f"{name}.png")

@@ -24,6 +24,7 @@ from fastsquid.config import preset
 from fastsquid.data import open_data
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
+from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images
 from fastsquid.training import loop
 
@@ -282,7 +283,7 @@ def test_scores_of_both_detectors(tmp_path, command, monkeypatch):
     assert written == {"scores-val.csv", "scores-test.csv", "scores-val-last.csv", "scores-test-last.csv"}
     data = open_data(XRAYS, 64, splits=("val", "test"))
     for name in written:
-        detector, *_ = checkpoint.load_run(run, "last" if "last" in name else "best")
+        detector = load_run(run, "last" if "last" in name else "best").detector
         split = data["val" if "val" in name else "test"]
         scores = score_images(detector, split.images)
         with open(run / name, newline="") as file:

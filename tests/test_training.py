@@ -163,9 +163,9 @@ def test_memae_weighs_the_entropy_of_what_it_reads():
 
 def test_learning_rates():
     t = trainer(lr=1e-4, lr_final=2e-5, epochs=200)
-    assert t.set_epoch(0) == pytest.approx(1e-4) and t.set_epoch(200) == pytest.approx(2e-5)
-    assert t.set_epoch(100) == pytest.approx(6e-5)
-    assert t.set_epoch(50) == pytest.approx(2e-5 + 4e-5 * (1 + math.cos(math.pi / 4)))
+    assert t.learning_rate(0) == pytest.approx(1e-4) and t.learning_rate(200) == pytest.approx(2e-5)
+    assert t.learning_rate(100) == pytest.approx(6e-5)
+    assert t.learning_rate(50) == pytest.approx(2e-5 + 4e-5 * (1 + math.cos(math.pi / 4)))
     assert t.discriminator_optimizer.param_groups[0]["lr"] == t.generator_optimizer.param_groups[0]["lr"]
     t = trainer(decay_discriminator=False, lr=1e-4)
     t.set_epoch(25)

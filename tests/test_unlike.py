@@ -15,6 +15,7 @@ import fastsquid
 from fastsquid import evaluate, report, score, train
 from fastsquid.data import open_data
 from fastsquid.errors import UserError
+from fastsquid.runs.folder import INPUT_CHECK
 from fastsquid.runs.input_check import read_check, save_check
 from fastsquid.scoring import input_check
 from fastsquid.scoring.input_check import fit_check
@@ -179,12 +180,12 @@ def test_large_training_sets_are_thinned(monkeypatch):
 def test_a_saved_check_is_the_same(check, unseen, tmp_path):
     save_check(tmp_path, check)
     assert torch.equal(read_check(tmp_path).ratios(unseen), check.ratios(unseen))
-    assert (tmp_path / input_check.FILE).stat().st_size < 35_000  # 64 x 64 numbers, and no image
+    assert (tmp_path / INPUT_CHECK).stat().st_size < 35_000  # 64 x 64 numbers, and no image
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", "another"])
 def test_a_damaged_check_is_rejected(run, content):
-    path = run / input_check.FILE
+    path = run / INPUT_CHECK
     path.write_bytes((run / "maps.safetensors").read_bytes() if content == "another" else content)
     with pytest.raises(UserError, match="input-check.safetensors is damaged: remove it, and python -m fastsquid.train"):
         fastsquid.load(run)
@@ -192,8 +193,8 @@ def test_a_damaged_check_is_rejected(run, content):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
-    before = (run / input_check.FILE).read_bytes()
-    (run / input_check.FILE).unlink()
+    before = (run / INPUT_CHECK).read_bytes()
+    (run / INPUT_CHECK).unlink()
     code, out, err = command(score.main, run, mixed, "--out", tmp_path / "s.csv")
     assert code == 1 and "unlike" not in out
     assert f"the unlike_training column stays empty: {run} has no input check" in err and f"--resume {run}" in err
@@ -203,7 +204,7 @@ def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
     code, _, err = command(report.main, run, XRAYS / "val", "--out", tmp_path / "r.html")
     assert code == 0 and "unlike" not in err and '"unlike":null' in (tmp_path / "r.html").read_text()
     assert command(train.main, "--resume", run)[0] == 0
-    assert (run / input_check.FILE).read_bytes() == before
+    assert (run / INPUT_CHECK).read_bytes() == before
 
 
 def test_a_trained_estimator_has_one(unseen):

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
 from fastsquid.runs.folder import create_run
+from fastsquid.runs.records import RunRecord
 from fastsquid.training.loop import Run
 from fastsquid.utils.cli import stop_compile_workers
 
@@ -99,7 +100,7 @@ def command(case, config, results, images, validation):
     config = dataclasses.replace(config, epochs=2 if SMALLEST else 4, monitor=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder) / "run"
-        create_run(folder, config, data=None, seed=0, skip_unreadable=False, fingerprint="")
+        create_run(folder, RunRecord(config, data=None, seed=0, fingerprint=""))
         torch.manual_seed(0)
         detector, data = Detector(config).to(DEVICE), random_data(config, images, validation)
         run = Run(folder, detector, data, 0, GPU, "bf16" if GPU else "fp32")

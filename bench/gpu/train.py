@@ -28,9 +28,10 @@ from safetensors.torch import save_file
 from fastsquid.config import preset
 from fastsquid.data import open_data
 from fastsquid.drawing.papers import POINTS, read_memory
-from fastsquid.runs.checkpoint import load_run
 from fastsquid.runs.folder import is_finished
 from fastsquid.runs.group import create_group, read_group
+from fastsquid.runs.records import GroupRecord
+from fastsquid.runs.trained import load_run
 from fastsquid.training.results import report_group
 from fastsquid.utils.files import replacing
 
@@ -114,8 +115,7 @@ def probed_epoch(config, seeds, work):
 def start(config, seeds, work):
     """A process for each seed of a new group; its output goes to SEED.log."""
     work.parent.mkdir(parents=True, exist_ok=True)
-    group = {"config": config, "data": str(data_folder().resolve()), "skip_unreadable": False, "anonymous": False}
-    create_group(work, {**group, "init": None, "seeds": seeds})
+    create_group(work, GroupRecord(config, str(data_folder().resolve()), seeds))
     processes = []
     for seed in seeds:
         command = [sys.executable, "-m", "fastsquid.train", "--resume", work, "--only", seed, *OPTIONS]
@@ -167,7 +167,7 @@ def add_tensors(name, work, seed, first, packed):
     """Add the discriminator of `fastsquid`, or what t-SNE needs of the first seed of another preset; return paths."""
     if name != "fastsquid" and not first:
         return []
-    detector = load_run(work / f"seed-{seed}", device=DEVICE)[0]
+    detector = load_run(work / f"seed-{seed}", device=DEVICE).detector
     if name == "fastsquid":
         path = packed / f"seed-{seed}" / "discriminator.safetensors"
         save_file({key: value.cpu().contiguous() for key, value in detector.discriminator.state_dict().items()}, path)
@@ -181,7 +181,7 @@ def add_tensors(name, work, seed, first, packed):
 
 def save_memory(detector, group, path):
     """Save what t-SNE is drawn from, at most POINTS of each: slots (R, N, C), validation queries (M, R, C)."""
-    data = open_data(group["data"], detector.config.image_size, 0, crop=detector.config.crop)
+    data = open_data(group.data, detector.config.image_size, 0, crop=detector.config.crop)
     images = data["val" if "val" in data else "train"].images
     memory = detector.generator.inpaint.memory
     slots = memory.bank.detach()[:, : int(memory.filled) if memory.kind == "queue" else None].float().cpu().numpy()

@@ -13,7 +13,7 @@ from ..evaluation.metrics import bootstrap_auc
 from ..evaluation.summary import evaluate_run, group_table, mean_and_std, run_table
 from ..model.detector import Detector
 from ..runs import checkpoint as ckpt
-from ..runs.folder import GALLERY, SUMMARY, read_scores, read_summary, write_scores
+from ..runs.folder import GALLERY, SUMMARY, read_scores, read_summary, scores_file, write_scores
 from ..runs.group import finished_runs
 from ..runs.input_check import save_check
 from ..runs.records import CheckpointState, Summary
@@ -112,7 +112,7 @@ def _intervals(run_folder, report):
     """By score the AUC of a run and its interval."""
     if report.split is None:
         return {}
-    _, labels, scores = read_scores(run_folder / f"scores-{report['split']}.csv")
+    _, labels, scores = read_scores(scores_file(run_folder, report.split))
     result = {}
     for score, metrics in report.scores.items():
         low, high = bootstrap_auc(labels, scores[score])

@@ -10,6 +10,7 @@ import torch
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
+from fastsquid.runs.records import CheckpointState
 from fastsquid.training.epoch import Steps
 from fastsquid.training.trainer import Trainer
 
@@ -39,7 +40,8 @@ for precision in ("fp32", "bf16"):
     assert all(values.shape == (8,) and values.is_cuda for values in scores.values())
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        checkpoint.save_checkpoint(folder, {"config": config.to_dict()}, first.judge.state_dict(), optimizers)
+        state = CheckpointState(config.to_dict())
+        checkpoint.save_checkpoint(folder, state, first.judge.state_dict(), optimizers)
         latest = checkpoint.latest_checkpoint(folder)
         state = checkpoint.read_state(latest, config)
         second, optimizers = trainer(precision)
