@@ -258,7 +258,8 @@ def test_errors_name_files_as_the_run_does(session):
 def test_worker_processes_say_no_more(plain, tmp_path):
     """In a process of its own, whose standard error its workers share; their rows are those of one process."""
     code = """if True:
-        from fastsquid import cli, score
+        from fastsquid import score
+        from fastsquid.utils import cli
         from fastsquid.data import decoding
         decoding.MAX_WITHOUT_WORKERS = 0
         cli.run_command(score.main)
