@@ -15,7 +15,8 @@ from .runs.group import finished_runs
 from .utils.cli import Parser, run_command
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.compare", description="Compare two groups of runs by their AUC on the same images."
     )
@@ -26,9 +27,15 @@ def main(arguments=None):
         help="folder that fastsquid.train --seeds wrote; a run folder is a group of one seed",
     )
     parser.add_argument(
-        "--score", choices=list(SCORES), help="default: the one that each group's configuration ranks by"
+        "--score",
+        choices=list(SCORES),
+        help="score whose AUC is compared; default: the one that each group's configuration ranks by",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
     _refuse_other_images(first, second)
     print_comparison(first, second, compare(first, second))

@@ -22,7 +22,8 @@ from .utils.devices import choose_device
 from .utils.files import write_json
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.convert",
         description="Make a run folder of a checkpoint that SQUID's or SimSID's released code wrote.",
@@ -36,7 +37,11 @@ def main(arguments=None):
     )
     add_reading_options(parser)
     add_device_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
     if options.data == "":
         raise UserError("--data is empty: give a folder of normal images, or leave it out")
 

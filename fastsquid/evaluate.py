@@ -29,7 +29,8 @@ from .utils.devices import choose_device
 from .utils.files import write_json
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labelled images.")
     add_run_options(parser, "labelled data")
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
@@ -40,7 +41,11 @@ def main(arguments=None):
         help="also AUC where exposure, framing, position or quality of all images is changed, and how many healthy "
         "ones are then above the threshold",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
 
     device = choose_device(options.device)
     run = load_trained(options.run, options.checkpoint, options.impl, device)

@@ -16,7 +16,8 @@ from .utils.cli import Parser, add_reading_options, run_command
 from .utils.files import replacing, require_place
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.export",
         description="Write a finished run as one file that scores images without fastsquid: ONNX, or torch.export's.",
@@ -34,7 +35,11 @@ def main(arguments=None):
     )
     parser.add_argument("--data", help="data whose images --verify takes; default: what the run was trained with")
     add_reading_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
     if options.data is not None and not options.verify:
         raise UserError("--data is for --verify: add it, or leave --data out")
     if options.data == "":

@@ -15,7 +15,8 @@ from .utils.devices import choose_device
 LARGEST = 300_000  # bytes of a PNG
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.figures",
         description="Draw the figures of the papers: ROC and precision-recall curves (of several seeds their mean), "
@@ -28,10 +29,16 @@ def main(arguments=None):
         "--out", metavar="FOLDER", help="folder for the figures; default: RUN/figures; several runs need it"
     )
     parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: each run's best, where it has one")
+    parser.add_argument(
+        "--checkpoint", choices=["best", "last"], help="which detector; default: each run's best, where it has one"
+    )
     add_reading_options(parser)
     add_device_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
     if len(options.runs) > 1 and options.out is None:
         raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
 

@@ -28,7 +28,8 @@ from .utils.files import write_json
 LARGEST = 300_000  # bytes of the PNG
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.locate",
         description="Draw where images are abnormal, in standard deviations from the training images, and measure how "
@@ -38,7 +39,11 @@ def main(arguments=None):
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder for maps.png and locate.json; default: RUN/localization"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    options = parser().parse_args(arguments)
 
     device = choose_device(options.device)
     run = load_trained(options.run, options.checkpoint, options.impl, device)

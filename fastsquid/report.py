@@ -55,7 +55,8 @@ def main(arguments=None):
         return 1
 
 
-def _parse(arguments):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.report",
         description="Write a report to look at: one HTML file with every image, its healthy reconstruction, its "
@@ -79,7 +80,11 @@ def _parse(arguments):
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
     add_anonymous_option(parser)
     add_device_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parse(arguments):
+    options = parser().parse_args(arguments)
     source = Path(options.source)
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, or a CSV of scores with --images FOLDER")

@@ -22,8 +22,8 @@ from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run
 from .utils.files import require_place
 
 
-def main(arguments=None):
-    distributed.start()
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(
         prog="python -m fastsquid.score", description="Write anomaly scores of images; larger = more abnormal."
     )
@@ -41,7 +41,9 @@ def main(arguments=None):
         "folder's or shard's images are named by their path inside it, all others by their path as given",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    parser.add_argument(
+        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -53,7 +55,12 @@ def main(arguments=None):
     )
     add_anonymous_option(parser)
     add_device_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    distributed.start()
+    options = parser().parse_args(arguments)
     require_place(options.out)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")

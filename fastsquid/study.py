@@ -158,7 +158,8 @@ def _lines(row, seed, summary, own):
     ]
 
 
-def _parse(arguments):
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(prog="python -m fastsquid.study", description="Train every row of a study; its CSV and figure.")
     parser.add_argument("name", metavar="NAME", choices=STUDIES, help=", ".join(STUDIES))
     parser.add_argument(
@@ -178,7 +179,11 @@ def _parse(arguments):
     )
     parser.add_argument("--out", metavar="FOLDER", help="of the study; default: studies/NAME-SCALE")
     add_training_options(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parse(arguments):
+    options = parser().parse_args(arguments)
     if options.scale == "full" and not options.data:
         raise UserError("--scale full needs --data: give a folder of X-rays, or use --scale small")
     if options.scale == "small" and options.data is not None:

@@ -101,8 +101,8 @@ def _free_folder(name):
     return folder
 
 
-def _parse(arguments):
-    """The command's options, and the config fields among them as a dict."""
+def parser() -> Parser:
+    """Return the command's argument parser."""
     parser = Parser(prog="python -m fastsquid.train", description="Train a detector on normal images.")
     parser.add_argument(
         "--data",
@@ -130,9 +130,8 @@ def _parse(arguments):
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")
     add_reading_options(parser)
     add_training_options(parser)
-    fields = [f for f in dataclasses.fields(Config) if f.name != "preset"]
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
-    for f in fields:
+    for f in _fields():
         names = dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"])
         choices = get_args(f.type)
         kind = type(choices[0]) if choices else {bool: _boolean}.get(f.type, f.type)
@@ -144,8 +143,13 @@ def _parse(arguments):
             help=f.metadata["help"],
             metavar="|".join(map(str, choices)) or f.type.__name__.upper(),
         )
-    options = parser.parse_args(arguments)
-    changes = {f.name: getattr(options, f.name) for f in fields if hasattr(options, f.name)}
+    return parser
+
+
+def _parse(arguments):
+    """The command's options, and the config fields among them as a dict."""
+    options = parser().parse_args(arguments)
+    changes = {f.name: getattr(options, f.name) for f in _fields() if hasattr(options, f.name)}
     if options.data == "":
         raise UserError("--data is empty: give a folder, or leave it out for DigitAnatomy")
     if options.only is not None and options.seeds is None and options.resume is None:
@@ -164,6 +168,11 @@ def _parse(arguments):
                     f"(only {', '.join(allowed[1:])} may be given)"
                 )
     return options, changes
+
+
+def _fields():
+    """Return the configuration's fields that are options."""
+    return [f for f in dataclasses.fields(Config) if f.name != "preset"]
 
 
 def _boolean(text):

@@ -78,7 +78,9 @@ def add_run_options(parser, data):
     """A run, and which of its detectors and what data it is looked at with; `data` says what --data is to be."""
     add_run(parser)
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="default: the run's best, where it has one")
+    parser.add_argument(
+        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
+    )
     add_reading_options(parser)
     add_device_options(parser)
 
