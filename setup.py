@@ -1,15 +1,31 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+# Read as text: fastsquid imports torch, which a build need not have.
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "fastsquid/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
 setup(
     name="fastsquid",
-    version="0.1.0",
+    version=VERSION,
+    author="The fastsquid authors",
     description="Unsupervised anomaly detection in chest X-rays: SQUID and SimSID, right, reproducible and fast",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["fastsquid", "fastsquid.*"]), "fastsquid.kernels"],
     # The top-level import name `kernels` belongs to another package.
@@ -31,7 +47,6 @@ setup(
         "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.8", "selenium>=4.20"],
         # gdcm decodes JPEG-lossless; the first with wheels for every Python from 3.10 to 3.13
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.24.1"],
-        "report": [],  # reports need nothing more; the name is for those who ask for it
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
