@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand, and its numbers are the committed ones; its links: test_docs.py."""
+"""README and the pages that complete it: examples run, and numbers are the committed ones. Links: test_docs.py."""
 
 import csv
 import json
@@ -18,13 +18,31 @@ import tables  # noqa: E402
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_examples_run(tmp_path, monkeypatch):
+def page(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(text):
+    """Rows of a page's tables, each a list of cells without emphasis."""
+    return [
+        [cell.strip(" *`") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 180 and len(README.split()) <= 1250
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_python_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where their temporary folders go
-    examples = re.findall(r"```python\n(.*?)```", README, re.S)
+    examples = re.findall(r"```python\n(.*?)```", page(name), re.S)
     assert examples
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+        exec(compile(example, name, "exec"), {})
 
 
 def test_results_are_the_committed_ones():
@@ -34,21 +52,46 @@ def test_results_are_the_committed_ones():
             for m in json.loads((ROOT / "bench/results" / path / "summary.json").read_text())["scores"].values()
         ]
 
-    rows = [
-        [cell.strip(" *`") for cell in line.strip("|").split("|")]
-        for line in README.splitlines()
-        if line.startswith("| ")
-    ]
-    digits = [row for row in rows if row[0] in ("0", "1", "2") and len(row) == 6]
+    digits = [row for row in rows(page("docs/results.md")) if row[0] in ("0", "1", "2") and len(row) == 6]
     assert len(digits) == 3
     for row in digits:
         assert row[2:] == aucs(f"digits/seed-{row[0]}")
 
 
+def test_readme_has_the_aucs_of_the_results_page():
+    """Preset, score, validation and test: of the committed runs' table, and of the page's official marks."""
+    results = page("docs/results.md")
+    committed = {row[0]: row for row in rows("\n".join(tables.xrays(ROOT / "bench/results/zhanglab/small")))}
+    marks = {row[0].replace("`", ""): row for row in rows(results) if len(row) == 4}
+    (found,) = [
+        [line.split("|") for line in block.splitlines()[2:]]
+        for block in re.findall(r"(?:^\|.*\n)+", README, re.M)
+        if block.startswith("| preset |")
+    ]
+    checked = 0
+    for row in found:
+        name, score, validation, test = (cell.strip(" `") for cell in row[1:-1])
+        if name in committed:  # of the runs that are committed
+            assert [score, validation] == [committed[name][1], committed[name][4]]
+            checked += 1
+        marked = marks.get(f"{name.replace('`, earlier version', ' before the haze')}, {score}")
+        if name in committed and marked is None:
+            assert name == "fastsquid" and test == "not yet measured"
+        elif marked is not None:
+            assert [validation, test] == marked[1:3]
+            checked += 1
+        else:
+            assert not score and test in results
+            checked += 1
+    assert checked == 13 - 1  # five presets on validation, five marks, two lines of publications
+    assert f"validation AUC of {committed['fastsquid'][4]}" in README
+    assert f"SQUID has {committed['squid'][3]}" in README
+
+
 @pytest.mark.parametrize("table, folder", [(tables.xrays, "zhanglab/small"), (tables.digits, "digits/fastsquid")])
 def test_tables_are_of_the_committed_runs(table, folder):
     lines = table(ROOT / "bench" / "results" / folder)
-    assert len(lines) > 2 and "\n".join(lines) in README
+    assert len(lines) > 2 and "\n".join(lines) in page("docs/results.md")
     assert (ROOT / "bench" / "results" / folder / "table.md").read_text().splitlines() == lines
 
 
@@ -85,11 +128,12 @@ def test_studies_are_the_committed_ones():
         *((system, f"contamination {share}") for system in ("squid", "fastsquid") for share in ("0", "0.5")),
         *(("auto-encoder", "Full"), ("memae", "Full")),
     ]
-    section = README[README.index("The studies at small scale") : README.index("## The memory in your own network")]
+    section = page("docs/results.md").partition("## Studies")[2]
     assert re.findall(r"0\.\d{3}", section) == [found[row] for row in named]
 
 
-def test_speeds_are_the_committed_ones():
+@pytest.mark.parametrize("name, count", [("README.md", 5), ("docs/kernels.md", 7)])
+def test_speeds_are_the_committed_ones(name, count):
     with open(ROOT / "bench/results/amd-epyc-2-threads.csv", newline="") as file:
         times = {
             (row["group"], row["case"], row["variant"]): float(row["p50_ms"])
@@ -105,12 +149,19 @@ def test_speeds_are_the_committed_ones():
         "in-painting block, 4 x 4, forward and backward": ("inpainting block", "simsid 4x4"),
         "memory read, 16 x 100 x 512, forward and backward": ("memory read", "B16-R16-N100-C512"),
     }
-    for name, case in named.items():
-        theirs, ours = times[(*case, "published")], times[(*case, "torch")]
-        row = re.search(re.escape(f"| {name} | ") + r"([\d.]+) \| ([\d.]+) \| ([\d.]+)x \|", README)
-        assert row, name
+    found = re.findall(r"^\| (.*) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+)x \|$", page(name), re.M)
+    assert len(found) == count
+    for what, *cells in found:
+        theirs, ours = times[(*named[what], "published")], times[(*named[what], "torch")]
         digits = 0 if theirs >= 20 else 1
-        assert row.groups() == (f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{theirs / ours:.2f}"), name
+        assert cells == [f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{theirs / ours:.2f}"], what
+
+
+def test_the_gpu_is_not_measured():
+    """README says so once, and no file of results is of a GPU."""
+    assert README.count("not yet measured on a GPU") == 1
+    devices = {path.name for path in (ROOT / "bench/results").glob("*.csv")}
+    assert devices == {"amd-epyc-2-threads.csv"}
 
 
 def test_results_page_is_of_the_committed_runs():
