@@ -96,6 +96,15 @@ def test_links_exist(path):
         assert not anchor or anchor in anchors(file), target
 
 
+@pytest.mark.parametrize("path", [*TOP, *PAGES], ids=relative)
+def test_named_files_exist(path):
+    """Files of the repository that a page names by their paths; a block that begins with a file's name adds it."""
+    text = path.read_text("utf-8")
+    added = set(re.findall(r"^# ([\w/]+\.py)$", text, re.M))
+    for name in re.findall(r"(?<![\w/.])(?:fastsquid|kernels|bench|tests|docs)/[\w/.-]+\.(?:py|sh|md)\b", text):
+        assert name in added or (ROOT / name).is_file() or "NAME" in name, name
+
+
 def test_every_page_is_in_the_index():
     listed = {(DOCS / target.partition("#")[0]).resolve() for _, target in links(DOCS / "README.md")}
     assert set(PAGES) - {DOCS / "README.md"} <= listed
@@ -246,7 +255,7 @@ def preset_changes():
 def floor_table():
     """Lines: bytes and operations of the papers' reads, of float32 numbers."""
     lines = [
-        "| memory | B x R x N x C | forward, MB | MFLOP | FLOP a byte | backward, MB | MFLOP | FLOP a byte |",
+        "| memory | B x R x N x C | forward, MB | MFLOP | FLOP per byte | backward, MB | MFLOP | FLOP per byte |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     names = [
@@ -286,9 +295,9 @@ def tile_table():
     from fastsquid.kernels import memory_read, neighbor_attention
 
     lists = [
-        ("`_dots`", "queries a region", "BLOCK_B", memory_read.DOTS),
-        ("`_weighted_sum`", "queries a region", "BLOCK_B", memory_read.WEIGHTED_SUM),
-        ("`_bank_gradient`", "queries a region", "BLOCK_B", memory_read.BANK_GRADIENT),
+        ("`_dots`", "queries per region", "BLOCK_B", memory_read.DOTS),
+        ("`_weighted_sum`", "queries per region", "BLOCK_B", memory_read.WEIGHTED_SUM),
+        ("`_bank_gradient`", "queries per region", "BLOCK_B", memory_read.BANK_GRADIENT),
         ("`_select_gather`, `_softmax`, `_score_gradient`", "slots", "BLOCK_N", memory_read.ROWS),
         ("`_select_gather`", "chosen slots", "BLOCK_K", memory_read.GATHER),
         ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", neighbor_attention.BLOCKS),

@@ -85,7 +85,7 @@ def test_readme_has_the_aucs_of_the_results_page():
             checked += 1
     assert checked == 13 - 1  # five presets on validation, five marks, two lines of publications
     assert f"validation AUC of {committed['fastsquid'][4]}" in README
-    assert f"SQUID has {committed['squid'][3]}" in README
+    assert f"has {committed['squid'][3]} at its best epoch" in README
 
 
 @pytest.mark.parametrize("table, folder", [(tables.xrays, "zhanglab/small"), (tables.digits, "digits/fastsquid")])
