@@ -1,4 +1,4 @@
-"""`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as the README's tables, table.md in each folder.
+"""`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as tables of docs/results.md, table.md in each folder.
 
 X-RAYS (bench/results/zhanglab/small): a folder a preset, `seed-N` in it, as bench/collect.py leaves them, of runs
 trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and those
