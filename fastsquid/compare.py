@@ -1,17 +1,8 @@
 """`python -m fastsquid.compare GROUP GROUP`: whether two groups of runs differ in AUC, over seeds and over images."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import ttest_ind_from_stats
-
 from .config import SCORES
-from .errors import UserError
-from .evaluation.metrics import bootstrap_aucs, interval, require_both_classes, weighted_auc
-from .evaluation.summary import mean_and_std, mean_and_std_text
-from .runs.folder import read_run, read_scores, read_summary, scores_file
-from .runs.group import finished_runs
 from .utils.cli import Parser, run_command
 
 
@@ -36,139 +27,13 @@ def parser() -> Parser:
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .evaluation.comparison import compare, comparison_table, require_same_images
+    from .runs.scored import read_scored
+
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
-    _refuse_other_images(first, second)
-    print_comparison(first, second, compare(first, second))
-
-
-@dataclass
-class Scored:
-    """One score of the reported split's images, by every run of a group.
-
-    Attributes:
-        folder: Path of the group or run.
-        score: the score's name.
-        split: the split's name.
-        names, labels: of its images; a list of N, and int64 (N,).
-        scores: float64 (runs, N).
-    """
-
-    folder: Path
-    score: str
-    split: str
-    names: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
-
-    def aucs(self):
-        """AUC of every run on all images, float64 (runs,)."""
-        once = np.ones((1, len(self.labels)), np.int64)
-        return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
-
-
-def read_scored(folder, score=None):
-    """`Scored` of a group, or of a run, which is a group of one; by default the score that its configuration ranks by.
-
-    Raises:
-        UserError: it is not finished, has no labelled split or not that score, or its runs scored different images.
-    """
-    runs = [_read_run(run, score) for run in finished_runs(folder).values()]
-    for run in runs[1:]:
-        _refuse_other_images(runs[0], run)
-    return replace(runs[0], folder=folder, scores=np.concatenate([run.scores for run in runs]))
-
-
-def compare(first, second, resamples=2000, seed=0):
-    """The difference of two groups' mean AUCs, second minus first.
-
-    Args:
-        first, second: `Scored` of the same images.
-        resamples, seed: of the bootstrap.
-
-    Returns:
-        dict: `difference`; `low` and `high` end of its 95 % bootstrap interval over images, each resample being the
-        same images for both groups and all their seeds; and `t` and `p` of Welch's test over seeds, which are None
-        where a group has fewer than two seeds, or the AUC is the same for every seed of both.
-    """
-    aucs = bootstrap_aucs(first.labels, [*first.scores, *second.scores], resamples, seed)  # [runs of both, resamples]
-    low, high = interval(aucs[len(first.scores) :].mean(0) - aucs[: len(first.scores)].mean(0))
-    a, b = first.aucs(), second.aucs()
-    result = {"difference": float(b.mean() - a.mean()), "low": low, "high": high, "t": None, "p": None}
-    if min(len(a), len(b)) > 1 and (np.ptp(a) > 0 or np.ptp(b) > 0):
-        # From means and deviations: from the AUCs themselves it would warn where one group's are all the same.
-        test = ttest_ind_from_stats(b.mean(), b.std(ddof=1), len(b), a.mean(), a.std(ddof=1), len(a), equal_var=False)
-        result.update(t=float(test.statistic), p=float(test.pvalue))
-    return result
-
-
-def print_comparison(first, second, result):
-    """What `compare` gives as a table for people, and one sentence on it."""
-    normal, abnormal = ((first.labels == label).sum() for label in (0, 1))
-    scores = " and ".join(dict.fromkeys((first.score, second.score)))
-    print(f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {scores}\n")
-    width = max(len(name) for name in ("difference", str(first.folder), str(second.folder)))
-    print(f"{'':{width}} {'seeds':>6}   {'AUC':>15}   mean ± sample standard deviation over seeds")
-    for group in (first, second):
-        cell = mean_and_std_text(mean_and_std(group.aucs()), 15)
-        print(f"{str(group.folder):{width}} {len(group.scores):>6}   {cell}")
-    print(
-        f"{'difference':{width}} {'':6}   {result['difference']:>+15.3f}   "
-        f"95 % bootstrap interval over images [{result['low']:+.3f}, {result['high']:+.3f}]"
-    )
-    if result["p"] is not None:
-        print(f"Welch's t-test over seeds: t = {result['t']:.2f}, p = {result['p']:.2g}")
-    elif min(len(first.scores), len(second.scores)) < 2:
-        print("Welch's t-test over seeds: not defined, since it needs two seeds or more in each group")
-    else:
-        print("Welch's t-test over seeds: not defined, since the AUC is the same for every seed of both groups")
-    print("\n" + conclusion(first.folder, second.folder, result))
-
-
-def conclusion(first, second, result):
-    """One sentence on two folders' groups."""
-    images = result["low"] > 1e-9 or result["high"] < -1e-9  # means of the same AUCs may differ by rounding
-    seeds = result["p"] is not None and result["p"] < 0.05
-    if not images and not seeds:
-        return f"No difference between {first} and {second} is shown."
-    higher, lower = (second, first) if result["difference"] > 0 else (first, second)
-    found = f"{higher} has a higher AUC than {lower} by {abs(result['difference']):.3f}: "
-    if images and seeds:
-        return found + "more than the choice of images or that of seeds explains."
-    if seeds:
-        return found + "more than the choice of seeds explains, but other images might show none."
-    if result["p"] is None:
-        return found + "more than the choice of images explains; what other seeds would show is not known."
-    return found + "more than the choice of images explains, but other seeds might show none."
-
-
-def _read_run(run, score):
-    split, score = read_summary(run).split, score or read_run(run).config.score
-    if split is None:
-        raise UserError(f"{run} has no labelled images to compare: train on data with a labelled test or val split")
-    path = scores_file(run, split)
-    names, labels, scores = read_scores(path)
-    if score not in scores:
-        raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")
-    require_both_classes(labels, path)
-    return Scored(run, score, split, names, labels, scores[score][None])
-
-
-def _refuse_other_images(first, second):
-    """Refuses two `Scored` that are not of the same images, in the same order and with the same labels."""
-    if first.split != second.split:
-        what = f"the {first.split} split in one, the {second.split} split in the other"
-    elif len(first.names) != len(second.names):
-        what = f"{len(first.names)} and {len(second.names)} of the {first.split} split"
-    else:
-        rows = zip(zip(first.names, first.labels.tolist()), zip(second.names, second.labels.tolist()))
-        different = next((pair for pair in rows if pair[0] != pair[1]), None)
-        if different is None:
-            return
-        (name, label), (other, other_label) = different
-        what = f"{name!r} with label {label} in one is {other!r} with label {other_label} in the other"
-    raise UserError(
-        f"{first.folder} and {second.folder} did not score the same images ({what}): compare runs of the same data"
-    )
+    require_same_images(first, second)
+    print(comparison_table(first, second, compare(first, second)))
 
 
 if __name__ == "__main__":

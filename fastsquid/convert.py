@@ -3,22 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
-from .data.split import Split
 from .errors import UserError
-from .evaluation.summary import evaluate_run
-from .evaluation.validation import validate
-from .model.detector import Detector
-from .model.published_checkpoint import Published, build_detector
-from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
-from .runs.data import fingerprint_of, open_training_data
-from .runs.folder import SUMMARY, create_run, new_folder, reject_existing
-from .runs.records import CheckpointState, DetectorState, RunRecord, Summary
-from .scoring.scores import calibrate
-from .training.results import report_run
 from .utils.cli import Parser, add_device_options, add_reading_options, run_command
-from .utils.devices import choose_device
 from .utils.files import write_json
 
 
@@ -42,6 +28,16 @@ def parser() -> Parser:
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .evaluation.summary import evaluate_run
+    from .model.published_checkpoint import Published, build_detector, describe_sizes
+    from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
+    from .runs.data import choose_normal, fingerprint_of, open_training_data
+    from .runs.folder import SUMMARY, create_run, new_folder, reject_existing
+    from .runs.records import CheckpointState, RunRecord, Summary
+    from .training.results import measure_detector, report_run
+    from .utils.devices import choose_device
+
     if options.data == "":
         raise UserError("--data is empty: give a folder of normal images, or leave it out")
 
@@ -57,7 +53,7 @@ def main(arguments=None):
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
     )
-    print_sizes(config)
+    print(describe_sizes(config))
     data, split, normal = {}, None, None
     if options.data:
         data = open_training_data(record)
@@ -73,7 +69,7 @@ def main(arguments=None):
     )
     with new_folder(options.out) as folder:
         create_run(folder, record)
-        state = CheckpointState(config=config.to_dict(), finished=True, last=_measure(detector, data, normal))
+        state = CheckpointState(config=config.to_dict(), finished=True, last=measure_detector(detector, data, normal))
         save_checkpoint(folder, state, detector.state_dict(), optimizers={})
         state = read_state(latest_checkpoint(folder), config)
         if normal is None:
@@ -84,53 +80,6 @@ def main(arguments=None):
         else:
             report_run(folder, detector, data, normal, state, record.seed, {"converted": converted})
     print(f"run folder: {options.out}")
-
-
-def _measure(detector: Detector, data: dict[str, Split], normal: torch.Tensor | None) -> DetectorState:
-    """Return what a checkpoint says of its detector: validation and calibration, where there are images for them."""
-    validation = data.get("val")
-    if validation is not None and validation.labels is None:
-        validation = None
-    return DetectorState(
-        epoch=None,
-        validation=None if validation is None else validate(detector, validation),
-        calibration=None if normal is None else calibrate(detector, normal, validation),
-    )
-
-
-def choose_normal(data, path):
-    """The split that calibrates, and its normal images, uint8 or uint16 (N, 1, H, W).
-
-    That is `train`; of data without it `val`, or else `test`, where they are labelled.
-
-    Args:
-        data: splits by name, of the folder `path`.
-
-    Raises:
-        UserError: nothing is known to be normal.
-    """
-    if "train" in data:
-        return data["train"], data["train"].images
-    for name in ("val", "test"):
-        if name in data and data[name].labels is not None:
-            return data[name], data[name].images[data[name].labels == 0]
-    raise UserError(f"{path} has no images that are known to be normal: put some in train/NORMAL")
-
-
-def print_sizes(config):
-    """Says what was read from the weights, and what they do not tell."""
-    grid, size = config.grid, config.image_size
-    print(
-        f"{size} x {size} pixels, width {config.width}, {config.levels} levels, {grid} x {grid} patches, in-painting "
-        f"{config.memory} and {config.decoder_memory} decoder memories ({config.decoder_scope}) of {config.slots} slots"
-    )
-    if config.inpainting == "memory":
-        print("the transformer layer was never trained, so it was not in use and is left out")
-    values = "[0, 1]" if config.value_range == "unit" else "[-1, 1]"
-    print(
-        f"not to be seen in weights, and taken from the published configuration: top-{config.top_k}, {config.heads} "
-        f"heads, patches stitched before level {config.combine}, images in {values}"
-    )
 
 
 if __name__ == "__main__":

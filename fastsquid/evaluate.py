@@ -3,29 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from sklearn.metrics import roc_auc_score
-
-from .data.dicom.patients import warn_of_ages
-from .drawing.curves import precision_recall_figure, roc_figure
-from .drawing.png import save_figure
 from .errors import UserError
-from .evaluation.robustness import (
-    confounds,
-    confounds_table,
-    perturbed_scores,
-    robustness,
-    robustness_table,
-)
-from .evaluation.summary import evaluate_run, run_table
-from .evaluation.validation import reported_split
-from .model.ensemble import Ensemble
-from .runs.data import data_of, open_run_data
-from .runs.input_check import read_check
-from .runs.trained import load_trained
-from .scoring.input_check import warn_of_unlike
-from .scoring.scores import score_images
 from .utils.cli import Parser, add_run_options, run_command
-from .utils.devices import choose_device
 from .utils.files import write_json
 
 
@@ -46,6 +25,21 @@ def parser() -> Parser:
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from sklearn.metrics import roc_auc_score
+
+    from .data.dicom.patients import warn_of_ages
+    from .drawing.curves import precision_recall_figure, roc_figure
+    from .drawing.png import save_figure
+    from .evaluation.robustness import confounds, confounds_table, perturbed_scores, robustness, robustness_table
+    from .evaluation.summary import describe_runs, evaluate_run, run_table
+    from .evaluation.validation import reported_split
+    from .runs.data import data_of, open_run_data
+    from .runs.input_check import read_check
+    from .runs.trained import load_trained
+    from .scoring.input_check import warn_of_unlike
+    from .scoring.scores import score_members
+    from .utils.devices import choose_device
 
     device = choose_device(options.device)
     run = load_trained(options.run, options.checkpoint, options.impl, device)
@@ -67,7 +61,7 @@ def main(arguments=None):
     warn_of_ages(data[split].ages or (), run.record.ages)
     if check := read_check(run.runs[0]):
         warn_of_unlike(check.ratios(data[split].images))
-    scores, of_runs = _score(detector, data[split].images)
+    scores, of_runs = score_members(detector, data[split].images)
     pictures = Path(options.out or Path(options.run) / "evaluation")
     pictures.mkdir(parents=True, exist_ok=True)
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
@@ -77,7 +71,7 @@ def main(arguments=None):
     if of_runs:
         aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]
-        print_runs(result, config.score)
+        print(f"\n{describe_runs(result, config.score)}")
     if options.robustness:
         uncropped = data[split]
         if config.crop:
@@ -90,20 +84,6 @@ def main(arguments=None):
         print(f"\n{confounds_table(result['confounds'])}")
     if options.json:
         write_json(options.json, result)
-
-
-def print_runs(result: dict, score: str) -> None:
-    """Print the AUC of one score for a group's ensemble and each of its runs."""
-    runs = ", ".join(f"seed {run['seed']}: {run['auc']:.3f}" for run in result["runs"])
-    print(f"\nAUC of {score}: ensemble {result['scores'][score]['auc']:.3f}; {runs}")
-
-
-def _score(detector, images):
-    """`score_images`, and of a group that of each run beside it, from one pass; else an empty list."""
-    if not isinstance(detector, Ensemble):
-        return score_images(detector, images), []
-    found = [score_images(member, images) for member in detector.members]
-    return detector.combine(found), found
 
 
 if __name__ == "__main__":

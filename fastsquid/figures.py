@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from .data.sources.digits import is_mnist
-from .drawing.papers import draw_figures
-from .drawing.png import save_figure
 from .errors import UserError
-from .runs.data import data_of, open_run_data
-from .runs.folder import read_run, why_uncalibrated
-from .runs.trained import load_run
 from .utils.cli import Parser, add_device_options, add_reading_options, run_command
-from .utils.devices import choose_device
 
 LARGEST = 300_000  # bytes of a PNG
 
@@ -39,11 +32,20 @@ def parser() -> Parser:
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .drawing.papers import draw_figures
+    from .drawing.png import save_figure
+    from .runs.data import data_of, open_run_data
+    from .runs.folder import why_uncalibrated
+    from .runs.group import read_agreeing_runs
+    from .runs.trained import load_run
+    from .utils.devices import choose_device
+
     if len(options.runs) > 1 and options.out is None:
         raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
 
     device = choose_device(options.device)
-    first = _agreeing(options.runs)
+    first = read_agreeing_runs(options.runs)
     source = data_of(options.runs[0], first, options.data)
     data = open_run_data(first, source, skip_unreadable=options.skip_unreadable, anonymous=options.anonymous)
     runs = [load_run(folder, options.checkpoint, options.impl, device) for folder in options.runs]
@@ -58,26 +60,6 @@ def main(arguments=None):
         else:
             save_figure(figure, folder / name, LARGEST)
             print(folder / name)
-
-
-def _agreeing(folders):
-    """Return the record of the first run; reject runs that are not other seeds of it."""
-    runs = [read_run(folder) for folder in folders]
-    resolved = [Path(folder).resolve() for folder in folders]
-    for i, (folder, run) in enumerate(zip(folders, runs)):
-        if resolved[i] in resolved[:i]:
-            raise UserError(f"{folder} is given twice: give each run once")
-        ours, theirs = (one.config.to_dict() for one in (runs[0], run))
-        for name in ours:
-            if ours[name] != theirs[name]:
-                raise UserError(
-                    f"{folder} is of another configuration than {folders[0]}: {name} is {theirs[name]!r} there and "
-                    f"{ours[name]!r} here; give runs that differ in their seed"
-                )
-        drawn = run.data is None or is_mnist(Path(run.data))  # DigitAnatomy's training images are the seed's
-        if run.fingerprint != runs[0].fingerprint and not (drawn and run.data == runs[0].data):
-            raise UserError(f"{folder} was trained on other images than {folders[0]}: give runs of the same data")
-    return runs[0]
 
 
 if __name__ == "__main__":

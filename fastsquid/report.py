@@ -1,28 +1,28 @@
 """`python -m fastsquid.report RUN FOLDER`: one HTML file in which images, their scores and maps are looked at."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from PIL import features
-from tqdm import tqdm
-
-from .api import load
-from .data.decoding import decoded
-from .data.dicom.patients import warn_of_ages
-from .errors import DivergedError, UserError
-from .reporting.content import count_normal, page_data, page_title
-from .reporting.images import csv_images, folder_images, label_images, readable_error
-from .reporting.page import page, strip
-from .runs.folder import why_uncalibrated
-from .scoring.input_check import warn_of_unlike
+from .errors import UserError
 from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, run_command
 from .utils.files import replacing
 
 
 def main(arguments=None):
     options = _parse(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    import numpy as np
+    from PIL import features
+
+    from .api import load
+    from .data.dicom.patients import warn_of_ages
+    from .reporting.content import count_normal, page_data, page_title
+    from .reporting.examine import examine_images
+    from .reporting.images import csv_images, folder_images, label_images
+    from .reporting.page import page
+    from .runs.folder import why_uncalibrated
+    from .scoring.input_check import warn_of_unlike
+
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
     scorer = load(options.run, None, options.device, options.impl)
@@ -38,7 +38,7 @@ def main(arguments=None):
     normal = count_normal(scorer)
 
     with replacing(options.out) as file:
-        strips, ages = _examine(scorer, images, options)
+        strips, ages = examine_images(scorer, images, options.source, options.batch_size)
         data = page_data(scorer, images, options)
         data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
         data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run.record.ages)}
@@ -100,55 +100,6 @@ def _parse(arguments):
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
     return options
-
-
-def _examine(scorer, images, options):
-    """Opens every image once; fills in its score, or why it cannot be read.
-
-    Returns:
-        its strip, b"" without, and its patient's age in years, or None: two lists.
-    """
-    files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
-    strips, ages = [b""] * len(images), []
-    with ThreadPoolExecutor() as pool:
-        for batch in tqdm(
-            decoded(files, scorer.image_size, options.batch_size, crop=scorer.crop),
-            unit="batch",
-            total=-(-len(files) // options.batch_size),
-            disable=not sys.stderr.isatty(),
-        ):
-            for index, _, age, error in batch:
-                images[index].error = readable_error(error) if error else ""
-                ages.append(age)
-            found = {index: square for index, square, _, error in batch if not error}
-            if not found:
-                continue
-            squares = list(found.values())
-            scores, drawn, heat = scorer.examine(squares, len(squares), cropped=True)
-            if not all(np.isfinite(values).all() for values in (*scores.values(), drawn, heat)):
-                raise DivergedError(f"{options.run} gives values that are not finite: its training has diverged")
-            if scorer.input_check is not None:
-                for index, ratio in zip(found, scorer.unlike_training(squares, len(squares), cropped=True)):
-                    images[index].unlike = float(f"{ratio:.4g}")  # as a CSV has it
-            made = pool.map(strip, squares, drawn, heat)
-            for index, score, pictures in zip(found, scores[scorer.score_name], made):
-                _settle_score(scorer, images[index], float(score), options)
-                strips[index] = pictures
-    if not any(strips):
-        raise UserError(f"none of the {len(images)} images could be read; of the first: {images[0].error}")
-    return strips, ages
-
-
-def _settle_score(scorer, image, score, options):
-    """Gives the image its score, or refuses that of a CSV which is of something else."""
-    if image.score is None:
-        image.score = float(f"{score:.9g}")  # as a CSV has it: float32, exactly
-    # What half precision and other devices change is well within it, see test_half_precision.
-    elif abs(image.score - score) > 0.02 * (abs(score) + scorer.calibration[scorer.score_name].std):
-        raise UserError(
-            f"{options.source} says {image.score:.6g} for {image.name}, but {options.run} gives {score:.6g}: its "
-            "scores are of another run, checkpoint or image; write them again with python -m fastsquid.score"
-        )
 
 
 if __name__ == "__main__":

@@ -6,19 +6,8 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from .api import load
-from .data.dicom.patients import warn_of_ages
-from .data.images import find_images
-from .data.names import content_name
-from .data.sources.shards import find_shards, is_shard, read_shard, shard_title
 from .errors import UserError
-from .runs.folder import why_uncalibrated
-from .runs.input_check import why_unchecked
-from .scoring.input_check import describe_unlike
-from .scoring.parts import Parts, any_parts, digest
-from .scoring.table import Scoring, write_table
-from .utils import distributed
-from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, run_command
+from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, join_job, run_command
 from .utils.files import require_place
 
 
@@ -59,8 +48,11 @@ def parser() -> Parser:
 
 
 def main(arguments=None):
-    distributed.start()
+    join_job()
     options = parser().parse_args(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .utils import distributed
+
     require_place(options.out)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
@@ -69,6 +61,14 @@ def main(arguments=None):
 
 
 def _score(options):
+    from .api import load
+    from .data.listing import list_files
+    from .runs.folder import why_uncalibrated
+    from .runs.input_check import why_unchecked
+    from .scoring.parts import Parts, any_parts, digest
+    from .scoring.table import Scoring
+    from .utils import distributed
+
     paths = [Path(image) for image in options.images]
     for path in paths:
         if not path.exists():
@@ -83,7 +83,7 @@ def _score(options):
         )
 
     anonymous = options.anonymous or scorer.run.record.anonymous
-    files = _named_files(paths, anonymous)
+    files = list_files(paths, anonymous)
     scoring = Scoring(scorer, options.batch_size, anonymous)
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
@@ -99,6 +99,11 @@ def _score(options):
 
 def _finish(options, scoring, count, rows, parts=None):
     """Makes the CSV of the rows, in the first process, and says what became of the images; the exit code."""
+    from .data.dicom.patients import warn_of_ages
+    from .scoring.input_check import describe_unlike
+    from .scoring.table import write_table
+    from .utils import distributed
+
     ages = distributed.gather(scoring.ages)  # which waits for all parts; of a process alone it is yet to be filled
     if not distributed.leads():
         return 0
@@ -126,35 +131,6 @@ def _finish(options, scoring, count, rows, parts=None):
         )
         distributed.conclude(1)
         return 1
-
-
-def _named_files(paths, anonymous):
-    """[(name, Path or `ShardFile`)] of every image that the arguments stand for."""
-    files = []
-    for path in paths:
-        if path.is_dir() or is_shard(path):
-            found = _inside(path, anonymous)
-            files += [((file.relative_to(path) if len(paths) == 1 else file).as_posix(), file) for file in found]
-        else:
-            files.append((path.as_posix(), path))
-    return files
-
-
-def _inside(path, anonymous):
-    """The images of a folder or shard."""
-    called = content_name if anonymous else str
-    if not path.is_dir():
-        return [sample.image for sample in read_shard(path, called)]
-    images, title = find_images(path), shard_title(path, anonymous)
-    shards = find_shards(path, images)
-    if images and shards:
-        raise UserError(
-            f"{path} holds both images, as {called(images[0])}, and shards, as {title or shards[0]}: move "
-            "one of them elsewhere, or give them one by one"
-        )
-    if not (images or shards):
-        raise UserError(f"{path} holds no images")
-    return images or [sample.image for shard in shards for sample in read_shard(shard, called, title)]
 
 
 if __name__ == "__main__":

@@ -7,50 +7,45 @@
 A study that was stopped or killed goes on with the same command. `python -m fastsquid.compare` tells rows apart.
 """
 
-import csv
 import gc
 import shlex
 import sys
 from pathlib import Path
 
-import torch
-
-from .data import open_data
-from .drawing.study import draw_study
-from .errors import CheckpointError, DivergedError, UserError
-from .evaluation.validation import reported_split
-from .runs.folder import STUDY, create_folder, is_finished, read_json, read_summary, seed_folder
-from .runs.group import is_group, read_group, seed_run
-from .runs.records import FORMAT, GroupRecord
-from .training.results import report_group
-from .training.start import Speed, train_run
+from .errors import DivergedError, UserError
 from .training.study import STUDIES
 from .utils.cli import Parser, add_training_options, refuse_repeated, run_command, seed_option
-from .utils.devices import choose_device
-from .utils.files import replacing
-
-COLUMNS = (
-    *("system", "row", "parameter", "value", "seed", "epochs", "seconds"),
-    *("checkpoint", "epoch", "split", "score", "ranks", "auc"),
-)
 
 
 def main(arguments=None):
     options = _parse(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    import torch
+
+    from .data import open_data
+    from .evaluation.validation import reported_split
+    from .runs.folder import is_finished, seed_folder
+    from .runs.group import seed_run
+    from .runs.records import GroupRecord
+    from .training.results import report_group
+    from .training.start import Speed, train_run
+    from .training.study_folder import begin_study, require_same_group, write_study
+    from .utils.devices import choose_device
+
     device = choose_device(options.device)
     data = None if options.data is None else str(Path(options.data).resolve())
     if data is not None and reported_split(open_data(data, splits=("val", "test"))) is None:
         raise UserError(f"{data} has no labelled test or val images, which a study compares its rows on: add some")
     folder = Path(options.out or Path("studies") / f"{options.name}-{options.scale}")
     record = {"name": options.name, "scale": options.scale, "data": data, "seeds": options.seeds}
-    _begin(folder, record)
+    begin_study(folder, record)
 
     rows = STUDIES[options.name][options.scale]
     speed = Speed(options.compile, options.precision, options.impl)
     number, diverged = 0, []
     for row in rows:
         group = GroupRecord(row.config(options.scale), data, options.seeds)
-        _refuse_other_group(folder / row.slug, group)
+        require_same_group(folder / row.slug, group)
         for seed in options.seeds:
             number += 1
             run_folder, run = seed_run(folder / row.slug, group, seed)
@@ -71,91 +66,14 @@ def main(arguments=None):
                 return 130
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
             torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
-            _report(folder, record)
+            write_study(folder, record)
         finished = [is_finished(seed_folder(folder / row.slug, seed)) for seed in options.seeds]
         if all(finished) and not is_finished(folder / row.slug):
             report_group(folder / row.slug)
-    _report(folder, record)
+    write_study(folder, record)
     print(f"study folder: {folder}")
     if diverged:
         raise UserError(f"training diverged in {'; '.join(diverged)}: {folder} has the other rows")
-
-
-def _begin(folder, record):
-    """Makes the study's folder, or makes sure that the one there is of the same study.
-
-    Raises:
-        UserError: the folder is of another study or of none, or its study.json is damaged.
-    """
-    path = folder / STUDY
-    if not folder.exists():
-        create_folder(folder, path.name, {"format": FORMAT, **record})
-        return
-    if not path.is_file():
-        raise UserError(f"{folder} exists and is no study: choose another --out")
-    begun = read_json(path)
-    if not isinstance(begun, dict) or begun.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a study of this version of fastsquid")
-    for key, value in record.items():
-        if begun.get(key) != value:
-            raise UserError(
-                f"{folder} was begun with {key} {_words(begun.get(key))}, not {_words(value)}: give that again, or "
-                "choose another --out"
-            )
-
-
-def _words(value):
-    if value is None:
-        return "DigitAnatomy"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _refuse_other_group(folder, group):
-    """Refuses a row that was begun with another configuration, by another version of the grid."""
-    if is_group(folder) and read_group(folder) != group:
-        raise CheckpointError(f"{folder} was begun with another configuration than this study's: choose another --out")
-
-
-def _report(folder, record):
-    """Writes the CSV and the figure of the runs that have finished."""
-    lines = []
-    for row in STUDIES[record["name"]][record["scale"]]:
-        for seed in record["seeds"]:
-            run = seed_folder(folder / row.slug, seed)
-            if is_finished(run):
-                lines += _lines(row, seed, read_summary(run), row.config(record["scale"]).score)
-    with replacing(folder / f"{record['name']}.csv") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
-    if lines:
-        draw_study(record, lines, folder / f"{record['name']}.png")
-
-
-def _lines(row, seed, summary, own):
-    """Lines of the CSV, dicts by `COLUMNS`: one a score of a run, and as many again for each further curve.
-
-    `ranks` is 1 in the line of the score that the configuration ranks by, `own`.
-    """
-    return [
-        {
-            "system": row.system,
-            "row": row.name,
-            "parameter": parameter,
-            "value": value,
-            "seed": seed,
-            "epochs": summary.facts["epochs"],
-            "seconds": summary.facts["seconds"],
-            "checkpoint": summary.checkpoint["name"],
-            "epoch": summary.checkpoint["epoch"],
-            "split": summary.split,
-            "score": score,
-            "ranks": int(score == own),
-            "auc": metrics["auc"],
-        }
-        for parameter, value in row.points.items() or [("", "")]
-        for score, metrics in summary.scores.items()
-    ]
 
 
 def parser() -> Parser:

@@ -12,20 +12,28 @@ from typing import get_args
 
 from .config import PRESETS, Config, preset
 from .errors import UserError
-from .runs.data import data_of
-from .runs.folder import is_finished, read_run, reject_existing
-from .runs.group import is_group, read_group, seed_run
-from .runs.records import GroupRecord
-from .training.results import report_group
-from .training.start import Speed, describe_init, train_run
-from .utils import distributed
-from .utils.cli import Parser, add_reading_options, add_training_options, refuse_repeated, run_command, seed_option
-from .utils.devices import choose_device
+from .utils.cli import (
+    Parser,
+    add_reading_options,
+    add_training_options,
+    join_job,
+    refuse_repeated,
+    run_command,
+    seed_option,
+)
 
 
 def main(arguments=None):
-    distributed.start()
+    join_job()
     options, changes = _parse(arguments)
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .runs.data import data_of
+    from .runs.folder import read_run, reject_existing
+    from .runs.group import is_group, read_group
+    from .runs.records import GroupRecord
+    from .training.start import describe_init
+    from .utils.devices import choose_device
+
     device = choose_device(options.device)
     if options.resume is not None:
         folder = Path(options.resume)
@@ -61,6 +69,8 @@ def main(arguments=None):
 
 
 def _train_single(folder, run, options, device):
+    from .training.start import train_run
+
     if not train_run(folder, run, _speed(options), device):
         return _stopped(folder)
     print(f"run folder: {folder}")
@@ -68,6 +78,12 @@ def _train_single(folder, run, options, device):
 
 def _train_group(folder, group, options, device):
     """A run for each seed that has none or an unfinished one, and the summary of all; or of one seed its run."""
+    from .runs.folder import is_finished
+    from .runs.group import seed_run
+    from .training.results import report_group
+    from .training.start import train_run
+    from .utils import distributed
+
     if options.only not in (None, *group.seeds):
         seeds = ", ".join(map(str, group.seeds))
         raise UserError(f"--only {options.only} is no seed of {folder}: its seeds are {seeds}")
@@ -86,10 +102,14 @@ def _train_group(folder, group, options, device):
 
 
 def _speed(options):
+    from .training.start import Speed
+
     return Speed(options.compile, options.precision, options.impl)
 
 
 def _stopped(folder):
+    from .utils import distributed
+
     print(f"\nstopped; go on with: {distributed.command('fastsquid.train')} --resume {folder}")
     return 130
 

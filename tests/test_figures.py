@@ -28,6 +28,7 @@ from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Reconstruction
 from fastsquid.runs import checkpoint
 from fastsquid.runs.folder import create_run, read_run
+from fastsquid.runs.group import read_agreeing_runs
 from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring import gradcam
@@ -457,10 +458,10 @@ def test_which_runs_agree(tmp_path):
 
     digits, squid = preset("digits"), preset("squid-small")
     # DigitAnatomy draws its training images from the seed.
-    first = figures._agreeing([run("a", digits, None, 0, "0"), run("b", digits, None, 1, "1")])
+    first = read_agreeing_runs([run("a", digits, None, 0, "0"), run("b", digits, None, 1, "1")])
     assert first.seed == 0
     # The same images elsewhere are the same data; other images in the same folder are not.
     here, there = (run(name, squid, f"/data/{name}", seed, "0") for seed, name in enumerate(("c", "d")))
-    assert figures._agreeing([here, there]).data == "/data/c"
+    assert read_agreeing_runs([here, there]).data == "/data/c"
     with pytest.raises(figures.UserError, match="other images"):
-        figures._agreeing([here, run("e", squid, "/data/c", 1, "1")])
+        read_agreeing_runs([here, run("e", squid, "/data/c", 1, "1")])

@@ -9,13 +9,14 @@ from threadpoolctl import threadpool_limits
 
 from ..data import to_unit
 from ..errors import UserError
+from ..evaluation.localization import finite_maps
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..evaluation.validation import reported_split
 from ..scoring.gradcam import grad_cam
 from ..scoring.scores import calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
 from .gallery import choose_images, spread
-from .pictures import heat_figure, reconstruction_figure, slot_figure, tsne_figure
+from .pictures import heat_figure, map_figure, reconstruction_figure, slot_figure, tsne_figure
 
 POINTS = 750  # slots, and as many patch features, that t-SNE is given: less than half a minute on two cores
 
@@ -177,3 +178,30 @@ def _by_group(detector, data, name, scores):
                     if label in labels
                 }
     return groups
+
+
+def draw_maps(detector, split, calibration, where):
+    """The figure of eight images of a split, each with its reconstruction and every map.
+
+    Args:
+        detector: a `Detector` in eval mode.
+        split: a `Split`.
+        calibration: as `calibrate_maps` gives it.
+        where: what detector and images are, for the title.
+
+    Raises:
+        DivergedError: a map is not finite.
+    """
+    chosen = torch.as_tensor(choose_images(split))
+    images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
+    maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
+    _, student = detector.scores(images)
+    captions = [_caption(split, i) for i in chosen.tolist()]
+    cells = None if split.cells is None else split.cells[chosen].numpy()
+    return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)
+
+
+def _caption(split, i):
+    if split.kinds is not None:
+        return split.kinds[i]
+    return Path(split.names[i]).name[-18:] if split.labels is None else ("normal", "abnormal")[split.labels[i]]

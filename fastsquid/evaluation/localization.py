@@ -18,6 +18,7 @@ from ..scoring.maps import anomaly_maps, by_cell
 from ..scoring.scores import score_images, spread_images
 from .metrics import aupro, evaluate, pixel_auroc
 from .neighbors import nearest_scores
+from .summary import describe_checkpoint
 
 KINDS = ("haze", "opacity")
 PRIOR = "lung_prior"  # the reference that every map should beat
@@ -188,3 +189,36 @@ def _by_cell(maps):
 def _aucs(labels, values, kinds):
     metrics = evaluate(labels, values, kinds=kinds)
     return {name: metrics[name] for name in ("auc", "auc_by_kind")}
+
+
+def cell_table(result: dict) -> str:
+    """Return the AUCs of `localization.locate` as tables for people."""
+    images, checkpoint = result["images"], result["checkpoint"]
+    lines = [
+        f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
+    ]
+    for key, title in (("cell_auc", "AUC of the cells"), ("image_auc", "AUC of the images")):
+        kinds = next(iter(result[key].values()))["auc_by_kind"]
+        lines += ["", f"{title:32} {'all':>9} " + " ".join(f"{kind:>9}" for kind in kinds)]
+        for name, aucs in result[key].items():
+            values = (aucs["auc"], *aucs["auc_by_kind"].values())
+            lines.append(f"{name:32} " + " ".join(f"{value:9.3f}" for value in values))
+    return "\n".join(lines)
+
+
+def synthetic_table(result: dict) -> str:
+    """Return what `localization.locate_synthetic` measured as a table for people."""
+    checkpoint = result["checkpoint"]
+    lines = [
+        f"{result['images']} healthy {result['split']} images with synthetic anomalies; "
+        + describe_checkpoint(checkpoint["name"], checkpoint["epoch"]),
+        "",
+        " " * 20 + "".join(f" {kind:>18}" for kind in KINDS),
+        f"{'map':20}" + " pixel AUROC  AUPRO" * len(KINDS),
+    ]
+    for name in result["synthetic"][KINDS[0]]:
+        values = [result["synthetic"][kind][name] for kind in KINDS]
+        mark = " *" if name == result["map"] else ""
+        lines.append(f"{name + mark:20}" + "".join(f" {v['pixel_auroc']:11.3f}  {v['aupro']:5.3f}" for v in values))
+    return "\n".join([*lines, "* the map of the score"])

@@ -138,3 +138,9 @@ def describe_checkpoint(name, epoch):
     if isinstance(epoch, list):
         return f"{name} checkpoint of each run, epoch{'s' * (len(epoch) > 1)} {', '.join(map(str, epoch))}"
     return "converted weights" if epoch is None else f"{name} checkpoint, epoch {epoch}"
+
+
+def describe_runs(result: dict, score: str) -> str:
+    """Return a line for people: the AUC of one score for a group's ensemble and each of its runs."""
+    runs = ", ".join(f"seed {run['seed']}: {run['auc']:.3f}" for run in result["runs"])
+    return f"AUC of {score}: ensemble {result['scores'][score]['auc']:.3f}; {runs}"

@@ -1,5 +1,6 @@
 """AUC and thresholds on labeled images."""
 
+from ..errors import UserError
 from ..scoring.scores import score_images
 from .metrics import evaluate, require_both_classes
 
@@ -29,3 +30,12 @@ def reported_split(data):
             require_both_classes(data[name].labels, f"the {name} split")
             return name
     return None
+
+
+def shown_split(data):
+    """Name of the split that is reported; of images without both classes there is still a picture."""
+    try:
+        labelled = reported_split(data)
+    except UserError:
+        labelled = None
+    return labelled or next(name for name in ("test", "val", "train") if name in data)

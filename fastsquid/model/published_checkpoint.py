@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import preset
+from ..config import Config, preset
 from ..errors import UserError
 from .detector import Detector
 from .published import discriminator_state, generator_state, memory_kind, system_of
@@ -320,3 +320,20 @@ def _reading(path, system, what):
         yield
     except UserError as error:
         raise UserError(f"{path} cannot be read as a {what} of {system}: {error}") from None
+
+
+def describe_sizes(config: Config) -> str:
+    """Return lines for people: what was read from the weights, and what the weights do not hold."""
+    grid, size = config.grid, config.image_size
+    lines = [
+        f"{size} x {size} pixels, width {config.width}, {config.levels} levels, {grid} x {grid} patches, in-painting "
+        f"{config.memory} and {config.decoder_memory} decoder memories ({config.decoder_scope}) of {config.slots} slots"
+    ]
+    if config.inpainting == "memory":
+        lines.append("the transformer layer was never trained, so it was not in use and is left out")
+    values = "[0, 1]" if config.value_range == "unit" else "[-1, 1]"
+    lines.append(
+        f"not to be seen in weights, and taken from the published configuration: top-{config.top_k}, {config.heads} "
+        f"heads, patches stitched before level {config.combine}, images in {values}"
+    )
+    return "\n".join(lines)

@@ -6,7 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data import SPLITS, open_data
+import numpy as np
+import torch
+
+from ..data import SPLITS, open_data, to_unit
 from ..data.split import Split
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
@@ -92,3 +95,52 @@ def data_of(folder: str | Path, record: RunRecord, given: str | None = None) -> 
     if not given and record.converted and record.data is None:
         raise UserError(f"{folder} was converted without data: say by --data which images to look at")
     return given or record.data
+
+
+def real_images(
+    record: RunRecord, count: int, source: str | None = None, *, skip_unreadable: bool = False, anonymous: bool = False
+) -> torch.Tensor:
+    """Return images to compare on: of the test split, or where there is none of validation, or of training.
+
+    Args:
+        record: of the run.
+        count: number of images.
+        source: path of the data; None for the data that the run was trained with.
+        skip_unreadable, anonymous: as `open_run_data` takes them.
+
+    Returns:
+        float32 (count, 1, S, S) in [0, 1], evenly from the whole split; fewer images repeat.
+
+    Raises:
+        UserError: as `open_run_data`, or no images.
+    """
+    source = source or record.data
+    for name in reversed(SPLITS):
+        data = open_run_data(record, source, splits=(name,), skip_unreadable=skip_unreadable, anonymous=anonymous)
+        if name in data:
+            images = data[name].images
+            return to_unit(images[np.linspace(0, len(images) - 1, count).round().astype(int)])
+    raise UserError(f"{source} has no images to compare on")
+
+
+def choose_normal(data: dict[str, Split], path: str) -> tuple[Split, torch.Tensor]:
+    """Return the split that calibrates converted weights, and its normal images.
+
+    It is `train`; without it `val`, or else `test`, where they are labeled.
+
+    Args:
+        data: splits by name.
+        path: of the data, for messages.
+
+    Returns:
+        the split, and uint8 or uint16 (N, 1, H, W).
+
+    Raises:
+        UserError: nothing is known to be normal.
+    """
+    if "train" in data:
+        return data["train"], data["train"].images
+    for name in ("val", "test"):
+        if name in data and data[name].labels is not None:
+            return data[name], data[name].images[data[name].labels == 0]
+    raise UserError(f"{path} has no images that are known to be normal: put some in train/NORMAL")

@@ -10,7 +10,8 @@ A run in a group is the same as it would be alone.
 import dataclasses
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..data.sources.digits import is_mnist
+from ..errors import CheckpointError, UserError
 from .folder import GROUP, create_folder, is_finished, read_json, read_run, seed_folder
 from .records import FORMAT, GroupRecord, RunRecord
 
@@ -79,3 +80,23 @@ def finished_runs(folder: str | Path) -> dict[int, Path]:
                 f"{folder} is not finished (seed {seed}): go on with python -m fastsquid.train --resume {folder}"
             )
     return runs
+
+
+def read_agreeing_runs(folders):
+    """Return the record of the first run; reject runs that are not other seeds of it."""
+    runs = [read_run(folder) for folder in folders]
+    resolved = [Path(folder).resolve() for folder in folders]
+    for i, (folder, run) in enumerate(zip(folders, runs)):
+        if resolved[i] in resolved[:i]:
+            raise UserError(f"{folder} is given twice: give each run once")
+        ours, theirs = (one.config.to_dict() for one in (runs[0], run))
+        for name in ours:
+            if ours[name] != theirs[name]:
+                raise UserError(
+                    f"{folder} is of another configuration than {folders[0]}: {name} is {theirs[name]!r} there and "
+                    f"{ours[name]!r} here; give runs that differ in their seed"
+                )
+        drawn = run.data is None or is_mnist(Path(run.data))  # DigitAnatomy's training images are the seed's
+        if run.fingerprint != runs[0].fingerprint and not (drawn and run.data == runs[0].data):
+            raise UserError(f"{folder} was trained on other images than {folders[0]}: give runs of the same data")
+    return runs[0]

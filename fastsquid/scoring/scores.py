@@ -143,3 +143,13 @@ def score_splits(detector, data):
     """`score_images` of every split but train, by the split's name."""
     detector = detector.eval().frozen()
     return {name: score_images(detector, split.images) for name, split in data.items() if name != "train"}
+
+
+def score_members(
+    detector: Detector | Ensemble, images: torch.Tensor
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """Return `score_images`, and for an ensemble also the scores of each member, from one pass; else an empty list."""
+    if not isinstance(detector, Ensemble):
+        return score_images(detector, images), []
+    found = [score_images(member, images) for member in detector.members]
+    return detector.combine(found), found

@@ -4,10 +4,11 @@ import time
 from statistics import fmean
 
 import numpy as np
+import torch
 
 from ..errors import UserError
 from ..model.ensemble import Ensemble
-from .portable import logit_name
+from .portable import RUNTIMES, logit_name
 
 BATCHES = (1, 7)  # images a batch
 IMAGES = 66  # nine batches of seven, and one of three
@@ -91,3 +92,17 @@ def _residual_map(scorer, images):
     mean, deviation = (moment.numpy() for moment in scorer.normal_map("residual"))
     heat = scorer.heatmap(images, "residual", len(images), cropped=True)
     return {"residual_map": heat * deviation + mean}
+
+
+def agreement_table(largest: dict[str, float], speeds: dict[int, tuple[float, float]], kind: str) -> str:
+    """Return what `compare` found as a table for people; `kind` is the kind of file."""
+    lines = [
+        f"{IMAGES} images, in batches of {' and of '.join(map(str, BATCHES))}",
+        f"{'':20}" + "".join(f"{name:>14}" for name in largest),
+        f"{'largest difference':20}" + "".join(f"{difference:14.1e}" for difference in largest.values()),
+        "",
+        f"{f'images/s, threads: {torch.get_num_threads()}':20}" + "".join(f"{f'of {size}':>14}" for size in BATCHES),
+    ]
+    for row, who in enumerate(("fastsquid", RUNTIMES[kind])):
+        lines.append(f"{who:20}" + "".join(f"{speeds[size][row]:14.1f}" for size in BATCHES))
+    return "\n".join(lines)

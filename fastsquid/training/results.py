@@ -11,15 +11,23 @@ from ..drawing.gallery import draw_gallery
 from ..errors import UserError
 from ..evaluation.metrics import bootstrap_auc
 from ..evaluation.summary import evaluate_run, group_table, mean_and_std, run_table
+from ..evaluation.validation import validate
 from ..model.detector import Detector
 from ..runs import checkpoint as ckpt
-from ..runs.folder import GALLERY, SUMMARY, read_scores, read_summary, scores_file, write_scores
+from ..runs.folder import (
+    GALLERY,
+    SUMMARY,
+    read_scores,
+    read_summary,
+    scores_file,
+    write_scores,
+)
 from ..runs.group import finished_runs
 from ..runs.input_check import save_check
-from ..runs.records import CheckpointState, Summary
+from ..runs.records import CheckpointState, DetectorState, Summary
 from ..scoring.input_check import fit_check
 from ..scoring.maps import calibrate_maps, forward_maps
-from ..scoring.scores import score_splits
+from ..scoring.scores import calibrate, score_splits
 from ..utils.files import write_json
 
 log = logging.getLogger(__name__)
@@ -118,3 +126,15 @@ def _intervals(run_folder, report):
         low, high = bootstrap_auc(labels, scores[score])
         result[score] = {"value": metrics["auc"], "low": low, "high": high}
     return result
+
+
+def measure_detector(detector: Detector, data: dict[str, Split], normal: torch.Tensor | None) -> DetectorState:
+    """Return what a checkpoint says of its detector: validation and calibration, where there are images for them."""
+    validation = data.get("val")
+    if validation is not None and validation.labels is None:
+        validation = None
+    return DetectorState(
+        epoch=None,
+        validation=None if validation is None else validate(detector, validation),
+        calibration=None if normal is None else calibrate(detector, normal, validation),
+    )

@@ -8,11 +8,7 @@ import os
 import subprocess
 import sys
 
-from tqdm import tqdm
-
 from ..errors import UserError
-from ..ops.dispatch import ImplementationError
-from . import distributed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -47,7 +43,10 @@ class _Console(logging.Handler):
     """
 
     def emit(self, record):
-        if not distributed.leads():
+        from tqdm import tqdm
+
+        job = _job()
+        if job and not job.leads():
             return
         text = record.getMessage()
         if record.levelno < logging.WARNING:
@@ -55,6 +54,28 @@ class _Console(logging.Handler):
             sys.stdout.flush()
         else:
             tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def join_job() -> None:
+    """Join the job of torchrun, if torchrun has started this process.
+
+    Commands for several processes call this before they parse options, so that only one process reports an error.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from . import distributed
+
+        distributed.start()
+
+
+def _job():
+    """Return the module `distributed`, or None if nothing has imported it: then there is no job, and no PyTorch."""
+    return sys.modules.get("fastsquid.utils.distributed")
+
+
+def _user_errors():
+    """Return the classes of errors that are printed as one line."""
+    dispatch = sys.modules.get("fastsquid.ops.dispatch")
+    return (UserError, dispatch.ImplementationError) if dispatch else UserError
 
 
 def _show_log():
@@ -147,7 +168,7 @@ def run_command(main):
     try:
         code = main() or 0
         sys.stdout.flush()  # what is buffered may find its reader gone, too
-    except (UserError, ImplementationError) as error:
+    except _user_errors() as error:
         code = _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone; what goes into files is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,7 +184,8 @@ def run_command(main):
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
     stop_compile_workers()
-    distributed.finish()
+    if job := _job():
+        job.finish()
     sys.exit(code)
 
 
@@ -198,6 +220,7 @@ def _waiting_at_most(process, seconds):
 
 
 def _fail(message, code=2):
-    if distributed.first_to_fail():
+    job = _job()
+    if job is None or job.first_to_fail():
         print(f"error: {message}", file=sys.stderr)
     return code

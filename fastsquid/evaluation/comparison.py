@@ -1,0 +1,121 @@
+"""Whether two groups of runs differ in AUC, over seeds and over images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_ind_from_stats
+
+from ..errors import UserError
+from .metrics import bootstrap_aucs, interval, weighted_auc
+from .summary import mean_and_std, mean_and_std_text
+
+
+@dataclass
+class Scored:
+    """One score of the reported split's images, by every run of a group.
+
+    Attributes:
+        folder: Path of the group or run.
+        score: the score's name.
+        split: the split's name.
+        names, labels: of its images; a list of N, and int64 (N,).
+        scores: float64 (runs, N).
+    """
+
+    folder: Path
+    score: str
+    split: str
+    names: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def aucs(self):
+        """AUC of every run on all images, float64 (runs,)."""
+        once = np.ones((1, len(self.labels)), np.int64)
+        return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
+
+
+def compare(first, second, resamples=2000, seed=0):
+    """The difference of two groups' mean AUCs, second minus first.
+
+    Args:
+        first, second: `Scored` of the same images.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        dict: `difference`; `low` and `high` end of its 95 % bootstrap interval over images, each resample being the
+        same images for both groups and all their seeds; and `t` and `p` of Welch's test over seeds, which are None
+        where a group has fewer than two seeds, or the AUC is the same for every seed of both.
+    """
+    aucs = bootstrap_aucs(first.labels, [*first.scores, *second.scores], resamples, seed)  # [runs of both, resamples]
+    low, high = interval(aucs[len(first.scores) :].mean(0) - aucs[: len(first.scores)].mean(0))
+    a, b = first.aucs(), second.aucs()
+    result = {"difference": float(b.mean() - a.mean()), "low": low, "high": high, "t": None, "p": None}
+    if min(len(a), len(b)) > 1 and (np.ptp(a) > 0 or np.ptp(b) > 0):
+        # From means and deviations: from the AUCs themselves it would warn where one group's are all the same.
+        test = ttest_ind_from_stats(b.mean(), b.std(ddof=1), len(b), a.mean(), a.std(ddof=1), len(a), equal_var=False)
+        result.update(t=float(test.statistic), p=float(test.pvalue))
+    return result
+
+
+def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> str:
+    """Return what `compare` found as a table for people, and one sentence on it."""
+    normal, abnormal = ((first.labels == label).sum() for label in (0, 1))
+    scores = " and ".join(dict.fromkeys((first.score, second.score)))
+    width = max(len(name) for name in ("difference", str(first.folder), str(second.folder)))
+    lines = [
+        f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {scores}",
+        "",
+        f"{'':{width}} {'seeds':>6}   {'AUC':>15}   mean ± sample standard deviation over seeds",
+    ]
+    for group in (first, second):
+        cell = mean_and_std_text(mean_and_std(group.aucs()), 15)
+        lines.append(f"{str(group.folder):{width}} {len(group.scores):>6}   {cell}")
+    lines.append(
+        f"{'difference':{width}} {'':6}   {result['difference']:>+15.3f}   "
+        f"95 % bootstrap interval over images [{result['low']:+.3f}, {result['high']:+.3f}]"
+    )
+    if result["p"] is not None:
+        lines.append(f"Welch's t-test over seeds: t = {result['t']:.2f}, p = {result['p']:.2g}")
+    elif min(len(first.scores), len(second.scores)) < 2:
+        lines.append("Welch's t-test over seeds: not defined, since it needs two seeds or more in each group")
+    else:
+        lines.append("Welch's t-test over seeds: not defined, since the AUC is the same for every seed of both groups")
+    return "\n".join([*lines, "", conclusion(first.folder, second.folder, result)])
+
+
+def conclusion(first, second, result):
+    """One sentence on two folders' groups."""
+    images = result["low"] > 1e-9 or result["high"] < -1e-9  # means of the same AUCs may differ by rounding
+    seeds = result["p"] is not None and result["p"] < 0.05
+    if not images and not seeds:
+        return f"No difference between {first} and {second} is shown."
+    higher, lower = (second, first) if result["difference"] > 0 else (first, second)
+    found = f"{higher} has a higher AUC than {lower} by {abs(result['difference']):.3f}: "
+    if images and seeds:
+        return found + "more than the choice of images or that of seeds explains."
+    if seeds:
+        return found + "more than the choice of seeds explains, but other images might show none."
+    if result["p"] is None:
+        return found + "more than the choice of images explains; what other seeds would show is not known."
+    return found + "more than the choice of images explains, but other seeds might show none."
+
+
+def require_same_images(first, second):
+    """Refuses two `Scored` that are not of the same images, in the same order and with the same labels."""
+    if first.split != second.split:
+        what = f"the {first.split} split in one, the {second.split} split in the other"
+    elif len(first.names) != len(second.names):
+        what = f"{len(first.names)} and {len(second.names)} of the {first.split} split"
+    else:
+        rows = zip(zip(first.names, first.labels.tolist()), zip(second.names, second.labels.tolist()))
+        different = next((pair for pair in rows if pair[0] != pair[1]), None)
+        if different is None:
+            return
+        (name, label), (other, other_label) = different
+        what = f"{name!r} with label {label} in one is {other!r} with label {other_label} in the other"
+    raise UserError(
+        f"{first.folder} and {second.folder} did not score the same images ({what}): compare runs of the same data"
+    )

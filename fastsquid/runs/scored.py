@@ -1,0 +1,35 @@
+"""Scores of the runs of a group, as they left them on disk."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluation.comparison import Scored, require_same_images
+from ..evaluation.metrics import require_both_classes
+from .folder import read_run, read_scores, read_summary, scores_file
+from .group import finished_runs
+
+
+def read_scored(folder, score=None):
+    """`Scored` of a group, or of a run, which is a group of one; by default the score that its configuration ranks by.
+
+    Raises:
+        UserError: it is not finished, has no labelled split or not that score, or its runs scored different images.
+    """
+    runs = [_read_run(run, score) for run in finished_runs(folder).values()]
+    for run in runs[1:]:
+        require_same_images(runs[0], run)
+    return replace(runs[0], folder=folder, scores=np.concatenate([run.scores for run in runs]))
+
+
+def _read_run(run, score):
+    split, score = read_summary(run).split, score or read_run(run).config.score
+    if split is None:
+        raise UserError(f"{run} has no labelled images to compare: train on data with a labelled test or val split")
+    path = scores_file(run, split)
+    names, labels, scores = read_scores(path)
+    if score not in scores:
+        raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")
+    require_both_classes(labels, path)
+    return Scored(run, score, split, names, labels, scores[score][None])
