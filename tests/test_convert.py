@@ -18,11 +18,14 @@ from fastsquid import SpaceAwareMemory, convert, evaluate, figures, locate, repo
 from fastsquid.config import preset
 from fastsquid.data import open_data, read_image, to_unit
 from fastsquid.drawing import papers
+from fastsquid.model import published_checkpoint
 from fastsquid.model.published import generator_state
 from fastsquid.model.published_checkpoint import discriminator_layout, generator_layout
+from fastsquid.runs.data import fingerprint_of
 from fastsquid.runs.folder import read_run
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import forward_maps
+from fastsquid.training import results
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {"squid_grid2": "squid", "simsid_matrix_grid2": "simsid", "simsid_queue_grid2": "simsid"}
@@ -477,7 +480,7 @@ def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
         assert any(path.name.startswith(".run.") for path in tmp_path.iterdir())
         raise OSError(28, "No space left on device", "gallery.png")
 
-    monkeypatch.setattr(convert, "report_run", full)
+    monkeypatch.setattr(results, "report_run", full)
     assert "the disk is full" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
     assert not leftovers(tmp_path)
 
@@ -504,8 +507,8 @@ def test_a_memory_reads_by_the_published_formula(published):
 
 def test_memories_in_their_places(published):
     """A detector whose memories are all read one by one draws what the published code drew."""
-    files = [convert.Published(path) for path in published.files]
-    detector = convert.build_detector(*files, published.system).double().eval()
+    files = [published_checkpoint.Published(path) for path in published.files]
+    detector = published_checkpoint.build_detector(*files, published.system).double().eval()
     generator, state = detector.generator, published.generator
     generator.inpaint.memory = SpaceAwareMemory.from_published(state, "inpaint_block.").double().eval()
     for level, channels in enumerate((32, 16)):
@@ -560,4 +563,4 @@ def test_channels_that_do_not_divide(squid):
 
 def test_the_recorded_data_is_what_is_opened(calibrated):
     record = read_run(calibrated)
-    assert record.fingerprint == convert.fingerprint_of(open_data(record.data, 64, splits=("train",))["train"])
+    assert record.fingerprint == fingerprint_of(open_data(record.data, 64, splits=("train",))["train"])

@@ -32,7 +32,9 @@ sys.path[:0] = [str(ROOT / "bench"), str(DOCS)]
 import cases  # noqa: E402
 import options  # noqa: E402
 
+from fastsquid.training import start  # noqa: E402
 from fastsquid.training.study import SWEEP  # noqa: E402
+from fastsquid.training.study_folder import COLUMNS  # noqa: E402
 
 
 def page(name):
@@ -340,21 +342,20 @@ def test_ablations_are_the_configurations():
 
 
 def test_sweeps_are_the_studies():
-    from fastsquid import study
 
     text = page("commands/study.md")
     for scale, fields in SWEEP.items():
         for field, values in fields.items():
             cells = " ".join(f"{value:g}" for value in values)
             assert f"| `{scale}` | `{field}` | {cells} |" in text
-    assert ", ".join(f"`{name}`" for name in study.COLUMNS) in text.replace("\n", " ")
+    assert ", ".join(f"`{name}`" for name in COLUMNS) in text.replace("\n", " ")
 
 
 def test_a_stopped_study_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     from fastsquid import study
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "train_run", lambda *_: False)  # as Ctrl-C leaves it
+    monkeypatch.setattr(start, "train_run", lambda *_: False)  # as Ctrl-C leaves it
     assert study.main("baselines --seeds 0 1 2".split()) == 130
     assert "$ python -m fastsquid.study baselines --seeds 0 1 2\n" + capsys.readouterr().out in page(
         "commands/study.md"

@@ -23,7 +23,7 @@ from fastsquid.errors import UserError
 from fastsquid.evaluation.localization import draw_synthetic
 from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
 from fastsquid.runs import checkpoint, trained
-from fastsquid.scoring import portable, verification
+from fastsquid.scoring import parts, portable, verification
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 from fastsquid.scoring.scores import Calibration
 
@@ -207,9 +207,9 @@ def test_score(group, ensemble, runs, tmp_path, command):
 
 def test_parts_of_fast_rows_are_no_parts_of_full_ones(group, tmp_path, command, monkeypatch):
     """This preset's score is the fast one too, so that only the columns tell both jobs apart."""
-    keys, original = [], score.digest
-    monkeypatch.setattr(score, "any_parts", lambda out: True)
-    monkeypatch.setattr(score, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
+    keys, original = [], parts.digest
+    monkeypatch.setattr(parts, "any_parts", lambda out: True)
+    monkeypatch.setattr(parts, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
     for options in ((), ("--fast",), ()):
         assert (
             command(score.main, group, XRAYS / "val", *options, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0

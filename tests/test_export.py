@@ -22,6 +22,7 @@ from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
+from fastsquid.runs.data import real_images
 from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import TrainedRun
 from fastsquid.scoring import portable, verification
@@ -237,7 +238,7 @@ def test_the_example_needs_no_torch(by_residual, files, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_verify_prints_differences_and_speeds(by_residual, files, tmp_path, command, kind, monkeypatch):
-    monkeypatch.setitem(export.WRITERS, kind, lambda _, file: file.write(files[kind].read_bytes()))
+    monkeypatch.setitem(portable.WRITERS, kind, lambda _, file: file.write(files[kind].read_bytes()))
     out = tmp_path / "scorer.file"
     code, said, err = command(export.main, by_residual, "--to", kind, "--out", out, "--verify")
     assert code == 0 and not err and out.read_bytes() == files[kind].read_bytes()
@@ -258,7 +259,7 @@ def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, co
         weight.CopyFrom(onnx.numpy_helper.from_array(values, name))
         file.write(model.SerializeToString())
 
-    monkeypatch.setitem(export.WRITERS, "onnx", tampered)
+    monkeypatch.setitem(portable.WRITERS, "onnx", tampered)
     out = tmp_path / "scorer.onnx"
     out.write_text("old")
     code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
@@ -304,13 +305,13 @@ def test_not_a_number_is_a_difference():
 
 def test_images_are_real_ones_of_the_run(unbroken):
     scorer = fastsquid.load(unbroken)
-    images = export.real_images(scorer.run)
+    images = real_images(scorer.run.record, 66)
     test = to_unit(read_images(find_images(XRAYS / "test"), 64)[0])
     assert images.shape == (66, 1, 64, 64) and images.dtype == torch.float32
     for image in images:
         assert any(torch.equal(image, one) for one in test)
     assert len({image.numpy().tobytes() for image in images}) == 4
-    other = export.real_images(scorer.run, XRAYS / "val" / "NORMAL")
+    other = real_images(scorer.run.record, 66, XRAYS / "val" / "NORMAL")
     assert len({image.numpy().tobytes() for image in other}) == 3
 
 

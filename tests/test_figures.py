@@ -21,9 +21,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from fastsquid import figures, train
 from fastsquid.config import SCORES, preset
 from fastsquid.data import Split, open_data, to_unit
-from fastsquid.drawing import curves, gallery, papers
+from fastsquid.drawing import curves, gallery, papers, png
 from fastsquid.drawing.pictures import slot_figure, tsne_figure
 from fastsquid.drawing.png import save_figure
+from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Reconstruction
 from fastsquid.runs import checkpoint
@@ -86,7 +87,7 @@ def run_and_keep(*arguments):
         save_figure(figure, path, largest)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(figures, "save_figure", save)
+        patch.setattr(png, "save_figure", save)
         figures.main([str(argument) for argument in arguments])
     return out.getvalue().splitlines(), kept
 
@@ -424,7 +425,7 @@ def test_a_run_without_labels_teacher_or_memory(bare):
 def test_a_labelled_split_of_one_class(bare):
     run = load_run(bare)
     data = {"test": open_data(XRAYS, 64, splits=("train",))["train"]}  # labelled, all of them normal
-    (roc, no_roc), (pr, no_pr) = itertools.islice(figures.draw_figures([run], data), 2)
+    (roc, no_roc), (pr, no_pr) = itertools.islice(papers.draw_figures([run], data), 2)
     assert [roc, pr] == ["roc.png", "precision_recall.png"] and no_roc == no_pr and "has no abnormal ones" in no_roc
 
 
@@ -463,5 +464,5 @@ def test_which_runs_agree(tmp_path):
     # The same images elsewhere are the same data; other images in the same folder are not.
     here, there = (run(name, squid, f"/data/{name}", seed, "0") for seed, name in enumerate(("c", "d")))
     assert read_agreeing_runs([here, there]).data == "/data/c"
-    with pytest.raises(figures.UserError, match="other images"):
+    with pytest.raises(UserError, match="other images"):
         read_agreeing_runs([here, run("e", squid, "/data/c", 1, "1")])

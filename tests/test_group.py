@@ -19,10 +19,12 @@ from fastsquid import compare, figures, train
 from fastsquid.config import preset
 from fastsquid.data import Split
 from fastsquid.errors import UserError
+from fastsquid.evaluation import comparison
 from fastsquid.evaluation.metrics import evaluate
 from fastsquid.runs import checkpoint, group
 from fastsquid.runs.folder import create_run, read_scores, write_scores
 from fastsquid.runs.records import GroupRecord, Summary
+from fastsquid.runs.scored import read_scored
 from fastsquid.training import loop
 from fastsquid.training.results import report_group
 from fastsquid.utils.files import write_json
@@ -222,7 +224,7 @@ def pair(tmp_path):
 
 
 def result_of(first, second):
-    return compare.compare(*(compare.read_scored(folder, "residual") for folder in (first, second)))
+    return comparison.compare(*(read_scored(folder, "residual") for folder in (first, second)))
 
 
 def test_whether_images_are_anonymous_is_the_groups(tmp_path):
@@ -331,7 +333,7 @@ def test_seeds_that_do_not_vary_have_no_welch_test(tmp_path, command):
     ],
 )
 def test_the_conclusion(low, high, p, sentence):
-    assert compare.conclusion("a", "b", {"difference": 0.03, "low": low, "high": high, "p": p}).startswith(sentence)
+    assert comparison.conclusion("a", "b", {"difference": 0.03, "low": low, "high": high, "p": p}).startswith(sentence)
 
 
 def test_groups_of_other_images_are_not_compared(tmp_path, refused):

@@ -17,6 +17,7 @@ from fastsquid import locate, train
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.sources import digits
+from fastsquid.drawing import papers, png
 from fastsquid.drawing.gallery import choose_images
 from fastsquid.drawing.png import save_figure
 from fastsquid.errors import DivergedError
@@ -24,6 +25,7 @@ from fastsquid.evaluation import localization
 from fastsquid.evaluation.localization import KINDS as ANOMALIES
 from fastsquid.evaluation.localization import STRENGTH, draw_synthetic
 from fastsquid.evaluation.metrics import aupro, pixel_auroc
+from fastsquid.evaluation.validation import shown_split
 from fastsquid.model.detector import Detector
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
@@ -64,7 +66,7 @@ def run_and_keep(*arguments):
         return ranked[-1]
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(locate, "save_figure", save)
+        patch.setattr(png, "save_figure", save)
         patch.setattr(localization, "score_images", scored)
         locate.main([str(argument) for argument in (*arguments, "--device", "cpu")])
     (figure,) = kept
@@ -260,10 +262,10 @@ def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refus
 
 def test_which_split_is_shown():
     xrays = open_data(XRAYS, 48)
-    assert locate._shown_split(xrays) == "val"  # the test split has no labels
-    assert locate._shown_split({"train": xrays["train"], "test": xrays["test"]}) == "test"
-    assert locate._shown_split({"train": xrays["train"], "val": xrays["train"]}) == "val"  # of one class
-    assert locate._shown_split({"train": xrays["train"]}) == "train"
+    assert shown_split(xrays) == "val"  # the test split has no labels
+    assert shown_split({"train": xrays["train"], "test": xrays["test"]}) == "test"
+    assert shown_split({"train": xrays["train"], "val": xrays["train"]}) == "val"  # of one class
+    assert shown_split({"train": xrays["train"]}) == "train"
 
 
 def test_cells_of_a_side_that_three_does_not_divide():
@@ -296,8 +298,8 @@ def test_a_diverged_detector_is_refused():
         detector.generator.student.output.bias.fill_(torch.nan)
     calibration = calibrate_maps(detector, split.images)
     for act in (
-        lambda: locate.draw_maps(detector, split, calibration, ""),
-        lambda: locate.locate(detector, split, split, calibration),
+        lambda: papers.draw_maps(detector, split, calibration, ""),
+        lambda: localization.locate(detector, split, split, calibration),
     ):
         with pytest.raises(DivergedError, match="residual map is not finite"):
             act()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import XRAYS
-from PIL import Image
+from PIL import Image, features
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 import fastsquid
@@ -363,7 +363,7 @@ def test_runs_that_cannot_be_reported(by_residual, tmp_path, refused, monkeypatc
     examine = Scorer.examine
     monkeypatch.setattr(Scorer, "examine", diverged)
     assert "its training has diverged" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
-    monkeypatch.setattr(report.features, "check", lambda name: name != "webp")
+    monkeypatch.setattr(features, "check", lambda name: name != "webp")
     assert "Pillow cannot write WebP" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

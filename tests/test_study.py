@@ -20,7 +20,7 @@ from fastsquid.drawing.study import draw_study
 from fastsquid.errors import DivergedError
 from fastsquid.runs.group import finished_runs
 from fastsquid.runs.records import Summary
-from fastsquid.training import loop
+from fastsquid.training import loop, start, study_folder
 from fastsquid.training import study as grids
 from fastsquid.training.study import STUDIES, SWEEP, Row
 
@@ -122,7 +122,7 @@ def test_the_csv_says_what_the_runs_do(done):
         *("squid-base", "squid-slots-8", "study.json", "sweep.csv", "sweep.png")
     ]
     lines = lines_of(done)
-    assert list(lines[0]) == list(study.COLUMNS)
+    assert list(lines[0]) == list(study_folder.COLUMNS)
     points = [("base", name, str(value)) for name, value in ROWS[0].points.items()] + [("slots 8", "slots", "8")]
     assert [(line["row"], line["parameter"], line["value"], line["score"]) for line in lines] == [
         (*point, score) for point in points for score in SCORES
@@ -145,7 +145,7 @@ def test_a_finished_study_trains_nothing(done, tmp_path, command, monkeypatch):
     folder = shutil.copytree(done, tmp_path / "study")
     (folder / "sweep.csv").unlink()
     (folder / "sweep.png").unlink()
-    monkeypatch.setattr(study, "train_run", None)
+    monkeypatch.setattr(start, "train_run", None)
     code, out, _ = command(study.main, "sweep", "--out", folder)
     assert code == 0 and f"study folder: {folder}" in out
     assert "run 1 of 2: squid, base, seed 0 is finished\nrun 2 of 2: squid, slots 8, seed 0 is finished\n" in out
@@ -185,8 +185,8 @@ def test_a_row_that_diverges_stops_no_other(done, tmp_path, refused, monkeypatch
             raise DivergedError("the student loss is nan")
         return original(run_folder, run, *arguments)
 
-    original = study.train_run
-    monkeypatch.setattr(study, "train_run", diverge)
+    original = start.train_run
+    monkeypatch.setattr(start, "train_run", diverge)
     message = refused(study.main, "sweep", "--device", "cpu", "--out", folder)
     assert "training diverged in squid, base, seed 0" in message
     assert {line["row"] for line in lines_of(folder)} == {"slots 8"}
@@ -196,7 +196,7 @@ def test_a_row_that_diverges_stops_no_other(done, tmp_path, refused, monkeypatch
 def test_what_stops_a_study_says_how_to_go_on(done, tmp_path, command, monkeypatch):
     folder = shutil.copytree(done, tmp_path / "a study")
     shutil.rmtree(folder / "squid-slots-8")
-    monkeypatch.setattr(study, "train_run", lambda *arguments: False)
+    monkeypatch.setattr(start, "train_run", lambda *arguments: False)
     code, out, _ = command(study.main, "sweep", "--out", folder)
     assert code == 130 and f"python -m fastsquid.study sweep --out '{folder}'\n" in out
 
@@ -210,7 +210,7 @@ def test_figures_of_several_seeds_and_systems(tmp_path):
             for seed in (0, 1):
                 scores = {score: {"auc": 0.5 + 0.1 * seed} for score in row.config("full").scores}
                 summary = Summary(row.system, seed, "test", None, scores, last, facts)
-                runs.append(study._lines(row, seed, summary, row.config("full").score))
+                runs.append(study_folder._lines(row, seed, summary, row.config("full").score))
         for part in (sum(runs, []), runs[0]):
             record = {"name": name, "scale": "full", "data": "/x/chest_xray", "seeds": [0, 1]}
             draw_study(record, part, tmp_path / f"{name}.png")
