@@ -160,8 +160,8 @@ def test_speeds_are_the_committed_ones(name, count):
 def test_the_gpu_is_not_measured():
     """README says so once, and no file of results is of a GPU."""
     assert README.count("not yet measured on a GPU") == 1
-    devices = {path.name for path in (ROOT / "bench/results").glob("*.csv")}
-    assert devices == {"amd-epyc-2-threads.csv"}
+    names = [path.name.lower() for path in (ROOT / "bench/results").rglob("*.csv")]
+    assert names and not any(gpu in name for name in names for gpu in ("nvidia", "h100", "h200", "a100", "gpu"))
 
 
 def test_results_page_is_of_the_committed_runs():
