@@ -4,7 +4,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-# Read as text: fastsquid imports torch, which a build need not have.
+# Read as text: a build has no need to import the package.
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "fastsquid/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 
 setup(
@@ -30,7 +30,8 @@ setup(
     packages=[*find_packages(include=["fastsquid", "fastsquid.*"]), "fastsquid.kernels"],
     # The top-level import name `kernels` belongs to another package.
     package_dir={"fastsquid": "fastsquid", "fastsquid.kernels": "kernels"},
-    package_data={"fastsquid.reporting": ["report.*"]},
+    package_data={"fastsquid": ["py.typed"], "fastsquid.reporting": ["report.*"]},
+    entry_points={"console_scripts": ["fastsquid = fastsquid.__main__:console"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

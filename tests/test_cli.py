@@ -1,10 +1,54 @@
 """What every command does besides its own work."""
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
+import fastsquid
+from fastsquid import __main__ as console
 from fastsquid.utils.cli import stop_compile_workers
+
+OPTIONS = Path(__file__).parent / "data" / "options.txt"
+
+
+def every_option():
+    """One line per option or argument: the command, its names, whether it is required."""
+    for command in console.COMMANDS:
+        for action in importlib.import_module(f"fastsquid.{command}").parser()._actions:
+            names = " ".join(action.option_strings) or action.metavar or action.dest
+            yield f"{command}: {names}{' (required)' * action.required}"
+
+
+def test_options_are_frozen():
+    """A script that uses an option must not break in silence: who changes one changes this list."""
+    assert list(every_option()) == OPTIONS.read_text().splitlines()
+
+
+def test_help_needs_no_pytorch():
+    code = """if True:
+        import importlib, sys
+        from fastsquid.__main__ import COMMANDS
+        for command in COMMANDS:
+            importlib.import_module(f"fastsquid.{command}").parser().format_help()
+        heavy = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_command_for_all(tmp_path, command, refused):
+    assert command(console.main, "--version")[1] == f"fastsquid {fastsquid.__version__}\n"
+    code, out, _ = command(console.main)
+    assert code == 0 and all(f"  {name} " in out for name in console.COMMANDS)
+    assert "'scores'" in refused(console.main, "scores") and "score" in refused(console.main, "scores")
+    assert str(tmp_path) in refused(console.main, "evaluate", tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        console.main(["score", "--help"])
+    assert ended.value.code == 0
 
 
 def test_workers_that_do_not_end_are_killed(monkeypatch):

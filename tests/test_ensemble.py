@@ -23,7 +23,8 @@ from fastsquid.errors import UserError
 from fastsquid.evaluation.localization import draw_synthetic
 from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
 from fastsquid.runs import checkpoint, trained
-from fastsquid.scoring import parts, portable, verification
+from fastsquid.scoring import parts as parts_of_files
+from fastsquid.scoring import portable, verification
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 from fastsquid.scoring.scores import Calibration
 
@@ -207,9 +208,9 @@ def test_score(group, ensemble, runs, tmp_path, command):
 
 def test_parts_of_fast_rows_are_no_parts_of_full_ones(group, tmp_path, command, monkeypatch):
     """This preset's score is the fast one too, so that only the columns tell both jobs apart."""
-    keys, original = [], parts.digest
-    monkeypatch.setattr(parts, "any_parts", lambda out: True)
-    monkeypatch.setattr(parts, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
+    keys, original = [], parts_of_files.digest
+    monkeypatch.setattr(parts_of_files, "any_parts", lambda out: True)
+    monkeypatch.setattr(parts_of_files, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
     for options in ((), ("--fast",), ()):
         assert (
             command(score.main, group, XRAYS / "val", *options, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0
