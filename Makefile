@@ -1,19 +1,26 @@
 # `make train` runs the main job, `make test` the tests; both build .venv when it is missing or stale.
 #   make train ARGS="--data FOLDER --preset simsid-small"
+# `make lint` checks style, formatting and types.
 # `make nullcuda` tries the GPU path on a machine without a GPU: tests/nullcuda/README.md.
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: train test nullcuda
+.PHONY: train test lint nullcuda
 train: .venv/ready
 	.venv/bin/python -m fastsquid.train $(ARGS)
 
 test: .venv/ready
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:benchmark $(ARGS)
 
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+	.venv/bin/python docs/options.py --check
+
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,triton,dicom,export,shards]'
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,triton,dicom,export,shards]'
 	touch $@
 
 NULLCUDA = .venv-nullcuda
