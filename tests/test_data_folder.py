@@ -1,3 +1,4 @@
+import inspect
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastsquid.config import Config
 from fastsquid.data import ImageError, find_images, open_data, read_image
 from fastsquid.errors import UserError
 
@@ -22,6 +24,10 @@ def put(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8), value, np.uint8)).save(path)
     return path
+
+
+def test_the_size_is_the_configurations_unless_told():
+    assert inspect.signature(open_data).parameters["size"].default == Config.image_size
 
 
 def test_zhanglab_layout():

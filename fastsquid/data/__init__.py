@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ..config import Config
 from ..errors import UserError
 from .augment import augment
 from .filetypes import IMAGE_SUFFIXES
@@ -31,7 +30,7 @@ __all__ = [
 
 def open_data(
     path=None,
-    size=Config.image_size,
+    size=128,
     seed=0,
     skip_unreadable=False,
     splits=SPLITS,

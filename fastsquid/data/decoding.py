@@ -10,7 +10,6 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..utils.distributed import neighbours
 from .dicom.read import read_patient
 from .images import ImageError, read_image
 from .names import content_name
@@ -57,7 +56,7 @@ class _Files(Dataset):
         return Decoded(name, image, patient and patient.age, "")
 
 
-def decoded(files, size, batch_size, anonymous=False, crop=False):
+def decoded(files, size, batch_size, anonymous=False, crop=False, processes=1):
     """Decodes image files in their order; many of them ahead of their use, in worker processes.
 
     Args:
@@ -66,6 +65,7 @@ def decoded(files, size, batch_size, anonymous=False, crop=False):
         batch_size: of the files, the last batch may hold fewer.
         anonymous: call images and files by what is in the files instead, in errors too; the same files alike.
         crop: as `read_image` takes it.
+        processes: how many processes like this one share the machine's cores.
 
     Yields:
         batches, lists of `Decoded`.
@@ -77,7 +77,7 @@ def decoded(files, size, batch_size, anonymous=False, crop=False):
     loader = DataLoader(
         _Files(files, size, anonymous, crop),
         batch_size,
-        num_workers=max(1, min(8, _cores() // neighbours())) if workers else 0,
+        num_workers=max(1, min(8, _cores() // processes)) if workers else 0,
         collate_fn=list,
         multiprocessing_context=_worker_context() if workers else None,
     )

@@ -31,7 +31,14 @@ class Scoring:
         cannot be read."""
         nothing = [""] * (len(self.scorer.score_names) + 2)
         for batch in tqdm(
-            decoded(files, self.scorer.image_size, self.batch_size, self.anonymous, self.scorer.crop),
+            decoded(
+                files,
+                self.scorer.image_size,
+                self.batch_size,
+                self.anonymous,
+                self.scorer.crop,
+                processes=distributed.neighbours(),
+            ),
             unit="batch",
             total=-(-len(files) // self.batch_size),
             disable=not (distributed.leads() and sys.stderr.isatty()),

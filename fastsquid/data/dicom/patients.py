@@ -1,11 +1,12 @@
 """Patients of DICOM files: in one split only, and of which ages. What a tag says of one of them is never printed."""
 
-import sys
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import UserError
-from ...utils.distributed import leads
 from .read import read_patient
+
+_log = logging.getLogger(__name__)
 
 # Of sources whose files do not tell: [lowest, highest] in years. Kermany et al. 2018: children of one to five.
 SOURCE_AGES = {"zhanglab": [1.0, 5.99]}
@@ -40,11 +41,11 @@ def refuse_shared_patients(splits, called):
                 )
     patients = [patient for files in splits.values() for _, patient in files if patient is not None]
     unknown = sum(patient.identity is None for patient in patients)
-    if unknown and leads():
-        print(
-            f"warning: {unknown} of {len(patients)} DICOM files have no PatientID: whether their patients are in one "
-            "split only is not known",
-            file=sys.stderr,
+    if unknown:
+        _log.warning(
+            "%d of %d DICOM files have no PatientID: whether their patients are in one split only is not known",
+            unknown,
+            len(patients),
         )
 
 
@@ -55,7 +56,7 @@ def age_range(ages):
 
 
 def warn_of_ages(ages, trained):
-    """Says on standard error how many images are of ages that training has not seen, and returns the sentence.
+    """Warns how many images are of ages that training has not seen, and returns the sentence.
 
     Args:
         ages: in years, None where an image does not tell.
@@ -72,5 +73,5 @@ def warn_of_ages(ages, trained):
         f"{outside} of {len(ages)} images are of patients whose age training has not seen, which was of "
         f"{low:.3g} to {high:.3g} years: their scores mean less"
     )
-    print(f"warning: {sentence}", file=sys.stderr)
+    _log.warning(sentence)
     return sentence
