@@ -471,13 +471,13 @@ def test_the_data_source_of_the_example_works(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
     (change,) = blocks(text, "diff")
-    source = (tmp_path / "fastsquid/data/__init__.py").read_text(encoding="utf-8")
+    source = (tmp_path / "fastsquid/data/sources/__init__.py").read_text(encoding="utf-8")
     for hunk in re.split(r"^@@.*\n", change, flags=re.M)[1:]:
         lines = hunk.splitlines()
         before, after = ("\n".join(line[1:] for line in lines if line[:1] != sign) + "\n" for sign in ("+", "-"))
         assert source.count(before) == 1, before
         source = source.replace(before, after)
-    (tmp_path / "fastsquid/data/__init__.py").write_text(source, encoding="utf-8")
+    (tmp_path / "fastsquid/data/sources/__init__.py").write_text(source, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "tests"],
         cwd=tmp_path,

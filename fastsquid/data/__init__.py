@@ -6,12 +6,8 @@ from ..errors import UserError
 from .augment import augment
 from .filetypes import IMAGE_SUFFIXES
 from .images import ImageError, find_images, read_image, read_images, to_unit
-from .sources.chexpert import is_chexpert, open_chexpert
-from .sources.covidx import is_covidx, open_covidx
-from .sources.digits import is_mnist, open_digits
-from .sources.folder import open_folder
-from .sources.shards import is_sharded, open_shards
-from .split import SPLITS, Split
+from .sources import Source, source_of
+from .split import SPLITS, ReadOptions, Split
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -64,47 +60,27 @@ def open_data(
         UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
             training images, crop of DigitAnatomy, or anything else wrong with the source.
     """
-    if crop and (path is None or is_mnist(Path(path))):
-        raise UserError(
-            "crop = True is for X-rays, and DigitAnatomy has its cells at fixed places: give X-rays, the preset "
-            "fastsquid-digits, or crop false"
-        )
-    if path is None:
-        return open_digits(None, size, seed, splits, contamination)
-    root = Path(path)
-    if not root.is_dir():
+    root = None if path is None else Path(path)
+    if root is not None and not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"{root} {what}: give a folder of images, or none for DigitAnatomy")
-    if is_mnist(root):
-        return open_digits(root, size, seed, splits, contamination)
-    sharded = is_sharded(root)
-    if contamination and (sharded or is_chexpert(root) or is_covidx(root) or not (root / "train").is_dir()):
+    source = source_of(root)
+    if contamination and not source.has_abnormal_training(root):
         raise UserError(
             f"contamination = {contamination} needs abnormal training images, which {root} does not have apart: give "
             "a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
-    if sharded:
-        return open_shards(root, size, skip_unreadable, splits, anonymous, crop)
-    if is_chexpert(root):
-        return open_chexpert(root, size, skip_unreadable, splits, anonymous, crop)
-    if is_covidx(root):
-        return open_covidx(root, size, skip_unreadable, splits, anonymous, crop)
-    return open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous, crop)
+    return source.open(root, ReadOptions(size, seed, skip_unreadable, splits, contamination, anonymous, crop))
 
 
-def known_source(path, train):
-    """What training images are known to be of, for a report that says whom a run has seen.
+def known_source(path) -> Source | None:
+    """Return the source of the data at a path if it is known what its images show.
 
     Args:
-        path: as `open_data` takes it; it is open already.
-        train: its `Split` of training images.
+        path: as `open_data` takes it; it exists.
 
     Returns:
-        `digits`, `chexpert`, `covidx`, `zhanglab`, or None of any other folder.
+        a `Source` with a description: DigitAnatomy, CheXpert, COVIDx or ZhangLab; None of anything else.
     """
-    if path is None or is_mnist(Path(path)):
-        return "digits"
-    for name, is_source in (("chexpert", is_chexpert), ("covidx", is_covidx)):
-        if is_source(Path(path)):
-            return name
-    return train.source
+    source = source_of(None if path is None else Path(path))
+    return source if source.description else None

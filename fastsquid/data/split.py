@@ -1,5 +1,6 @@
 """What every source gives: one `Split` for each of train, val and test."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,6 +11,29 @@ from .images import read_images
 from .names import Distinct, content_name
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a source is read; `open_data` documents each field.
+
+    Attributes:
+        size: side of the square images in pixels.
+        seed: draws DigitAnatomy's training images, and what contamination replaces.
+        skip_unreadable: leave out files that cannot be read.
+        splits: the splits to decode.
+        contamination: share of abnormal training images, in [0, 1).
+        anonymous: name images by a hash of their files.
+        crop: crop every image to its exposed field.
+    """
+
+    size: int
+    seed: int = 0
+    skip_unreadable: bool = False
+    splits: Sequence[str] = SPLITS
+    contamination: float = 0.0
+    anonymous: bool = False
+    crop: bool = False
 
 
 @dataclass
@@ -24,7 +48,6 @@ class Split:
         kinds: N of "normal", "missing", "swapped", "flipped", "zero", or None (DigitAnatomy only).
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file does not tell; or None where no source looks for them.
-        source: the release that the images are known to be of by the names of their files, or None.
     """
 
     images: torch.Tensor
@@ -34,34 +57,30 @@ class Split:
     kinds: list[str] | None = None
     skipped: int = 0
     ages: list[float | None] | None = None
-    source: str | None = None
 
     def __len__(self):
         return len(self.names)
 
 
-def read_split(paths, names, labels, size, skip_unreadable=False, anonymous=False, ages=None, crop=False):
+def read_split(paths, names, labels, options, ages=None):
     """The Split of image files, decoded once.
 
     Args:
         paths: of the files, or `ShardFile`s.
         names: of the images.
         labels: a list of 0 and 1, or None.
-        size: side of the images in pixels.
-        skip_unreadable: leave out what cannot be read.
-        anonymous: call images and files by what is in the files instead (`content_name`), in messages too.
+        options: `ReadOptions`.
         ages: of the patients in years, or None.
-        crop: as `read_image` takes it.
 
     Raises:
-        ImageError: a file cannot be read and `skip_unreadable` is false.
+        ImageError: a file cannot be read and `options.skip_unreadable` is false.
         UserError: every file was skipped.
     """
     called = paths
-    if anonymous:
+    if options.anonymous:
         with ThreadPoolExecutor() as pool:
             called = names = list(map(Distinct(), pool.map(content_name, paths)))
-    images, kept = read_images(paths, size, skip_unreadable, called, crop)
+    images, kept = read_images(paths, options.size, options.skip_unreadable, called, options.crop)
     if not kept:
         raise UserError(
             f"none of the {len(paths)} images could be read, the first being {called[0]}: "

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from .. import __version__
 from ..config import SCORES
+from ..data.sources import describe_source
 from ..evaluation.metrics import at_sensitivity, bootstrap_auc
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..model.ensemble import Ensemble
@@ -19,16 +20,6 @@ from .images import ReportImage
 from .page import DEVIATIONS
 
 SENSITIVITY = 0.95  # at which a specificity is reported
-
-
-# Whom a run has seen, by the source that its training recorded.
-SOURCES = {
-    "zhanglab": "chest X-rays of children of one to five years, from one hospital (Guangzhou Women and Children's "
-    "Medical Center; Kermany et al. 2018), recognised by their file names",
-    "chexpert": "frontal PA chest X-rays of CheXpert, from one hospital (Stanford; Irvin et al. 2019)",
-    "covidx": "chest X-rays of COVIDx, which is put together from several public collections (Wang et al. 2020)",
-    "digits": "no X-rays: DigitAnatomy, drawn digits in the place of anatomy",
-}
 
 
 def page_data(scorer, images, options):
@@ -150,7 +141,7 @@ def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, named
         )
     trained_on = record.trained_on or {"images": None, "source": None}  # a run of an earlier version has none
     folder = f" of the folder {Path(record.data).name}" if named and record.data else ""
-    known = SOURCES.get("digits" if record.data is None else trained_on["source"])
+    known = describe_source("digits" if record.data is None else trained_on["source"])
     words = text or known or "who the training patients were is not recorded"
     if record.ages and not known:
         words += f"; patients of {record.ages[0]:.3g} to {record.ages[1]:.3g} years"
@@ -158,7 +149,7 @@ def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, named
     sentence = f"Scored by {by} trained on {_count(trained_on)}images{folder}, all taken as healthy: {words}."
     if record.init:
         first = record.init.get("trained_on") or {"images": None, "source": None}
-        begun = SOURCES.get(first["source"], "who the training patients were is not recorded")
+        begun = describe_source(first["source"]) or "who the training patients were is not recorded"
         sentence += f" It began with the weights of a run that was trained on {_count(first)}images: {begun}."
     return sentence
 

@@ -30,7 +30,7 @@ class RunRecord:
             the files, "images": number of images that calibrated them, or None}; None for a trained run.
         ages: lowest and highest age of the training patients in years, or None.
         fingerprint: sha256 of the training images; None before the run has begun.
-        trained_on: {"images": number of images, "source": as `data.known_source` returns it}, or None.
+        trained_on: {"images": number of images, "source": the name of `data.known_source`, or None}, or None.
         fastsquid, torch: versions that made the run.
     """
 

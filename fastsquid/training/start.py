@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from ..data import known_source, to_unit
-from ..data.dicom.patients import SOURCE_AGES, age_range
+from ..data.dicom.patients import age_range
 from ..data.split import Split
 from ..errors import UserError
 from ..model.detector import Detector
@@ -117,9 +117,10 @@ def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: S
     """Make a new run's folder, in its group's where there is one."""
     if group is not None:
         create_group(folder.parent, group)
-    source = known_source(record.data, train)
-    ages = age_range(train.ages or ()) or SOURCE_AGES.get(source)
-    trained_on = {"images": len(train), "source": source}
+    source = known_source(record.data)
+    known_ages = list(source.ages) if source and source.ages else None
+    ages = age_range(train.ages or ()) or known_ages
+    trained_on = {"images": len(train), "source": source.name if source else None}
     create_run(folder, dataclasses.replace(record, fingerprint=fingerprint, ages=ages, trained_on=trained_on))
 
 

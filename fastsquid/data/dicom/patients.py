@@ -6,10 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ...errors import UserError
 from .read import read_patient
 
-_log = logging.getLogger(__name__)
-
-# Of sources whose files do not tell: [lowest, highest] in years. Kermany et al. 2018: children of one to five.
-SOURCE_AGES = {"zhanglab": [1.0, 5.99]}
+log = logging.getLogger(__name__)
 
 
 def read_patients(paths):
@@ -42,7 +39,7 @@ def refuse_shared_patients(splits, called):
     patients = [patient for files in splits.values() for _, patient in files if patient is not None]
     unknown = sum(patient.identity is None for patient in patients)
     if unknown:
-        _log.warning(
+        log.warning(
             "%d of %d DICOM files have no PatientID: whether their patients are in one split only is not known",
             unknown,
             len(patients),
@@ -73,5 +70,5 @@ def warn_of_ages(ages, trained):
         f"{outside} of {len(ages)} images are of patients whose age training has not seen, which was of "
         f"{low:.3g} to {high:.3g} years: their scores mean less"
     )
-    _log.warning(sentence)
+    log.warning(sentence)
     return sentence

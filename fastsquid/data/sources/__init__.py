@@ -1,1 +1,80 @@
-"""One file per source of images."""
+"""The sources of images: one file per source, and one table that everything else reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..split import ReadOptions, Split
+from .chexpert import is_chexpert, open_chexpert
+from .covidx import is_covidx, open_covidx
+from .digits import is_digits, open_digits
+from .folder import has_abnormal_training, is_zhanglab, open_folder
+from .shards import is_sharded, open_shards
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of images.
+
+    Attributes:
+        name: what it is called in a run's config.json, if it has a description.
+        recognize: function of a Path, or of None where no path is given: is this the source of what is there? All
+            entries of `SOURCES` but the first may take a folder that exists for granted.
+        open: function of the Path and `ReadOptions`; returns a dict of split name to Split.
+        description: what the images show, for a report; None where that is not known.
+        ages: lowest and highest age of the patients in years, for files that do not tell; or None.
+        has_abnormal_training: function of the Path: does the source keep abnormal training images, which contamination
+            needs, apart from the normal ones?
+    """
+
+    name: str
+    recognize: Callable[[Path | None], bool]
+    open: Callable[[Path | None, ReadOptions], dict[str, Split]]
+    description: str | None = None
+    ages: tuple[float, float] | None = None
+    has_abnormal_training: Callable[[Path | None], bool] = lambda path: False
+
+
+# In order of recognition: the last one takes every folder.
+SOURCES = (
+    Source(
+        "digits",
+        is_digits,
+        open_digits,
+        "no X-rays: DigitAnatomy, drawn digits in the place of anatomy",
+        has_abnormal_training=lambda path: True,
+    ),
+    Source("shards", is_sharded, open_shards),
+    Source(
+        "chexpert",
+        is_chexpert,
+        open_chexpert,
+        "frontal PA chest X-rays of CheXpert, from one hospital (Stanford; Irvin et al. 2019)",
+    ),
+    Source(
+        "covidx",
+        is_covidx,
+        open_covidx,
+        "chest X-rays of COVIDx, which is put together from several public collections (Wang et al. 2020)",
+    ),
+    Source(
+        "zhanglab",
+        is_zhanglab,
+        open_folder,
+        "chest X-rays of children of one to five years, from one hospital (Guangzhou Women and Children's "
+        "Medical Center; Kermany et al. 2018), recognized by their file names",
+        ages=(1.0, 5.99),  # Kermany et al. 2018: children of one to five
+        has_abnormal_training=has_abnormal_training,
+    ),
+    Source("folder", lambda path: True, open_folder, has_abnormal_training=has_abnormal_training),
+)
+
+
+def source_of(path: Path | None) -> Source:
+    """Return the first source that recognizes what is at a path: an existing folder, or None."""
+    return next(source for source in SOURCES if source.recognize(path))
+
+
+def describe_source(name: str | None) -> str | None:
+    """Return what the images of a source show, by the name that a run records; None where that is not known."""
+    return next((source.description for source in SOURCES if source.name == name), None)

@@ -40,7 +40,7 @@ class _Row(NamedTuple):
     diseases: tuple
 
 
-def open_chexpert(root, size, skip_unreadable, splits, anonymous, crop):
+def open_chexpert(root, options):
     """Reads CheXpert's frontal PA images.
 
     Normal (0) is No Finding = 1, abnormal (1) any of the 12 diseases = 1; images with neither, only uncertain or
@@ -49,36 +49,32 @@ def open_chexpert(root, size, skip_unreadable, splits, anonymous, crop):
 
     Args:
         root: Path of the folder with train.csv; a Path column's leading folders may be absent below it.
-        splits: the splits to decode.
-        crop: as `open_data` takes it.
+        options: `ReadOptions`.
 
     Returns:
-        dict of split name to Split, named by the Path column or, if `anonymous`, by what is in the files, without
-        the splits that have no images.
+        dict of split name to Split, without the splits that have no images. Names are the Path column's or, if
+        `options.anonymous`, hashes of the files.
 
     Raises:
         UserError: a missing column, a value that is no number, or no normal image to train on.
     """
     rows = {}
-    if "train" in splits or "test" in splits:
-        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", anonymous))
-        if "train" in splits and not rows["train"]:
+    if "train" in options.splits or "test" in options.splits:
+        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", options.anonymous))
+        if "train" in options.splits and not rows["train"]:
             raise UserError(
                 f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
             )
-    if "val" in splits and (root / "valid.csv").is_file():
-        rows["val"] = _read_rows(root / "valid.csv", anonymous)
+    if "val" in options.splits and (root / "valid.csv").is_file():
+        rows["val"] = _read_rows(root / "valid.csv", options.anonymous)
     return {
         name: read_split(
             [_resolve(root, row.path) for row in rows[name]],
             [row.path for row in rows[name]],
             [row.label for row in rows[name]],
-            size,
-            skip_unreadable,
-            anonymous,
-            crop=crop,
+            options,
         )
-        for name in splits
+        for name in options.splits
         if rows.get(name)
     }
 

@@ -20,7 +20,7 @@ class _Row(NamedTuple):
     label: str
 
 
-def open_covidx(root, size, skip_unreadable, splits, anonymous, crop):
+def open_covidx(root, options):
     """Reads COVIDx's A lists: "normal" is 0, everything else 1.
 
     "val" is drawn from the training list, the same at every call; where a class has too few images, it takes a fifth
@@ -28,12 +28,11 @@ def open_covidx(root, size, skip_unreadable, splits, anonymous, crop):
 
     Args:
         root: Path of the folder with train*.txt and train/, or test*.txt and test/, or both pairs.
-        splits: the splits to decode.
-        crop: as `open_data` takes it.
+        options: `ReadOptions`.
 
     Returns:
-        dict of split name to Split, named by file or, if `anonymous`, by what is in it, without the splits that
-        have no images.
+        dict of split name to Split, without the splits that have no images. Names are the files' or, if
+        `options.anonymous`, hashes of the files.
 
     Raises:
         UserError: several lists for a split, a malformed line, a B list (positive and negative only), or no normal
@@ -41,23 +40,20 @@ def open_covidx(root, size, skip_unreadable, splits, anonymous, crop):
     """
     rows, folders = {}, {"train": root / "train", "val": root / "train", "test": root / "test"}
     train, test = _find_list(root, "train"), _find_list(root, "test")
-    if train and ("train" in splits or "val" in splits):
-        rows["train"], rows["val"] = _hold_out(_read_list(train, anonymous))
-        if "train" in splits and not rows["train"]:
+    if train and ("train" in options.splits or "val" in options.splits):
+        rows["train"], rows["val"] = _hold_out(_read_list(train, options.anonymous))
+        if "train" in options.splits and not rows["train"]:
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
-    if test and "test" in splits:
-        rows["test"] = _read_list(test, anonymous)
+    if test and "test" in options.splits:
+        rows["test"] = _read_list(test, options.anonymous)
     return {
         name: read_split(
             [folders[name] / row.file for row in rows[name]],
             [row.file for row in rows[name]],
             [int(row.label != "normal") for row in rows[name]],
-            size,
-            skip_unreadable,
-            anonymous,
-            crop=crop,
+            options,
         )
-        for name in splits
+        for name in options.splits
         if rows.get(name)
     }
 

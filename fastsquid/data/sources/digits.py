@@ -20,37 +20,47 @@ KINDS = ("normal", "missing", "swapped", "flipped", "zero")
 COUNTS = {"train": (1000, 0, 0, 0, 0), "val": (100, 25, 25, 25, 25), "test": (200, 50, 50, 50, 50)}  # of each kind
 
 
-def open_digits(root, size, seed, splits, contamination):
+def open_digits(root, options):
     """Draws DigitAnatomy; the splits share no handwritten digit.
 
-    Of the digits for training the last sixth is kept for validation. `seed` draws the training images; validation and
-    test are the same for every seed.
+    Of the digits for training the last sixth is kept for validation. `options.seed` draws the training
+    images; validation and test are the same for every seed.
 
     Args:
         root: Path of a folder with MNIST idx files, or None for scikit-learn's digits.
-        size: side of the images; drawn at the next multiple of 3, and resized where that is another.
-        splits: the splits to draw.
-        contamination: share of the training images that is abnormal, its kinds in equal parts; the normal images
-            before them are those that the seed draws without it.
+        options: `ReadOptions`. Images are drawn at the next multiple of 3 from `size`, and resized where that is
+            another. Contamination adds the four abnormal kinds in equal parts; the normal images before them are those
+            that the seed draws without it.
 
     Returns:
         dict of split name to Split: uint8 images, labels, cells and kinds; names like "test-0007-swapped".
 
     Raises:
-        UserError: damaged files, or files with too few digits.
+        UserError: damaged files, files with too few digits, or `options.crop`.
     """
+    if options.crop:
+        raise UserError(
+            "crop = True is for X-rays, and DigitAnatomy has its cells at fixed places: give X-rays, the preset "
+            "fastsquid-digits, or crop false"
+        )
     digits, values, cut = _mnist(root) if root else _sklearn()
     fit = cut - cut // 6
     pools = {"train": slice(0, fit), "val": slice(fit, cut), "test": slice(cut, None)}
-    seeds = {"train": (0, seed % 2**64), "val": 1, "test": 2}  # any int is a seed
-    for name in splits:
+    seeds = {"train": (0, options.seed % 2**64), "val": 1, "test": 2}  # any int is a seed
+    for name in options.splits:
         absent = set(range(10)) - set(values[pools[name]].tolist())
         if absent:
             raise UserError(f"{root} has no digit {min(absent)} for the {name} images: use the complete MNIST files")
-    counts = {**COUNTS, "train": _contaminated(COUNTS["train"], contamination)}
+    counts = {**COUNTS, "train": _contaminated(COUNTS["train"], options.contamination)}
     return {
-        name: _draw(name, counts[name], digits[pools[name]], values[pools[name]], size, seeds[name]) for name in splits
+        name: _draw(name, counts[name], digits[pools[name]], values[pools[name]], options.size, seeds[name])
+        for name in options.splits
     }
+
+
+def is_digits(root):
+    """Return whether a path stands for DigitAnatomy: no path, or a folder of MNIST files."""
+    return root is None or is_mnist(root)
 
 
 def is_mnist(root):

@@ -16,7 +16,7 @@ from ..split import SPLITS, read_split
 _ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORMAL-\d{4,}-\d{4})\.jpeg")
 
 
-def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonymous, crop):
+def open_folder(root, options):
     """Reads a folder of images by its layout.
 
     - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
@@ -25,17 +25,14 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonym
     - class folders, NORMAL among them: one labelled "test" split.
     - images: one unlabelled "train" split, taken as normal.
 
-    Names are paths relative to the split's folder, with "/", or, if `anonymous`, made of what is in the files.
+    Names are paths relative to the split's folder, with "/", or, if `options.anonymous`, made of what is in the files.
 
     No patient of DICOM files may be in two splits, be they decoded or not; of `train` that is not, NORMAL counts.
 
     Args:
         root: Path of the folder.
-        seed: draws what contamination replaces.
-        splits: the splits to decode.
-        contamination: share of the normal training images that abnormal ones replace, which the other class folders
-            of `train` hold.
-        crop: as `open_data` takes it.
+        options: `ReadOptions`. Contamination replaces normal training images by images of the other class folders of
+            `train`.
 
     Returns:
         dict of split name to Split, without the splits that the folder does not have.
@@ -44,22 +41,21 @@ def open_folder(root, size, seed, skip_unreadable, splits, contamination, anonym
         UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
             patient in two splits, or a data set deeper inside.
     """
-    called = content_name if anonymous else str
-    listed = _list(root, seed, splits, contamination, called)
+    called = content_name if options.anonymous else str
+    listed = _list(root, options, called)
     patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
     refuse_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
     data = {}
-    for name in splits:
+    for name in options.splits:
         if name in listed:
             folder, paths, labels = listed[name]
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(paths, names, labels, size, skip_unreadable, anonymous, ages, crop)
-            data[name].source = "zhanglab" if name == "train" and is_zhanglab(names) else None
+            data[name] = read_split(paths, names, labels, options, ages)
     return data
 
 
-def _list(root, seed, splits, contamination, called):
+def _list(root, options, called):
     """{split: (its folder, paths, labels)} of what there is; splits that are not to be decoded may be anything."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if not folders and any(map(_is_normal, _class_folders(root))):
@@ -68,11 +64,11 @@ def _list(root, seed, splits, contamination, called):
         return {"train": (root, _list_plain(root), None)}
     listed = {}
     for name, folder in folders.items():
-        if name not in splits:
+        if name not in options.splits:
             loose, classed = ([], _normal_images(folder)) if name == "train" else _evaluation_images(folder)
             listed[name] = folder, loose + classed, None
         elif name == "train":
-            listed[name] = folder, *_list_train(folder, seed, contamination)
+            listed[name] = folder, *_list_train(folder, options.contamination, options.seed)
         else:
             listed[name] = folder, *_list_evaluation(folder, called)
     return listed
@@ -90,10 +86,19 @@ def _list_plain(root):
     return paths
 
 
-def is_zhanglab(names):
-    """Whether the normal ones among the names of training images are named as in the ZhangLab release."""
-    found = [_ZHANGLAB.fullmatch(name) for name in names if name.lower().startswith("normal/")]
-    return bool(found) and all(match and int(match[1] or 115) >= 115 for match in found)
+def is_zhanglab(root):
+    """Return whether all normal training images of a folder are named as in the ZhangLab release."""
+    train = root / "train"
+    if next(train.glob("NORMAL/*.jpeg"), None) is None:  # most folders are not listed twice
+        return False
+    names = [path.relative_to(train).as_posix() for path in _normal_images(train)]
+    matches = [_ZHANGLAB.fullmatch(name) for name in names]
+    return bool(names) and all(match and int(match[1] or 115) >= 115 for match in matches)
+
+
+def has_abnormal_training(root):
+    """Return whether a folder keeps normal and abnormal training images apart, as contamination needs."""
+    return (root / "train").is_dir()
 
 
 def folder_labels(root, paths):
@@ -114,7 +119,7 @@ def folder_labels(root, paths):
     return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
 
 
-def _list_train(folder, seed, contamination):
+def _list_train(folder, contamination, seed):
     """The paths and labels of the training images."""
     paths = _normal_images(folder)
     if not paths:

@@ -169,18 +169,17 @@ def shard_title(folder, anonymous):
     return f"a shard in {folder}" if anonymous else None
 
 
-def open_shards(root, size, skip_unreadable, splits, anonymous, crop):
+def open_shards(root, options):
     """Reads shards by splits, which their names say, `train-000000.tar`, `val-...`, `test-...`, or folders of these
     names; where nothing says one, all are for training.
 
     Classes are whole numbers in `.cls`, 0 normal and every other 1; of `train` only the normal images are read, all of
-    them where none has a class. Names are the shard's path and the image's in it, or, if `anonymous`, made of what is
-    in the image's file.
+    them where none has a class. Names are the shard's path and the image's in it, or, if `options.anonymous`, hashes of
+    the images' files.
 
     Args:
         root: Path of the folder.
-        splits: the splits to decode.
-        crop: as `open_data` takes it.
+        options: `ReadOptions`.
 
     Returns:
         dict of split name to Split, without the splits that there are no shards of.
@@ -189,12 +188,12 @@ def open_shards(root, size, skip_unreadable, splits, anonymous, crop):
         UserError: images beside the shards, a shard of no split or one that cannot be read (`read_shard`), classes of
             some images only, no normal image to train on, or a patient in two splits.
     """
-    called = content_name if anonymous else str
+    called = content_name if options.anonymous else str
+    title = shard_title(root, options.anonymous)
     found = _split_shards(root)
-    _refuse_others(root, found, shard_title(root, anonymous))
+    _refuse_others(root, found, title)
     listed = {}
     for name, shards in found.items():
-        title = shard_title(root, anonymous)
         samples = [sample for shard in shards for sample in read_shard(shard, called, title)]
         labels = _labels(samples, called)
         if name == "train" and labels is not None:
@@ -206,12 +205,12 @@ def open_shards(root, size, skip_unreadable, splits, anonymous, crop):
     patients = {name: read_patients(files) for name, (files, _) in listed.items()}
     refuse_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
     data = {}
-    for name in splits:
+    for name in options.splits:
         if name in listed:
             files, labels = listed[name]
             names = [file.relative_to(root).as_posix() for file in files]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(files, names, labels, size, skip_unreadable, anonymous, ages, crop)
+            data[name] = read_split(files, names, labels, options, ages)
     return data
 
 
