@@ -172,7 +172,7 @@ def main():
     unused, _ = read_images(find_images(options.data / "train" / "PNEUMONIA"), SIZE)
     digits = open_data(None, SIZE)
     test = to_unit(digits["test"].images)
-    of_kind = {kind: test[[found == kind for found in digits["test"].kinds]] for kind in set(digits["test"].kinds)}
+    of_kind = {kind: test[[found == kind for found in digits["test"].classes]] for kind in set(digits["test"].classes)}
     others = other_things(options.mnist)
 
     both = torch.cat([healthy, sick])

@@ -121,6 +121,18 @@ def test_a_disease_outweighs_no_finding(tmp_path):
     assert len(splits["train"]) == 4 and splits["test"].labels.tolist() == [1]
 
 
+def test_classes(tmp_path):
+    valid = [
+        row(90, part="valid", No_Finding="1.0"),
+        row(91, part="valid", Fracture="1.0"),
+        row(92, part="valid", Fracture="1.0", Edema="1.0"),
+        row(93, part="valid", Edema="1.0", Fracture="-1.0"),
+    ]
+    splits = open_data(release(tmp_path, normals(0, 4), valid), size=8)
+    assert splits["train"].classes == ["normal"] * 4
+    assert splits["val"].classes == ["normal", "Fracture", "abnormal", "Edema"]
+
+
 def test_paper_protocol():
     rng = np.random.default_rng(1)
     rows = [_Row(f"n{i}", f"patient{i // 3}", 0, ()) for i in range(3000)]

@@ -41,6 +41,7 @@ def test_release(tmp_path, suffix):
     assert splits["train"].labels.tolist() == [0] * 16
     assert splits["val"].labels.tolist() == [0] * 4 + [1] * 2 + [1]
     assert splits["test"].labels.tolist() == [0, 1, 1]
+    assert splits["test"].classes == ["normal", "pneumonia", "covid-19"]
     assert splits["test"].names == ["0.png", "pneumonia image 1.png", "2.png"]
     for split in splits.values():  # every image is the one of its name
         assert split.images[:, 0, 0, 0].tolist() == [int(name.split()[-1][:-4]) for name in split.names]

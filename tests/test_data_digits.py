@@ -34,18 +34,18 @@ def cells_of(image):
 
 def test_sizes_labels_and_names(splits):
     assert [(name, len(split)) for name, split in splits.items()] == [("train", 1000), ("val", 200), ("test", 400)]
-    assert Counter(splits["train"].kinds) == {"normal": 1000}
-    assert Counter(splits["val"].kinds) == {"normal": 100, **dict.fromkeys(KINDS[1:], 25)}
-    assert Counter(splits["test"].kinds) == {"normal": 200, **dict.fromkeys(KINDS[1:], 50)}
+    assert Counter(splits["train"].classes) == {"normal": 1000}
+    assert Counter(splits["val"].classes) == {"normal": 100, **dict.fromkeys(KINDS[1:], 25)}
+    assert Counter(splits["test"].classes) == {"normal": 200, **dict.fromkeys(KINDS[1:], 50)}
     for name, split in splits.items():
         assert split.images.dtype == torch.uint8 and split.images.shape == (len(split), 1, TRUE_SIZE, TRUE_SIZE)
         assert split.images.max() == 255 and split.skipped == 0
         assert split.labels.dtype == torch.int64
-        assert split.labels.tolist() == [kind != "normal" for kind in split.kinds]
-        assert split.names[7] == f"{name}-0007-{split.kinds[7]}" and len(set(split.names)) == len(split)
+        assert split.labels.tolist() == [kind != "normal" for kind in split.classes]
+        assert split.names[7] == f"{name}-0007-{split.classes[7]}" and len(set(split.names)) == len(split)
         assert split.cells.dtype == torch.bool and split.cells.shape == (len(split), 9)
         anomalous = {"normal": 0, "missing": 1, "swapped": 2, "flipped": 1, "zero": 1}
-        assert split.cells.sum(1).tolist() == [anomalous[kind] for kind in split.kinds]
+        assert split.cells.sum(1).tolist() == [anomalous[kind] for kind in split.classes]
 
 
 def test_every_cell_is_what_its_kind_says(splits, digits):
@@ -57,7 +57,7 @@ def check_cells(splits, digits):
     index, values = digits
     allowed = {"train": range(0, 1000), "val": range(1000, 1200), "test": range(1200, 1797)}
     for name, split in splits.items():
-        for image, kind, anomalous in zip(split.images.numpy(), split.kinds, split.cells.numpy()):
+        for image, kind, anomalous in zip(split.images.numpy(), split.classes, split.cells.numpy()):
             cells = cells_of(image[0])
             for place, (cell, odd) in enumerate(zip(cells, anomalous), start=1):
                 if odd and kind == "missing":
@@ -79,7 +79,7 @@ def check_cells(splits, digits):
 def test_flips_are_in_both_directions(splits, digits):
     index, _ = digits
     split, axes = splits["test"], []
-    for image, kind, anomalous in zip(split.images.numpy(), split.kinds, split.cells.numpy()):
+    for image, kind, anomalous in zip(split.images.numpy(), split.classes, split.cells.numpy()):
         if kind == "flipped":
             cell = cells_of(image[0])[int(anomalous.argmax())]
             axes += [axis for axis in (0, 1) if np.flip(cell, axis).tobytes() in index]
@@ -124,7 +124,7 @@ def test_contamination_replaces_a_share_of_the_training_images(splits, digits, s
     """The normal images before it are those of the seed; nothing else changes."""
     contaminated = open_data(size=TRUE_SIZE, contamination=share)
     train, normal = contaminated["train"], 1000 - sum(kinds)
-    assert len(train) == 1000 and Counter(train.kinds) == {"normal": normal, **dict(zip(KINDS[1:], kinds))}
+    assert len(train) == 1000 and Counter(train.classes) == {"normal": normal, **dict(zip(KINDS[1:], kinds))}
     assert torch.equal(train.images[:normal], splits["train"].images[:normal])
     assert train.labels.tolist() == [0] * normal + [1] * sum(kinds)
     assert train.names[-1] == "train-0999-zero"
@@ -135,7 +135,7 @@ def test_contamination_replaces_a_share_of_the_training_images(splits, digits, s
 
 def test_contamination_of_nothing_changes_nothing(splits):
     train = open_data(size=TRUE_SIZE, splits=("train",), contamination=0.0)["train"]
-    assert torch.equal(train.images, splits["train"].images) and train.kinds == ["normal"] * 1000
+    assert torch.equal(train.images, splits["train"].images) and train.classes == ["normal"] * 1000
 
 
 def test_contamination_is_the_seeds():

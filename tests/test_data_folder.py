@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastsquid.config import Config
+from fastsquid.config import Config, preset
 from fastsquid.data import ImageError, find_images, open_data, read_image
 from fastsquid.errors import UserError
+from fastsquid.evaluation.summary import evaluate_run, run_table
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 
@@ -39,10 +40,13 @@ def test_zhanglab_layout():
     assert splits["test"].names == ["0000.jpeg", "0001.jpeg", "0002.jpeg", "0003.jpeg"]
     for name, split in splits.items():
         assert split.images.shape == (len(split), 1, 32, 32) and split.images.dtype == torch.uint8
-        assert split.cells is None and split.kinds is None and split.skipped == 0
+        assert split.cells is None and split.skipped == 0
         for image, file in zip(split.images, split.names):
             np.testing.assert_array_equal(image[0].numpy(), read_image(XRAYS / name / file, 32))
-    assert [name.split("/")[0] for name in splits["val"].names] == ["NORMAL"] * 3 + ["PNEUMONIA"] * 3
+    assert splits["val"].classes == [name.split("/")[0] for name in splits["val"].names]
+    assert splits["val"].classes == ["NORMAL"] * 3 + ["PNEUMONIA"] * 3 and splits["test"].classes is None
+    assert splits["train"].classes == ["NORMAL"] * 8
+    assert open_data(XRAYS, size=32, anonymous=True)["val"].classes == ["normal"] * 3 + ["abnormal"] * 3
 
 
 def test_train_opens_normal_only(xrays, monkeypatch):
@@ -66,6 +70,29 @@ def ill(xrays):
     return xrays
 
 
+def test_auc_by_class_of_several_class_folders(tmp_path):
+    for name, values in {"BACTERIA": (7, 8), "NORMAL": (1, 2), "VIRUS": (0, 9)}.items():
+        for i in values:
+            put(tmp_path / "test" / name / f"{i}.png", i)
+    (tmp_path / "test" / "NORMAL" / "0.png").write_bytes(b"corrupt")
+    data = open_data(tmp_path, size=8, skip_unreadable=True)
+    assert data["test"].classes == ["BACTERIA"] * 2 + ["NORMAL"] * 2 + ["VIRUS"] * 2
+    assert data["test"].abnormal_classes == ["BACTERIA", "VIRUS"]
+    scores = {"test": {"residual": data["test"].images[:, 0, 0, 0].numpy()}}
+
+    def evaluated():
+        return evaluate_run(data, scores, preset("squid"), "last", 1, None)
+
+    assert evaluated()["scores"]["residual"]["auc_by_kind"] == {"BACTERIA": 1.0, "VIRUS": 0.5}
+    lines = run_table(evaluated()).splitlines()
+    assert lines[-2].split()[-2:] == ["BACTERIA", "VIRUS"] and lines[-1].split() == ["residual", "1.000", "0.500"]
+    (tmp_path / "test" / "VIRUS").rename(tmp_path / "VIRUS")
+    data = open_data(tmp_path, size=8, skip_unreadable=True)
+    scores = {"test": {"residual": data["test"].images[:, 0, 0, 0].numpy()}}
+    assert "auc_by_kind" not in evaluated()["scores"]["residual"]
+    assert len(run_table(evaluated()).splitlines()) == len(lines) - 3
+
+
 @pytest.mark.parametrize("share, abnormal", [(0.1, 1), (0.25, 2), (0.5, 4), (0.6, 5)])
 def test_contamination_replaces_a_share_of_the_training_images(ill, monkeypatch, share, abnormal):
     opened, original = [], Image.open
@@ -73,8 +100,8 @@ def test_contamination_replaces_a_share_of_the_training_images(ill, monkeypatch,
     train = open_data(ill, size=8, splits=("train",), contamination=share)["train"]
     assert len(train) == len(set(train.names)) == len(train.images) == 8
     assert train.labels.tolist() == [0] * (8 - abnormal) + [1] * abnormal and train.labels.dtype == torch.int64
-    classes = [name.split("/")[0] for name in train.names]
-    assert [name != "Normal" for name in classes] == train.labels.bool().tolist()
+    assert train.classes == [name.split("/")[0] for name in train.names]
+    assert [name != "Normal" for name in train.classes] == train.labels.bool().tolist()
     assert sorted(opened) == sorted(ill / "train" / name for name in train.names), "no other is decoded"
     first = {"Normal": 0, "PNEUMONIA": 100, "COVID": 200}
     greys = [first[name.split("/")[0]] + int(Path(name).stem) for name in train.names]

@@ -81,6 +81,15 @@ def test_splits_are_those_of_the_files(written):
     assert sharded["test"].names[-1] == "test-000001.tar/0003.jpeg"
 
 
+def test_classes_are_the_numbers(tmp_path):
+    files = [(f"{i}.{suffix}", content) for i in range(4) for suffix, content in (("png", png(i)), ("cls", b" %d" % i))]
+    put(tmp_path / "train.tar", *files)
+    put(tmp_path / "test.tar", *files)
+    data = open_data(tmp_path, 8)
+    assert data["train"].classes == ["0"] and data["test"].classes == ["0", "1", "2", "3"]
+    assert data["test"].labels.tolist() == [0, 1, 1, 1]
+
+
 def test_shards_in_folders_of_the_splits(written, tmp_path):
     for shard in find_shards(written):
         split, number = shard.name.split("-")

@@ -385,13 +385,18 @@ def test_slots_of_many_regions_and_of_one_query(tmp_path):
 
 
 def test_choice_of_images():
-    def split(labels, kinds=None):
+    def split(labels, classes=None):
         labels = None if labels is None else torch.tensor(labels)
-        return Split(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), labels, [""] * 20, kinds=kinds)
+        return Split(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), labels, [""] * 20, classes=classes)
 
     assert gallery.choose_images(split(None)).tolist() == [1, 3, 6, 8, 11, 13, 16, 18]
     assert gallery.choose_images(split([0, 1] * 10)).tolist() == [2, 6, 12, 16, 3, 7, 13, 17]
     assert gallery.choose_images(split([0] * 19 + [1])).tolist() == [2, 7, 11, 16, 19]
+    one, two = ["NORMAL", "a"] * 10, ["NORMAL"] + ["a"] * 10 + ["b"] * 9
+    assert gallery.choose_images(split([0, 1] * 10, one)).tolist() == [2, 6, 12, 16, 3, 7, 13, 17]
+    assert gallery.choose_images(split([0] + [1] * 19, two)).tolist() == [0, 3, 8, 13, 17]
+    assert split([0, 1] * 10, one).caption(1) == "abnormal" and split([0] + [1] * 19, two).caption(1) == "a"
+    assert split([0] + [1] * 19, two).caption(0) == "normal" and split(None).caption(0) == ""
 
 
 def test_the_command(result):

@@ -135,7 +135,7 @@ def test_aucs_of_digits(run, located):
     detector = load_run(run).detector
     score, (ranked,) = detector.config.score, located[2]
     np.testing.assert_allclose(ranked[score], score_images(detector, split.images)[score], rtol=1e-4)
-    kinds, odd = np.array(split.kinds), split.cells.numpy().T  # [cell, image], as `cells`
+    kinds, odd = np.array(split.classes), split.cells.numpy().T  # [cell, image], as `cells`
     assert list(result["cell_auc"]) == [*MAPS, "nearest_patch"]
     largest = [f"largest {name}" for name in MAPS]
     assert list(result["image_auc"]) == ["score: discriminator", *largest, "nearest_image", "nearest_patch"]
@@ -188,7 +188,7 @@ def test_the_figure_of_digits(run, located):
     assert len(axes) == 8 * 5 and "digits, seed 0, last checkpoint, epoch 3, test split" in located[1].get_suptitle()
     for row, i in enumerate(chosen):
         input, drawn, *heat = axes[5 * row : 5 * row + 5]
-        assert input.get_ylabel() == split.kinds[i]
+        assert input.get_ylabel() == split.classes[i]
         image = split.images[i, 0].numpy() / 255
         np.testing.assert_allclose(input.images[0].get_array(), image, atol=1e-6)
         np.testing.assert_allclose(drawn.images[0].get_array(), student[i], atol=1e-4)

@@ -57,9 +57,11 @@ def test_thresholds_have_their_own_names():
 
 
 def test_auc_by_kind():
-    kinds = ["normal", "normal", "normal", "a", "a", "b", "b", "normal"]
-    result = evaluate(LABELS, SCORES, kinds=kinds)["auc_by_kind"]
+    classes = ["normal", "normal", "healthy", "a", "a", "b", "b", "normal"]
+    result = evaluate(LABELS, SCORES, classes=classes)["auc_by_kind"]
     assert result == {"a": pytest.approx((0.5 + 1) / 2), "b": 1.0}
+    one = ["normal" if label == 0 else "a" for label in LABELS]
+    assert evaluate(LABELS, SCORES, classes=one) == evaluate(LABELS, SCORES)
 
 
 def test_one_class_is_refused_by_name():

@@ -45,7 +45,7 @@ class Split:
         labels: torch.int64 (N,), 0 normal and 1 abnormal, or None where the images are unlabelled.
         names: N strings that tell the images apart.
         cells: torch.bool (N, 9), the anomalous cells in reading order, or None (DigitAnatomy only).
-        kinds: N of "normal", "missing", "swapped", "flipped", "zero", or None (DigitAnatomy only).
+        classes: N names of the images' classes, as the source calls them; or None where no class is known.
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file does not tell; or None where no source looks for them.
     """
@@ -54,15 +54,33 @@ class Split:
     labels: torch.Tensor | None
     names: list[str]
     cells: torch.Tensor | None = None
-    kinds: list[str] | None = None
+    classes: list[str] | None = None
     skipped: int = 0
     ages: list[float | None] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def abnormal_classes(self) -> list[str]:
+        """The sorted class names of the abnormal images; empty where labels or classes are not known."""
+        if self.labels is None or self.classes is None:
+            return []
+        return sorted({name for name, label in zip(self.classes, self.labels.tolist()) if label})
 
-def read_split(paths, names, labels, options, ages=None):
+    def caption(self, index: int) -> str:
+        """Return what an image is, for a figure: `normal`, `abnormal`, or "" where it is unlabeled.
+
+        Where there are several abnormal classes, an abnormal image is called by its class.
+        """
+        if self.labels is None:
+            return ""
+        if not self.labels[index]:
+            return "normal"
+        return self.classes[index] if self.classes and len(self.abnormal_classes) > 1 else "abnormal"
+
+
+def read_split(paths, names, labels, options, ages=None, classes=None):
     """The Split of image files, decoded once.
 
     Args:
@@ -71,6 +89,7 @@ def read_split(paths, names, labels, options, ages=None):
         labels: a list of 0 and 1, or None.
         options: `ReadOptions`.
         ages: of the patients in years, or None.
+        classes: names of the images' classes, or None.
 
     Raises:
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
@@ -90,6 +109,7 @@ def read_split(paths, names, labels, options, ages=None):
         images=images,
         labels=None if labels is None else torch.tensor([labels[i] for i in kept]),
         names=[names[i] for i in kept],
+        classes=None if classes is None else [classes[i] for i in kept],
         skipped=len(paths) - len(kept),
         ages=None if ages is None else [ages[i] for i in kept],
     )

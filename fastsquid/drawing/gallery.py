@@ -15,7 +15,7 @@ def draw_gallery(detector, split, calibration, path):
 
     Args:
         detector: a `Detector`; it is put in eval mode.
-        split: a `Split`; of a labelled one four normal images, and four abnormal ones, one of each kind where known.
+        split: a `Split`; of a labeled one four normal images and four abnormal ones are drawn.
         calibration: mean and std by score name.
         path: PNG to write.
     """
@@ -24,7 +24,7 @@ def draw_gallery(detector, split, calibration, path):
     scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
     titles = []
     for row, index in enumerate(chosen.tolist()):
-        lines = [_kind(split, index)]
+        lines = [split.caption(index)]
         for short, name in _shown(detector.config):
             deviations = (scores[name][row].item() - calibration[name].mean) / max(calibration[name].std, 1e-12)
             lines.append(f"{short} {deviations:+.1f}")
@@ -42,15 +42,16 @@ def _shown(config):
 def choose_images(split):
     """Indices of at most eight images to show, evenly spaced.
 
-    Of a labelled split four normal and four abnormal ones, one of each kind where kinds are known.
+    Of a labeled split four normal and four abnormal ones; of several abnormal classes as many of each.
     """
     if split.labels is None:
         return spread(np.arange(len(split)), 8)
     labels = split.labels.numpy()
     normal, abnormal = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    if split.kinds is not None:
-        kinds = np.asarray(split.kinds)
-        abnormal = np.concatenate([spread(np.flatnonzero(kinds == kind), 1) for kind in sorted(set(kinds[abnormal]))])
+    if names := split.abnormal_classes:
+        classes = np.where(labels == 1, split.classes, "")  # a normal image may have an abnormal one's class
+        each = -(-4 // len(names))
+        abnormal = np.concatenate([spread(np.flatnonzero(classes == name), each) for name in names])
     return np.concatenate([spread(normal, 4), spread(abnormal, 4)])
 
 
@@ -58,12 +59,6 @@ def spread(indices, count):
     """At most `count` of the indices, evenly spaced; a single one from the middle."""
     count = min(count, len(indices))
     return indices[[(2 * i + 1) * len(indices) // (2 * count) for i in range(count)]]
-
-
-def _kind(split, index):
-    if split.kinds is not None:
-        return split.kinds[index]
-    return "" if split.labels is None else ("normal", "abnormal")[split.labels[index]]
 
 
 def _draw(images, reconstructions, titles, cells, path):

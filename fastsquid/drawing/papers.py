@@ -151,10 +151,7 @@ def _captions(split, chosen, scores, calibration):
     shown = calibrated(scores, calibration).tolist()
     captions = []
     for i, score, probability in zip(chosen, scores, shown):
-        if split.labels is None:
-            what = Path(split.names[i]).name[-18:]
-        else:
-            what = split.kinds[i] if split.kinds is not None else ("normal", "abnormal")[split.labels[i]]
+        what = split.caption(i) or Path(split.names[i]).name[-18:]
         captions.append(f"{what}\nscore {score:#.4g}\ncalibrated {probability:.2f}")
     return captions
 
@@ -196,12 +193,6 @@ def draw_maps(detector, split, calibration, where):
     images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
     maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
     _, student = detector.scores(images)
-    captions = [_caption(split, i) for i in chosen.tolist()]
+    captions = [split.caption(i) or Path(split.names[i]).name[-18:] for i in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
     return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)
-
-
-def _caption(split, i):
-    if split.kinds is not None:
-        return split.kinds[i]
-    return Path(split.names[i]).name[-18:] if split.labels is None else ("normal", "abnormal")[split.labels[i]]

@@ -130,13 +130,13 @@ def locate(detector, train, split, calibration, batch_size=64):
     score = detector.config.score
     named = {f"score: {score}": score_images(detector, split.images)[score]}
     places = split.cells.flatten().long()
-    kinds = np.repeat(split.kinds, SIDE**2)
+    classes = np.repeat(split.classes, SIDE**2)
     return {
         "cell_auc": {
-            name: _aucs(places, values.ravel(), kinds) for name, values in {**cells, "nearest_patch": patches}.items()
+            name: _aucs(places, values.ravel(), classes) for name, values in {**cells, "nearest_patch": patches}.items()
         },
         "image_auc": {
-            name: _aucs(split.labels, values, split.kinds) for name, values in {**named, **largest, **nearest}.items()
+            name: _aucs(split.labels, values, split.classes) for name, values in {**named, **largest, **nearest}.items()
         },
     }
 
@@ -186,8 +186,8 @@ def _by_cell(maps):
     return by_cell(maps, SIDE)
 
 
-def _aucs(labels, values, kinds):
-    metrics = evaluate(labels, values, kinds=kinds)
+def _aucs(labels, values, classes):
+    metrics = evaluate(labels, values, classes=classes)
     return {name: metrics[name] for name in ("auc", "auc_by_kind")}
 
 

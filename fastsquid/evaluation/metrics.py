@@ -58,18 +58,19 @@ def at_sensitivity(labels, scores, sensitivity):
     return float(thresholds[first]), float(1 - fpr[first])
 
 
-def evaluate(labels, scores, validation_threshold=None, kinds=None):
+def evaluate(labels, scores, validation_threshold=None, classes=None):
     """Everything reported of one score.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.
         scores: (N,), larger = more abnormal.
         validation_threshold: chosen on validation data, or None where there is none.
-        kinds: None, or N names of the kind of anomaly, `normal` for normal images.
+        classes: None, or N names of the images' classes.
 
     Returns:
         dict: `auc`, `average_precision`; `validation_threshold` (None without one) and `test_threshold` as
-        `at_threshold`, the latter chosen on these very labels as the papers do, which flatters; `auc_by_kind`.
+        `at_threshold`, the latter chosen on these very labels as the papers do, which flatters. Where there are several
+        abnormal classes, also `auc_by_kind`: for each, the AUC of its images and all normal images.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
     result = {
@@ -80,12 +81,12 @@ def evaluate(labels, scores, validation_threshold=None, kinds=None):
         else at_threshold(labels, scores, validation_threshold),
         "test_threshold": at_threshold(labels, scores, best_threshold(labels, scores)),
     }
-    if kinds is not None:
-        kinds = np.asarray(kinds)
+    abnormal = [] if classes is None else sorted(set(np.asarray(classes)[labels == 1].tolist()))
+    if len(abnormal) > 1:
         result["auc_by_kind"] = {
-            kind: float(roc_auc_score(labels[keep], scores[keep]))
-            for kind in sorted(set(kinds[labels == 1]))
-            for keep in [(kinds == kind) | (labels == 0)]
+            name: float(roc_auc_score(labels[keep], scores[keep]))
+            for name in abnormal
+            for keep in [(np.asarray(classes) == name) | (labels == 0)]
         }
     return result
 

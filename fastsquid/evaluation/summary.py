@@ -53,7 +53,7 @@ def evaluate_run(
             "skipped": split.skipped,
         },
         "scores": {
-            score: evaluate(split.labels, values, validation and validation[score]["threshold"], split.kinds)
+            score: evaluate(split.labels, values, validation and validation[score]["threshold"], split.classes)
             for score, values in scores[name].items()
         },
         "checkpoint": which,
@@ -80,7 +80,8 @@ def run_table(result: dict) -> str:
     if kinds:
         lines += ["", f"{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds)]
         for name, metrics in result["scores"].items():
-            lines.append(f"{name:22} " + " ".join(f"{value:9.3f}" for value in metrics["auc_by_kind"].values()))
+            aucs = metrics["auc_by_kind"].items()
+            lines.append(f"{name:22} " + " ".join(f"{value:{max(9, len(kind))}.3f}" for kind, value in aucs))
     return "\n".join(lines)
 
 

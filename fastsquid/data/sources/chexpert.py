@@ -52,7 +52,8 @@ def open_chexpert(root, options):
         options: `ReadOptions`.
 
     Returns:
-        dict of split name to Split, without the splits that have no images. Names are the Path column's or, if
+        dict of split name to Split, without the splits that have no images. An image of one disease has its name as
+        class, one of several `abnormal`. Names are the Path column's or, if
         `options.anonymous`, hashes of the files.
 
     Raises:
@@ -73,6 +74,7 @@ def open_chexpert(root, options):
             [row.path for row in rows[name]],
             [row.label for row in rows[name]],
             options,
+            classes=[_class(row) for row in rows[name]],
         )
         for name in options.splits
         if rows.get(name)
@@ -86,6 +88,12 @@ def is_chexpert(root):
         return False
     with _reading(path) as reader:
         return any(name in COLUMNS[1:] for name in reader.fieldnames or [])
+
+
+def _class(row):
+    if not row.label:
+        return "normal"
+    return row.diseases[0] if len(row.diseases) == 1 else "abnormal"
 
 
 def _hold_out(rows):

@@ -52,6 +52,7 @@ def open_covidx(root, options):
             [row.file for row in rows[name]],
             [int(row.label != "normal") for row in rows[name]],
             options,
+            classes=[row.label for row in rows[name]],
         )
         for name in options.splits
         if rows.get(name)

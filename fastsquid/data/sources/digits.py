@@ -33,7 +33,7 @@ def open_digits(root, options):
             that the seed draws without it.
 
     Returns:
-        dict of split name to Split: uint8 images, labels, cells and kinds; names like "test-0007-swapped".
+        dict of split name to Split: uint8 images, labels, cells and classes; names like "test-0007-swapped".
 
     Raises:
         UserError: damaged files, files with too few digits, or `options.crop`.
@@ -89,7 +89,7 @@ def _draw(name, counts, digits, values, size, seed):
         labels=torch.tensor([int(kind != "normal") for kind in kinds]),
         names=[f"{name}-{i:04d}-{kind}" for i, kind in enumerate(kinds)],
         cells=torch.from_numpy(np.stack(cells)),
-        kinds=kinds,
+        classes=kinds,
     )
 
 

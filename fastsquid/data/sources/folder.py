@@ -25,7 +25,8 @@ def open_folder(root, options):
     - class folders, NORMAL among them: one labelled "test" split.
     - images: one unlabelled "train" split, taken as normal.
 
-    Names are paths relative to the split's folder, with "/", or, if `options.anonymous`, made of what is in the files.
+    Names are paths relative to the split's folder, with "/", and classes are the names of class folders. If
+    `options.anonymous`, names are hashes of the files, and classes `normal` and `abnormal`.
 
     No patient of DICOM files may be in two splits, be they decoded or not; of `train` that is not, NORMAL counts.
 
@@ -49,9 +50,10 @@ def open_folder(root, options):
     for name in options.splits:
         if name in listed:
             folder, paths, labels = listed[name]
+            classes = None if labels is None else _classes(folder, paths, labels, options.anonymous)
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(paths, names, labels, options, ages)
+            data[name] = read_split(paths, names, labels, options, ages, classes)
     return data
 
 
@@ -72,6 +74,13 @@ def _list(root, options, called):
         else:
             listed[name] = folder, *_list_evaluation(folder, called)
     return listed
+
+
+def _classes(folder, paths, labels, anonymous):
+    """Return the names of the images' class folders; they are paths too, which `anonymous` hides."""
+    if anonymous:
+        return [("normal", "abnormal")[label] for label in labels]
+    return [path.relative_to(folder).parts[0] for path in paths]
 
 
 def _list_plain(root):

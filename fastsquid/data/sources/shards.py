@@ -195,22 +195,24 @@ def open_shards(root, options):
     listed = {}
     for name, shards in found.items():
         samples = [sample for shard in shards for sample in read_shard(shard, called, title)]
-        labels = _labels(samples, called)
-        if name == "train" and labels is not None:
-            samples = [sample for sample, label in zip(samples, labels) if not label]
+        classes = _classes(samples, called)
+        if name == "train" and classes is not None:
+            samples = [sample for sample, number in zip(samples, classes) if not number]
             if not samples:
                 raise UserError(f"the training shards of {root} hold no normal images: the .cls of one should be 0")
-            labels = [0] * len(samples)
-        listed[name] = [sample.image for sample in samples], labels
+            classes = [0] * len(samples)
+        listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files) for name, (files, _) in listed.items()}
     refuse_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
     data = {}
     for name in options.splits:
         if name in listed:
-            files, labels = listed[name]
+            files, classes = listed[name]
+            labels = None if classes is None else [int(number != 0) for number in classes]
             names = [file.relative_to(root).as_posix() for file in files]
             ages = [patient and patient.age for patient in patients[name]]
-            data[name] = read_split(files, names, labels, options, ages)
+            named = None if classes is None else list(map(str, classes))
+            data[name] = read_split(files, names, labels, options, ages, named)
     return data
 
 
@@ -250,8 +252,8 @@ def _refuse_others(root, found, title):
         )
 
 
-def _labels(samples, called):
-    """0 and 1 of samples, or None where none of them has a class."""
+def _classes(samples, called):
+    """Return the whole numbers in the `.cls` of samples, or None where none of them has one."""
     known = [sample for sample in samples if sample.label]
     if not known:
         for sample in samples:
@@ -264,17 +266,17 @@ def _labels(samples, called):
     if len(known) < len(samples):
         image = next(sample.image for sample in samples if not sample.label)
         raise UserError(f"{called(image)} has no class, where {called(known[0].image)} has: give a .cls to all or none")
-    labels = []
+    classes = []
     for sample in samples:
         text = sample.label.read_bytes()
         try:
-            labels.append(int(int(text) != 0))
+            classes.append(int(text))
         except ValueError:
             raise UserError(
                 f"the class of {called(sample.image)} is no whole number: write 0 for normal and 1 for abnormal into "
                 "its .cls"
             ) from None
-    return labels
+    return classes
 
 
 def _files(shard, called, images):
