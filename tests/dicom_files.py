@@ -15,13 +15,13 @@ XRAY = sorted((XRAYS / "train" / "NORMAL").glob("*.jpeg"))[0]
 
 
 def radiograph(bits=12, xray=XRAY):
-    """A real X-ray's grey values, as a device would store them in so many bits."""
-    grey = np.asarray(Image.open(xray).convert("L"), np.float64) / 255
-    return np.rint(grey * (2**bits - 1)).astype(np.uint16 if bits > 8 else np.uint8)
+    """A real X-ray's gray values, as a device would store them in so many bits."""
+    gray = np.asarray(Image.open(xray).convert("L"), np.float64) / 255
+    return np.rint(gray * (2**bits - 1)).astype(np.uint16 if bits > 8 else np.uint8)
 
 
 def write(path, values, bits, sop_class=DX, **tags):
-    """A DICOM file of one grey image, with some tags besides; None leaves a tag out."""
+    """A DICOM file of one gray image, with some tags besides; None leaves a tag out."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

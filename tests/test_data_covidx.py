@@ -12,7 +12,7 @@ from fastsquid.errors import UserError
 
 
 def release(folder, train, test=(), suffix="_COVIDx8A"):
-    """A small release: lists of (patient, label), a grey of the line's number in every image."""
+    """A small release: lists of (patient, label), a gray of the line's number in every image."""
     for part, rows in (("train", train), ("test", test)):
         if not rows:
             continue

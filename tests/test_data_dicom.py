@@ -33,7 +33,7 @@ SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def expected(shown, bits):
-    """What read_image is to give of grey values in [0, 1], by Pillow alone."""
+    """What read_image is to give of gray values in [0, 1], by Pillow alone."""
     depth = np.uint8 if bits <= 8 else np.uint16
     image = Image.fromarray((shown * np.iinfo(depth).max).astype(np.float32))
     return np.rint(np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR))).astype(depth)
@@ -390,7 +390,7 @@ def view(meaning, value="1"):
         (dict(HighBit=15), "it stores 12 of 16 bits up to bit 15"),
         (dict(WindowCenter=0, WindowWidth=0), "its WindowWidth is 0, too small"),
         (dict(WindowCenter=1, WindowWidth=-4, VOILUTFunction="SIGMOID"), "its WindowWidth is -4, too small"),
-        (dict(WindowCenter=1e9, WindowWidth=10), "shows all of its values in one grey"),
+        (dict(WindowCenter=1e9, WindowWidth=10), "shows all of its values in one gray"),
         (dict(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), "its VOILUTFunction is CUBIC"),
         (dict(RescaleSlope=0, RescaleIntercept=0), "its RescaleSlope is 0"),
         (dict(VOILUTSequence=[table(range(256), 0, 7)]), "its VOILUTSequence is damaged"),

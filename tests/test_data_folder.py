@@ -21,7 +21,7 @@ def xrays(tmp_path):
 
 
 def put(path, value=0):
-    """A tiny image, grey everywhere."""
+    """A tiny image, gray everywhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8), value, np.uint8)).save(path)
     return path
@@ -59,7 +59,7 @@ def test_train_opens_normal_only(xrays, monkeypatch):
 
 @pytest.fixture
 def ill(xrays):
-    """Eight normal training images, and three and two of two abnormal classes; each file has a grey of its own."""
+    """Eight normal training images, and three and two of two abnormal classes; each file has a gray of its own."""
     shutil.rmtree(xrays / "train")
     for i in range(8):
         put(xrays / "train" / "Normal" / f"{i}.png", i)
@@ -104,8 +104,8 @@ def test_contamination_replaces_a_share_of_the_training_images(ill, monkeypatch,
     assert [name != "Normal" for name in train.classes] == train.labels.bool().tolist()
     assert sorted(opened) == sorted(ill / "train" / name for name in train.names), "no other is decoded"
     first = {"Normal": 0, "PNEUMONIA": 100, "COVID": 200}
-    greys = [first[name.split("/")[0]] + int(Path(name).stem) for name in train.names]
-    assert train.images[:, 0, 0, 0].tolist() == greys
+    grays = [first[name.split("/")[0]] + int(Path(name).stem) for name in train.names]
+    assert train.images[:, 0, 0, 0].tolist() == grays
 
 
 def test_contamination_is_the_seeds_and_grows(ill):
@@ -190,13 +190,13 @@ def test_normal_in_any_case_and_every_other_class_is_abnormal(tmp_path):
     }
 
 
-def test_class_folders_alone_are_a_labelled_test(xrays):
+def test_class_folders_alone_are_a_labeled_test(xrays):
     splits = open_data(xrays / "val", size=16)
     assert list(splits) == ["test"] and splits["test"].labels.tolist() == [0] * 3 + [1] * 3
     assert open_data(xrays / "val", size=16, splits=("train",)) == {}
 
 
-def test_images_alone_are_an_unlabelled_train(tmp_path):
+def test_images_alone_are_an_unlabeled_train(tmp_path):
     put(tmp_path / "b" / "2.png", 2)
     put(tmp_path / "a.png", 1)
     splits = open_data(str(tmp_path), size=8)

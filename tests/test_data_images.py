@@ -1,3 +1,5 @@
+import doctest
+import importlib
 import threading
 import warnings
 from pathlib import Path
@@ -29,7 +31,7 @@ def resized(array, size):
 # Modes and depths
 
 
-def test_eight_bit_grey_is_unchanged_at_its_own_size(tmp_path):
+def test_eight_bit_gray_is_unchanged_at_its_own_size(tmp_path):
     array = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = read_image(save(tmp_path / "a.png", array), 16)
     assert image.dtype == np.uint8
@@ -37,7 +39,7 @@ def test_eight_bit_grey_is_unchanged_at_its_own_size(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
-def test_sixteen_bit_grey_keeps_all_its_bits(tmp_path, suffix):
+def test_sixteen_bit_gray_keeps_all_its_bits(tmp_path, suffix):
     image = read_image(save(tmp_path / f"a.{suffix}", GRADIENT), 64)
     assert image.dtype == np.uint16
     np.testing.assert_array_equal(image, GRADIENT)
@@ -62,7 +64,7 @@ def test_sixteen_bit_resize_rounds_to_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode, colour, grey",
+    "mode, color, gray",
     [
         ("RGB", (200, 100, 50), 124),  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
         ("RGBA", (200, 100, 50, 7), 124),
@@ -70,9 +72,9 @@ def test_sixteen_bit_resize_rounds_to_the_nearest(tmp_path):
         ("1", 1, 255),
     ],
 )
-def test_colour_becomes_luminance(tmp_path, mode, colour, grey):
-    Image.new(mode, (8, 8), colour).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 4), np.full((4, 4), grey, np.uint8))
+def test_color_becomes_luminance(tmp_path, mode, color, gray):
+    Image.new(mode, (8, 8), color).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 4), np.full((4, 4), gray, np.uint8))
 
 
 def test_palette_with_transparency_becomes_luminance_without_a_warning(tmp_path):
@@ -272,3 +274,11 @@ def test_find_images_is_recursive_sorted_and_skips_what_is_hidden_or_no_image(tm
 def test_find_images_names_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match="cannot list the folder .*nowhere"):
         find_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("module", ["fastsquid.data", "augment", "framing", "images", "names"])
+def test_examples_in_docstrings(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = module if "." in module else f"fastsquid.data.{module}"
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted and not done.failed

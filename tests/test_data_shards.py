@@ -43,7 +43,7 @@ def png(value=0):
 
 
 def shards_of(folder, out, per_shard):
-    """Shards of a ZhangLab-like folder: labelled ones as docs/data-sources.md writes them, and an unlabelled test."""
+    """Shards of a ZhangLab-like folder: labeled ones as docs/data-sources.md writes them, and an unlabeled test."""
     namespace = {}
     text = (Path(__file__).parent.parent / "docs" / "data-sources.md").read_text(encoding="utf-8")
     exec(next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "write_shards" in block), namespace)

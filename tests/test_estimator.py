@@ -348,7 +348,7 @@ def test_parameters_out_of_range(parameters, message):
         (X[:0], "there are no images"),
         ([], "there are no images"),
         (X.astype(int), "image 0, .* its dtype is int64"),
-        (np.repeat(X[..., None], 3, -1), "colour as a PIL image"),
+        (np.repeat(X[..., None], 3, -1), "color as a PIL image"),
         (X.astype(float), "reach from"),
     ],
 )

@@ -13,7 +13,7 @@ from fastsquid.data.perturb import CONFOUNDS, PERTURBATIONS
 
 @pytest.fixture
 def images():
-    """Noise, an image of the middle greys alone, black, white, and a step."""
+    """Noise, an image of the middle grays alone, black, white, and a step."""
     images = torch.rand(5, 1, 40, 40)
     images[1] = 0.3 + 0.4 * images[1]
     images[2], images[3] = 0, 1

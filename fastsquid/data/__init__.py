@@ -1,5 +1,7 @@
-"""Every source of images gives the same thing: a dict of train, val and test `Split`s."""
+"""Images of any source as a dict of train, val and test `Split`s."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -25,31 +27,31 @@ __all__ = [
 
 
 def open_data(
-    path=None,
-    size=128,
-    seed=0,
-    skip_unreadable=False,
-    splits=SPLITS,
-    contamination=0.0,
-    anonymous=False,
-    crop=False,
-):
-    """Opens the data at a path, recognised by what is there.
+    path: str | os.PathLike | None = None,
+    size: int = 128,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    splits: Sequence[str] = SPLITS,
+    contamination: float = 0.0,
+    anonymous: bool = False,
+    crop: bool = False,
+) -> dict[str, Split]:
+    """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
-    None is DigitAnatomy from scikit-learn's digits, MNIST idx files are DigitAnatomy from MNIST, WebDataset shards are
-    read by their names, CheXpert's train.csv and COVIDx's lists as released, any other folder by its layout
-    (`open_folder`).
+    None is DigitAnatomy from scikit-learn's digits. MNIST idx files are DigitAnatomy from MNIST. WebDataset shards are
+    read by their names, CheXpert's train.csv and COVIDx's lists as released. Any other folder is read by its layout
+    (`sources.folder.open_folder`).
 
     Args:
         path: folder, or None.
         size: side of the square images in pixels.
-        seed: draws DigitAnatomy's training images, and which images contamination replaces by which; nothing else
+        seed: draws DigitAnatomy's training images, and which images contamination replaces by which. Nothing else
             depends on it.
         skip_unreadable: leave out files that cannot be read, counted in Split.skipped, instead of raising.
         splits: the splits to read; no others are decoded.
-        contamination: share of the training images, in [0, 1), that is abnormal; their number does not change. More
-            of it at the same seed keeps the abnormal images of less. 0 opens no abnormal training image.
-        anonymous: call image files by a hash of what is in them, not by their paths, in messages too.
+        contamination: share of abnormal training images, in [0, 1). The number of training images does not change. At
+            the same seed, more contamination contains the abnormal images of less. 0 opens no abnormal training image.
+        anonymous: name image files by a hash of their content, not by their paths, in messages too.
         crop: crop every image to its exposed field (`framing.exposed_field`) before it is resized.
 
     Returns:
@@ -59,6 +61,13 @@ def open_data(
         ImageError: a file that cannot be read.
         UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
             training images, crop of DigitAnatomy, or anything else wrong with the source.
+
+    >>> from fastsquid.data import open_data
+    >>> data = open_data(size=48)  # DigitAnatomy; open_data("zhanglab", size=128) reads a folder of X-rays
+    >>> {name: len(split) for name, split in data.items()}
+    {'train': 1000, 'val': 200, 'test': 400}
+    >>> data["test"].images.shape, data["test"].names[399], data["test"].abnormal_classes
+    (torch.Size([400, 1, 48, 48]), 'test-0399-zero', ['flipped', 'missing', 'swapped', 'zero'])
     """
     root = None if path is None else Path(path)
     if root is not None and not root.is_dir():
@@ -73,14 +82,18 @@ def open_data(
     return source.open(root, ReadOptions(size, seed, skip_unreadable, splits, contamination, anonymous, crop))
 
 
-def known_source(path) -> Source | None:
+def known_source(path: str | os.PathLike | None) -> Source | None:
     """Return the source of the data at a path if it is known what its images show.
 
     Args:
         path: as `open_data` takes it; it exists.
 
     Returns:
-        a `Source` with a description: DigitAnatomy, CheXpert, COVIDx or ZhangLab; None of anything else.
+        a `Source` with a description: DigitAnatomy, CheXpert, COVIDx or ZhangLab; else None.
+
+    >>> from fastsquid.data import known_source
+    >>> known_source(None).name
+    'digits'
     """
     source = source_of(None if path is None else Path(path))
     return source if source.description else None

@@ -6,22 +6,31 @@ import torch
 import torch.nn.functional as F
 
 
-def augment(images, shift, zoom, rotation=0.0, closer=0.0):
-    """Moves and scales every image of a batch by its own random amounts.
+def augment(
+    images: torch.Tensor, shift: float, zoom: float, rotation: float = 0.0, closer: float = 0.0
+) -> torch.Tensor:
+    """Move and scale every image of a batch by random amounts of its own.
 
-    Translation is uniform within +-`shift` of the side in each direction and scale uniform in [1 - zoom, 1 + zoom];
-    what comes in from outside is black. Draws from torch's global generator of the images' device.
+    Translation is uniform within +-`shift` of the side in each direction. Scale is uniform in [1 - zoom, 1 + zoom].
+    Pixels from outside of the image are black. Draws from torch's global generator of the images' device.
 
     Args:
         images: float (B, 1, H, W) in [0, 1].
         shift: largest translation, a fraction of the side in [0, 1).
         zoom: largest change of scale, in [0, 1).
         rotation: largest rotation in degrees.
-        closer: further scale, uniform in [1, 1 + closer]. With it or a rotation, what comes in from outside repeats the
-            edge instead.
+        closer: further scale, uniform in [1, 1 + closer]. With it or a rotation, pixels from outside repeat the edge
+            instead.
 
     Returns:
-        float (B, 1, H, W) in [0, 1], the input itself if all are 0.
+        float (B, 1, H, W) in [0, 1]; the input itself if all are 0.
+
+    Source: SQUID, section 4.4, for translation and scale; `rotation` and `closer` are ours.
+
+    >>> import torch
+    >>> from fastsquid.data import augment
+    >>> augment(torch.rand(8, 1, 64, 64), shift=0.05, zoom=0.05).shape
+    torch.Size([8, 1, 64, 64])
     """
     if rotation or closer:
         return _augment_widely(images, shift, zoom, math.radians(rotation), closer)

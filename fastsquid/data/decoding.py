@@ -1,69 +1,78 @@
-"""Image files decoded beside what is done with them: in worker processes, batch after batch."""
+"""Image files decoded in batches, in worker processes, while the caller uses the batches before."""
 
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from .dicom.read import read_patient
+from .filetypes import ImageFile
 from .images import ImageError, read_image
 from .names import content_name
 
-# Up to so many files are decoded between batches instead of beside them: worker processes take two seconds to start.
+# Up to this many files are decoded between batches, without workers: worker processes take two seconds to start.
 MAX_WITHOUT_WORKERS = 256
 
 
 class Decoded(NamedTuple):
-    """What became of a file.
+    """One decoded file.
 
     Attributes:
-        name: of the image.
-        image: as `read_image` gives it, or None where it cannot be read.
-        age: of the patient in years, or None.
-        error: why it cannot be read, or "".
+        name: the image's name, as the caller gave it; a hash of the file if `anonymous`.
+        image: as `read_image` returns it, or None if the file cannot be read.
+        age: age of the patient in years, or None.
+        error: why the file cannot be read, or "".
     """
 
-    name: str
+    name: Any
     image: np.ndarray | None
     age: float | None
     error: str
 
 
 class _Files(Dataset):
-    """`Decoded` of each of `files`, [(name, path)]."""
+    """A `Decoded` for each of `files`, [(name, path)]."""
 
-    def __init__(self, files, size, anonymous, crop):
+    def __init__(self, files: Sequence[tuple[Any, ImageFile]], size: int, anonymous: bool, crop: bool) -> None:
         self.files, self.size, self.anonymous, self.crop = files, size, anonymous, crop
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Decoded:
         name, path = self.files[index]
-        called = None
+        title = None
         if self.anonymous:
-            name = called = content_name(path)
+            name = title = content_name(path)
         try:
-            image = read_image(path, self.size, called, self.crop)
+            image = read_image(path, self.size, title, self.crop)
         except ImageError as error:
             return Decoded(name, None, None, str(error))
         patient = read_patient(path)
         return Decoded(name, image, patient and patient.age, "")
 
 
-def decoded(files, size, batch_size, anonymous=False, crop=False, processes=1):
-    """Decodes image files in their order; many of them ahead of their use, in worker processes.
+def decoded(
+    files: Sequence[tuple[Any, ImageFile]],
+    size: int,
+    batch_size: int,
+    anonymous: bool = False,
+    crop: bool = False,
+    processes: int = 1,
+) -> Iterator[list[Decoded]]:
+    """Decode image files in order; more than `MAX_WITHOUT_WORKERS` of them ahead of use, in worker processes.
 
     Args:
-        files: [(name, path)], the names being of any type, a path a Path or a `ShardFile`.
+        files: [(name, path)], names of any type, paths a Path or a `ShardFile`.
         size: side of the square images in pixels.
-        batch_size: of the files, the last batch may hold fewer.
-        anonymous: call images and files by what is in the files instead, in errors too; the same files alike.
+        batch_size: files per batch; the last batch may hold fewer.
+        anonymous: name images and files by `content_name` instead, in errors too. Equal files get equal names.
         crop: as `read_image` takes it.
         processes: how many processes like this one share the machine's cores.
 
@@ -88,27 +97,27 @@ def decoded(files, size, batch_size, anonymous=False, crop=False, processes=1):
     except RuntimeError as error:
         if not workers:
             raise
-        # DataLoader's word for it; what is wrong with files is part of the batches.
+        # DataLoader says so when a worker dies. What is wrong with a file is in its `Decoded`.
         raise UserError(
-            f"a process that decodes images has died ({error}), usually for want of memory: free some, or use a "
-            "smaller --batch-size"
+            f"a process that decodes images has died ({error}), usually because memory ran out: free some memory, or "
+            "use a smaller --batch-size"
         ) from error
 
 
 def _cores():
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _worker_context():
-    """How workers start: never as forks of this process, which has threads. Only this process is to hear Ctrl-C."""
+    """Return how workers start: never as forks of this process, which has threads. Workers ignore Ctrl-C."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver  # of systems that have it
+    from multiprocessing import forkserver  # not on every system
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fastsquid.data.images"])  # and with it torch, once for all workers
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits, and its workers from it
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits this, and its workers too
     try:
         forkserver.ensure_running()
     finally:
@@ -118,7 +127,7 @@ def _worker_context():
 
 @contextmanager
 def _interrupt_waits():
-    """Ctrl-C takes effect at the end of the block: workers that are left half-started would end in tracebacks."""
+    """Delay Ctrl-C to the end of the block: half-started workers would end in tracebacks."""
     pressed = []
     handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:

@@ -1,4 +1,7 @@
-"""What kind of file something is: an ordinary image by its name, DICOM by how it begins."""
+"""What kind of file something is: an ordinary image by its name, DICOM by its first bytes."""
+
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -6,29 +9,45 @@ IMAGE_SUFFIXES = frozenset(
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 
 
-def is_image(path):
-    """Whether a Path is to be read as an image.
+class ImageFile(Protocol):
+    """A file that images are read from: a Path, or a `sources.shards.ShardFile` inside an archive."""
 
-    DICOM files are often called by a number, and one that is called .dcm counts even where it does not begin as one:
-    reading it says so.
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO: ...
+
+    def read_bytes(self) -> bytes: ...
+
+    def as_posix(self) -> str: ...
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is to be read as an image.
+
+    DICOM files are often named by a number, so any file that begins as DICOM counts. A file named .dcm counts whatever
+    it holds; reading it then says what is wrong. A DICOMDIR, the list of the files beside it, does not count.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES:
         return True
     try:
-        return (
-            path.name != "DICOMDIR" and path.is_file() and is_dicom(path)
-        )  # a DICOMDIR is the list of the files beside it
+        return path.name != "DICOMDIR" and path.is_file() and is_dicom(path)
     except OSError:
         return False
 
 
-def is_dicom(path):
-    """Whether a Path or `ShardFile` begins as DICOM files do (PS3.10, 7.1); what is named as another image is not even
-    opened."""
+def is_dicom(path: ImageFile) -> bool:
+    """Return whether a file is DICOM by its first bytes. A file with an image's suffix is not, and is not opened."""
     return path.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(path)
 
 
-def begins_as_dicom(path):
-    """Whether a file begins as DICOM files do, whatever its name."""
+def begins_as_dicom(path: ImageFile) -> bool:
+    """Return whether a file begins as DICOM files do, whatever its name.
+
+    Source: DICOM PS3.10, section 7.1: 128 bytes, then DICM.
+    """
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

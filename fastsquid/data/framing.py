@@ -1,4 +1,4 @@
-"""Where the exposed field of a radiograph is: collimation, padding and a scanner's frame are no part of it."""
+"""The exposed field of a radiograph: what is left without collimation, padding and a scanner's frame."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ MOSTLY = 0.8  # share of a line's pixels at the level: the search goes on, past 
 WHOLLY = 0.97  # share of a line's pixels at the level: the line can be the last one of a border
 # Of the gray range: a further border has nearly the first one's level, as air has, or clearly another, as a line has.
 NEAR, APART = 0.16, 0.24
-LARGEST = 1 / 3  # of the side: a wider border is not believed; RULE says so in words
-ROUNDS = 4  # a border may be in a frame and end in a line; the last round finds nothing more
-# What another program must do, in words.
+LARGEST = 1 / 3  # of the side: nothing wider counts as a border; RULE says so in words
+ROUNDS = 4  # a border may lie in a frame and end in a line; the last round finds nothing more
+# The same rule in words, for programs that use an exported model.
 RULE = (
     f"Before resizing, crop each side by its uniform border. Go inward line by line while at least {MOSTLY:.0%} of a "
     f"line's pixels differ from the median of the outermost line by at most {ALIKE:.0%} of the gray range (1st to 99th "
@@ -33,8 +33,8 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
 
     Nothing is cut where any side would lose more than a third. So an image that is uniform, or half black, stays whole.
 
-    Air beside a patient that is as black as a border counts as one. Beside a border it could not be told from it, and
-    an image is to be framed alike with and without a border.
+    Air beside a patient that is as black as a border counts as one. Next to a border the two cannot be distinguished,
+    and an image should be framed alike with and without a border.
 
     Args:
         values: (H, W) gray values of any integer or float dtype, all finite; H and W at least 1.
@@ -48,11 +48,11 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
     """
     height, width = values.shape
     top, bottom, left, right = 0, height, 0, width
-    levels = [None] * 4
+    levels: list[float | None] = [None] * 4
     for _ in range(ROUNDS):
         before = top, bottom, left, right
         field = values[top:bottom, left:right]
-        step = 1 + min(field.shape) // 512  # which is enough for percentiles
+        step = 1 + min(field.shape) // 512  # enough for percentiles
         low, high = np.percentile(field[::step, ::step], (1, 99))
         # A little more, so that rounding decides nothing: the same image as floats or in 16 bits has the same field.
         contrast = (high - low) * (1 + 1e-5)
@@ -73,8 +73,14 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _border(lines, contrast, first):
-    """How many lines (N, M), the outermost first, are a border; and the first level on this side, or None without."""
-    lines = lines[: len(lines) // 3 + 1].astype(np.float32)  # one more than is believed
+    """Return how many lines are a border, and the first border's level on this side (None without a border).
+
+    Args:
+        lines: (N, M), the outermost line first.
+        contrast: the image's gray range.
+        first: level of the first border on this side, or None.
+    """
+    lines = lines[: len(lines) // 3 + 1].astype(np.float32)  # one line more than a border may have
     level = np.median(lines[0])
     if first is not None and NEAR * contrast < abs(level - first) < APART * contrast:
         return 0, first

@@ -1,10 +1,11 @@
-"""Image files to square grey tensors: any size, any common mode, 8 or 16 bits, one documented scaling.
+"""Image files to square gray tensors: any size, any common mode, 8 or 16 bits, one documented scaling.
 
-Grey values keep the file's depth: 8 bit is divided by 255 and 16 bit by 65535 (`to_unit`), never by the image's own
-extremes, so a dark radiograph stays dark.
+Gray values keep the file's depth. 8-bit values are divided by 255 and 16-bit values by 65535 (`to_unit`), never by the
+image's own extremes. So a dark radiograph stays dark.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 from ..utils.quiet import quiet
 from .dicom.read import read_dicom
-from .filetypes import DICOM_SUFFIXES, begins_as_dicom, is_dicom, is_image
+from .filetypes import DICOM_SUFFIXES, ImageFile, begins_as_dicom, is_dicom, is_image
 from .framing import exposed_field
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
@@ -23,59 +24,79 @@ _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit
 
 
 class ImageError(UserError):
-    """A file that cannot be used as an image; the message names it and says why."""
+    """A file that cannot be used as an image; the message names the file and says why."""
 
 
-def read_image(path, size, name=None, crop=False):
-    """Decodes one image file to a grey square.
+def read_image(
+    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False
+) -> np.ndarray:
+    """Decode one image file to a gray square.
 
-    EXIF orientation is applied, colour becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), transparency is
-    ignored, the first frame of several is taken, and the image, or its exposed field, is resized to the square with
-    antialiased bilinear interpolation, aspect ratio not kept. 16-bit greyscale keeps its 16 bits; Pillow itself decodes
-    16-bit colour to 8. A DICOM file gives the values that it says are to be shown (`dicom.read_dicom`).
+    EXIF orientation is applied. Color becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), and transparency
+    is ignored. Of several frames the first is taken. The image, or its exposed field, is resized to the square with
+    antialiased bilinear interpolation; the aspect ratio is not kept. 16-bit gray keeps its 16 bits; Pillow itself
+    decodes 16-bit color to 8. A DICOM file gives the gray values that it defines for display (`dicom.read.read_dicom`).
 
     Args:
-        path: of the file, in any form, or a `ShardFile`.
+        path: of the file, or a `ShardFile`.
         size: side of the square in pixels.
         name: what messages call the file; its path by default.
-        crop: crop every image to its exposed field first (`framing.exposed_field`).
+        crop: crop the image to its exposed field first (`framing.exposed_field`).
 
     Returns:
-        np.uint8 (size, size), or np.uint16 for greyscale of more than 8 bits.
+        np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
 
     Raises:
         ImageError: the file is missing, empty, no image, truncated, not permitted, larger than
-            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as grey; or DICOM that
+            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as gray; or DICOM that
             is no frontal chest radiograph.
+
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from fastsquid.data import read_image
+    >>> Image.fromarray(np.full((300, 400), 128, np.uint8)).save("chest.png")
+    >>> square = read_image("chest.png", size=128)
+    >>> square.shape, square.dtype, int(square.max())
+    ((128, 128), dtype('uint8'), 128)
     """
-    path = Path(path) if isinstance(path, (str, os.PathLike)) else path
+    file = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
-        if is_dicom(path):
-            return _dicom_square(path, size, crop)
-        with _open(path) as image:
+        if is_dicom(file):
+            return _dicom_square(file, size, crop)
+        with _open(file) as image:
             return convert_image(image, size, crop)
     except Exception as error:  # a damaged file makes decoders raise almost anything
         remedy = getattr(error, "remedy", "replace or remove it")
-        raise ImageError(f"{name or path} cannot be read as an image ({_reason(path, error)}): {remedy}") from error
+        raise ImageError(f"{name or path} cannot be read as an image ({_reason(file, error)}): {remedy}") from error
 
 
-def convert_image(image, size, crop=False):
-    """A PIL image as `read_image` gives a file's.
+def convert_image(image: Image.Image, size: int, crop: bool = False) -> np.ndarray:
+    """Convert a PIL image to a gray square, as `read_image` does with a file.
+
+    Args:
+        image: of any common mode.
+        size: side of the square in pixels.
+        crop: as `read_image` takes it.
+
+    Returns:
+        np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
 
     Raises:
-        ValueError: a mode without a meaning as grey, or values that do not fit 16 bits.
+        ValueError: a mode without a meaning as gray, or values that do not fit 16 bits.
     """
-    return _grey_square(ImageOps.exif_transpose(image), size, crop)
+    return _gray_square(ImageOps.exif_transpose(image), size, crop)
 
 
-def convert_array(values, size, crop=False):
-    """An array of grey values as a square, resized as files are.
+def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = False) -> np.ndarray:
+    """Resize an array of gray values to a square, as `read_image` resizes files.
 
     Args:
         values: (H, W) of uint8, uint16, or floats in [0, 1], in any byte order; a NumPy array or a tensor on the CPU.
+        size: side of the square in pixels.
+        crop: as `read_image` takes it.
 
     Returns:
-        (size, size) of uint8 or uint16, or of float32 in [0, 1] where the values are floats.
+        (size, size) of uint8 or uint16, or of float32 in [0, 1] if the values are floats.
 
     Raises:
         ValueError: another shape or dtype, no pixels, or floats that are not finite or outside of [0, 1].
@@ -83,11 +104,11 @@ def convert_array(values, size, crop=False):
     values = np.asarray(values)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(
-            f"its shape is {values.shape}: give grey values as (height, width), both at least 1, and colour as a PIL "
+            f"its shape is {values.shape}: give gray values as (height, width), both at least 1, and color as a PIL "
             "image"
         )
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
-        return _grey_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)
+        return _gray_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)
     if values.dtype.kind != "f":
         raise ValueError(f"its dtype is {values.dtype}: give uint8, uint16, or floats from 0 to 1")
     if not np.isfinite(values).all():
@@ -97,42 +118,71 @@ def convert_array(values, size, crop=False):
     return _resized(Image.fromarray(values.astype(np.float32)), size, crop).clip(0, 1)
 
 
-def find_images(folder):
-    """All image files below a folder, by suffix in any case, and DICOM files by what they begin with; sorted Paths.
+def find_images(folder: str | os.PathLike) -> list[Path]:
+    """Find all image files below a folder: by suffix in any case, and DICOM files by their first bytes.
 
-    Names starting with "." (files and folders) are skipped, and links to folders are not followed.
+    Files and folders whose names start with "." are skipped. Links to folders are not followed.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        sorted Paths.
 
     Raises:
-        UserError: a folder that is missing or cannot be listed.
+        UserError: a folder is missing or cannot be listed.
+
+    >>> from pathlib import Path
+    >>> from fastsquid.data import find_images
+    >>> for name in ("b.png", "a.JPG", "notes.txt"):
+    ...     Path("clinic", "monday").mkdir(parents=True, exist_ok=True)
+    ...     Path("clinic", "monday", name).touch()
+    >>> [path.as_posix() for path in find_images("clinic")]
+    ['clinic/monday/a.JPG', 'clinic/monday/b.png']
     """
 
-    def refuse(error):
+    def fail(error):
         raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
 
     images = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
+    for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         images += [Path(parent, name) for name in files if not name.startswith(".") and is_image(Path(parent, name))]
     return sorted(images, key=Path.as_posix)
 
 
-def read_images(paths, size, skip_unreadable=False, names=None, crop=False):
-    """Decodes image files in threads, each once, in the given order.
+def read_images(
+    paths: Sequence[str | os.PathLike | ImageFile],
+    size: int,
+    skip_unreadable: bool = False,
+    names: Sequence[object] | None = None,
+    crop: bool = False,
+) -> tuple[torch.Tensor, list[int]]:
+    """Decode image files in threads, each once, in the given order.
 
     Args:
-        paths: of the files.
+        paths: N files.
         size: side of the square images in pixels.
-        skip_unreadable: leave out what cannot be read.
-        names: what messages call the files; their paths by default.
+        skip_unreadable: leave out files that cannot be read.
+        names: N names that messages call the files; their paths by default.
         crop: as `read_image` takes it.
 
     Returns:
-        images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits (8-bit values then times 257,
-            which is exact: 255 becomes 65535).
-        kept: the N indices into `paths` that were read, all of them unless `skip_unreadable`.
+        images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits. 8-bit values are then
+            multiplied by 257, which is exact: 255 becomes 65535.
+        kept: indices into `paths` of the files that were read; all N of them unless `skip_unreadable`.
 
     Raises:
         ImageError: a file cannot be read and `skip_unreadable` is false.
+
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from fastsquid.data import read_images
+    >>> for name in ("a.png", "b.png"):
+    ...     Image.fromarray(np.full((300, 400), 128, np.uint8)).save(name)
+    >>> images, kept = read_images(["a.png", "missing.png", "b.png"], size=64, skip_unreadable=True)
+    >>> images.shape, kept
+    (torch.Size([2, 1, 64, 64]), [0, 2])
     """
 
     def read(path, name):
@@ -145,20 +195,29 @@ def read_images(paths, size, skip_unreadable=False, names=None, crop=False):
 
     with ThreadPoolExecutor() as pool:
         decoded = list(pool.map(read, paths, names or paths))
-    kept = [i for i, image in enumerate(decoded) if image is not None]
-    depth = np.result_type(np.uint8, *(decoded[i].dtype for i in kept))
-    images = np.empty((len(kept), 1, size, size), depth)
-    for image, i in zip(images, kept):
-        image[0] = decoded[i]
-        if image.dtype != decoded[i].dtype:
+    kept = [i for i, square in enumerate(decoded) if square is not None]
+    squares = [square for square in decoded if square is not None]
+    images = np.empty((len(kept), 1, size, size), np.result_type(np.uint8, *(square.dtype for square in squares)))
+    for image, square in zip(images, squares):
+        image[0] = square
+        if image.dtype != square.dtype:
             image *= 257
     return torch.from_numpy(images), kept
 
 
-def to_unit(images):
-    """uint8 / 255 or uint16 / 65535: a float32 tensor in [0, 1] of the same shape, on the same device.
+def to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Scale images to [0, 1]: uint8 is divided by 255, uint16 by 65535.
 
-    Floats are taken to be in [0, 1] already.
+    Args:
+        images: uint8 or uint16 of any shape and device; or floats, which are taken to be in [0, 1] already.
+
+    Returns:
+        float32 of the same shape, on the same device.
+
+    >>> import torch
+    >>> from fastsquid.data import to_unit
+    >>> to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
     """
     if images.is_floating_point():
         return images.to(torch.float32)
@@ -173,22 +232,22 @@ def _dicom_square(path, size, crop):
 
 
 def _open(path):
-    """Pillow's lazily opened image, refused if its header announces too many pixels."""
-    with quiet:  # of what is refused below
-        image = Image.open(path if isinstance(path, Path) else path.open())
+    """Return Pillow's lazily opened image; reject a header that announces too many pixels."""
+    with quiet:  # Pillow warns of too many pixels, which are rejected below
+        image = Image.open(path if isinstance(path, Path) else path.open("rb"))
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         image.close()
         raise Image.DecompressionBombError
     return image
 
 
-def _grey_square(image, size, crop):
+def _gray_square(image, size, crop):
     if image.mode in _EIGHT_BIT:
         if image.mode == "P":
-            image = image.convert("RGBA")  # straight to L, Pillow warns of transparency
+            image = image.convert("RGBA")  # Pillow warns of transparency if it converts to L at once
         return _resized(image.convert("L"), size, crop)
     if image.mode not in _SIXTEEN_BIT:
-        raise ValueError(f"Pillow's mode {image.mode} is neither 8-bit nor 16-bit grey nor colour")
+        raise ValueError(f"Pillow's mode {image.mode} is neither 8-bit nor 16-bit gray nor color")
     image = image.convert("F")
     low, high = image.getextrema()
     if low < 0 or high > 65535:
@@ -197,7 +256,7 @@ def _grey_square(image, size, crop):
 
 
 def _resized(image, size, crop):
-    """A PIL image of mode L or F, or its exposed field, as a square array, which is writable, for torch."""
+    """Return a PIL image of mode L or F, or its exposed field, as a square array. It is writable, as torch needs it."""
     if crop:
         top, bottom, left, right = exposed_field(np.asarray(image))
         image = image.crop((left, top, right, bottom))

@@ -1,12 +1,16 @@
-"""What image files are called where their paths are not to be known: by a hash of what is in them."""
+"""Names of image files whose paths should stay unknown: a hash of what is in the file."""
 
 import hashlib
 from collections import Counter
 
+from .filetypes import ImageFile
 
-def content_name(path):
-    """The first 16 hex digits of the sha256 of a file's bytes, which whoever has the file can find again; "unreadable"
-    where there are none to be had."""
+
+def content_name(path: ImageFile) -> str:
+    """Return the first 16 hex digits of the sha256 of a file's bytes; "unreadable" if it cannot be read.
+
+    Whoever has the file can compute its name again.
+    """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
@@ -14,11 +18,16 @@ def content_name(path):
 
 
 class Distinct:
-    """Tells names that repeat apart: called with each in turn, it adds -2, -3 from the second time on."""
+    """Make repeated names distinct.
 
-    def __init__(self):
-        self._seen = Counter()
+    >>> list(map(Distinct(), ["a", "b", "a", "a"]))
+    ['a', 'b', 'a-2', 'a-3']
+    """
 
-    def __call__(self, name):
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, name: str) -> str:
+        """Return the name, with -2, -3 and so on from the second time on."""
         self._seen[name] += 1
         return name if self._seen[name] == 1 else f"{name}-{self._seen[name]}"

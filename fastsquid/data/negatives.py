@@ -1,6 +1,6 @@
-"""Healthy images with a synthetic lung anomaly: what the discriminator learns to reject beside reconstructions.
+"""Healthy images with a synthetic lung anomaly: the discriminator learns to reject them, beside reconstructions.
 
-All kinds are drawn on the images' device from torch's global generator, without a word to the host.
+All kinds are drawn on the images' device from torch's global generator. Nothing is copied to or from the host.
 """
 
 import math
@@ -13,7 +13,7 @@ from .augment import gaussian_blur
 
 Kind = Literal["haze", "opacity", "both", "cutpaste"]
 
-ELLIPSES = 3  # most of one image
+ELLIPSES = 3  # at most, per image
 # The two lungs of a frontal view, as ellipses on coordinates from -1 to 1.
 LUNG_X, LUNG_Y, LUNG_HALF_AXES = 0.42, 0.02, (0.36, 0.72)
 
@@ -30,11 +30,11 @@ def with_anomaly(
     Args:
         kind: which anomaly.
         images: float (B, 1, H, H) in [0, 1], healthy.
-        lungs: float (B or 1, 1, H, H) in [0, 1], where anomalies may be; None = wherever an ellipse reaches that is
+        lungs: float (B or 1, 1, H, H) in [0, 1], where anomalies may be. None sets no limit but that ellipses are
             centered in a lung.
 
     Returns:
-        the images with an anomaly, (B, 1, H, H) in [0, 1]; and how strong it is at each pixel, (B, 1, H, H) in [0, 1].
+        the images with an anomaly, (B, 1, H, H) in [0, 1]; and its strength at each pixel, (B, 1, H, H) in [0, 1].
 
     Source: ours. Li et al., "CutPaste", CVPR 2021, and Sato et al., "Anatomy-aware self-supervised learning for anomaly
     detection in chest radiographs" (AnatPaste), iScience 2023, train one-class classifiers with pasted patches.
@@ -47,7 +47,7 @@ def with_anomaly(
 
 
 def lung_prior(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return where the lungs of a frontal chest X-ray usually are: float32 (1, 1, size, size), soft, in [0, 1]."""
+    """Return where the lungs of a frontal chest X-ray usually are: float32 (1, 1, size, size) in [0, 1], soft edges."""
     y, x = _coordinates(size, device)
     width, height = LUNG_HALF_AXES
     lungs = [((x - side * LUNG_X) / width) ** 2 + ((y + LUNG_Y) / height) ** 2 for side in (-1, 1)]
@@ -67,7 +67,7 @@ def _opacity(images, lungs):
     area = _ellipses(images, 0.12, 0.45, edge=3)
     ragged = sum(_noise(images, cells) / octave for octave, cells in ((1, 8), (2, 16)))
     area = _inside(torch.sigmoid((2.2 * area - 1 + 0.6 * ragged) * 4) * (area > 0.05), lungs)
-    # Numbers, not a tensor of both: a tensor would be copied from the host, which no CUDA graph may contain.
+    # Two numbers, not a tensor of both: a tensor would be copied from the host, which no CUDA graph may contain.
     low, high = (torch.quantile(images.flatten(1), share, dim=1) for share in (0.7, 0.97))
     level = torch.lerp(low, high, torch.rand_like(low)).view(-1, 1, 1, 1)
     texture = 0.3 * (images - gaussian_blur(images, size / 32))
@@ -85,10 +85,10 @@ def _cutpaste(images, lungs):
 
 
 def _ellipses(images, smallest, largest, edge):
-    """Union of one to three ellipses (B, 1, H, H) in [0, 1], centered in the lungs.
+    """Return the union of one to three ellipses, centered in the lungs: (B, 1, H, H) in [0, 1].
 
     Args:
-        images: of the batch, for its shape and device.
+        images: the batch, for its shape and device.
         smallest, largest: half-axes, as a share of half the side.
         edge: steepness; the value falls from 1 to 0 within about 8 / edge of the half-axes.
     """
@@ -110,7 +110,7 @@ def _ellipses(images, smallest, largest, edge):
 
 
 def _coordinates(size, device):
-    """Pixel centers from -1 to 1: y (1, size, 1) and x (1, 1, size)."""
+    """Return pixel centers from -1 to 1: y (1, size, 1) and x (1, 1, size)."""
     line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
     return line.view(1, -1, 1), line.view(1, 1, -1)
 
@@ -124,6 +124,6 @@ def _uniform(images, low, high):
 
 
 def _noise(images, cells):
-    """Smooth normal noise, `cells` independent values per side."""
+    """Return smooth normal noise of `cells` independent values per side."""
     values = torch.randn(len(images), 1, cells, cells, device=images.device)
     return F.interpolate(values, size=images.shape[-2:], mode="bicubic", align_corners=False)

@@ -1,7 +1,8 @@
-"""Images changed in ways that are no anomaly: what a score should not mistake for one."""
+"""Changes of images that are no anomaly: a score should not rise with them."""
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ def _gamma(exponent):
 
 
 def _contrast(factor):
-    """Distances from each image's mean, times a factor."""
+    """Multiply the distances from each image's mean by a factor."""
 
     def change(images):
         mean = images.mean((1, 2, 3), keepdim=True)
@@ -27,7 +28,7 @@ def _contrast(factor):
 
 
 def _same_size(change):
-    """The change, and the images resized to the side that they had."""
+    """Make a change that resizes the images to their former side."""
 
     def changed(images):
         side, images = images.shape[-1], change(images)
@@ -40,7 +41,7 @@ def _same_size(change):
 
 
 def _crop(share):
-    """Without a share of the side at every edge."""
+    """Cut off a share of the side at every edge."""
 
     def change(images):
         cut = max(1, round(share * images.shape[-1]))
@@ -50,12 +51,12 @@ def _crop(share):
 
 
 def _pad(share, value=0.0):
-    """With a border of one gray, a share of the side wide, at every edge."""
+    """Add a border of one gray at every edge, as wide as a share of the side."""
     return lambda images: F.pad(images, [max(1, round(share * images.shape[-1]))] * 4, value=value)
 
 
 def _rotate(degrees):
-    """Turned counterclockwise about the center; what comes in from outside is black."""
+    """Turn counterclockwise about the center; pixels from outside are black."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 
     def change(images):
@@ -67,12 +68,12 @@ def _rotate(degrees):
 
 
 def _blur(images):
-    """Blurred by a Gaussian whose deviation is 1 % of the side."""
+    """Blur by a Gaussian whose deviation is 1 % of the side."""
     return gaussian_blur(images, 0.01 * images.shape[-1], padding="replicate").clamp(0, 1)
 
 
 def _noise(images):
-    """With Gaussian noise of deviation 0.05, always the same.
+    """Add Gaussian noise of deviation 0.05, always the same.
 
     It has 64 x 64 cells whatever the image's size, so that an image read at twice the size gets the same noise.
     """
@@ -81,7 +82,7 @@ def _noise(images):
 
 
 def _jpeg(quality):
-    """Through a JPEG file of 8 bits."""
+    """Save as a JPEG file of 8 bits, and read it again."""
 
     def change(images):
         result = []
@@ -95,9 +96,11 @@ def _jpeg(quality):
     return change
 
 
+Change = Callable[[torch.Tensor], torch.Tensor]
+
 # What a clinic may change in exposure, framing, position and quality: float (B, 1, S, S) in [0, 1] -> the same, with
 # another S where the frame changes.
-CHANGES = {
+CHANGES: dict[str, Change] = {
     "gamma 0.8": _gamma(0.8),
     "gamma 1.25": _gamma(1.25),
     "contrast 0.8": _contrast(0.8),
@@ -115,8 +118,8 @@ CHANGES = {
     "noise": _noise,
     "JPEG 30": _jpeg(30),
 }
-# The same, resized to the S that there was.
-PERTURBATIONS = {name: _same_size(change) for name, change in CHANGES.items()}
+# The same changes, resized to the former S.
+PERTURBATIONS: dict[str, Change] = {name: _same_size(change) for name, change in CHANGES.items()}
 
 
 def lungs_only(images: torch.Tensor) -> torch.Tensor:
@@ -129,5 +132,5 @@ def without_lungs(images: torch.Tensor) -> torch.Tensor:
     return torch.lerp(images, images.mean((1, 2, 3), keepdim=True), lung_prior(images.shape[-1], images.device))
 
 
-# What is left of an image tells what a score goes by: the lungs, or what should not matter.
-CONFOUNDS = {"lungs only": lungs_only, "without lungs": without_lungs}
+# Scores of parts of images show what a score depends on: the lungs, or what should not matter.
+CONFOUNDS: dict[str, Change] = {"lungs only": lungs_only, "without lungs": without_lungs}

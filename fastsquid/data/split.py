@@ -1,4 +1,4 @@
-"""What every source gives: one `Split` for each of train, val and test."""
+"""What every source returns: a `Split` for each of train, val and test."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UserError
+from .filetypes import ImageFile
 from .images import read_images
 from .names import Distinct, content_name
 
@@ -42,12 +43,12 @@ class Split:
 
     Attributes:
         images: torch.uint8 or torch.uint16 (N, 1, S, S); `to_unit` gives float32 in [0, 1].
-        labels: torch.int64 (N,), 0 normal and 1 abnormal, or None where the images are unlabelled.
-        names: N strings that tell the images apart.
+        labels: torch.int64 (N,), 0 normal and 1 abnormal, or None where the images are unlabeled.
+        names: N different strings.
         cells: torch.bool (N, 9), the anomalous cells in reading order, or None (DigitAnatomy only).
         classes: N names of the images' classes, as the source calls them; or None where no class is known.
         skipped: how many unreadable files were left out.
-        ages: N ages of patients in years, None where a file does not tell; or None where no source looks for them.
+        ages: N ages of patients in years, None where a file has none; or None if the source does not look for them.
     """
 
     images: torch.Tensor
@@ -80,30 +81,38 @@ class Split:
         return self.classes[index] if self.classes and len(self.abnormal_classes) > 1 else "abnormal"
 
 
-def read_split(paths, names, labels, options, ages=None, classes=None):
-    """The Split of image files, decoded once.
+def read_split(
+    paths: Sequence[ImageFile],
+    names: Sequence[str],
+    labels: Sequence[int] | None,
+    options: ReadOptions,
+    ages: Sequence[float | None] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Split:
+    """Decode image files, each once, and return their Split.
 
     Args:
-        paths: of the files, or `ShardFile`s.
-        names: of the images.
-        labels: a list of 0 and 1, or None.
+        paths: N files.
+        names: N names of the images. With `options.anonymous` each image is named by its `content_name` instead, in
+            messages too.
+        labels: N of 0 normal and 1 abnormal, or None.
         options: `ReadOptions`.
-        ages: of the patients in years, or None.
-        classes: names of the images' classes, or None.
+        ages: N ages of the patients in years, or None.
+        classes: N names of the images' classes, or None.
 
     Raises:
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
         UserError: every file was skipped.
     """
-    called = paths
+    titles: Sequence[object] = paths
     if options.anonymous:
         with ThreadPoolExecutor() as pool:
-            called = names = list(map(Distinct(), pool.map(content_name, paths)))
-    images, kept = read_images(paths, options.size, options.skip_unreadable, called, options.crop)
+            titles = names = list(map(Distinct(), pool.map(content_name, paths)))
+    images, kept = read_images(paths, options.size, options.skip_unreadable, titles, options.crop)
     if not kept:
         raise UserError(
-            f"none of the {len(paths)} images could be read, the first being {called[0]}: "
-            "give images that Pillow can decode, or chest radiographs in DICOM"
+            f"none of the {len(paths)} images could be read; the first is {titles[0]}. "
+            "Give images that Pillow can decode, or chest radiographs in DICOM"
         )
     return Split(
         images=images,

@@ -1,53 +1,62 @@
-"""The grey that each stored value of a DICOM image is to be shown as (PS3.3, C.11.1 and C.11.2)."""
+"""The gray of each stored value of a DICOM image on a display (PS3.3, C.11.1 and C.11.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tags import RefusedError, code, number, refusing, values
+from .tags import RejectedError, code, number, rejecting, values
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
-def tone_curve(dataset):
-    """The grey of every value that an image can store, so that its pixels have only to look theirs up.
+def tone_curve(dataset: Dataset) -> np.ndarray:
+    """Return the gray of every value that an image can store, as a table for its pixels.
 
-    Modality LUT or rescale, then VOI LUT or else the first window, then MONOCHROME1 inverted. Without either of VOI LUT
-    and window the whole range is shown; the image's own extremes decide nothing. Pixels of the padding value, which
-    fills what is outside of the collimator, are black.
+    First the modality LUT or rescale is applied, then the VOI LUT or else the first window. MONOCHROME1 is inverted at
+    the end. Without VOI LUT and window the whole range is shown; the image's own extremes decide nothing. The padding
+    value, which fills what is outside of the collimator, is black.
 
     Args:
-        dataset: a pydicom Dataset of a grey image.
+        dataset: a pydicom Dataset of a gray image.
 
     Returns:
         float64 (2**BitsStored,) in [0, 1], of stored values in ascending order; bright is dense.
 
     Raises:
-        RefusedError: a table, a window or a number that makes no sense.
+        RejectedError: a table, a window or a number is invalid.
+
+    Source: DICOM PS3.3, sections C.11.1 (modality) and C.11.2 (VOI).
     """
     bits = int(number(dataset, "BitsStored"))
     lowest = -(2 ** (bits - 1)) if number(dataset, "PixelRepresentation") else 0
     stored = np.arange(lowest, lowest + 2**bits)
-    grey = _shown(dataset, *_modality(dataset, stored)).clip(0, 1)
+    gray = _shown(dataset, *_modality(dataset, stored)).clip(0, 1)
     if code(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        grey = 1 - grey
+        gray = 1 - gray
     if values(dataset, "PixelPaddingValue"):
         ends = [number(dataset, "PixelPaddingValue")]
         ends.append(number(dataset, "PixelPaddingRangeLimit", default=ends[0]))
-        grey[(min(ends) <= stored) & (stored <= max(ends))] = 0
-    return grey
+        gray[(min(ends) <= stored) & (stored <= max(ends))] = 0
+    return gray
 
 
 def _modality(dataset, stored):
-    """What stored values stand for, and the lowest and highest that they can."""
+    """Return what stored values stand for, and the lowest and highest value possible."""
     if values(dataset, "ModalityLUTSequence"):
         mapped, top = _look_up(dataset, "ModalityLUTSequence", stored)
         return mapped, 0, top
     slope, intercept = number(dataset, "RescaleSlope", default=1), number(dataset, "RescaleIntercept", default=0)
     if not slope:
-        raise RefusedError("its RescaleSlope is 0")
+        raise RejectedError("its RescaleSlope is 0")
     mapped = stored * slope + intercept
     return mapped, mapped.min(), mapped.max()
 
 
 def _shown(dataset, mapped, low, high):
-    """Grey values, 0 black and 1 white, not yet clipped."""
+    """Return gray values, 0 black and 1 white, not yet clipped."""
     if values(dataset, "VOILUTSequence"):
         mapped, top = _look_up(dataset, "VOILUTSequence", mapped)
         return mapped / top
@@ -56,9 +65,9 @@ def _shown(dataset, mapped, low, high):
     center, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
     function = code(dataset, "VOILUTFunction") or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise RefusedError(f"its VOILUTFunction is {function}, where LINEAR, LINEAR_EXACT and SIGMOID are known")
+        raise RejectedError(f"its VOILUTFunction is {function}, where LINEAR, LINEAR_EXACT and SIGMOID are known")
     if width <= 0 or (function == "LINEAR" and width < 1):
-        raise RefusedError(f"its WindowWidth is {width:g}, too small for any window")
+        raise RejectedError(f"its WindowWidth is {width:g}, too small for a window")
     if function == "SIGMOID":
         return (1 + np.tanh(2 * (mapped - center) / width)) / 2  # 1 / (1 + exp(-4 (x - c) / w)), without overflow
     if function == "LINEAR":
@@ -67,11 +76,11 @@ def _shown(dataset, mapped, low, high):
 
 
 def _look_up(dataset, name, inputs):
-    """The entries of a sequence's first table that inputs lead to, and the highest entry that it could have."""
-    with refusing(f"its {name} is damaged"):
+    """Look inputs up in a sequence's first table; return its entries, and the highest entry possible."""
+    with rejecting(f"its {name} is damaged"):
         item = dataset[name][0]
         count, first, bits = map(int, item.LUTDescriptor)
-        count = count or 2**16  # which 16 bits cannot say
+        count = count or 2**16  # 0 stands for 65536, which 16 bits cannot hold
         words = item.LUTData
         if isinstance(words, bytes):
             words = np.frombuffer(words, "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2")

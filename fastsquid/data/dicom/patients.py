@@ -1,31 +1,35 @@
-"""Patients of DICOM files: in one split only, and of which ages. What a tag says of one of them is never printed."""
+"""Patients of DICOM files: each in one split only, and their ages. What a tag says of a patient is never printed."""
 
 import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import UserError
-from .read import read_patient
+from ..filetypes import ImageFile
+from .read import Patient, read_patient
 
 log = logging.getLogger(__name__)
 
 
-def read_patients(paths):
-    """The `Patient` of each Path or `ShardFile`, by its header; None for plain images, which are not opened."""
+def read_patients(paths: Iterable[ImageFile]) -> list[Patient | None]:
+    """Return the `Patient` of each file from its header; None for plain images, which are not opened."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read_patient, paths))
 
 
-def refuse_shared_patients(splits, called):
-    """Refuses a patient in two splits; says of how many files, which have no PatientID, that is not known.
+def reject_shared_patients(
+    splits: Mapping[str, Sequence[tuple[ImageFile, Patient | None]]], called: Callable[[ImageFile], str]
+) -> None:
+    """Reject a patient in two splits; warn of DICOM files without PatientID, for which this is not known.
 
     Args:
         splits: {split's name: [(path, `Patient` or None)]}.
-        called: function of a path that gives what messages call the file.
+        called: function of a path; returns what messages call the file.
 
     Raises:
         UserError: names a file of each split.
     """
-    found = {}
+    found: dict[bytes, tuple[str, ImageFile]] = {}
     for split, files in splits.items():
         for path, patient in files:
             if patient is None or patient.identity is None:
@@ -46,21 +50,21 @@ def refuse_shared_patients(splits, called):
         )
 
 
-def age_range(ages):
-    """[lowest, highest] of ages in years, or None where every one of them is None."""
+def age_range(ages: Iterable[float | None]) -> list[float] | None:
+    """Return [lowest, highest] of ages in years, or None where no age is known."""
     known = [age for age in ages if age is not None]
     return [min(known), max(known)] if known else None
 
 
-def warn_of_ages(ages, trained):
-    """Warns how many images are of ages that training has not seen, and returns the sentence.
+def warn_of_ages(ages: Sequence[float | None], trained: Sequence[float] | None) -> str:
+    """Log a warning that says how many patients are younger or older than all training patients.
 
     Args:
-        ages: in years, None where an image does not tell.
-        trained: `age_range` of the training images.
+        ages: N ages in years, None where an image has none.
+        trained: `age_range` of the training images, or None.
 
     Returns:
-        the sentence, or "" where all ages that are known are within.
+        the warning's text, or "" where there is no such patient.
     """
     low, high = trained or (0, float("inf"))
     outside = sum(age is not None and not low <= age <= high for age in ages)

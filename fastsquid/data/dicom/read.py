@@ -1,27 +1,32 @@
-"""DICOM files: frontal chest radiographs of one frame; everything else is refused by what it is.
+"""DICOM files: frontal chest radiographs of one frame. Everything else is rejected with the reason.
 
-What is in a file is decided by its tags, as DICOM PS3.3 has them, and decoded by pydicom and its plug-ins. No tag that
-identifies a patient is ever part of a message, nor is anything that pydicom says, since it may quote one.
+Tags decide what a file holds (DICOM PS3.3); pydicom and its plug-ins decode it. No message contains a tag that
+identifies a patient. No message quotes pydicom, which may quote such a tag.
 """
+
+from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ...utils.quiet import quiet
-from ..filetypes import is_dicom
+from ..filetypes import ImageFile, is_dicom
 from .gray import tone_curve
-from .tags import RefusedError, code, number, refusing, text, values
+from .tags import RejectedError, code, number, rejecting, text, values
 
-_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant to be looked at
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _INSTALL = "pip install 'fastsquid[dicom]'"
 
-# Words of ViewPosition that are not frontal, the standard's and those in use.
+# Words of ViewPosition that are not frontal: the standard's, and others in use.
 _VIEWS = {
     **dict.fromkeys(("LATERAL", "LAT", "LL", "RL", "LLAT", "RLAT"), "lateral"),
     **dict.fromkeys(("LLD", "RLD"), "decubitus"),
@@ -36,11 +41,11 @@ _AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 class Patient(NamedTuple):
-    """What a file says of its patient.
+    """The patient of a file.
 
     Attributes:
-        identity: sha256 of PatientID, or None where there is none. Two hospitals may have given one ID to two people;
-            IssuerOfPatientID would tell, but one split may have it and another not, which would hide a patient.
+        identity: sha256 of PatientID, or None where there is none. IssuerOfPatientID is left out, although two
+            hospitals may give one ID to two people: if only one split had it, it would hide a shared patient.
         age: in years, or None.
     """
 
@@ -48,89 +53,95 @@ class Patient(NamedTuple):
     age: float | None
 
 
-def read_dicom(path):
-    """The grey values of a radiograph as its file says that they are to be shown: bright is dense (`tone_curve`).
+def read_dicom(path: ImageFile) -> tuple[np.ndarray, int]:
+    """Return the gray values of a radiograph as its file defines them for display (`tone_curve`): bright is dense.
 
     Args:
         path: Path or `ShardFile` of a DICOM file.
 
     Returns:
-        float32 (H, W) in [0, 1], and the bits of a stored value, at most 16.
+        float32 (H, W) in [0, 1], and the number of bits of a stored value, at most 16.
 
     Raises:
-        RefusedError: not an accepted kind of image, damaged, or in need of a library that is not installed.
+        RejectedError: not an accepted kind of image, damaged, or in need of a library that is not installed.
     """
     with quiet:
         dataset = _open(path)
-        _refuse_other_kinds(dataset)
+        _reject_other_kinds(dataset)
         bits, compression = _pixel_format(dataset)
-        with refusing(f"its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind ({compression})"):
+        with rejecting(
+            f"its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind ({compression})"
+        ):
             _require_same_size(dataset)
             stored = dataset.pixel_array
         if stored.shape != (dataset.Rows, dataset.Columns):
-            raise RefusedError("its pixel data holds more than one frame")
+            raise RejectedError("its pixel data holds more than one frame")
         curve = tone_curve(dataset).astype(np.float32)
-    # Bits above those that are stored may be an overlay's. Signed values count from the lowest.
+    # Bits above the stored ones may belong to an overlay. Signed values count from the lowest.
     order = stored.astype(np.uint16) & np.uint16(2**bits - 1)
     if stored.dtype.kind == "i":
         order ^= np.uint16(2 ** (bits - 1))
     shown = curve[order]
     if shown.min() == shown.max() and order.min() < order.max():
-        raise RefusedError("its window or table shows all of its values in one grey")
+        raise RejectedError("its window or table shows all of its values in one gray")
     return shown, bits
 
 
-def read_patient(path):
-    """The `Patient` of a Path or `ShardFile`, from its header alone; None for what is not DICOM, which is not opened if
-    it is named as another image, and for what `read_dicom` refuses."""
+def read_patient(path: ImageFile) -> Patient | None:
+    """Return the `Patient` of a file, from its header alone.
+
+    Returns:
+        None for files that are not DICOM and for those that `read_dicom` rejects. A file with the suffix of another
+        kind of image is not opened.
+    """
     try:
         if not is_dicom(path):
             return None
         with quiet:
             dataset = _open(path, stop_before_pixels=True)
-            _refuse_other_kinds(dataset)
+            _reject_other_kinds(dataset)
             return Patient(_identity(dataset), _age(dataset))
-    except (OSError, RefusedError):
+    except (OSError, RejectedError):
         return None
 
 
-def _open(path, **options):
+def _open(path: ImageFile, **options) -> Dataset:
     try:
         import pydicom
-        import pydicom.pixels  # of pydicom 3
+        import pydicom.pixels  # exists since pydicom 3
     except ImportError:
-        raise RefusedError("reading DICOM needs pydicom 3", _INSTALL) from None
-    with refusing("its tags cannot be read"):
-        dataset = pydicom.dcmread(path if isinstance(path, Path) else path.open(), **options)
-    if not len(dataset):  # pydicom gives up everything where the end is missing
-        raise RefusedError("it is cut short")
+        raise RejectedError("reading DICOM needs pydicom 3", _INSTALL) from None
+    with rejecting("its tags cannot be read"):
+        dataset = pydicom.dcmread(path if isinstance(path, Path) else path.open("rb"), **options)
+    if not len(dataset):  # pydicom returns nothing where the end is missing
+        raise RejectedError("it is cut short")
     return dataset
 
 
-def _refuse_other_kinds(dataset):
-    """Raises RefusedError for anything but a single-frame frontal CR or DX of the chest that is meant to be shown."""
+def _reject_other_kinds(dataset):
+    """Raise RejectedError for anything but a single-frame frontal CR or DX of the chest that is meant for display."""
     classes = text(dataset.file_meta, "MediaStorageSOPClassUID"), text(dataset, "SOPClassUID")
     if _DIRECTORY in classes:
-        raise RefusedError("it is a DICOMDIR, a list of files and no image")
+        raise RejectedError("it is a DICOMDIR, a list of files and no image")
     modality, body = code(dataset, "Modality"), code(dataset, "BodyPartExamined")
     if modality not in ("CR", "DX"):
-        raise RefusedError(f"its modality is {modality or 'not given'}, where only CR and DX are chest radiographs")
+        raise RejectedError(f"its modality is {modality or 'not given'}, where only CR and DX are chest radiographs")
     if body not in ("", "CHEST"):
-        raise RefusedError(f"its body part is {body}, where only CHEST, or none, is accepted")
+        raise RejectedError(f"its body part is {body}, where only CHEST, or none, is accepted")
     frames = number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
-        raise RefusedError(f"it has {frames:g} frames, where only single images are accepted")
+        raise RejectedError(f"it has {frames:g} frames, where only single images are accepted")
     if code(dataset, "PresentationIntentType") == "FOR PROCESSING" or _FOR_PROCESSING in classes:
-        raise RefusedError("it is FOR PROCESSING, where only images FOR PRESENTATION are accepted")
+        raise RejectedError("it is FOR PROCESSING, where only images FOR PRESENTATION are accepted")
     if view := _other_view(dataset):
-        raise RefusedError(f"it is a {view}, where only frontal ones are accepted")
+        raise RejectedError(f"it is a {view}, where only frontal ones are accepted")
     photometric = code(dataset, "PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise RefusedError(f"it is {photometric or 'of no kind of pixel'}, where only grey images are accepted")
+        raise RejectedError(f"it is {photometric or 'of no kind of pixel'}, where only gray images are accepted")
 
 
 def _other_view(dataset):
-    """Which view a radiograph is and what says so, or "" if it is frontal. Not every device fills in the same tag."""
+    """Return which view a radiograph is, and the tag that says so; "" if it is frontal. Devices use different tags."""
     position = code(dataset, "ViewPosition")
     for word in re.split("[^A-Z]+", text(dataset, "ViewPosition").upper()):
         if word in _VIEWS:
@@ -139,11 +150,11 @@ def _other_view(dataset):
         meaning = re.search(r"\b(lateral|oblique|sagittal)", text(item, "CodeMeaning").lower())
         if meaning or text(item, "CodeValue") in _LATERAL_CODES:
             return f"{meaning[1] if meaning else 'lateral'} view (view code)"
-    # Of a frontal view rows run to the patient's left or right, of a lateral one to the front or back.
+    # The rows of a frontal view run to the patient's left or right, those of a lateral view to the front or back.
     orientation = text(dataset, "PatientOrientation").upper()
     if orientation.startswith(("A", "P")):
         return f"lateral view (patient orientation {code(dataset, 'PatientOrientation')})"
-    # Many CR devices leave all of these empty. What people write is believed where nothing else is known, not quoted.
+    # Many CR devices leave all of these empty. Then what people write decides; it is not quoted.
     if not (position or orientation or values(dataset, "ViewCodeSequence")):
         for name, words in (("SeriesDescription", "series description"), ("ProtocolName", "protocol name")):
             for word in re.split("[^A-Z]+", text(dataset, name).upper()):
@@ -153,44 +164,44 @@ def _other_view(dataset):
 
 
 def _pixel_format(dataset):
-    """BitsStored, and the name of the compression.
+    """Return BitsStored and the name of the compression.
 
     Raises:
-        RefusedError: no pixels, or such that cannot be decoded here.
+        RejectedError: no pixels, or pixels that cannot be decoded here.
     """
     if "PixelData" not in dataset:
-        raise RefusedError("it has no pixel data")
+        raise RejectedError("it has no pixel data")
     rows, columns, samples, allocated, bits, _ = (
         int(number(dataset, name))
         for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
     )
     if not rows * columns or samples != 1:
-        raise RefusedError(f"it has {rows} x {columns} pixels of {samples} values")
+        raise RejectedError(f"it has {rows} x {columns} pixels of {samples} values")
     if Image.MAX_IMAGE_PIXELS is not None and rows * columns > Image.MAX_IMAGE_PIXELS:
-        raise RefusedError(f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit")
+        raise RejectedError(f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit")
     high = int(number(dataset, "HighBit", default=bits - 1))
     if allocated not in (8, 16) or not 1 <= bits <= allocated or high != bits - 1:
-        raise RefusedError(f"it stores {bits} of {allocated} bits up to bit {high}, where 1 to 16 from bit 0 are read")
+        raise RejectedError(f"it stores {bits} of {allocated} bits up to bit {high}, where 1 to 16 from bit 0 are read")
     return bits, _compression(dataset.file_meta.get("TransferSyntaxUID"))
 
 
 def _compression(syntax):
-    """Name of a transfer syntax that can be decoded here; its number, where it is none, is not to be quoted."""
-    from pydicom.pixels import get_decoder
+    """Return the name of a transfer syntax that can be decoded here. An unknown syntax is not quoted."""
+    from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage]
 
     if not syntax:
-        raise RefusedError("it has no TransferSyntaxUID")
-    with refusing("its TransferSyntaxUID is of no image compression that is known"):
+        raise RejectedError("it has no TransferSyntaxUID")
+    with rejecting("its TransferSyntaxUID is of no image compression that is known"):
         decoder = get_decoder(syntax)
     if not decoder.is_available:
         if any("gdcm" in library for library in decoder.missing_dependencies):
-            raise RefusedError(f"decoding {syntax.name} needs python-gdcm", _INSTALL)
-        raise RefusedError(f"{syntax.name} is not decoded here")
+            raise RejectedError(f"decoding {syntax.name} needs python-gdcm", _INSTALL)
+        raise RejectedError(f"{syntax.name} is not decoded here")
     return syntax.name
 
 
 def _require_same_size(dataset):
-    """Refuses JPEG and JPEG-LS data whose frame is not the one of the tags: decoders shear such images, or abort."""
+    """Reject JPEG and JPEG-LS data of another size than the tags say: decoders shear such images, or abort."""
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     from pydicom.encaps import generate_frames
@@ -200,14 +211,14 @@ def _require_same_size(dataset):
         return
     precision, rows, columns = frame
     if (rows, columns) != (dataset.Rows, dataset.Columns) or precision > dataset.BitsAllocated:
-        raise RefusedError(
+        raise RejectedError(
             f"its pixel data is of {rows} x {columns} pixels of {precision} bits, where its tags have "
             f"{int(dataset.Rows)} x {int(dataset.Columns)} of {int(dataset.BitsAllocated)}"
         )
 
 
 def _frame_header(stream):
-    """Bits, rows and columns that a JPEG or JPEG-LS stream begins with (ISO 10918-1, B.2.2); None of others."""
+    """Return bits, rows and columns from the header of a JPEG or JPEG-LS stream (ISO 10918-1, B.2.2); else None."""
     at = 2
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -224,7 +235,7 @@ def _frame_header(stream):
 def _identity(dataset):
     try:
         patient = text(dataset, "PatientID")
-    except RefusedError:
+    except RejectedError:
         return None
     return hashlib.sha256(patient.encode(errors="replace")).digest() if patient else None
 
@@ -232,6 +243,6 @@ def _identity(dataset):
 def _age(dataset):
     try:
         age = re.fullmatch(r"(\d{3})([DWMY])", text(dataset, "PatientAge"))
-    except RefusedError:
+    except RejectedError:
         return None
     return int(age[1]) * _AGE_UNITS[age[2]] if age else None

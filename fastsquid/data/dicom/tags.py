@@ -1,64 +1,71 @@
-"""Tags of DICOM datasets, read in distrust: what is malformed is refused by the tag's name, never with its value."""
+"""Tags of DICOM datasets. A malformed tag is rejected by its name; its value is never quoted."""
+
+from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
-class RefusedError(ValueError):
-    """A DICOM file that is not read.
+class RejectedError(ValueError):
+    """A DICOM file that is not read; the message is the reason.
 
     Attributes:
-        remedy: what would be right, the end of a sentence; the message is its "because".
+        remedy: what to do about it.
     """
 
-    def __init__(self, message, remedy="replace or remove it"):
+    def __init__(self, message: str, remedy: str = "replace or remove it") -> None:
         super().__init__(message)
         self.remedy = remedy
 
 
 @contextmanager
-def refusing(message):
-    """Raises RefusedError in place of what pydicom raises, whose words may quote a tag."""
+def rejecting(message: str) -> Iterator[None]:
+    """Raise RejectedError in place of any other exception: pydicom's messages may quote a tag."""
     try:
         yield
-    except RefusedError:
+    except RejectedError:
         raise
     except Exception:  # damaged files make pydicom and its plug-ins raise almost anything
-        raise RefusedError(message) from None
+        raise RejectedError(message) from None
 
 
-def values(dataset, name):
-    """A tag's values as a list, which is empty where it has none."""
-    with refusing(f"its {name} cannot be read"):
+def values(dataset: Dataset, name: str) -> list[Any]:
+    """Return a tag's values; the list is empty where it has none."""
+    with rejecting(f"its {name} cannot be read"):
         found = dataset.get(name)
         if found is None or found == "":
             return []
         return [found] if isinstance(found, (str, bytes, int, float)) else list(found)
 
 
-def text(dataset, name):
-    """A tag's text, "" where it has none."""
+def text(dataset: Dataset, name: str) -> str:
+    """Return a tag's text, "" where it has none."""
     return "\\".join(map(str, values(dataset, name))).strip()
 
 
-def code(dataset, name):
-    """A tag's code (VR CS) in upper case, "" where it has none, "?" where it holds something else than a code."""
+def code(dataset: Dataset, name: str) -> str:
+    """Return a tag's code (VR CS) in upper case; "" where it has none, "?" where its value is no code."""
     found = text(dataset, name).upper()
     return found if re.fullmatch(r"[A-Z0-9 _\\]{0,64}", found) else "?"
 
 
-def number(dataset, name, default=None):
-    """A tag's first value as a float.
+def number(dataset: Dataset, name: str, default: float | None = None) -> float:
+    """Return a tag's first value as a float, or `default` where it has none.
 
     Raises:
-        RefusedError: it is no number, not finite, or not there where there is no `default`.
+        RejectedError: the value is no number or not finite; or there is neither value nor `default`.
     """
-    found = values(dataset, name)
-    if not found and default is None:
-        raise RefusedError(f"it has no {name}")
-    with refusing(f"its {name} is no number"):
-        result = float(found[0]) if found else float(default)
+    found = values(dataset, name) or ([] if default is None else [default])
+    if not found:
+        raise RejectedError(f"it has no {name}")
+    with rejecting(f"its {name} is no number"):
+        result = float(found[0])
         if not math.isfinite(result):
             raise ValueError
     return result

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..split import ReadOptions, Split
 from .chexpert import is_chexpert, open_chexpert
@@ -17,22 +18,22 @@ class Source:
     """One source of images.
 
     Attributes:
-        name: what it is called in a run's config.json, if it has a description.
-        recognize: function of a Path, or of None where no path is given: is this the source of what is there? All
-            entries of `SOURCES` but the first may take a folder that exists for granted.
-        open: function of the Path and `ReadOptions`; returns a dict of split name to Split.
-        description: what the images show, for a report; None where that is not known.
-        ages: lowest and highest age of the patients in years, for files that do not tell; or None.
-        has_abnormal_training: function of the Path: does the source keep abnormal training images, which contamination
-            needs, apart from the normal ones?
+        name: a source with a description is recorded in a run's config.json by this name.
+        recognize: function of the data's path that returns whether the data is from this source. The path is a folder
+            that exists; DigitAnatomy, the first entry of `SOURCES`, also gets None, for no path.
+        open: function of the path and `ReadOptions` that returns a dict of split name to Split.
+        description: what the images show, for a report; None if that is not known.
+        ages: lowest and highest age of the patients in years, for files without ages; or None.
+        has_abnormal_training: function of the path that returns whether there are abnormal training images beside the
+            normal ones, as contamination needs them.
     """
 
     name: str
-    recognize: Callable[[Path | None], bool]
-    open: Callable[[Path | None, ReadOptions], dict[str, Split]]
+    recognize: Callable[[Any], bool]
+    open: Callable[[Any, ReadOptions], dict[str, Split]]
     description: str | None = None
     ages: tuple[float, float] | None = None
-    has_abnormal_training: Callable[[Path | None], bool] = lambda path: False
+    has_abnormal_training: Callable[[Any], bool] = lambda path: False
 
 
 # In order of recognition: the last one takes every folder.

@@ -1,18 +1,20 @@
 """CheXpert as released (Irvin et al. 2019): train.csv and valid.csv with a column for every finding.
 
-Split as SimSID 4.1 does: frontal PA views; the test is 250 normal and 250 abnormal images of the training file, with
-at least 10 of every disease; the normal images of all other patients are for training.
+The split is that of SimSID, section 4.1, of frontal PA views. The test is 250 normal and 250 abnormal images of the
+training file, with at least 10 of every disease. The normal images of all other patients are for training.
 """
 
 import csv
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
-from ..split import read_split
+from ..split import ReadOptions, Split, read_split
 
 DISEASES = (
     "Enlarged Cardiomediastinum",
@@ -37,15 +39,16 @@ class _Row(NamedTuple):
     path: str
     patient: str
     label: int
-    diseases: tuple
+    diseases: tuple[str, ...]
 
 
-def open_chexpert(root, options):
-    """Reads CheXpert's frontal PA images.
+def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
+    """Read CheXpert's frontal PA images.
 
-    Normal (0) is No Finding = 1, abnormal (1) any of the 12 diseases = 1; images with neither, only uncertain or
-    blank findings, are left out. "test" comes from train.csv, the same at every call; where there are too few images,
-    it takes a fifth of each class and of each disease. No patient is in both test and train. "val" is valid.csv.
+    Normal (0) is No Finding = 1; abnormal (1) is any of the 12 diseases = 1. Images with neither, which have only
+    uncertain or blank findings, are left out. "test" comes from train.csv and is the same at every call. If there are
+    too few images, it is a fifth of each class and of each disease. No patient is in both test and train. "val" is
+    valid.csv.
 
     Args:
         root: Path of the folder with train.csv; a Path column's leading folders may be absent below it.
@@ -81,8 +84,8 @@ def open_chexpert(root, options):
     }
 
 
-def is_chexpert(root):
-    """Whether the folder's train.csv has columns that only CheXpert has."""
+def is_chexpert(root: Path) -> bool:
+    """Return whether the folder's train.csv has columns that only CheXpert has."""
     path = root / "train.csv"
     if not path.is_file():
         return False
@@ -97,7 +100,7 @@ def _class(row):
 
 
 def _hold_out(rows):
-    """(train, test) rows."""
+    """Split rows into (train, test)."""
     rng = np.random.default_rng(0)
     normal = [row for row in rows if not row.label]
     abnormal = [row for row in rows if row.label]
@@ -113,13 +116,13 @@ def _hold_out(rows):
 
 
 def _fill(chosen, rows, count):
-    """`chosen` and the first `count` of the rows that are not in it yet."""
+    """Add the first `count` rows that are not chosen yet."""
     already = set(chosen)
     return chosen + [row for row in rows if row not in already][: max(0, count)]
 
 
 def _read_rows(path, anonymous):
-    """The frontal PA rows of a CSV that are clearly normal or abnormal."""
+    """Read the frontal PA rows of a CSV that are clearly normal or abnormal."""
     kept = []
     with _reading(path) as reader:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
@@ -140,8 +143,8 @@ def _read_rows(path, anonymous):
 
 
 @contextmanager
-def _reading(path):
-    """A csv.DictReader of the file."""
+def _reading(path: Path) -> Iterator[csv.DictReader]:
+    """Open a csv.DictReader of the file."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             yield csv.DictReader(file, restval="")
@@ -157,7 +160,7 @@ def _number(row, name, where):
 
 
 def _resolve(root, name):
-    """The file as named, or with leading folders dropped; as named if there is none, for the error to say so."""
+    """Return the file as named, or without some leading folders. If there is none, return it as named, for errors."""
     parts = name.split("/")
     candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     return next((path for path in candidates if path.is_file()), root / name)

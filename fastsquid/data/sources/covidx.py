@@ -1,15 +1,16 @@
 """COVIDx as released (Wang et al. 2020): text lists of `patient file label source` beside the image folders.
 
-Split as SimSID 4.1 does: validation is 200 normal, 100 pneumonia and 100 COVID-19 images of the training list; the
-normal images of all other patients are for training; the test is the test list.
+The split is that of SimSID, section 4.1. Validation is 200 normal, 100 pneumonia and 100 COVID-19 images of the
+training list. The normal images of all other patients are for training. The test is the test list.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
-from ..split import read_split
+from ..split import ReadOptions, Split, read_split
 
 VAL_COUNTS = {"normal": 200, "pneumonia": 100, "covid-19": 100}
 
@@ -20,11 +21,11 @@ class _Row(NamedTuple):
     label: str
 
 
-def open_covidx(root, options):
-    """Reads COVIDx's A lists: "normal" is 0, everything else 1.
+def open_covidx(root: Path, options: ReadOptions) -> dict[str, Split]:
+    """Read COVIDx's A lists: the label normal is 0, every other label 1. Labels in lower case are the classes.
 
-    "val" is drawn from the training list, the same at every call; where a class has too few images, it takes a fifth
-    of it. No patient is in both val and train.
+    "val" is drawn from the training list and is the same at every call. If a class has too few images, a fifth of it is
+    drawn. No patient is in both val and train.
 
     Args:
         root: Path of the folder with train*.txt and train/, or test*.txt and test/, or both pairs.
@@ -59,8 +60,8 @@ def open_covidx(root, options):
     }
 
 
-def is_covidx(root):
-    """Whether the folder has a list beside the image folder of the same name, which holds no class folders."""
+def is_covidx(root: Path) -> bool:
+    """Return whether the folder has a list beside the image folder of the same name, which holds no class folders."""
     return any(
         list(root.glob(f"{part}*.txt"))
         and (root / part).is_dir()
@@ -78,7 +79,7 @@ def _find_list(root, part):
 
 
 def _hold_out(rows):
-    """(train, val) rows."""
+    """Split rows into (train, val)."""
     rng = np.random.default_rng(0)
     val = []
     for label, count in VAL_COUNTS.items():

@@ -1,36 +1,37 @@
 """DigitAnatomy (SQUID 4.1): digits 1 to 9 in reading order on a 3 x 3 grid are normal anatomy.
 
 An abnormal image has one digit missing, two swapped, one flipped, or one replaced by a zero. The digits come from
-scikit-learn (8 x 8, 1,797 of them, no download) or from MNIST files. scikit-learn's last third, the test, was written
-by people whom training never saw, so the test is a little out of distribution, as a new hospital would be.
+scikit-learn (1,797 digits of 8 x 8, no download) or from MNIST files. The test uses scikit-learn's last third. Other
+people wrote those digits, so the test is a little out of distribution, like a new hospital.
 """
 
 import gzip
 import zlib
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ...errors import UserError
-from ..split import Split
+from ..split import ReadOptions, Split
 
 KINDS = ("normal", "missing", "swapped", "flipped", "zero")
 COUNTS = {"train": (1000, 0, 0, 0, 0), "val": (100, 25, 25, 25, 25), "test": (200, 50, 50, 50, 50)}  # of each kind
 
 
-def open_digits(root, options):
-    """Draws DigitAnatomy; the splits share no handwritten digit.
+def open_digits(root: Path | None, options: ReadOptions) -> dict[str, Split]:
+    """Draw DigitAnatomy; the splits share no handwritten digit.
 
-    Of the digits for training the last sixth is kept for validation. `options.seed` draws the training
-    images; validation and test are the same for every seed.
+    The last sixth of the digits for training is kept for validation. `options.seed` draws the training images;
+    validation and test are the same for every seed.
 
     Args:
         root: Path of a folder with MNIST idx files, or None for scikit-learn's digits.
-        options: `ReadOptions`. Images are drawn at the next multiple of 3 from `size`, and resized where that is
-            another. Contamination adds the four abnormal kinds in equal parts; the normal images before them are those
-            that the seed draws without it.
+        options: images are drawn at the next multiple of 3 from `size`, and resized if that differs. Contamination puts
+            the four abnormal kinds in equal parts after the normal images; the normal images are those that the seed
+            draws without contamination.
 
     Returns:
         dict of split name to Split: uint8 images, labels, cells and classes; names like "test-0007-swapped".
@@ -58,24 +59,24 @@ def open_digits(root, options):
     }
 
 
-def is_digits(root):
+def is_digits(root: Path | None) -> bool:
     """Return whether a path stands for DigitAnatomy: no path, or a folder of MNIST files."""
     return root is None or is_mnist(root)
 
 
-def is_mnist(root):
-    """Whether the folder holds MNIST images under their standard names."""
+def is_mnist(root: Path) -> bool:
+    """Return whether the folder holds MNIST images under their standard names."""
     return any(_find(root, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
 
 
 def _contaminated(counts, contamination):
-    """Counts of each kind with a share of the normal images replaced by the four kinds evenly, earlier ones first."""
+    """Return the counts of each kind after the four abnormal kinds replace a share of the normal images evenly."""
     abnormal = round(contamination * counts[0])
     return (counts[0] - abnormal, *((abnormal + 3 - i) // 4 for i in range(4)))
 
 
 def _draw(name, counts, digits, values, size, seed):
-    """The Split of so many images of each kind from a pool of digits, uint8 (P, h, w), and their values, (P,)."""
+    """Return the Split of `counts` images of each kind, from a pool of digits uint8 (P, h, w) and their values (P,)."""
     rng = np.random.default_rng(seed)
     kinds = [kind for kind, count in zip(KINDS, counts) for _ in range(count)]
     pick = _picker(digits, values, -(-size // 3), rng)
@@ -94,7 +95,7 @@ def _draw(name, counts, digits, values, size, seed):
 
 
 def _picker(digits, values, cell, rng):
-    """A function that gives a random handwritten digit of some value, uint8 (cell, cell)."""
+    """Return a function of a digit's value that returns a random handwritten digit, uint8 (cell, cell)."""
     where = [np.flatnonzero(values == value) for value in range(10)]
 
     @cache
@@ -105,7 +106,7 @@ def _picker(digits, values, cell, rng):
 
 
 def _anatomy(kind, pick, rng):
-    """One image, uint8 (3 cell, 3 cell), and its anomalous cells, bool (9,)."""
+    """Return one image, uint8 (3 cell, 3 cell), and its anomalous cells, bool (9,)."""
     cells = np.stack([pick(value) for value in range(1, 10)])  # [9, cell, cell]
     first, second = rng.choice(9, 2, replace=False)
     anomalous = np.zeros(9, bool)
@@ -124,15 +125,18 @@ def _anatomy(kind, pick, rng):
 
 
 def _sklearn():
-    """Digits uint8 (1797, 8, 8) in 0..255, their values, and how many are for training."""
-    from sklearn.datasets import load_digits  # here, as the import takes a second that X-rays need not wait for
+    """Return digits uint8 (1797, 8, 8) in 0..255, their values, and how many are for training."""
+    from sklearn.datasets import load_digits  # takes a second, which X-rays should not wait for
 
-    data = load_digits()
-    return np.rint(data.images * (255 / 16)).astype(np.uint8), data.target, 1200
+    pixels, values = load_digits(return_X_y=True)
+    return np.rint(np.reshape(pixels, (-1, 8, 8)) * (255 / 16)).astype(np.uint8), values, 1200
 
 
 def _mnist(root):
-    """Digits uint8 (P, 28, 28), their values, and how many are for training: MNIST's own, else two thirds."""
+    """Return digits uint8 (P, 28, 28), their values, and how many are for training.
+
+    Of both of MNIST's parts the first is for training; of one part alone, two thirds.
+    """
     parts = [_mnist_part(root, part) for part in ("train", "t10k") if _find(root, f"{part}-images-idx3-ubyte")]
     digits, values = (np.concatenate(arrays) for arrays in zip(*parts))
     return digits, values, len(parts[0][1]) if len(parts) == 2 else len(digits) * 2 // 3
@@ -155,10 +159,11 @@ def _find(root, stem):
 
 
 def _read_idx(path, dims):
-    """The uint8 array of an idx file, gzip or not: magic, sizes as big-endian int32, then the bytes."""
+    """Read the uint8 array of an idx file, gzip or not: magic, sizes as big-endian int32, then the bytes."""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            data = file.read()
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): download it again") from error
     head = 4 + 4 * dims

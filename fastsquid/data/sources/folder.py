@@ -1,39 +1,41 @@
 """Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import UserError
-from ..dicom.patients import read_patients, refuse_shared_patients
+from ..dicom.patients import read_patients, reject_shared_patients
+from ..filetypes import ImageFile
 from ..images import find_images
 from ..names import content_name
-from ..split import SPLITS, read_split
+from ..split import SPLITS, ReadOptions, Split, read_split
 
-# Normal training images of the ZhangLab release, and of its third version, whose names are longer. The first one's
-# numbers begin at 115: other programs, too, write IM-0001-0001.
+# Normal training images of the ZhangLab release, and of its third version, whose names are longer. The numbers of the
+# release begin at 115; other programs write IM-0001-0001.
 _ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORMAL-\d{4,}-\d{4})\.jpeg")
 
 
-def open_folder(root, options):
-    """Reads a folder of images by its layout.
+def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
+    """Read a folder of images by its layout.
 
-    - `train`, `val`, `test` folders, any of them: in `train` only the class folder NORMAL (in any case) is opened,
-      unless there is contamination; in `val` and `test` class folders give labels, NORMAL 0 and every other 1, and
-      images without class folders none.
-    - class folders, NORMAL among them: one labelled "test" split.
-    - images: one unlabelled "train" split, taken as normal.
+    - `train`, `val`, `test` folders, any of them. In `train` only the class folder NORMAL (in any case) is opened,
+      unless there is contamination. In `val` and `test` class folders are labels: NORMAL is 0, every other 1. Images
+      without class folders are unlabeled.
+    - class folders, NORMAL among them: one labeled "test" split.
+    - images: one unlabeled "train" split, taken as normal.
 
     Names are paths relative to the split's folder, with "/", and classes are the names of class folders. If
     `options.anonymous`, names are hashes of the files, and classes `normal` and `abnormal`.
 
-    No patient of DICOM files may be in two splits, be they decoded or not; of `train` that is not, NORMAL counts.
+    No patient of DICOM files may be in two splits, also if a split is not decoded. In a `train` that is not decoded,
+    the files in NORMAL count.
 
     Args:
         root: Path of the folder.
-        options: `ReadOptions`. Contamination replaces normal training images by images of the other class folders of
-            `train`.
+        options: contamination replaces normal training images by images of the other class folders of `train`.
 
     Returns:
         dict of split name to Split, without the splits that the folder does not have.
@@ -42,10 +44,10 @@ def open_folder(root, options):
         UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
             patient in two splits, or a data set deeper inside.
     """
-    called = content_name if options.anonymous else str
+    called: Callable[[ImageFile], str] = content_name if options.anonymous else str
     listed = _list(root, options, called)
     patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
-    refuse_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
+    reject_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
     data = {}
     for name in options.splits:
         if name in listed:
@@ -58,7 +60,7 @@ def open_folder(root, options):
 
 
 def _list(root, options, called):
-    """{split: (its folder, paths, labels)} of what there is; splits that are not to be decoded may be anything."""
+    """Return {split: (its folder, paths, labels)}. Labels of a split that is not to be decoded mean nothing."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
@@ -89,13 +91,13 @@ def _list_plain(root):
         raise _empty(root)
     for path in paths:
         for parent in path.relative_to(root).parents:
-            # What would train on a whole data set, its abnormal images too.
+            # Else training would read a whole data set, its abnormal images too.
             if parent.name.lower() in (*SPLITS, "normal"):
                 raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
     return paths
 
 
-def is_zhanglab(root):
+def is_zhanglab(root: Path) -> bool:
     """Return whether all normal training images of a folder are named as in the ZhangLab release."""
     train = root / "train"
     if next(train.glob("NORMAL/*.jpeg"), None) is None:  # most folders are not listed twice
@@ -105,22 +107,22 @@ def is_zhanglab(root):
     return bool(names) and all(match and int(match[1] or 115) >= 115 for match in matches)
 
 
-def has_abnormal_training(root):
+def has_abnormal_training(root: Path) -> bool:
     """Return whether a folder keeps normal and abnormal training images apart, as contamination needs."""
     return (root / "train").is_dir()
 
 
-def folder_labels(root, paths):
-    """Labels by class folders: beside each other in `root`, in its `val` or its `test`, and NORMAL among them.
+def folder_labels(root: Path, paths: Sequence[Path]) -> list[int | None]:
+    """Return labels by class folders: beside each other in `root`, in its `val` or its `test`, with NORMAL among them.
 
     Args:
         root: Path of a folder.
         paths: N Paths below it.
 
     Returns:
-        list of N, 0 in NORMAL, 1 in a class folder beside it, None of any other image.
+        N labels: 0 in NORMAL, 1 in a class folder beside it, None for any other image.
     """
-    classes = {}
+    classes: dict[Path, int] = {}
     for folder in (root, root / "val", root / "test"):
         found = _class_folders(folder) if folder.is_dir() else []
         if any(map(_is_normal, found)):
@@ -129,7 +131,7 @@ def folder_labels(root, paths):
 
 
 def _list_train(folder, contamination, seed):
-    """The paths and labels of the training images."""
+    """Return the paths and labels of the training images."""
     paths = _normal_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
@@ -140,7 +142,7 @@ def _list_train(folder, contamination, seed):
 
 
 def _contaminate(folder, normal, contamination, seed):
-    """The paths and labels of as many training images, a share of them abnormal; still in order, normal ones first."""
+    """Return paths and labels of as many training images, a share of them abnormal; normal ones first, in order."""
     classes = [child for child in _class_folders(folder) if not _is_normal(child)]
     abnormal = [path for child in classes for path in find_images(child)]
     count = round(contamination * len(normal))
@@ -151,7 +153,8 @@ def _contaminate(folder, normal, contamination, seed):
             f"{folder} has {len(abnormal)} beside NORMAL: put more into folders like {folder / 'PNEUMONIA'}, or use "
             f"contamination <= {most:g}"
         )
-    # Beginnings of one order each, so that more contamination adds to less; a stream that DigitAnatomy does not draw.
+    # Both are the beginnings of one random order, so that more contamination contains less. DigitAnatomy draws from
+    # other streams.
     rng = np.random.default_rng((3, seed % 2**64))
     staying, joining = rng.permutation(len(normal))[count:], rng.permutation(len(abnormal))[:count]
     paths = [normal[i] for i in sorted(staying)] + [abnormal[i] for i in sorted(joining)]
@@ -159,7 +162,7 @@ def _contaminate(folder, normal, contamination, seed):
 
 
 def _list_evaluation(folder, called):
-    """The paths and labels of a split's images."""
+    """Return the paths and labels of a split's images."""
     loose, classed = _evaluation_images(folder)
     if not loose:
         if not classed:
@@ -179,9 +182,9 @@ def _normal_images(folder):
 
 
 def _evaluation_images(folder):
-    """Images beside class folders, and in them."""
+    """Return the images beside class folders, and those in them."""
     loose = [path for path in find_images(folder) if path.parent == folder]
-    # Class by class, so that a class folder may be a link.
+    # Class by class, because find_images does not follow links and a class folder may be one.
     return loose, [path for child in _class_folders(folder) for path in find_images(child)]
 
 

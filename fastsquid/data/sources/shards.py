@@ -1,34 +1,35 @@
-"""WebDataset shards: tar archives of samples, whose images are read where they lie, in any order and by any process."""
+"""WebDataset shards: tar archives of samples. Images are read in place, in any order and by any process."""
 
 import io
 import os
 import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from ...errors import UserError
-from ..dicom.patients import read_patients, refuse_shared_patients
-from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from ..dicom.patients import read_patients, reject_shared_patients
+from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile
 from ..images import find_images
 from ..names import content_name
-from ..split import SPLITS, read_split
+from ..split import SPLITS, ReadOptions, Split, read_split
 
-# Compressed ones are found too, to be refused: they can only be read from the beginning.
+# Compressed shards are found too, and then rejected: they can only be read from the beginning.
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A file in a shard, to be read as a Path is; nothing is unpacked.
+    """A file in a shard, with the methods of a Path that reading needs; nothing is unpacked.
 
     Attributes:
         shard: Path of the archive.
-        file: its name there.
-        start: of its bytes in the archive.
-        size: how many they are.
+        file: name in the archive.
+        start: offset of the file's bytes in the archive.
+        size: number of bytes.
     """
 
     shard: Path
@@ -37,33 +38,33 @@ class ShardFile:
     size: int
 
     @property
-    def suffix(self):
+    def suffix(self) -> str:
         return PurePosixPath(self.file).suffix
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[str, ...]:
         return PurePosixPath(self.file).parts
 
-    def read_bytes(self):
+    def read_bytes(self) -> bytes:
         with open(self.shard, "rb") as shard:
             shard.seek(self.start)
             return shard.read(self.size)
 
-    def open(self, mode="rb"):
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
         return io.BytesIO(self.read_bytes())
 
-    def stat(self):
-        """That of the shard, which changes whenever the file does."""
+    def stat(self) -> os.stat_result:
+        """Return the shard's status, which changes whenever the file does."""
         return self.shard.stat()
 
-    def relative_to(self, folder):
-        """Its Path below a folder that the shard is in, or below the shard."""
+    def relative_to(self, folder: Path) -> Path:
+        """Return the Path below a folder that holds the shard, or below the shard."""
         return Path(str(self)).relative_to(folder)
 
-    def as_posix(self):
+    def as_posix(self) -> str:
         return Path(f"{self.shard}/{self.file.lstrip('/')}").as_posix()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.as_posix()
 
 
@@ -71,19 +72,23 @@ class Sample(NamedTuple):
     """An image of a shard.
 
     Attributes:
-        image: `ShardFile`.
-        label: `ShardFile` of the text of its class, or None.
+        image: `ShardFile` of the image.
+        label: `ShardFile` of its `.cls`, or None.
     """
 
     image: ShardFile
     label: ShardFile | None
 
 
-def find_shards(folder, images=()):
-    """All shards below a folder, sorted Paths; names that start with "." are skipped, and links to folders too.
+def find_shards(folder: str | os.PathLike, images: Sequence[Path] = ()) -> list[Path]:
+    """Find all shards below a folder. Names that start with "." are skipped; links to folders are not followed.
 
     Args:
-        images: that are in the folder besides. Among them a compressed archive is just what they were unpacked from.
+        folder: where to look.
+        images: other images in the folder. Beside them a compressed archive is no shard: they were unpacked from it.
+
+    Returns:
+        sorted Paths.
     """
     shards = []
     for parent, folders, files in os.walk(folder):
@@ -92,8 +97,8 @@ def find_shards(folder, images=()):
     return sorted((shard for shard in shards if not images or _is_plain(shard)), key=Path.as_posix)
 
 
-def is_shard(path):
-    """Whether a Path is named as a shard."""
+def is_shard(path: Path) -> bool:
+    """Return whether a file is named as a shard."""
     return path.name.lower().endswith(_SHARDS) and not path.name.startswith(".")
 
 
@@ -101,23 +106,23 @@ def _is_plain(shard):
     return shard.suffix.lower() == ".tar"
 
 
-def read_shard(shard, called=str, title=None):
-    """The samples of a shard, in its order. Only headers are read; what is neither image nor class is passed over.
+def read_shard(shard: Path, called: Callable[[ImageFile], str] = str, title: str | None = None) -> list[Sample]:
+    """Return the samples of a shard, in its order. Only headers are read; files other than image and class are skipped.
 
-    A sample is what WebDataset has it be: files that follow each other and whose names are the same up to the first
-    dot. It has one image, and its class, if it is known, in `.cls`.
+    A sample is defined as in WebDataset: files that follow each other and whose names are equal up to the first dot.
+    It has one image. Its class, if it is known, is in `.cls`.
 
     Args:
-        shard: Path.
-        called: function of a `ShardFile` that gives what messages call it.
+        shard: Path of the archive.
+        called: function of a `ShardFile`; returns what messages call it.
         title: what messages call the shard; its path by default.
 
     Returns:
         list of `Sample`, at least one.
 
     Raises:
-        UserError: no webdataset; an archive that is damaged, cut short, several in one, or compressed; a sample with
-            several images, or with a class and no image; an image that is in no sample, or there twice; no images.
+        UserError: webdataset is not installed; the archive is damaged, cut short, compressed, or several in one; a
+            sample has several images, or a class and no image; an image is in no sample, or there twice; no images.
     """
     title = title or f"the shard {shard}"
     try:
@@ -164,34 +169,36 @@ def read_shard(shard, called=str, title=None):
     return samples
 
 
-def shard_title(folder, anonymous):
-    """What messages call a shard that was found in a folder, where its own name is not to be known; else None."""
+def shard_title(folder: Path, anonymous: bool) -> str | None:
+    """Return what messages call a shard in a folder if its name is to stay unknown; else None."""
     return f"a shard in {folder}" if anonymous else None
 
 
-def open_shards(root, options):
-    """Reads shards by splits, which their names say, `train-000000.tar`, `val-...`, `test-...`, or folders of these
-    names; where nothing says one, all are for training.
+def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
+    """Read shards by splits.
 
-    Classes are whole numbers in `.cls`, 0 normal and every other 1; of `train` only the normal images are read, all of
-    them where none has a class. Names are the shard's path and the image's in it, or, if `options.anonymous`, hashes of
-    the images' files.
+    The split is in the name, `train-000000.tar`, `val-...`, `test-...`, or in the folder's name. If no shard has a
+    split, all are for training.
+
+    Classes are whole numbers in `.cls`: 0 is normal, every other number abnormal. Of `train` only the normal images are
+    read; all images, if none has a class. Names are the shard's path and the image's in it, or, if
+    `options.anonymous`, hashes of the images' files.
 
     Args:
         root: Path of the folder.
         options: `ReadOptions`.
 
     Returns:
-        dict of split name to Split, without the splits that there are no shards of.
+        dict of split name to Split, without the splits that have no shards.
 
     Raises:
         UserError: images beside the shards, a shard of no split or one that cannot be read (`read_shard`), classes of
             some images only, no normal image to train on, or a patient in two splits.
     """
-    called = content_name if options.anonymous else str
+    called: Callable[[ImageFile], str] = content_name if options.anonymous else str
     title = shard_title(root, options.anonymous)
     found = _split_shards(root)
-    _refuse_others(root, found, title)
+    _reject_others(root, found, title)
     listed = {}
     for name, shards in found.items():
         samples = [sample for shard in shards for sample in read_shard(shard, called, title)]
@@ -203,7 +210,7 @@ def open_shards(root, options):
             classes = [0] * len(samples)
         listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files) for name, (files, _) in listed.items()}
-    refuse_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
+    reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
     data = {}
     for name in options.splits:
         if name in listed:
@@ -216,13 +223,13 @@ def open_shards(root, options):
     return data
 
 
-def is_sharded(root):
-    """Whether the folder has shards of a split, or nothing but shards."""
+def is_sharded(root: Path) -> bool:
+    """Return whether the folder has shards of a split, or nothing but shards."""
     return any(_split_shards(root).values())
 
 
 def _split_shards(root):
-    """{split: its shards, sorted} of what there is."""
+    """Return {split: its shards, sorted}, without splits that have none."""
     found = {}
     for name in SPLITS:
         folder = root / name
@@ -235,12 +242,12 @@ def _split_shards(root):
         if shards and not find_images(root):
             found["train"] = shards
     elif not any(map(_is_plain, chain(*found.values()))) and find_images(root):
-        return {}  # which were unpacked
+        return {}  # the images were unpacked from the compressed shards
     return found
 
 
-def _refuse_others(root, found, title):
-    """Refuses what would be left out in silence: images that are in no shard, and shards that are of no split."""
+def _reject_others(root, found, title):
+    """Raise a UserError for what would be left out in silence: images in no shard, and shards of no split."""
     first = next(iter(found.values()))[0]
     if find_images(root):
         raise UserError(f"{root} holds both shards, as {title or first}, and other images: keep one of them there")
@@ -280,22 +287,24 @@ def _classes(samples, called):
 
 
 def _files(shard, called, images):
-    """What webdataset groups: every regular file of an archive, by its header.
+    """Yield every regular file of an archive by its header, as webdataset groups them.
 
     Args:
-        images: dict that those which are images become keys of.
+        shard: Path of the archive.
+        called: function of a `ShardFile`; returns what messages call it.
+        images: dict; the images become its keys.
     """
     names = set()
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
-            archive.members = []  # which tarfile would keep
+            archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else tarfile keeps all of them
             file = ShardFile(shard, member.name, member.offset_data, member.size)
             suffix = file.suffix.lower()
             if (not member.isreg() and not member.isdir() or member.issparse()) and suffix in _SUFFIXES:
                 raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
             if not member.isreg() or any(part[0] == "." and part != ".." for part in file.parts):
                 continue  # hidden, as in folders
-            # As in folders, DICOM is known by how it begins, whatever its name.
+            # As in folders, DICOM is recognized by its first bytes, whatever its name.
             archive.fileobj.seek(file.start + 128)
             if suffix in _SUFFIXES or archive.fileobj.read(4) == b"DICM" and file.size > 132:
                 if file.as_posix() in names:
@@ -303,7 +312,7 @@ def _files(shard, called, images):
                 names.add(file.as_posix())
                 images[file] = True
             yield {"fname": member.name, "data": file, "__url__": str(shard)}
-        # tarfile takes a damaged header, or none, for the end, which is a block of zeros and followed by nothing else.
+        # tarfile takes a damaged or missing header for the end. The true end is a block of zeros with nothing after it.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it is damaged or cut short")
