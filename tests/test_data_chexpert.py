@@ -93,7 +93,7 @@ def test_anonymous_names(tmp_path):
     files = [tmp_path.joinpath(*name.split("/")[1:]) for name in open_train()["train"].names]
     assert open_train(anonymous=True)["train"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
     write(tmp_path / "train.csv", [dict(row(1, No_Finding="1"), Path="doe.jpg")])
-    with pytest.raises(UserError, match="line 2: Path names no patient"):
+    with pytest.raises(UserError, match="train.csv line 2: .*patient"):
         open_train(anonymous=True)
 
 
@@ -168,7 +168,7 @@ def test_valid_is_optional_and_read_alone(tmp_path):
 @pytest.mark.parametrize("column", ["Path", "AP/PA", "No Finding", "Pleural Other"])
 def test_missing_column(tmp_path, column):
     write(tmp_path / "train.csv", normals(0, 5), [name for name in HEADER if name != column])
-    with pytest.raises(UserError, match=f"train.csv has no column '{column}'"):
+    with pytest.raises(UserError, match=f"train.csv .*'{column}'"):
         open_data(tmp_path, size=8)
 
 
@@ -184,9 +184,9 @@ def test_missing_image_is_named_and_can_be_skipped(tmp_path):
 @pytest.mark.parametrize(
     "rows, sentence",
     [
-        ([row(1, No_Finding="yes")], "train.csv line 2: No Finding is 'yes', it should be 1, 0, -1 or blank"),
-        ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "line 3: Path 'a.jpg' names no patient"),
-        ([row(1, Edema="1")], "train.csv has no normal images to train on"),
+        ([row(1, No_Finding="yes")], "train.csv line 2: No Finding .*'yes'"),
+        ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "train.csv line 3: Path 'a.jpg'"),
+        ([row(1, Edema="1")], "train.csv .*No Finding = 1"),
     ],
 )
 def test_bad_rows(tmp_path, rows, sentence):
@@ -203,7 +203,7 @@ def test_byte_order_mark_before_the_first_column(tmp_path):
 
 def test_binary_csv(tmp_path):
     (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UserError, match="train.csv cannot be read as a CSV file"):
+    with pytest.raises(UserError, match="train.csv .*CSV"):
         open_data(tmp_path, size=8)
 
 

@@ -53,7 +53,7 @@ def test_anonymous_names(tmp_path):
     files = [tmp_path / "test" / name for name in open_test()["test"].names]
     assert open_test(anonymous=True)["test"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
     (tmp_path / "test_COVIDx8A.txt").write_text("doe file normal\n")
-    with pytest.raises(UserError, match="line 1: it should be: patient file"):
+    with pytest.raises(UserError, match="test_COVIDx8A.txt line 1: .*patient file label source"):
         open_test(anonymous=True)
 
 
@@ -86,7 +86,7 @@ def test_test_list_alone(tmp_path):
 
 def test_b_lists_are_refused(tmp_path):
     release(tmp_path, [("a", "positive"), ("b", "negative")])
-    with pytest.raises(UserError, match="train_COVIDx8A.txt is a B list.*use the A lists"):
+    with pytest.raises(UserError, match="train_COVIDx8A.txt .*B list"):
         open_data(tmp_path, size=8)
 
 
@@ -94,19 +94,19 @@ def test_malformed_line(tmp_path):
     release(tmp_path, TRAIN)
     with open(tmp_path / "train_COVIDx8A.txt", "a") as file:
         file.write("patient file normal\n")
-    with pytest.raises(UserError, match=f"train_COVIDx8A.txt line {len(TRAIN) + 2}: 'patient file normal' should be"):
+    with pytest.raises(UserError, match=f"train_COVIDx8A.txt line {len(TRAIN) + 2}: 'patient file normal'"):
         open_data(tmp_path, size=8)
 
 
 def test_several_lists(tmp_path):
     release(tmp_path, TRAIN)
     (tmp_path / "train_COVIDx8B.txt").touch()
-    with pytest.raises(UserError, match="several train lists, train_COVIDx8A.txt and train_COVIDx8B.txt: keep one"):
+    with pytest.raises(UserError, match="train_COVIDx8A.txt and train_COVIDx8B.txt"):
         open_data(tmp_path, size=8)
 
 
 def test_no_normal_images(tmp_path):
-    with pytest.raises(UserError, match="has no normal images to train on"):
+    with pytest.raises(UserError, match="train_COVIDx8A.txt .*normal"):
         open_data(release(tmp_path, [("p", "pneumonia")]), size=8)
 
 
@@ -122,5 +122,5 @@ def test_missing_image_is_named_and_can_be_skipped(tmp_path):
 def test_binary_list(tmp_path):
     release(tmp_path, TRAIN)
     (tmp_path / "train_COVIDx8A.txt").write_bytes(b"\xff\xfe\x81")
-    with pytest.raises(UserError, match="train_COVIDx8A.txt cannot be read as text"):
+    with pytest.raises(UserError, match="train_COVIDx8A.txt"):
         open_data(tmp_path, size=8)

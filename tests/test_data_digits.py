@@ -244,8 +244,8 @@ def too_few_labels(folder):
         (negative_sizes, "train-images-idx3-ubyte.gz is no idx file"),
         (cut_data, "train-images-idx3-ubyte.gz is no idx file .* or not all of it"),
         (cut_header, "train-images-idx3-ubyte.gz is no idx file"),
-        (no_labels, "has no labels: put train-labels-idx1-ubyte"),
-        (too_few_labels, "has 180 images but .* has 3 labels"),
+        (no_labels, "train-images-idx3-ubyte.gz .*train-labels-idx1-ubyte"),
+        (too_few_labels, "180 images .* 3 labels"),
     ],
 )
 def test_damaged_mnist_is_named(tmp_path, damage, sentence):
@@ -257,5 +257,5 @@ def test_damaged_mnist_is_named(tmp_path, damage, sentence):
 
 def test_too_few_digits(tmp_path):
     write_idx(tmp_path, "train", 12)
-    with pytest.raises(UserError, match="has no digit 0 for the val images"):
+    with pytest.raises(UserError, match="digit 0 .*val"):
         open_data(tmp_path, size=18, splits=("val",))

@@ -140,14 +140,12 @@ def test_without_contamination_abnormal_training_images_are_not_touched(ill):
 
 
 def test_too_few_abnormal_images_to_contaminate_with(ill):
-    sentence = "0.7 of the 8 training images needs 6 abnormal ones, but .*train has 5 .* use contamination <= 0.62"
+    sentence = "0.7 .* 8 .* 6 .*train .* 5 .* contamination <= 0.62"
     with pytest.raises(UserError, match=sentence):
         open_data(ill, size=8, contamination=0.7)
     for name in ("PNEUMONIA", "COVID"):
         shutil.rmtree(ill / "train" / name)
-    with pytest.raises(
-        UserError, match="needs 4 abnormal ones, but .* has 0 beside NORMAL: .* use contamination <= 0$"
-    ):
+    with pytest.raises(UserError, match=" 4 .* 0 .* contamination <= 0$"):
         open_data(ill, size=8, contamination=0.5)
 
 
@@ -158,7 +156,7 @@ def test_contamination_of_a_source_without_abnormal_training_images(xrays, tmp_p
     put(tmp_path / "chexpert" / "train" / "a.png")
     (tmp_path / "chexpert" / "train.csv").write_text("Path,Pneumonia\n")
     for root in (tmp_path / "plain", tmp_path / "covidx", tmp_path / "chexpert", xrays / "val"):
-        with pytest.raises(UserError, match=f"{root.name} does not have apart: give a folder with train/NORMAL beside"):
+        with pytest.raises(UserError, match=f"contamination = 0.1 .*{root.name}"):
             open_data(root, size=8, contamination=0.1)
 
 
@@ -220,17 +218,17 @@ def test_unreadable_files_raise_or_are_skipped_and_counted(xrays):
 
 def test_nothing_readable(tmp_path):
     (tmp_path / "a.png").write_bytes(b"corrupt")
-    with pytest.raises(UserError, match="none of the 1 images could be read.*a.png"):
+    with pytest.raises(UserError, match=" 1 .*a.png"):
         open_data(tmp_path, size=8, skip_unreadable=True)
 
 
 def test_missing_path(tmp_path):
-    with pytest.raises(UserError, match="nowhere does not exist: give a folder"):
+    with pytest.raises(UserError, match="nowhere"):
         open_data(tmp_path / "nowhere", size=8)
 
 
 def test_file_instead_of_folder(tmp_path):
-    with pytest.raises(UserError, match="a.png is a file: give a folder"):
+    with pytest.raises(UserError, match="a.png is a file"):
         open_data(put(tmp_path / "a.png"), size=8)
 
 
@@ -249,18 +247,18 @@ def test_empty_test_folder(xrays):
 @pytest.mark.parametrize("name", ["train/PNEUMONIA/a.png", "train/a.png"])
 def test_no_normal_images_to_train_on(tmp_path, name):
     put(tmp_path / name)
-    with pytest.raises(UserError, match="train holds no normal images to train on: put them in .*NORMAL"):
+    with pytest.raises(UserError, match="train .*train/NORMAL"):
         open_data(tmp_path, size=8)
 
 
 def test_images_beside_class_folders(xrays):
     put(xrays / "val" / "loose.png")
-    with pytest.raises(UserError, match="val holds images both in class folders and beside them, such as loose.png"):
+    with pytest.raises(UserError, match="val .*loose.png"):
         open_data(xrays, size=8)
 
 
 def test_a_data_set_deeper_inside_is_not_taken_for_normal_images(xrays):
-    with pytest.raises(UserError, match="deeper inside: give .*/xrays$"):
+    with pytest.raises(UserError, match="/xrays$"):
         open_data(xrays.parent, size=8)
 
 

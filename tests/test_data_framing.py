@@ -207,7 +207,7 @@ def test_shards_are_cropped_alike(tmp_path):
 
 
 def test_digits_have_no_field():
-    with pytest.raises(UserError, match="crop = True is for X-rays"):
+    with pytest.raises(UserError, match="crop = True .*DigitAnatomy"):
         open_data(None, 48, crop=True)
 
 

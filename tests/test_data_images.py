@@ -272,7 +272,7 @@ def test_find_images_is_recursive_sorted_and_skips_what_is_hidden_or_no_image(tm
 
 
 def test_find_images_names_a_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="cannot list the folder .*nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         find_images(tmp_path / "nowhere")
 
 
