@@ -32,7 +32,8 @@ from triton.compiler import ASTSource, make_backend
 
 from fastsquid import kernels
 from fastsquid.kernels import memory_read, neighbor_attention
-from fastsquid.kernels.configurations import ACCUMULATOR, QUERIES, SLOTS, Configuration, configurations
+from fastsquid.kernels.compilations import ACCUMULATOR, QUERIES, SLOTS, Configuration, configurations
+from fastsquid.kernels.configurations import blocks_for
 from fastsquid.kernels.launch import INTERPRETED
 from fastsquid.utils.files import replacing
 
@@ -154,7 +155,9 @@ def failures(outcome, chip):
 
 @cache
 def listed(chip):
-    return configurations(CHIPS[chip].target.backend)
+    target = CHIPS[chip].target
+    capability = divmod(target.arch, 10) if target.backend == "cuda" else None
+    return configurations(target.backend, blocks_for(capability))
 
 
 def attempt(job):
@@ -218,7 +221,7 @@ def summary_table(outcomes):
 
 def kernel_tables(outcomes):
     """A section a kernel, a row a configuration, a column a chip: what the worse of aligned and unaligned needs."""
-    sections = {}
+    sections, chips = {}, dict.fromkeys((chip for chip, _, _ in outcomes), "")
     for chip, number, _ in outcomes:
         config = listed(chip)[number]
         pair = [outcomes[chip, number, aligned] for aligned in (True, False)]
@@ -228,7 +231,7 @@ def kernel_tables(outcomes):
             worse = Resources(*map(max, zip(*pair)))
             cell = f"{worse.registers} / {worse.shared}" + (f" **spills {worse.spills}**" if worse.spills else "")
         rows = sections.setdefault(config.name, {})
-        rows.setdefault(str(described(config)), described(config))[chip] = cell
+        rows.setdefault(str(described(config)), described(config) | chips)[chip] = cell
     return [line for name, rows in sections.items() for line in (f"## {name}", "", *table(list(rows.values())))]
 
 

@@ -1,73 +1,86 @@
-"""Every kernel in every configuration that it can be launched with: dtypes, blocks, warps, stages.
+"""Block sizes and numbers of programs of every kernel, by compute capability: the one file to edit for another chip.
 
-The launchers choose among the same lists of blocks; `bench/resources.py` compiles all of this for several chips.
+A launcher takes the first block of a list that covers the size it is chosen by, else the last.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
 
-from . import memory_read, neighbor_attention
-from .launch import DTYPES, PAIRS, accumulator, precision
+Block = dict[str, int]  # constexpr arguments of a kernel by name, with num_warps and num_stages
 
-# What each pointer of the kernels points to: queries, slots, the accumulator's type, or 64-bit integers.
-QUERIES = {"x_ptr", "out_ptr", "dout_ptr", "q_ptr", "k_ptr", "v_ptr", "dq_ptr", "dk_ptr", "dv_ptr"}
-SLOTS = {"bank_ptr", "values_ptr", "dbank_ptr"}
-ACCUMULATOR = {"partial_ptr", "y_ptr", "ds_ptr", "weight_ptr", "lse_ptr"}
-INTEGERS = {"filled_ptr", "index_ptr"}
+# Sizes that the last block of a list must cover, on every chip.
+MAX_SLOTS = 4096
+MAX_TOP_K = 64
+MAX_HEAD_DIM = 256
 
 
-class Configuration(NamedTuple):
-    """One compilation: dtypes by pointer name, constexpr arguments, and the compiler's options."""
+class Blocks(NamedTuple):
+    """What the kernels are launched with on one kind of chip; each list goes from small to large sizes."""
 
-    kernel: object
-    pointers: dict
-    constants: dict
-    options: dict
+    dots: list[Block]  # of `_dots`, chosen by the queries per region
+    rows: list[Block]  # of `_select_gather`, `_softmax` and `_score_gradient`, by the slots
+    gather: list[Block]  # of `_select_gather`, beside one of `rows`, by the chosen slots
+    weighted_sum: list[Block]  # of `_weighted_sum`, by the queries per region
+    bank_gradient: list[Block]  # of `_bank_gradient`, by the queries per region
+    attention: list[Block]  # of the attention's `_forward` and `_backward`, by the head dimension
+    dots_programs: int  # that `_dots` aims at when it divides the sums over C
+    dots_columns: int  # of C, the least that one program of `_dots` sums
+    gather_programs: int  # that `_select_gather` aims at when it divides the columns of a row
 
-    @property
-    def name(self):
-        return f"{self.kernel.__module__.rsplit('.', 1)[-1]}.{self.kernel.__name__}"
+
+# H100 and H200: 132 multiprocessors, so 264 programs are two for each, and 528 four.
+HOPPER = Blocks(
+    dots=[
+        dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
+        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
+        dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=16, num_warps=8, num_stages=3),
+    ],
+    rows=[
+        dict(BLOCK_N=256, num_warps=4),
+        dict(BLOCK_N=1024, num_warps=4),
+        dict(BLOCK_N=4096, num_warps=16),
+    ],
+    gather=[dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)],
+    weighted_sum=[
+        dict(BLOCK_B=16, BLOCK_N=16, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
+    ],
+    bank_gradient=[
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4),
+        dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=32, num_warps=8),
+    ],
+    attention=[
+        dict(BLOCK_P=8, BLOCK_D=32, num_warps=4),
+        dict(BLOCK_P=4, BLOCK_D=64, num_warps=4),
+        dict(BLOCK_P=2, BLOCK_D=256, num_warps=8),
+    ],
+    dots_programs=264,
+    dots_columns=128,
+    gather_programs=528,
+)
+
+DEFAULT = (9, 0)
+# By compute capability. Any other chip, an AMD one and Triton's interpreter get the blocks of DEFAULT.
+BLOCKS = {
+    DEFAULT: HOPPER,
+    # For Blackwell (B200), add (10, 0): HOPPER._replace(...) here, and run `python bench/resources.py --chip sm_100`.
+}
 
 
-def configurations(backend="cuda"):
-    """List of all `Configuration`s; backend is `cuda` or `hip`."""
-    listed = []
+def blocks_for(capability: tuple[int, int] | None) -> Blocks:
+    """Return the blocks of a compute capability (major, minor), or of none."""
+    return BLOCKS.get(capability or DEFAULT, BLOCKS[DEFAULT])
 
-    def add(kernel, queries, slots, *blocks, **constants):
-        pointers = {}
-        for name in kernel.arg_names:
-            for names, dtype in (
-                (QUERIES, queries),
-                (SLOTS, slots),
-                (ACCUMULATOR, accumulator(slots)),
-                (INTEGERS, torch.int64),
-            ):
-                if name in names:
-                    pointers[name] = dtype
-        merged = {name: value for block in blocks for name, value in block.items()} | constants
-        options = {name: merged.pop(name) for name in ("num_warps", "num_stages") if name in merged}
-        listed.append(Configuration(kernel, pointers, merged, options))
 
-    module = memory_read
-    for queries, slots in PAIRS:
-        products = dict(PRECISION=precision(backend))
-        for tile in module.tiles(module.DOTS, slots):
-            add(module._dots, queries, slots, tile, UPCAST=queries != slots, **products)
-        for row in module.ROWS:
-            for gather in module.GATHER:
-                add(module._select_gather, queries, slots, row, gather)
-        for tile in module.tiles(module.WEIGHTED_SUM, slots):
-            add(module._weighted_sum, queries, slots, tile, **products)
-        for tile in module.tiles(module.BANK_GRADIENT, slots):
-            add(module._bank_gradient, queries, slots, tile, **products)
-    for dtype in (torch.float32, torch.float64):
-        for row in module.ROWS:
-            add(module._softmax, dtype, dtype, row)
-            add(module._score_gradient, dtype, dtype, row)
-    for dtype in DTYPES:
-        for blocks in neighbor_attention.BLOCKS:
-            for kernel in (neighbor_attention._forward, neighbor_attention._backward):
-                # The scale, 1 / sqrt(D), is one number a model; any other compiles to the same instructions.
-                add(kernel, dtype, dtype, blocks, SCALE=0.125)
-    return listed
+def blocks_on(device: torch.device) -> Blocks:
+    """Return the blocks of the chip that a device is."""
+    return blocks_for(_capability(device))
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    if device.type != "cuda" or torch.version.hip:
+        return None
+    return torch.cuda.get_device_capability(device)

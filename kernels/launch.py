@@ -11,28 +11,32 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PAIRS = [(dtype, dtype) for dtype in DTYPES] + [(torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
 
 
-def accumulator(dtype):
-    """float32 for everything up to float32, float64 for float64."""
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of sums: float32 for everything up to float32, float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def precision(backend):
-    """How float32 products are made: three tf32 products on NVIDIA's matrix units, plain float32 on AMD's.
+def precision(backend: str) -> str:
+    """Return how float32 products are made: three tf32 products on NVIDIA's matrix units, plain float32 on AMD's.
 
-    Both keep float32's accuracy; one tf32 product would not (see the table in memory_read.py).
+    Both keep float32's accuracy. One tf32 product would not: memory_read.py has the figures.
+
+    Args:
+        backend: `cuda` or `hip`.
     """
     return "ieee" if backend == "hip" else "tf32x3"
 
 
-def backend():
+def backend() -> str:
+    """Return the backend that PyTorch was built for, `cuda` or `hip`."""
     return "hip" if torch.version.hip else "cuda"
 
 
-def rows_contiguous(x):
-    """x itself where its last dimension is contiguous, else a copy."""
+def rows_contiguous(x: torch.Tensor) -> torch.Tensor:
+    """Return x itself where its last dimension is contiguous, else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def on_device(x):
-    """The context in which kernels are launched on x's device."""
+def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Return the context in which kernels are launched on x's device."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

@@ -1,11 +1,11 @@
 """Region-restricted memory read and its backward (SQUID 3.2, SimSID 3.2); defined by fastsquid/ops/reference.py.
 
-Shapes: queries x (B, R, C), bank M (R, N, C), k chosen slots. Region r's queries read region r's slots only; every
-launch serves all regions.
+Shapes: queries x (B, R, C), bank M (R, N, C), k chosen slots. The queries of region r read
+the slots of region r only. Every launch serves all regions.
 
 Forward, two launches
-    _dots           s = x.M^T. A batch of skinny products, whose cost is reading the bank: the papers' shapes have only
-                    16 to 64 tiles of slots, so each sum over C is divided among S programs: partial sums (S, B, R, N).
+    _dots           s = x.M^T. A batch of skinny products, whose cost is reading the bank. The papers' shapes have only
+                    16 to 64 tiles of slots. Therefore S programs share each sum over C: partial sums (S, B, R, N).
     _select_gather  Adds the partial sums in a fixed order, takes the softmax y, the k largest by repeated maximum
                     (ties to the lowest index), their weights divided by their sum, and the weighted sum of the k rows.
                     For shrinkage `none`: _softmax, and _weighted_sum over all rows.
@@ -22,8 +22,8 @@ stored.
 
 The floor: each input read once and each result written once, at 4.3 TB/s (a copy on an H200), against the products
 at 165 TFLOP/s, a third of the 494 that the H200's data sheet gives for tf32, since a float32 product takes three.
-float32, rows a region x regions x slots x C; forward reads M and x, writes out and y; backward reads M, x, dout and y,
-writes dx and dM:
+float32, rows per region x regions x slots x C. Forward reads M and x and writes out and y. Backward reads M, x, dout
+and y and writes dx and dM:
 
                                           forward                            backward
                                           bytes     us   products    us     bytes      us   products     us
@@ -41,14 +41,14 @@ Where this design spends more:
   programs that share a region.
 - Partial sums. S * B * R * N numbers are written and read back, mostly in the cache: for SQUID's in-painting 0.4 MB
   (S = 8) to the bank's 6.6 MB, for its decoders 3.3 MB (S = 16) to 13 and 26 MB.
-- The chosen rows are read again: k rows a query, 2.6 MB to 42 MB at the papers' shapes, from the cache, since the bank
-  has just been read and fits in it. In the large case 671 MB; queries of one region run side by side, so that
+- The chosen rows are read again: k rows per query, 2.6 MB to 42 MB at the papers' shapes, from the cache, since the
+  bank has just been read and fits in it. In the large case 671 MB; queries of one region run side by side, so that
   the region's 8 MB stay in the cache.
 - Tensors read once for each tile of the other side: with 256 rows the bank is read twice, and the queries once for
   every 64 slots, from the cache.
 - Backward reads M twice (dy and dx), once more than the floor.
-- A fourth product in backward: h^T.dout over all slots, though only k a query are not zero, which needs no atomics.
-- The rebuilding of h compares every slot of a tile with k indices a query: k * B * R * N * C / 32 comparisons.
+- A fourth product in backward: h^T.dout over all slots, though only k per query are not zero, which needs no atomics.
+- The rebuilding of h compares every slot of a tile with k indices per query: k * B * R * N * C / 32 comparisons.
 None of these costs has been measured on a GPU yet.
 
 Precision: sums in float32 (float64 for float64). Half-precision queries and slots are multiplied as they are, which is
@@ -63,29 +63,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .configurations import Block, blocks_on
 from .launch import INTERPRETED, accumulator, backend, on_device, precision, rows_contiguous
-
-MAX_SLOTS = 4096
-MAX_TOP_K = 64
-PROGRAMS = 264  # aimed at where a launch can be split: two for each of the 132 multiprocessors of an H100 or H200
-
-# Every block that a kernel can be launched with: the launchers below choose among these and nothing else, by the
-# number of queries a region (DOTS, WEIGHTED_SUM, BANK_GRADIENT), of slots (ROWS) or of chosen slots (GATHER).
-DOTS = [
-    dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
-    dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
-    dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=16, num_warps=8, num_stages=3),
-]
-ROWS = [dict(BLOCK_N=256, num_warps=4), dict(BLOCK_N=1024, num_warps=4), dict(BLOCK_N=4096, num_warps=16)]
-GATHER = [dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)]
-WEIGHTED_SUM = [
-    dict(BLOCK_B=16, BLOCK_N=16, BLOCK_C=64, num_warps=4, num_stages=3),
-    dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
-]
-BANK_GRADIENT = [
-    dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4),
-    dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=32, num_warps=8),
-]
 
 
 @triton.jit
@@ -96,27 +75,30 @@ def _limit(filled_ptr, queue, N):
 
 @triton.jit(do_not_specialize=["B", "R", "N", "queue"])
 def _dots(
-    x_ptr,
-    bank_ptr,
-    filled_ptr,
-    partial_ptr,
-    B,
-    R,
-    N,
-    C,
-    chunk,
-    stride_xb,
-    stride_xr,
-    stride_mr,
-    stride_mn,
-    queue,
-    BLOCK_B: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    UPCAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    x_ptr,  # queries x (B, R, C), last dimension contiguous
+    bank_ptr,  # slots M (R, N, C), last dimension contiguous
+    filled_ptr,  # number of slots that may be read, one int64; not read for a matrix
+    partial_ptr,  # out: partial sums (S, B, R, N), in the accumulator's type
+    B,  # queries per region
+    R,  # regions
+    N,  # slots per region
+    C,  # numbers per query and slot
+    chunk,  # of C, that one program sums; a multiple of BLOCK_C
+    stride_xb,  # of x, per query
+    stride_xr,  # of x, per region
+    stride_mr,  # of M, per region
+    stride_mn,  # of M, per slot
+    queue,  # 1 for a queue, which reads filled_ptr; 0 for a matrix
+    BLOCK_B: tl.constexpr,  # queries per program
+    BLOCK_N: tl.constexpr,  # slots per program
+    BLOCK_C: tl.constexpr,  # numbers per step
+    UPCAST: tl.constexpr,  # convert both to the accumulator's type before they are multiplied
+    PRECISION: tl.constexpr,  # of float32 products, `tf32x3` or `ieee`
 ):
-    """partial[z, b, r, n] = sum of x[b, r, c] * bank[r, n, c] over the z-th chunk of c."""
+    """partial[z, b, r, n] = sum of x[b, r, c] * bank[r, n, c] over the z-th chunk of c.
+
+    Grid: (R * tiles of N * tiles of B, S); each program computes one tile of slots and queries for one chunk of C.
+    """
     ACC: tl.constexpr = partial_ptr.dtype.element_ty
     # Query tiles are innermost: programs that read the same slots run side by side and share the cache.
     b_tiles, n_tiles = tl.cdiv(B, BLOCK_B), tl.cdiv(N, BLOCK_N)
@@ -163,32 +145,33 @@ def _row_softmax(partial_ptr, row, rows, N, splits, limit, BLOCK_N: tl.constexpr
 
 @triton.jit(do_not_specialize=["B", "R", "N", "splits", "k", "queue", "published", "keep"])
 def _select_gather(
-    partial_ptr,
-    filled_ptr,
-    values_ptr,
-    out_ptr,
-    y_ptr,
-    index_ptr,
-    weight_ptr,
-    B,
-    R,
-    N,
-    V,
-    splits,
-    k,
-    chunk,
-    stride_vr,
-    stride_vn,
-    queue,
-    published,
-    keep,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    partial_ptr,  # partial sums of the dots (S, B, R, N), as `_dots` stores them
+    filled_ptr,  # number of slots that may be read, one int64; not read for a matrix
+    values_ptr,  # rows that are summed (R, N, V), last dimension contiguous
+    out_ptr,  # out: weighted sums (B, R, V)
+    y_ptr,  # out: softmax (B, R, N), stored where `keep` is 1
+    index_ptr,  # out: chosen slots (B, R, k), int64, -1 where the weight is 0
+    weight_ptr,  # out: their weights (B, R, k)
+    B,  # queries per region
+    R,  # regions
+    N,  # slots per region
+    V,  # columns of values
+    splits,  # S, the partial sums of each dot
+    k,  # chosen slots per query
+    chunk,  # of V, that one program sums; a multiple of BLOCK_C
+    stride_vr,  # of values, per region
+    stride_vn,  # of values, per slot
+    queue,  # 1 for a queue, which reads filled_ptr; 0 for a matrix
+    published,  # 1 for the published rule, 0 for the exact one
+    keep,  # 1 to store the softmax
+    BLOCK_N: tl.constexpr,  # at least N
+    BLOCK_K: tl.constexpr,  # at least k
+    BLOCK_C: tl.constexpr,  # columns per step
 ):
-    """Softmax, top-k and the weighted sum of the k chosen rows of values, for one query and one chunk of columns.
+    """Softmax, top-k and the weighted sum of the k chosen rows of values.
 
-    Every chunk's program repeats the selection, which reads a few numbers from the cache; its first one stores it.
+    Grid: (B * R, chunks of V); each program computes one query's selection and one chunk of its columns. Every chunk's
+    program repeats the selection, which reads a few numbers from the cache; the first one stores it.
     """
     ACC: tl.constexpr = partial_ptr.dtype.element_ty
     r = (tl.program_id(0) // B).to(tl.int64)  # queries of one region side by side: their slots stay in the cache
@@ -228,16 +211,38 @@ def _select_gather(
 
 
 @triton.jit(do_not_specialize=["rows", "N", "splits", "queue"])
-def _softmax(partial_ptr, filled_ptr, y_ptr, rows, N, splits, queue, BLOCK_N: tl.constexpr):
-    """y = softmax of one query's dots; y may be the first of the partial sums."""
+def _softmax(
+    partial_ptr,  # partial sums of the dots (S, B, R, N)
+    filled_ptr,  # number of slots that may be read, one int64; not read for a matrix
+    y_ptr,  # out: softmax (B, R, N); may be the first of the partial sums
+    rows,  # B * R
+    N,  # slots per region
+    splits,  # S, the partial sums of each dot
+    queue,  # 1 for a queue, 0 for a matrix
+    BLOCK_N: tl.constexpr,  # at least N
+):
+    """y = softmax of the dots.
+
+    Grid: (B * R,); each program computes the row of one query.
+    """
     row, n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_N)
     _, y = _row_softmax(partial_ptr, row, rows, N, splits, _limit(filled_ptr, queue, N), BLOCK_N)
     tl.store(y_ptr + row * N + n, y, mask=n < N)
 
 
 @triton.jit(do_not_specialize=["rows", "N", "splits"])
-def _score_gradient(partial_ptr, y_ptr, rows, N, splits, BLOCK_N: tl.constexpr):
-    """ds = y * (dy - sum(y * dy)) of one query, in the place of the first partial sum of dy."""
+def _score_gradient(
+    partial_ptr,  # partial sums of dy (S, B, R, N); out: ds in the place of the first
+    y_ptr,  # softmax (B, R, N)
+    rows,  # B * R
+    N,  # slots per region
+    splits,  # S, the partial sums of each dy
+    BLOCK_N: tl.constexpr,  # at least N
+):
+    """ds = y * (dy - sum(y * dy)), in the place of the first partial sum of dy.
+
+    Grid: (B * R,); each program computes the row of one query.
+    """
     row, n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_N)
     y = tl.load(y_ptr + row * N + n, mask=n < N, other=0.0)
     dy = _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N)
@@ -246,23 +251,26 @@ def _score_gradient(partial_ptr, y_ptr, rows, N, splits, BLOCK_N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "R", "N", "queue"])
 def _weighted_sum(
-    weight_ptr,
-    values_ptr,
-    filled_ptr,
-    out_ptr,
-    B,
-    R,
-    N,
-    V,
-    stride_vr,
-    stride_vn,
-    queue,
-    BLOCK_B: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    PRECISION: tl.constexpr,
+    weight_ptr,  # dense weights (B, R, N): the softmax, or ds
+    values_ptr,  # rows that are summed (R, N, V), last dimension contiguous
+    filled_ptr,  # number of slots that may be read, one int64; not read for a matrix
+    out_ptr,  # out: weighted sums (B, R, V)
+    B,  # queries per region
+    R,  # regions
+    N,  # slots per region
+    V,  # columns of values
+    stride_vr,  # of values, per region
+    stride_vn,  # of values, per slot
+    queue,  # 1 for a queue, which reads filled_ptr; 0 for a matrix
+    BLOCK_B: tl.constexpr,  # queries per program
+    BLOCK_N: tl.constexpr,  # slots per step
+    BLOCK_C: tl.constexpr,  # columns per program
+    PRECISION: tl.constexpr,  # of float32 products, `tf32x3` or `ieee`
 ):
-    """out[b, r, c] = sum over n of weight[b, r, n] * values[r, n, c]: dense weights, of `none` and of dx."""
+    """out[b, r, c] = sum over n of weight[b, r, n] * values[r, n, c]: for shrinkage `none`, and for dx.
+
+    Grid: (R * tiles of B, tiles of V); each program computes one tile of queries and columns.
+    """
     ACC: tl.constexpr = weight_ptr.dtype.element_ty
     b_tiles = tl.cdiv(B, BLOCK_B)
     b = (tl.program_id(0) % b_tiles * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
@@ -284,31 +292,31 @@ def _weighted_sum(
 
 @triton.jit(do_not_specialize=["B", "R", "N", "k"])
 def _bank_gradient(
-    ds_ptr,
-    y_ptr,
-    index_ptr,
-    weight_ptr,
-    x_ptr,
-    dout_ptr,
-    dbank_ptr,
-    B,
-    R,
-    N,
-    C,
-    k,
-    stride_xb,
-    stride_xr,
-    stride_db,
-    stride_dr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ds_ptr,  # gradient of the dots (B, R, N)
+    y_ptr,  # softmax (B, R, N), read where k is 0
+    index_ptr,  # chosen slots (B, R, k), int64, -1 for none
+    weight_ptr,  # their weights (B, R, k)
+    x_ptr,  # queries (B, R, C), last dimension contiguous
+    dout_ptr,  # gradient of the result (B, R, C), last dimension contiguous
+    dbank_ptr,  # out: dM (R, N, C)
+    B,  # queries per region
+    R,  # regions
+    N,  # slots per region
+    C,  # numbers per query and slot
+    k,  # chosen slots per query; 0 for shrinkage `none`
+    stride_xb,  # of x, per query
+    stride_xr,  # of x, per region
+    stride_db,  # of dout, per query
+    stride_dr,  # of dout, per region
+    BLOCK_B: tl.constexpr,  # queries per step
+    BLOCK_N: tl.constexpr,  # slots per program
+    BLOCK_C: tl.constexpr,  # columns per program
+    PRECISION: tl.constexpr,  # of float32 products, `tf32x3` or `ieee`
 ):
     """dM[r, n, c] = sum over b of ds[b, r, n] * x[b, r, c] + h[b, r, n] * dout[b, r, c].
 
-    The program of a tile of slots sums over all queries and stores it once: no atomics. h comes from the k indices
-    and weights of each query; with k = 0 (shrinkage `none`) it is y.
+    Grid: (R * tiles of N, tiles of C); each program computes one tile of dM over all queries and stores it once: no
+    atomics. h comes from the k indices and weights of each query; with k = 0 (shrinkage `none`) it is y.
     """
     ACC: tl.constexpr = ds_ptr.dtype.element_ty
     n_tiles = tl.cdiv(N, BLOCK_N)
@@ -337,12 +345,12 @@ def _bank_gradient(
 
 
 def _fitting(blocks, name, size):
-    """The first blocks whose `name` covers size, else the last."""
+    """Return the first block whose `name` covers size, else the last."""
     return next((block for block in blocks if block[name] >= size), blocks[-1])
 
 
-def tiles(blocks, dtype):
-    """Those of the blocks that serve a dtype: float64, which is for tests, keeps to the smallest."""
+def tiles(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
+    """Return the blocks that serve a dtype: float64, which is for tests, keeps to the smallest."""
     return blocks[:1] if dtype == torch.float64 else blocks
 
 
@@ -350,11 +358,18 @@ def _tile(blocks, B, dtype):
     return _fitting(tiles(blocks, dtype), "BLOCK_B", B)
 
 
-def splits(B, R, N, C, dtype):
-    """S, the programs among which each sum over the slot dimension C is divided, and their share of it."""
-    tile = _tile(DOTS, B, dtype)
+def splits(B: int, R: int, N: int, C: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
+    """Return S, the programs among which each sum over the slot dimension C is divided, and their share of C.
+
+    Args:
+        B, R, N, C: sizes of the queries (B, R, C) and the bank (R, N, C).
+        dtype: of the bank.
+        device: where the kernel runs.
+    """
+    blocks = blocks_on(device)
+    tile = _tile(blocks.dots, B, dtype)
     tiles = R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"])
-    wanted = max(1, min(PROGRAMS // max(tiles, 1), C // 128))
+    wanted = max(1, min(blocks.dots_programs // max(tiles, 1), C // blocks.dots_columns))
     chunk = triton.cdiv(triton.cdiv(max(C, 1), tile["BLOCK_C"]), wanted) * tile["BLOCK_C"]
     return max(1, triton.cdiv(C, chunk)), chunk
 
@@ -362,8 +377,8 @@ def splits(B, R, N, C, dtype):
 def _launch_dots(x, bank, filled, queue):
     """Partial sums (S, B, R, N) of x.M^T."""
     (B, R, C), N = x.shape, bank.shape[1]
-    tile = _tile(DOTS, B, bank.dtype)
-    S, chunk = splits(B, R, N, C, bank.dtype)
+    tile = _tile(blocks_on(x.device).dots, B, bank.dtype)
+    S, chunk = splits(B, R, N, C, bank.dtype, x.device)
     partial = torch.empty(S, B, R, N, dtype=accumulator(bank.dtype), device=x.device)
     grid = (R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"]), S)
     if partial.numel():
@@ -377,7 +392,7 @@ def _launch_dots(x, bank, filled, queue):
 
 def _launch_weighted_sum(weight, values, filled, queue, dtype):
     (B, R, N), V = weight.shape, values.shape[2]
-    tile = _tile(WEIGHTED_SUM, B, values.dtype)
+    tile = _tile(blocks_on(weight.device).weighted_sum, B, values.dtype)
     out = torch.empty(B, R, V, dtype=dtype, device=weight.device)
     grid = (R * triton.cdiv(B, tile["BLOCK_B"]), triton.cdiv(V, tile["BLOCK_C"]))
     if out.numel():
@@ -393,15 +408,23 @@ def _queue(filled, x):
     return (torch.empty(0, dtype=torch.int64, device=x.device), 0) if filled is None else (filled, 1)
 
 
-def forward(x, bank, values, filled, k, published, keep):
-    """The read with k chosen slots, or with all of them (k = 0: shrinkage `none`).
+def forward(
+    x: torch.Tensor,
+    bank: torch.Tensor,
+    values: torch.Tensor,
+    filled: torch.Tensor | None,
+    k: int,
+    published: bool,
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read with k chosen slots, or with all of them (k = 0: shrinkage `none`).
 
     Args:
         x: queries (B, R, C).
         bank: slots (R, N, C), of x's dtype or float32.
         values: (R, N, V), of the bank's dtype: what is summed; the bank itself, or what was folded from it.
-        filled: None, or the int64 count of slots that may be read.
-        k: chosen slots a query, at most min(N, 64); 0 for all.
+        filled: None, or the number of slots that may be read, int64 scalar.
+        k: chosen slots per query, at most min(N, MAX_TOP_K); 0 for all.
         published: the published rule instead of the exact one.
         keep: return the softmax, which the backward needs; always so with k = 0.
 
@@ -411,8 +434,8 @@ def forward(x, bank, values, filled, k, published, keep):
     """
     x, bank, values = rows_contiguous(x), rows_contiguous(bank), rows_contiguous(values)
     (B, R, _), N, V = x.shape, bank.shape[1], values.shape[2]
-    rows = B * R
-    row = _fitting(ROWS, "BLOCK_N", N)
+    rows, blocks = B * R, blocks_on(x.device)
+    row = _fitting(blocks.rows, "BLOCK_N", N)
     filled, queue = _queue(filled, x)
     with on_device(x):
         partial = _launch_dots(x, bank, filled, queue)
@@ -431,10 +454,10 @@ def forward(x, bank, values, filled, k, published, keep):
                 _softmax[(rows,)](partial, filled, y, rows, N, S, queue, **row)
             return _launch_weighted_sum(y, values, filled, queue, x.dtype), y, index, weight
         out = torch.empty(B, R, V, dtype=x.dtype, device=x.device)
-        gather = _fitting(GATHER, "BLOCK_K", k)
+        gather = _fitting(blocks.gather, "BLOCK_K", k)
         # Enough programs to fill the chip; more would only repeat the selection.
         pieces = max(1, triton.cdiv(V, gather["BLOCK_C"]))
-        chunk = triton.cdiv(pieces, max(1, min(pieces, 2 * PROGRAMS // max(rows, 1)))) * gather["BLOCK_C"]
+        chunk = triton.cdiv(pieces, max(1, min(pieces, blocks.gather_programs // max(rows, 1)))) * gather["BLOCK_C"]
         if rows:
             _select_gather[(rows, max(1, triton.cdiv(V, chunk)))](
                 partial, filled, values, out, y, index, weight, B, R, N, V, S, k, chunk,
@@ -443,26 +466,41 @@ def forward(x, bank, values, filled, k, published, keep):
     return out, y, index, weight
 
 
-def backward(dout, x, bank, filled, y, index, weight, need_x, need_bank):
-    """dx (B, R, C) in x's dtype and dM (R, N, C) in the bank's; empty where not needed.
+def backward(
+    dout: torch.Tensor,
+    x: torch.Tensor,
+    bank: torch.Tensor,
+    filled: torch.Tensor | None,
+    y: torch.Tensor,
+    index: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    need_x: bool,
+    need_bank: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of the queries and of the bank.
 
     Args:
-        dout: (B, R, C).
+        dout: gradient of the result (B, R, C).
+        x, bank, filled: as given to `forward`.
         y, index, weight: as `forward` returned them with keep; index and weight are not read unless need_bank.
+        need_x, need_bank: compute this gradient.
+
+    Returns:
+        dx (B, R, C) in x's dtype and dM (R, N, C) in the bank's; empty where not needed.
     """
     dout, x, bank = rows_contiguous(dout), rows_contiguous(x), rows_contiguous(bank)
     (B, R, C), N = x.shape, bank.shape[1]
     filled, queue = _queue(filled, x)
-    dx, dbank = x.new_empty(0), bank.new_empty(0)
+    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), blocks_on(x.device)
     with on_device(x):
         partial = _launch_dots(dout, bank, filled, queue)
         ds = partial[0]
         if ds.numel():
-            _score_gradient[(B * R,)](partial, y, B * R, N, partial.shape[0], **_fitting(ROWS, "BLOCK_N", N))
+            _score_gradient[(B * R,)](partial, y, B * R, N, partial.shape[0], **_fitting(blocks.rows, "BLOCK_N", N))
         if need_x:
             dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype)
         if need_bank:
-            tile = _tile(BANK_GRADIENT, B, bank.dtype)
+            tile = _tile(blocks.bank_gradient, B, bank.dtype)
             dbank = torch.empty(R, N, C, dtype=bank.dtype, device=x.device)
             _bank_gradient[(R * triton.cdiv(N, tile["BLOCK_N"]), triton.cdiv(C, tile["BLOCK_C"]))](
                 ds, y, index, weight, x, dout, dbank, B, R, N, C, index.shape[2],

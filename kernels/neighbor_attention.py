@@ -2,8 +2,8 @@
 by fastsquid/ops/reference.py.
 
 Shapes: q, k, v, out (B, H, W, heads, D); the log-sum-exp of the logits (B, H, W, heads). One program owns a few
-patches and one head, and visits the eight neighbours in turn with a running maximum: scores stay in registers, and no
-copy of a neighbour exists in memory. A neighbour outside the grid is a key of logit 0 and value 0 (`pad`), which adds
+patches and one head, and visits the eight neighbors in turn with a running maximum: scores stay in registers, and no
+copy of a neighbor exists in memory. A neighbor outside the grid is a key of logit 0 and value 0 (`pad`), which adds
 exp(0 - max) to the denominator, or of logit -inf (`mask`).
 
 Backward, one launch: probabilities are recomputed from the log-sum-exp. The patches that a patch looks at are those
@@ -18,14 +18,14 @@ The floor: forward reads q, k, v and writes out, backward reads q, k, v, out, do
     SimSID                     16, 4 x 4,  8 x 64          2.1 MB, 0.5 us     4.2 MB, 1.0 us
     large                     256, 8 x 8,  8 x 256         537 MB, 125 us    1074 MB, 250 us
 
-The arithmetic, 4 D operations a neighbour and head forward, is a tenth of that at 67 TFLOP/s and needs no matrix unit.
+The arithmetic, 4 D operations per neighbor and head forward, is a tenth of that at 67 TFLOP/s and needs no matrix unit.
 
 Where this design spends more:
 - Launches: at the papers' shapes starting the kernel costs more than its floor.
-- Neighbours are read up to eight times, of the cache: a patch's neighbours belong to the same program or to ones
-  beside it. Backward reads eight neighbours' k, v and eight neighbours' q, dout, out: it computes each dout.out up to
+- Neighbors are read up to eight times, of the cache: a patch's neighbors belong to the same program or to ones
+  beside it. Backward reads eight neighbors' k, v and eight neighbors' q, dout, out: it computes each dout.out up to
   nine times rather than pay a launch for it.
-- The loop over the neighbours is not unrolled: unrolled it spilled registers for unaligned inputs.
+- The loop over the neighbors is not unrolled: unrolled it spilled registers for unaligned inputs.
 None of these costs has been measured on a GPU yet.
 
 Precision: everything is computed in float32 (float64 for float64), with plain multiplications and additions.
@@ -35,16 +35,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .configurations import blocks_on
 from .launch import accumulator, on_device, rows_contiguous
-
-MAX_HEAD_DIM = 256
-
-# Every block that the kernels can be launched with, chosen by the head dimension D.
-BLOCKS = [
-    dict(BLOCK_P=8, BLOCK_D=32, num_warps=4),
-    dict(BLOCK_P=4, BLOCK_D=64, num_warps=4),
-    dict(BLOCK_P=2, BLOCK_D=256, num_warps=8),
-]
 
 DQ, DKV = tl.constexpr(1), tl.constexpr(2)  # gradients that a backward launch makes, added up
 
@@ -58,7 +50,7 @@ def _place(patches, H, W, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def _step(n):
-    """Row and column offset of the n-th of the eight neighbours, row-major."""
+    """Row and column offset of the n-th of the eight neighbors, row-major."""
     cell = n + (n > 3)
     return cell // 3 - 1, cell % 3 - 1
 
@@ -72,32 +64,36 @@ def _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr
 
 @triton.jit(do_not_specialize=["patches", "H", "W", "pad"])
 def _forward(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    out_ptr,
-    lse_ptr,
-    patches,
-    H,
-    W,
-    D,
-    pad,
-    stride_qb,
-    stride_qi,
-    stride_qj,
-    stride_qh,
-    stride_kb,
-    stride_ki,
-    stride_kj,
-    stride_kh,
-    stride_vb,
-    stride_vi,
-    stride_vj,
-    stride_vh,
-    BLOCK_P: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    SCALE: tl.constexpr,
+    q_ptr,  # queries (B, H, W, heads, D), last dimension contiguous, as in keys and values
+    k_ptr,  # keys, of the same shape
+    v_ptr,  # values, of the same shape
+    out_ptr,  # out: attended values, contiguous, of the same shape
+    lse_ptr,  # out: log-sum-exp of the logits (B, H, W, heads), in the accumulator's type
+    patches,  # B * H * W
+    H,  # rows of the grid of patches
+    W,  # its columns
+    D,  # head dimension
+    pad,  # 1: a neighbor outside the grid has logit 0 and value 0; 0: it is absent
+    stride_qb,  # of q, per image
+    stride_qi,  # of q, per row
+    stride_qj,  # of q, per column
+    stride_qh,  # of q, per head
+    stride_kb,  # of k, per image
+    stride_ki,  # of k, per row
+    stride_kj,  # of k, per column
+    stride_kh,  # of k, per head
+    stride_vb,  # of v, per image
+    stride_vi,  # of v, per row
+    stride_vj,  # of v, per column
+    stride_vh,  # of v, per head
+    BLOCK_P: tl.constexpr,  # patches per program
+    BLOCK_D: tl.constexpr,  # at least D
+    SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
+    """out = softmax of q.k * SCALE over the eight neighbors, times v.
+
+    Grid: (tiles of B * H * W, heads); each program computes a few patches of one head.
+    """
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
     p, b, i, j = _place(patches, H, W, BLOCK_P)
     h, heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
@@ -105,7 +101,7 @@ def _forward(
     d = tl.arange(0, BLOCK_D)
     own, inner = p < patches, (d < D)[None, :]
     q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, own[:, None] & inner, ACC)
-    outside = tl.where(pad != 0, 0.0, float("-inf"))  # the logit of a neighbour that is not there
+    outside = tl.where(pad != 0, 0.0, float("-inf"))  # the logit of a neighbor that is not there
     top = tl.full((BLOCK_P,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_P,), ACC)
     acc = tl.zeros((BLOCK_P, BLOCK_D), ACC)
@@ -132,43 +128,45 @@ def _forward(
 
 @triton.jit(do_not_specialize=["patches", "H", "W", "parts"])
 def _backward(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    out_ptr,
-    lse_ptr,
-    dout_ptr,
-    dq_ptr,
-    dk_ptr,
-    dv_ptr,
-    patches,
-    H,
-    W,
-    D,
-    parts,
-    stride_qb,
-    stride_qi,
-    stride_qj,
-    stride_qh,
-    stride_kb,
-    stride_ki,
-    stride_kj,
-    stride_kh,
-    stride_vb,
-    stride_vi,
-    stride_vj,
-    stride_vh,
-    stride_ob,
-    stride_oi,
-    stride_oj,
-    stride_oh,
-    BLOCK_P: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    SCALE: tl.constexpr,
+    q_ptr,  # queries (B, H, W, heads, D), last dimension contiguous, as in keys, values and dout
+    k_ptr,  # keys, of the same shape
+    v_ptr,  # values, of the same shape
+    out_ptr,  # the forward's result, contiguous, of the same shape
+    lse_ptr,  # the forward's log-sum-exp (B, H, W, heads)
+    dout_ptr,  # gradient of the result (B, H, W, heads, D)
+    dq_ptr,  # out: gradient of the queries, contiguous, stored where parts has DQ
+    dk_ptr,  # out: gradient of the keys, contiguous, stored where parts has DKV
+    dv_ptr,  # out: gradient of the values, likewise
+    patches,  # B * H * W
+    H,  # rows of the grid of patches
+    W,  # its columns
+    D,  # head dimension
+    parts,  # DQ, DKV or their sum: the gradients to compute
+    stride_qb,  # of q, per image
+    stride_qi,  # of q, per row
+    stride_qj,  # of q, per column
+    stride_qh,  # of q, per head
+    stride_kb,  # of k, per image
+    stride_ki,  # of k, per row
+    stride_kj,  # of k, per column
+    stride_kh,  # of k, per head
+    stride_vb,  # of v, per image
+    stride_vi,  # of v, per row
+    stride_vj,  # of v, per column
+    stride_vh,  # of v, per head
+    stride_ob,  # of dout, per image
+    stride_oi,  # of dout, per row
+    stride_oj,  # of dout, per column
+    stride_oh,  # of dout, per head
+    BLOCK_P: tl.constexpr,  # patches per program
+    BLOCK_D: tl.constexpr,  # at least D
+    SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
-    """dq of the program's patches from the neighbours they look at, dk and dv from the neighbours that look at them.
+    """dq of the patches from the neighbors they look at, dk and dv from the neighbors that look at them.
 
     Both are the same eight patches. p = exp(logit - lse); ds = p * (dout.v - dout.out).
+
+    Grid: (tiles of B * H * W, heads); each program computes a few patches of one head.
     """
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
     p, b, i, j = _place(patches, H, W, BLOCK_P)
@@ -223,16 +221,16 @@ def _backward(
 def _launch(q):
     """Grid and blocks for queries (B, H, W, heads, D)."""
     B, H, W, heads, D = q.shape
-    blocks = next(blocks for blocks in BLOCKS if blocks["BLOCK_D"] >= D)
+    blocks = next(blocks for blocks in blocks_on(q.device).attention if blocks["BLOCK_D"] >= D)
     return (triton.cdiv(B * H * W, blocks["BLOCK_P"]), heads), blocks
 
 
-def forward(q, k, v, pad):
-    """Attention of every patch to its neighbours.
+def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pad: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the attention of every patch to its neighbors.
 
     Args:
-        q, k, v: (B, H, W, heads, D) of one dtype, D at most 256.
-        pad: neighbours outside the grid are keys of logit 0 and value 0; else they are absent.
+        q, k, v: (B, H, W, heads, D) of one dtype, D at most MAX_HEAD_DIM.
+        pad: neighbors outside the grid are keys of logit 0 and value 0; else they are absent.
 
     Returns:
         out (B, H, W, heads, D) in q's dtype, and the log-sum-exp of the logits (B, H, W, heads).
@@ -251,8 +249,27 @@ def forward(q, k, v, pad):
     return out, lse
 
 
-def backward(dout, q, k, v, out, lse, need_q, need_kv):
-    """dq, dk, dv, each (B, H, W, heads, D) in q's dtype; empty where not needed."""
+def backward(
+    dout: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    need_q: bool,
+    need_kv: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of the queries, the keys and the values.
+
+    Args:
+        dout: gradient of the result (B, H, W, heads, D).
+        q, k, v: as given to `forward`.
+        out, lse: as `forward` returned them.
+        need_q, need_kv: compute the gradient of the queries; those of keys and values.
+
+    Returns:
+        dq, dk, dv, each (B, H, W, heads, D) in q's dtype; empty where not needed.
+    """
     dout, q, k, v = map(rows_contiguous, (dout, q, k, v))
     B, H, W, heads, D = q.shape
     dq, dk, dv = (out.new_empty(out.shape if needed else (0,)) for needed in (need_q, need_kv, need_kv))

@@ -27,6 +27,14 @@ def whole(*shape, seed=0, dtype=torch.float32, scale=4.0):
     return randn(*shape, seed=seed, scale=scale).round().to(dtype)
 
 
+def change_blocks(patch, **changes):
+    """Launch kernels with other blocks or numbers of programs, on whatever chip; patch: a MonkeyPatch."""
+    from fastsquid.kernels import configurations
+
+    for capability, blocks in configurations.BLOCKS.items():
+        patch.setitem(configurations.BLOCKS, capability, blocks._replace(**changes))
+
+
 def dot_errors(x, bank, dtype):
     """Return by how much a sum in dtype of C products x.m may be wrong, in whatever order they are added: (B, R).
 

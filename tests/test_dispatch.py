@@ -26,9 +26,9 @@ def test_auto_goes_by_the_device():
     assert use_triton("auto", x, can) == (DEVICE == "cuda")
     assert not use_triton("auto", x, cannot) and not use_triton("torch", x, None)  # which is not asked
     assert use_triton("triton", x, can)
-    with pytest.raises(ImplementationError, match="^impl='triton' cannot run: a reason$"):
+    with pytest.raises(ImplementationError, match="^impl='triton' .*: a reason$"):
         use_triton("triton", x, cannot)
-    with pytest.raises(ValueError, match="'cuda' is not one of auto, triton, torch"):
+    with pytest.raises(ValueError, match="impl = 'cuda'"):
         use_triton("cuda", x, can)
 
 
@@ -48,30 +48,33 @@ def test_without_triton(operation, monkeypatch):
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(dispatch, "NO_TRITON", dispatch._without_triton())
     monkeypatch.setattr(dispatch, "NO_KERNELS", dispatch._without_kernels())
-    with pytest.raises(ImplementationError, match="impl='triton' cannot run: Triton is not installed"):
+    with pytest.raises(ImplementationError, match="fastsquid\\[triton\\]"):
         OPERATIONS[operation]()
 
 
 BARE_CLONE = """
-import sys, warnings
+import logging, sys
 import torch
 from fastsquid.ops import dispatch, memory_read
 
-assert dispatch.HAS_TRITON and dispatch.NO_KERNELS.startswith("fastsquid is not installed")
+assert dispatch.HAS_TRITON and "pip install -e ." in dispatch.NO_KERNELS
 x, bank = torch.ones(1, 1, 2), torch.ones(1, 6, 2)
 try:
     memory_read(x, bank, impl="triton")
 except dispatch.ImplementationError as error:
-    assert "pip install -e . in the checkout installs it" in str(error)
+    assert dispatch.NO_KERNELS in str(error)
 
 class OnGpu:  # what `auto` asks of a tensor
     is_cuda = True
 
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
+logged = []
+handler = logging.Handler()
+handler.emit = logged.append
+logging.getLogger("fastsquid").addHandler(handler)
+for _ in range(2):
     assert not dispatch.use_triton("auto", OnGpu(), dispatch.device_reason, OnGpu())
-    assert not dispatch.use_triton("auto", OnGpu(), dispatch.device_reason, OnGpu())
-assert [str(w.message) for w in caught] == [f"the Triton kernels are not used, which is slower: {dispatch.NO_KERNELS}"]
+(record,) = logged
+assert record.levelname == "WARNING" and dispatch.NO_KERNELS in record.getMessage()
 """
 
 
@@ -87,7 +90,7 @@ def test_a_checkout_that_is_not_installed(tmp_path):
 def test_a_triton_that_is_too_old(monkeypatch):
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name: "3.3.1")
-    assert dispatch._without_triton() == "Triton 3.3.1 is too old: 3.6 or newer is needed"
+    assert "3.3.1" in dispatch._without_triton()
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
@@ -100,9 +103,7 @@ SpaceAwareMemory(2, 8, 4, impl="triton")(torch.ones(1, 2, 4))
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert result.stderr.splitlines()[-1].startswith(
-        "fastsquid.ops.dispatch.ImplementationError: impl='triton' cannot run: the tensor is on the device 'cpu'"
-    )
+    assert result.stderr.splitlines()[-1].startswith("fastsquid.ops.dispatch.ImplementationError: impl='triton'")
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")

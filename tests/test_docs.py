@@ -275,15 +275,15 @@ def measured_table():
 
 def tile_table():
     """Lines: the blocks that kernels are launched with."""
-    from fastsquid.kernels import memory_read, neighbor_attention
+    from fastsquid.kernels.configurations import HOPPER
 
     lists = [
-        ("`_dots`", "queries per region", "BLOCK_B", memory_read.DOTS),
-        ("`_weighted_sum`", "queries per region", "BLOCK_B", memory_read.WEIGHTED_SUM),
-        ("`_bank_gradient`", "queries per region", "BLOCK_B", memory_read.BANK_GRADIENT),
-        ("`_select_gather`, `_softmax`, `_score_gradient`", "slots", "BLOCK_N", memory_read.ROWS),
-        ("`_select_gather`", "chosen slots", "BLOCK_K", memory_read.GATHER),
-        ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", neighbor_attention.BLOCKS),
+        ("`_dots`", "queries per region", "BLOCK_B", HOPPER.dots),
+        ("`_weighted_sum`", "queries per region", "BLOCK_B", HOPPER.weighted_sum),
+        ("`_bank_gradient`", "queries per region", "BLOCK_B", HOPPER.bank_gradient),
+        ("`_select_gather`, `_softmax`, `_score_gradient`", "slots", "BLOCK_N", HOPPER.rows),
+        ("`_select_gather`", "chosen slots", "BLOCK_K", HOPPER.gather),
+        ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", HOPPER.attention),
     ]
     lines = ["| kernel | chosen by | configurations |", "|---|---|---|"]
     for kernel, what, block, listed in lists:

@@ -7,13 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DEVICE
-from kernel_checks import assert_decided, check_read, dot_errors, gradients, randn, whole, without_gradient
+from kernel_checks import (
+    assert_decided,
+    change_blocks,
+    check_read,
+    dot_errors,
+    gradients,
+    randn,
+    whole,
+    without_gradient,
+)
 
 from fastsquid import SpaceAwareMemory
 from fastsquid.ops import memory_read, reference
 from fastsquid.ops.dispatch import ImplementationError
 
 kernels = pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
+configurations = pytest.importorskip("fastsquid.kernels.configurations")
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -47,7 +57,7 @@ def test_values_and_gradients(shape):
 
 
 def test_rows_longer_than_a_program_gathers_at_once(monkeypatch):
-    monkeypatch.setattr(kernels, "PROGRAMS", 1)
+    change_blocks(monkeypatch, dots_programs=1, gather_programs=2)
     check_read(2, 2, 10, 1100, 3)
     check_read(2, 2, 10, 1100, 3, shrinkage="none")
 
@@ -59,7 +69,7 @@ def test_smallest_read():
 
 
 def test_most_slots_and_most_chosen():
-    check_read(1, 1, kernels.MAX_SLOTS, 2, kernels.MAX_TOP_K, f32)
+    check_read(1, 1, configurations.MAX_SLOTS, 2, configurations.MAX_TOP_K, f32)
 
 
 @pytest.mark.parametrize("dtypes", [(f32, f32), (bf16, bf16), (f16, f16), (bf16, f32), (f16, f32)], ids=str)
@@ -226,7 +236,7 @@ def test_values_are_read_in_the_place_of_slots():
         )
         assert ours.shape == (3, 2, 47)
         torch.testing.assert_close(ours, truth)
-    with pytest.raises(ImplementationError, match="no backward"):
+    with pytest.raises(ImplementationError, match="values"):
         read(x.requires_grad_(), bank, 3, values=values)
 
 
@@ -281,7 +291,7 @@ def test_only_needed_gradients_are_computed(monkeypatch):
 
 def test_differentiating_twice_is_refused():
     x, bank = randn(3, 2, 20).requires_grad_(), randn(2, 10, 20, seed=1)
-    with pytest.raises(RuntimeError, match="first derivative only"):
+    with pytest.raises(RuntimeError, match="create_graph"):
         torch.autograd.grad(read(x, bank, 3)[0].sum(), x, create_graph=True)
 
 
@@ -322,19 +332,19 @@ def test_the_module_answers_as_on_the_torch_path(kind, how):
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        ((randn(1, 1, 2), randn(1, 6, 2)), dict(shrinkage="hard"), "shrinkage 'hard' has no kernel"),
-        ((randn(1, 1, 2), randn(1, 4097, 2)), dict(), "4097 slots a region are more than 4096"),
-        ((randn(1, 1, 2), randn(1, 70, 2)), dict(top_k=65), "top_k = 65 should be between 1 and 64"),
-        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=5), "at most the 4 slots of a region"),
-        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=0), "top_k = 0 should be between 1"),
-        ((randn(1, 2, 2), randn(1, 6, 2)), dict(), "should be .B, R, C. and .R, N, C."),
-        ((randn(1, 1, 2), randn(1, 6, 2)), dict(values=randn(1, 5, 2)), "as many as slots"),
-        ((randn(1, 1, 2), randn(1, 6, 2).float()), dict(), "torch.float64 and slots torch.float32"),
+        ((randn(1, 1, 2), randn(1, 6, 2)), dict(shrinkage="hard"), "'hard'"),
+        ((randn(1, 1, 2), randn(1, 4097, 2)), dict(), "4097 .* 4096"),
+        ((randn(1, 1, 2), randn(1, 70, 2)), dict(top_k=65), "top_k = 65 .* 64"),
+        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=5), "top_k = 5 .* 4"),
+        ((randn(1, 1, 2), randn(1, 4, 2)), dict(top_k=0), "top_k = 0 "),
+        ((randn(1, 2, 2), randn(1, 6, 2)), dict(), ".1, 2, 2. .* .1, 6, 2."),
+        ((randn(1, 1, 2), randn(1, 6, 2)), dict(values=randn(1, 5, 2)), "values .1, 5, 2. .* .1, 6, 2."),
+        ((randn(1, 1, 2), randn(1, 6, 2).float()), dict(), "torch.float64 .* torch.float32"),
         ((randn(1, 1, 2).int(), randn(1, 6, 2).int()), dict(), "torch.int32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_run_says_why(arguments, options, message):
-    with pytest.raises(ImplementationError, match=f"impl='triton' cannot run: .*{message}") as error:
+    with pytest.raises(ImplementationError, match=f"impl='triton'.*{message}") as error:
         read(*arguments, **options)
     assert "\n" not in str(error.value)

@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 
 import test_memory_read as memory  # noqa: E402
 import test_neighbor_attention as attention  # noqa: E402
+from kernel_checks import change_blocks  # noqa: E402
 
 import fastsquid.kernels  # noqa: E402
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 def in_one_program(check):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastsquid.kernels.memory_read, "PROGRAMS", 1)
+        change_blocks(patch, dots_programs=1, gather_programs=2)
         check()
 
 

@@ -5,12 +5,13 @@ import functools
 import pytest
 import torch
 from conftest import DEVICE
-from kernel_checks import check_attention, close, gradients, largest_logit, randn, whole
+from kernel_checks import change_blocks, check_attention, close, gradients, largest_logit, randn, whole
 
 from fastsquid.ops import neighbor_attention, reference
 from fastsquid.ops.dispatch import ImplementationError
 
 kernels = pytest.importorskip("fastsquid.kernels.neighbor_attention", exc_type=ImportError)
+configurations = pytest.importorskip("fastsquid.kernels.configurations")
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -37,19 +38,19 @@ def test_one_patch_reads_only_padding():
     check_attention(2, 1, 1, 2, 5)
     q, k, v = (randn(1, 1, 1, 2, 5, seed=i) for i in range(3))
     assert not attend(q, k, v).any()
-    with pytest.raises(ValueError, match="1 x 1 grid has no neighbours"):
+    with pytest.raises(ValueError, match="border='mask'"):
         attend(q, k, v, "mask")
 
 
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_the_largest_grid(border, monkeypatch):
     if DEVICE == "cpu":  # the interpreter pays for every program, so it gets few
-        monkeypatch.setattr(kernels, "BLOCKS", [dict(BLOCK_P=256, BLOCK_D=32, num_warps=4)])
+        change_blocks(monkeypatch, attention=[dict(BLOCK_P=256, BLOCK_D=32, num_warps=4)])
     check_attention(1, 32, 32, 1, 7, f32, border)
 
 
 def test_the_largest_head():
-    check_attention(1, 2, 2, 1, kernels.MAX_HEAD_DIM, f32)
+    check_attention(1, 2, 2, 1, configurations.MAX_HEAD_DIM, f32)
 
 
 @pytest.mark.parametrize("dtype", [f32, bf16, f16])
@@ -148,7 +149,7 @@ def test_twice_the_same_bits():
 
 def test_differentiating_twice_is_refused():
     q, k, v = (randn(1, 2, 2, 1, 3, seed=i).requires_grad_() for i in range(3))
-    with pytest.raises(RuntimeError, match="first derivative only"):
+    with pytest.raises(RuntimeError, match="create_graph"):
         torch.autograd.grad(attend(q, k, v).sum(), q, create_graph=True)
 
 
@@ -166,13 +167,16 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ([randn(2, 2, 2, 1, 3), randn(1, 2, 2, 1, 3), randn(2, 2, 2, 1, 3)], "should all be .B, H, W, heads, D."),
-        ([randn(1, 2, 2, 1, 257)] * 3, "heads of size 257 are larger than 256"),
-        ([randn(1, 2, 2, 1, 3), randn(1, 2, 2, 1, 3).float(), randn(1, 2, 2, 1, 3)], "all should be of one"),
+        ([randn(2, 2, 2, 1, 3), randn(1, 2, 2, 1, 3), randn(2, 2, 2, 1, 3)], ".2, 2, 2, 1, 3., k .1, 2, 2, 1, 3."),
+        ([randn(1, 2, 2, 1, 257)] * 3, "257 .* 256"),
+        (
+            [randn(1, 2, 2, 1, 3), randn(1, 2, 2, 1, 3).float(), randn(1, 2, 2, 1, 3)],
+            "torch.float64, torch.float32 and torch.float64",
+        ),
         ([torch.ones(1, 2, 2, 1, 3, dtype=torch.int32, device=DEVICE)] * 3, "torch.int32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_run_says_why(inputs, message):
-    with pytest.raises(ImplementationError, match=f"impl='triton' cannot run: .*{message}"):
+    with pytest.raises(ImplementationError, match=f"impl='triton'.*{message}"):
         attend(*inputs)

@@ -15,7 +15,7 @@ import torch
 triton = pytest.importorskip("triton")
 
 from fastsquid.kernels import memory_read, neighbor_attention  # noqa: E402
-from fastsquid.kernels.configurations import configurations  # noqa: E402
+from fastsquid.kernels.compilations import configurations  # noqa: E402
 from fastsquid.kernels.launch import DTYPES, PAIRS, backend  # noqa: E402
 
 BENCH = Path(__file__).parent.parent / "bench"

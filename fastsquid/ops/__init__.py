@@ -1,4 +1,4 @@
-"""The operations of the method: a public function each, its plain PyTorch definition in `reference`."""
+"""The operations of the method: one public function each, with its plain PyTorch definition in `reference`."""
 
 from .memory_read import memory_read
 from .neighbor_attention import neighbor_attention

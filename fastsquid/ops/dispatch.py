@@ -3,14 +3,30 @@
 import functools
 import importlib.metadata
 import importlib.util
-import warnings
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch import Tensor
+from torch.autograd.function import once_differentiable  # pyright: ignore[reportUnknownVariableType]
+
+Impl = Literal["auto", "triton", "torch"]
+
+if TYPE_CHECKING:
+
+    class Function(torch.autograd.Function):
+        """`torch.autograd.Function` with a typed `apply`."""
+
+        @classmethod
+        def apply(cls, *arguments: Any) -> Any: ...
+
+else:
+    Function = torch.autograd.Function
 
 
-def _without_triton():
-    """Why there is no Triton to run kernels with, or None."""
+def _without_triton() -> str | None:
+    """Return why there is no Triton to run kernels with, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; on Linux, pip install 'fastsquid[triton]' brings it"
     try:
@@ -22,12 +38,12 @@ def _without_triton():
     return None
 
 
-def _without_kernels():
-    """Why the Triton kernels cannot be imported, or None."""
+def _without_kernels() -> str | None:
+    """Return why the Triton kernels cannot be imported, or None."""
     if NO_TRITON or importlib.util.find_spec("fastsquid.kernels") is not None:
         return NO_TRITON
     return (
-        "fastsquid is not installed, so that its folder kernels/ is not known as fastsquid.kernels; "
+        "fastsquid is not installed, so that fastsquid.kernels cannot be imported; "
         "pip install -e . in the checkout installs it"
     )
 
@@ -38,36 +54,38 @@ NO_KERNELS = _without_kernels()
 
 
 class ImplementationError(ValueError):
-    """An implementation that was asked for by name and cannot run here."""
+    """The implementation that was asked for by name cannot run here."""
 
 
-def device_reason(x):
-    """None if Triton kernels can run where the tensor x is, else the reason why not."""
+def device_reason(x: Tensor) -> str | None:
+    """Return None if Triton kernels can run where the tensor x is, else the reason why not."""
     if NO_KERNELS:
         return NO_KERNELS
     if x.is_cuda:
         return None
     if x.device.type == "cpu":
-        from ..kernels.launch import INTERPRETED
+        from ..kernels.launch import INTERPRETED  # pyright: ignore[reportUnknownVariableType]
 
         if INTERPRETED:
             return None
     return (
-        f"the tensor is on the device '{x.device.type}' and Triton's kernels run on a GPU; on a CPU only in Triton's "
-        "interpreter, with TRITON_INTERPRET=1 set before Python starts"
+        f"the tensor is on the device '{x.device.type}' and Triton's kernels run on a GPU. A CPU runs them only in "
+        "Triton's interpreter: set TRITON_INTERPRET=1 before Python starts"
     )
 
 
-def use_triton(impl, x, can_run, *arguments):
-    """True if the Triton kernel is to run.
+def use_triton(impl: Impl, x: Tensor, can_run: Callable[..., str | None], *arguments: Any) -> bool:
+    """Return whether the Triton kernel is to run.
 
     Args:
         impl: `auto` (the kernel wherever it can run on a GPU), `triton` or `torch`.
         x: the input whose device decides.
-        can_run, arguments: called where it matters; None if the kernel can run on them, else a sentence saying why not.
+        can_run: function of the arguments that returns None if the kernel can run on them, else the reason why not. It
+            is called only where the answer matters.
+        *arguments: of `can_run`.
 
     Raises:
-        ImplementationError: `triton` where it cannot run. An explicit choice never falls back in silence.
+        ImplementationError: impl is `triton` and the kernel cannot run. An explicit choice never falls back in silence.
         ValueError: an unknown impl.
     """
     if impl not in ("auto", "triton", "torch"):
@@ -83,25 +101,25 @@ def use_triton(impl, x, can_run, *arguments):
 
 
 @functools.cache
-def _warn_without_kernels():
-    """Say once per process why a GPU is used without the Triton kernels."""
-    warnings.warn(f"the Triton kernels are not used, which is slower: {NO_KERNELS}", stacklevel=2)
+def _warn_without_kernels() -> None:
+    """Warn once per process why a GPU is used without the Triton kernels."""
+    logging.getLogger(__name__).warning("the Triton kernels are not used, which is slower: %s", NO_KERNELS)
 
 
-def first_derivative_only(backward):
-    """once_differentiable for a Function's backward, that also speaks where it would be silent.
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the backward of a Function so that a second differentiation raises an error.
 
-    By itself it notices a second differentiation only through `dout`: with create_graph=True and a loss linear in the
-    output, what depends on the inputs would be taken as constant.
+    `once_differentiable` alone notices a second differentiation only through `dout`. With create_graph=True and a loss
+    that is linear in the output, it would silently treat the inputs as constant.
     """
-    once = once_differentiable(backward)
+    once: Callable[..., Any] = once_differentiable(backward)
 
     @functools.wraps(backward)
-    def checked(ctx, *grads):
+    def checked(ctx: Any, *grads: Tensor | None) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
             raise RuntimeError(
-                "the Triton kernels have a first derivative only and the backward was asked for a graph of itself "
-                "(create_graph=True): use impl='torch' for second derivatives"
+                "the Triton kernels have a first derivative only, and the backward was called with create_graph=True: "
+                "use impl='torch' for second derivatives"
             )
         return once(ctx, *grads)
 

@@ -1,21 +1,38 @@
 """The torch path: what runs where no kernel can, the same numbers as `reference` with less work.
 
 The reference is written to be read. Here a memory read touches only the chosen slots for its values and writes no
-intermediate of the bank's size, and the attention on a grid of a few patches is one dense product instead of eight
-copies of every neighbour.
+intermediate of the bank's size. The attention on a grid of a few patches is one dense product instead of eight copies
+of every neighbor.
 """
+
+# PyTorch has no types for `embedding_bag` and `pad`.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import reference
+from .dispatch import Function
+from .reference import Border, Selection, Shrinkage
 
-# Up to this many patches a dense product of all with all takes less time than copies of eight neighbours.
+# Up to this many patches a dense product of all with all takes less time than copies of eight neighbors.
 MAX_DENSE_PATCHES = 256
 
 
-def memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values):
-    """As `ops.memory_read`, whose result it has."""
+def memory_read(
+    x: Tensor,
+    bank: Tensor,
+    top_k: int,
+    selection: Selection,
+    shrinkage: Shrinkage,
+    threshold: float,
+    filled: Tensor | None,
+    values: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what `ops.memory_read` returns; arguments as there."""
     # torch.compile fuses the definition by itself, and follows no Function into a second derivative.
     definition = shrinkage != "gumbel" or torch.compiler.is_compiling()
     if definition or (values is not None and _needs_graph(x, bank, values)):
@@ -37,18 +54,23 @@ def memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
     return out, weights, indices.masked_fill(~(weights > 0), -1)
 
 
-def _needs_graph(*tensors):
+def _needs_graph(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _choose(x, bank, filled, k, selection, dtype):
-    """Softmax (R, B, N), weights and indices of the chosen slots (R, B, k): regions first, as products want them."""
+def _choose(
+    x: Tensor, bank: Tensor, filled: Tensor | None, k: int, selection: Selection, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the softmax (R, B, N), and weights and indices of the chosen slots (R, B, k).
+
+    Regions come first, as in the matrix products.
+    """
     dots = torch.bmm(x.transpose(0, 1).to(dtype), bank.transpose(1, 2).to(dtype))
-    if filled is not None:
-        valid = torch.arange(bank.shape[1], device=bank.device) < filled
+    valid = None if filled is None else torch.arange(bank.shape[1], device=bank.device) < filled
+    if valid is not None:
         dots = dots.masked_fill(~valid, torch.finfo(dtype).min)
     y = dots.softmax(-1)
-    if filled is not None:
+    if valid is not None:
         y = y * valid
     if selection == "exact":
         index = dots.masked_fill(~reference.largest(dots, k), -torch.inf).topk(k).indices
@@ -60,8 +82,8 @@ def _choose(x, bank, filled, k, selection, dtype):
     return y.to(x.dtype), weight.to(x.dtype), index
 
 
-def _gather(values, weight, index):
-    """Weighted sums of the chosen rows of values (R, N, V): (B, R, V)."""
+def _gather(values: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """Return the weighted sums of the chosen rows of values (R, N, V): (B, R, V)."""
     R, N, V = values.shape
     rows = index + torch.arange(0, R * N, N, device=index.device).view(R, 1, 1)
     rows, weight = (t.transpose(0, 1).reshape(-1, t.shape[-1]) for t in (rows, weight))
@@ -69,11 +91,13 @@ def _gather(values, weight, index):
     return out.unflatten(0, (-1, R))
 
 
-class _Read(torch.autograd.Function):
+class _Read(Function):
     """The read with the gradient of `reference.memory_read` by its formulas; a second derivative is the reference's."""
 
     @staticmethod
-    def forward(ctx, x, bank, filled, k, selection):
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, bank: Tensor, filled: Tensor | None, k: int, selection: Selection
+    ) -> tuple[Tensor, Tensor, Tensor]:
         y, weight, index = _choose(x, bank, filled, k, selection, x.dtype)
         ctx.save_for_backward(x, bank, filled, y, weight, index)
         ctx.k, ctx.selection = k, selection
@@ -83,19 +107,20 @@ class _Read(torch.autograd.Function):
         return _gather(bank, weight, index), weights, indices
 
     @staticmethod
-    def backward(ctx, dout, *_):
+    def backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if dout is None:
             return (None,) * 5
         x, bank, filled, y, weight, index = ctx.saved_tensors
         need_x, need_bank = ctx.needs_input_grad[:2]
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled():  # create_graph=True
-                out, _ = reference.memory_read(x, bank, ctx.k, ctx.selection, filled=filled)
+                out = reference.memory_read(x, bank, ctx.k, ctx.selection, filled=filled)[0]
                 needed = [t for t, need in ((x, need_x), (bank, need_bank)) if need]
-                found = list(torch.autograd.grad(out, needed, dout, create_graph=True))
+                found = list(torch.autograd.grad(out, needed, [dout], create_graph=True))
                 return found.pop(0) if need_x else None, found.pop(0) if need_bank else None, None, None, None
             xt, dt = x.transpose(0, 1), dout.transpose(0, 1)
-            ds = torch._softmax_backward_data(torch.bmm(dt, bank.transpose(1, 2)), y, -1, y.dtype)
+            dy = torch.bmm(dt, bank.transpose(1, 2))
+            ds = torch._softmax_backward_data(dy, y, -1, y.dtype)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             dx = torch.bmm(ds, bank).transpose(0, 1) if need_x else None
             dbank = None
             if need_bank:
@@ -104,8 +129,11 @@ class _Read(torch.autograd.Function):
         return dx, dbank, None, None, None
 
 
-def neighbor_attention(q, k, v, border):
-    """As `reference.neighbor_attention`, but that a value which is not finite reaches the whole grid of its image."""
+def neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border) -> Tensor:
+    """Return what `reference.neighbor_attention` returns; arguments as there.
+
+    One difference: on a small grid a value that is not finite reaches the whole grid of its image.
+    """
     height, width = q.shape[1:3]
     if height * width > MAX_DENSE_PATCHES:
         return reference.neighbor_attention(q, k, v, border)
@@ -113,7 +141,7 @@ def neighbor_attention(q, k, v, border):
         dtype = torch.promote_types(q.dtype, torch.float32)
         keys, values, queries = (t.to(dtype).flatten(1, 2).transpose(1, 2) for t in (k, v, q))  # (B, heads, P, D)
         near = reference.are_neighbors(height, width, q.device)
-        # One more key of logit 0, as often as neighbours are absent; a value of 0 is no value.
+        # One more key of logit 0, as often as neighbors are absent; a value of 0 is no value.
         absent = (8 - near.sum(1, keepdim=True)) * (border == "pad")
         count = torch.cat([near, absent], dim=1)
         logits = F.pad(queries @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5, (0, 1))

@@ -1,18 +1,29 @@
-"""Memory read: similarity to the slots of one's own region, shrinkage, weighted sum."""
+"""Memory read: similarity of each query to the slots of its own region, shrinkage, weighted sum."""
+
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import eager
-from .dispatch import device_reason, first_derivative_only, use_triton
+from .dispatch import Function, Impl, device_reason, first_derivative_only, use_triton
+from .reference import Selection, Shrinkage
 
 
-def can_run(x, bank, top_k=5, shrinkage="gumbel", filled=None, values=None):
-    """None if the Triton kernels can run on these inputs, else the reason why not; arguments as `memory_read`."""
+def can_run(
+    x: Tensor,
+    bank: Tensor,
+    top_k: int = 5,
+    shrinkage: Shrinkage = "gumbel",
+    filled: Tensor | None = None,
+    values: Tensor | None = None,
+) -> str | None:
+    """Return None if the Triton kernels can run on these arguments of `memory_read`, else the reason why not."""
     reason = device_reason(x)
     if reason is not None:
         return reason
+    from ..kernels.configurations import MAX_SLOTS, MAX_TOP_K
     from ..kernels.launch import PAIRS
-    from ..kernels.memory_read import MAX_SLOTS, MAX_TOP_K
 
     if shrinkage == "hard":
         return "shrinkage 'hard' has no kernel: its weights may be of any number of slots; use impl='torch' or 'auto'"
@@ -28,7 +39,7 @@ def can_run(x, bank, top_k=5, shrinkage="gumbel", filled=None, values=None):
     if filled is not None and filled.device != x.device:
         return f"queries are on {x.device} and the number of filled slots on {filled.device}: move it there"
     if bank.shape[1] > MAX_SLOTS:
-        return f"{bank.shape[1]} slots a region are more than {MAX_SLOTS}"
+        return f"{bank.shape[1]} slots per region are more than {MAX_SLOTS}"
     if shrinkage == "gumbel" and not 1 <= top_k <= min(MAX_TOP_K, bank.shape[1]):
         return f"top_k = {top_k} should be between 1 and {MAX_TOP_K}, and at most the {bank.shape[1]} slots of a region"
     if values is not None:
@@ -43,20 +54,20 @@ def can_run(x, bank, top_k=5, shrinkage="gumbel", filled=None, values=None):
     return None
 
 
-def _forward(*arguments):
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from ..kernels import memory_read as kernels
 
     return kernels.forward(*arguments)
 
 
-def _backward(*arguments):
+def _backward(*arguments: Any) -> tuple[Tensor, Tensor]:
     from ..kernels import memory_read as kernels
 
     return kernels.backward(*arguments)
 
 
-# torch.compile sees each launcher as one operator, so that the choice of a launch by batch size is no guard of a
-# graph. Elsewhere the launcher is called as it is: an operator's own dispatch would cost as much again.
+# torch.compile sees each launcher as one operator: else the choice of a launch by batch size would guard the graph.
+# Elsewhere the launcher is called directly, because the dispatch of an operator would double its cost.
 _forward_op = torch.library.custom_op(
     "fastsquid::memory_read",
     _forward,
@@ -73,8 +84,10 @@ _backward_op = torch.library.custom_op(
 )
 
 
-@_forward_op.register_fake
-def _(x, bank, values, filled, k, published, keep):
+@_forward_op.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _(  # pyright: ignore[reportUnusedFunction]
+    x: Tensor, bank: Tensor, values: Tensor, filled: Tensor | None, k: int, published: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     B, R, N = *x.shape[:2], bank.shape[1]
     accumulator = torch.promote_types(bank.dtype, torch.float32)
     return (
@@ -85,19 +98,31 @@ def _(x, bank, values, filled, k, published, keep):
     )
 
 
-@_backward_op.register_fake
-def _(dout, x, bank, filled, y, index, weight, need_x, need_bank):
+@_backward_op.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _(  # pyright: ignore[reportUnusedFunction]
+    dout: Tensor,
+    x: Tensor,
+    bank: Tensor,
+    filled: Tensor | None,
+    y: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    need_x: bool,
+    need_bank: bool,
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if need_x else (0,)), bank.new_empty(bank.shape if need_bank else (0,))
 
 
-class _MemoryRead(torch.autograd.Function):
-    """The kernels' read; the straight-through gradient of method and reference.
+class _MemoryRead(Function):
+    """The kernels' read, with the straight-through gradient of the method and the reference.
 
-    Nothing in here is an operation that autocast changes: queries of any dtype are read with float32 sums.
+    Autocast changes no operation in here: queries of any dtype are read with float32 sums.
     """
 
     @staticmethod
-    def forward(ctx, x, bank, filled, k, published):
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, bank: Tensor, filled: Tensor | None, k: int, published: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         forward = _forward_op if torch.compiler.is_compiling() else _forward
         out, y, index, weight = forward(x, bank, bank, filled, k, published, True)
         sparse = (index, weight) if ctx.needs_input_grad[1] else (None, None)  # only dM reads them
@@ -108,7 +133,7 @@ class _MemoryRead(torch.autograd.Function):
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx, dout, *_):
+    def backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if dout is None:
             return (None,) * 5
         need_x, need_bank = ctx.needs_input_grad[:2]
@@ -118,33 +143,47 @@ class _MemoryRead(torch.autograd.Function):
 
 
 def memory_read(
-    x,
-    bank,
-    top_k=5,
-    selection="exact",
-    shrinkage="gumbel",
-    threshold=0.0025,
-    filled=None,
-    values=None,
-    impl="auto",
-):
-    """Region-restricted memory read (SQUID 3.2, SimSID 3.2); defined by `reference.memory_read`.
+    x: Tensor,
+    bank: Tensor,
+    top_k: int = 5,
+    selection: Selection = "exact",
+    shrinkage: Shrinkage = "gumbel",
+    threshold: float = 0.0025,
+    filled: Tensor | None = None,
+    values: Tensor | None = None,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Read a memory: the queries of region r read the slots of region r only (SQUID 3.2, SimSID 3.2).
+
+    `reference.memory_read` defines the result.
 
     Args:
         x: queries (B, R, C), floating point.
         bank: slots (R, N, C).
         top_k, selection, shrinkage, threshold, filled: as `reference.memory_read`.
-        values: None, or (R, N, V): what is summed in the place of the slots, for inference.
+        values: None, or rows (R, N, V) that are summed in place of the slots, for inference.
         impl: `auto`, `triton` or `torch`.
 
     Returns:
-        out (B, R, C), or (B, R, V) with values, in x's dtype.
-        weights, in float32 at least: of the chosen slots (B, R, top_k), largest first; of every slot (B, R, N) for the
-            shrinkages `none` and `hard`; without gradient, but for `hard`.
-        indices of the chosen slots (B, R, top_k), int64, -1 where the weight is 0; None for `none` and `hard`.
+        out: (B, R, C), or (B, R, V) with values, in x's dtype.
+        weights: in float32 at least, of the chosen slots (B, R, top_k), largest first. For the shrinkages `none` and
+            `hard` of every slot (B, R, N). Only `hard` gives them a gradient.
+        indices: of the chosen slots (B, R, top_k), int64, -1 where the weight is 0; None for `none` and `hard`.
 
     Raises:
-        ImplementationError: impl = `triton` where the kernels cannot run.
+        ImplementationError: impl is `triton` and the kernels cannot run.
+
+    Example:
+        >>> import torch
+        >>> from fastsquid.ops import memory_read
+        >>> queries = torch.randn(8, 4, 32)  # 8 images, 4 regions
+        >>> bank = torch.randn(4, 100, 32, requires_grad=True)  # 100 slots per region
+        >>> out, weights, indices = memory_read(queries, bank, top_k=5)
+        >>> out.shape, weights.shape, indices.shape
+        (torch.Size([8, 4, 32]), torch.Size([8, 4, 5]), torch.Size([8, 4, 5]))
+        >>> out.sum().backward()
+        >>> bank.grad.shape
+        torch.Size([4, 100, 32])
     """
     if use_triton(impl, x, can_run, x, bank, top_k, shrinkage, filled, values):
         k, published = (top_k if shrinkage == "gumbel" else 0), selection == "published"
