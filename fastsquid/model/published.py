@@ -1,70 +1,102 @@
-"""The layout of the published checkpoints (SQUID's and SimSID's released code), read into ours.
+"""The tensor names and layout of the published checkpoints (SQUID's and SimSID's released code), to ours and back.
 
-The mapping is linear: it renames, stacks and permutes, so it maps a state dict and a dict of gradients alike.
+Both mappings are linear: they rename, stack and permute. They map a state dict and a dict of gradients alike.
 """
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from einops import rearrange
 
-_RENAMES = [
-    (r"^in_conv\.conv\.", "encoder.blocks.0."),
-    (r"^up_blocks\.(\d+)\.conv\.", r"student.blocks.\1."),
-    (r"^teacher_ups\.(\d+)\.conv\.", r"teacher.blocks.\1."),
-    (r"^out_conv\.conv\.", "student.output."),
-    (r"^teacher_out\.conv\.", "teacher.output."),
-    (r"^inpaint_block\.bottleneck_conv1\.", "inpaint.reduce."),
-    (r"^inpaint_block\.bottleneck_conv2\.", "inpaint.expand."),
-    (r"^inpaint_block\.attention\.out_proj\.", "inpaint.mix.output."),
-    (r"^inpaint_block\.attn_norm([12])\.", r"inpaint.mix.norm\1."),
-    (r"^inpaint_block\.ff\.", "inpaint.mix.ff."),
-]
-_DOWN = re.compile(r"^down_blocks\.(\d+)\.mpconv\.")
-_BANK = re.compile(r"^(inpaint_block|memory_blocks\.(\d+))\.memory\.(\d+)\.memMatrix$")
+Tensors = Mapping[str, torch.Tensor]
+
+_ATTENTION = "inpaint_block.attention.in_proj_"
+_BANK = re.compile(r"(.*?)memory\.(\d+)\.memMatrix")
 
 
-def generator_state(published, system, levels):
-    """A published generator's tensors under our names.
+def generator_state(published: Tensors, system: str, levels: int) -> dict[str, torch.Tensor]:
+    """Return a published generator's tensors under our names.
+
+    In SQUID, decoder level i reads `memory_blocks.{levels - 1 - i}`, and sub-windows are flattened channel-last. In
+    SimSID, decoder level i reads `memory_blocks.{i}`, and sub-windows are flattened channel-first, as ours are.
 
     Args:
-        published: dict of tensors in the published layout: a state dict, or gradients by parameter name.
-        system: `squid` or `simsid`. In SQUID decoder level i reads `memory_blocks.{levels - 1 - i}` and flattens
-            sub-windows channel-last; in SimSID it reads `memory_blocks.{i}`, channel-first as we do.
-        levels: of the encoder.
+        published: tensors in the published layout: a state dict, or gradients by parameter name.
+        system: `squid` or `simsid`.
+        levels: number of down-sampling levels of the encoder.
 
     Returns:
-        dict for `Generator.load_state_dict`, without `pointer` and `filled` (a published queue counts as full).
-        The published key bias, which cancels in the softmax, and SimSID's unused 3x3 convolution have no place.
+        dict for `Generator.load_state_dict`, without `pointer` and `filled` (a published queue counts as full). It has
+        no place for the published key bias, which cancels in the softmax, and for SimSID's unused 3x3 convolution.
+
+    Raises:
+        KeyError: a name that the published layout does not have.
     """
-    state, banks = {}, {}
+    prefixes, state = _prefixes(system, levels), {}
     for name, tensor in published.items():
-        bank = _BANK.match(name)
-        if bank:
-            level = bank.group(2) and int(bank.group(2))
-            if level is not None and system == "squid":
-                level = levels - 1 - level
-            key = "inpaint.memory.bank" if level is None else f"student.memories.{level}.memory.bank"
-            banks.setdefault(key, {})[int(bank.group(3))] = tensor
-        elif name == "inpaint_block.attention.in_proj_weight":
+        if name == _ATTENTION + "weight":
             query, key, value = tensor.chunk(3)
             state["inpaint.mix.query.weight"] = query
             state["inpaint.mix.key_value.weight"] = torch.cat([key, value])
-        elif name == "inpaint_block.attention.in_proj_bias":
+        elif name == _ATTENTION + "bias":
             state["inpaint.mix.query.bias"], _, state["inpaint.mix.value_bias"] = tensor.chunk(3)
-        elif not name.startswith("inpaint_block.conv."):
-            state[_renamed(name)] = tensor
-    for key, regions in banks.items():
-        bank = torch.stack([regions[r] for r in range(len(regions))])
-        if system == "squid" and key.startswith("student."):
-            channels = published[f"up_blocks.{key.split('.')[2]}.conv.conv1.0.weight"].shape[0]
-            bank = channel_first(bank, channels)
-        state[key] = bank
+        elif not (name.startswith("inpaint_block.conv.") or _BANK.fullmatch(name)):
+            state[_renamed(name, prefixes)] = tensor
+    for prefix in _memories(published):
+        place, bank = _renamed(prefix, prefixes), memory_bank(published, prefix)
+        if system == "squid" and place.startswith("student."):
+            level = place.split(".")[2]
+            bank = channel_first(bank, published[f"up_blocks.{level}.conv.conv1.0.weight"].shape[0])
+        state[f"{place}memory.bank"] = bank
     return state
 
 
-def system_of(names):
-    """`squid` or `simsid` by the names of a generator's tensors, or None of anything else.
+def published_generator_state(state: Tensors, system: str, levels: int) -> dict[str, torch.Tensor]:
+    """Return our generator's tensors in the published layout: the inverse of `generator_state`.
+
+    Args:
+        state: the state dict of a `Generator` with a transformer.
+        system: `squid` or `simsid`.
+        levels: number of down-sampling levels of the encoder.
+
+    Returns:
+        the published tensors, with a key bias of zero and without SimSID's unused convolution.
+    """
+    prefixes = [(ours, published) for published, ours in _prefixes(system, levels)]
+    query, values = state["inpaint.mix.query.bias"], state["inpaint.mix.value_bias"]
+    projections = [state[f"inpaint.mix.{name}.weight"] for name in ("query", "key_value")]
+    published = {
+        _ATTENTION + "weight": torch.cat(projections),
+        _ATTENTION + "bias": torch.cat([query, torch.zeros_like(query), values]),
+    }
+    for name, tensor in state.items():
+        if name.endswith("memory.bank"):
+            place = name.removesuffix("memory.bank")
+            if system == "squid" and place.startswith("student."):
+                channels = state[f"student.blocks.{place.split('.')[2]}.conv1.0.weight"].shape[0]
+                tensor = rearrange(tensor, "r n (c s) -> r n (s c)", c=channels)
+            published |= {f"{_renamed(place, prefixes)}memory.{r}.memMatrix": bank for r, bank in enumerate(tensor)}
+        elif not name.startswith(
+            ("inpaint.memory.", "inpaint.mix.query.", "inpaint.mix.key_value.", "inpaint.mix.value_")
+        ):
+            published[_renamed(name, prefixes)] = tensor
+    return published
+
+
+def discriminator_state(published: Tensors) -> dict[str, torch.Tensor]:
+    """Return a published discriminator's tensors under our names."""
+    return {name.replace("conv_model.", "layers.").replace("regressor.", "logit."): t for name, t in published.items()}
+
+
+def published_discriminator_state(state: Tensors) -> dict[str, torch.Tensor]:
+    """Return our discriminator's tensors under the published names: the inverse of `discriminator_state`."""
+    return {name.replace("layers.", "conv_model.").replace("logit.", "regressor."): t for name, t in state.items()}
+
+
+def system_of(names: Iterable[str]) -> str | None:
+    """Return `squid` or `simsid` by the names of a generator's tensors, or None for any other names.
 
     SimSID's in-painting block has a convolution that nothing uses, and its decoder memories are counted from 0.
     """
@@ -73,20 +105,16 @@ def system_of(names):
     return "squid" if any(name.startswith("inpaint_block.") for name in names) else None
 
 
-def memory_bank(published, prefix):
-    """The slots (R, N, C) of one published memory: what `{prefix}memory.{region}.memMatrix` (N, C) are.
+def memory_bank(published: Tensors, prefix: str) -> torch.Tensor:
+    """Return the slots (R, N, C) of one published memory, stacked from `{prefix}memory.{region}.memMatrix`, (N, C).
 
     Raises:
-        ValueError: there are none, a region is missing, or they are of different shapes.
+        ValueError: the memory does not exist, a region is missing, or regions are of different shapes.
     """
-    name = re.compile(r"(.*?)memory\.(\d+)\.memMatrix")
-    found = {}
-    for key, tensor in published.items():
-        if match := name.fullmatch(key):
-            found.setdefault(match[1], {})[int(match[2])] = tensor
+    found = _memories(published)
     if prefix not in found:
         known = ", ".join(map(repr, found)) or "none"
-        raise ValueError(f"there is no memory {prefix!r}: the prefixes of those that there are: {known}")
+        raise ValueError(f"there is no memory {prefix!r}. The checkpoint has memories with these prefixes: {known}")
     regions = found[prefix]
     if set(regions) != set(range(len(regions))):
         raise ValueError(f"the memory {prefix!r} has regions {sorted(regions)}: they should be numbered from 0 on")
@@ -96,11 +124,11 @@ def memory_bank(published, prefix):
     return torch.stack([regions[r] for r in range(len(regions))])
 
 
-def memory_kind(published, prefix):
-    """`queue` or `matrix`, which the published layout does not tell by a name.
+def memory_kind(published: Tensors, prefix: str) -> Literal["queue", "matrix"]:
+    """Return `queue` or `matrix`, which the published names do not say.
 
-    Decoders have matrices, SQUID's in-painting block a queue. In SimSID's it may be either: a queue holds what a ReLU
-    let through, nothing negative and many exact zeros, of which a matrix that is learned has hardly any.
+    Decoders have matrices, and SQUID's in-painting block has a queue. SimSID's in-painting block may have either: a
+    queue holds the output of a ReLU, with no negative value and many exact zeros. A learned matrix has hardly any.
     """
     if not prefix.endswith("inpaint_block."):
         return "matrix"
@@ -111,21 +139,46 @@ def memory_kind(published, prefix):
     return "queue" if (bank >= 0).all() and (bank == 0).float().mean() > 0.01 else "matrix"
 
 
-def channel_first(bank, channels):
-    """Slots (R, N, C) of SQUID's decoder memories, which flatten a sub-window channel-last, in our order."""
+def channel_first(bank: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return the slots (R, N, C) of SQUID's decoder memories, which are flattened channel-last, in our order."""
     return rearrange(bank, "r n (s c) -> r n (c s)", c=channels)
 
 
-def discriminator_state(published):
-    """A published discriminator's tensors under our names."""
-    return {name.replace("conv_model.", "layers.").replace("regressor.", "logit."): t for name, t in published.items()}
+def _memories(published):
+    """Return {prefix: {region: slots}} of the published memories."""
+    found: dict[str, dict[int, torch.Tensor]] = {}
+    for name, tensor in published.items():
+        if match := _BANK.fullmatch(name):
+            found.setdefault(match[1], {})[int(match[2])] = tensor
+    return found
 
 
-def _renamed(name):
-    down = _DOWN.match(name)
-    if down:
-        return f"encoder.blocks.{int(down.group(1)) + 1}." + name[down.end() :]
-    for pattern, ours in _RENAMES:
-        if re.match(pattern, name):
-            return re.sub(pattern, ours, name)
+def _prefixes(system, levels):
+    """Return pairs of prefixes, published and ours; after them the names are the same."""
+    pairs = [
+        ("in_conv.conv.", "encoder.blocks.0."),
+        ("out_conv.conv.", "student.output."),
+        ("teacher_out.conv.", "teacher.output."),
+        ("inpaint_block.bottleneck_conv1.", "inpaint.reduce."),
+        ("inpaint_block.bottleneck_conv2.", "inpaint.expand."),
+        ("inpaint_block.attention.out_proj.", "inpaint.mix.output."),
+        ("inpaint_block.attn_norm1.", "inpaint.mix.norm1."),
+        ("inpaint_block.attn_norm2.", "inpaint.mix.norm2."),
+        ("inpaint_block.ff.", "inpaint.mix.ff."),
+        ("inpaint_block.", "inpaint."),
+    ]
+    for i in range(levels):
+        pairs += [
+            (f"down_blocks.{i}.mpconv.", f"encoder.blocks.{i + 1}."),
+            (f"up_blocks.{i}.conv.", f"student.blocks.{i}."),
+            (f"teacher_ups.{i}.conv.", f"teacher.blocks.{i}."),
+            (f"memory_blocks.{levels - 1 - i if system == 'squid' else i}.", f"student.memories.{i}."),
+        ]
+    return pairs
+
+
+def _renamed(name, prefixes):
+    for old, new in prefixes:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
     raise KeyError(f"{name} is not a name of the published layout")

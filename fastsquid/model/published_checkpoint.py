@@ -1,4 +1,4 @@
-"""What a published checkpoint holds: its sizes, and every name and shape that follows from them."""
+"""Files of the published code: read safely, sizes inferred, and every name and shape checked against our networks."""
 
 import dataclasses
 import hashlib
@@ -6,19 +6,32 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from ..config import Config, preset
 from ..errors import UserError
+from ..ops.dispatch import Impl
 from .detector import Detector
-from .published import discriminator_state, generator_state, memory_kind, system_of
+from .published import (
+    Tensors,
+    discriminator_state,
+    generator_state,
+    memory_kind,
+    published_discriminator_state,
+    published_generator_state,
+    system_of,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer_discriminator_width(discriminator):
-    """Channels of the last convolution.
+def infer_discriminator_width(discriminator: Tensors) -> int:
+    """Return the channels of the last convolution.
 
     Raises:
         UserError: there is none.
@@ -26,16 +39,18 @@ def infer_discriminator_width(discriminator):
     return _shape(discriminator, "conv_model.11.weight", 4)[0]
 
 
-def infer_config(generator, system, discriminator_width):
-    """The `squid-published` or `simsid-published` preset with the sizes of these weights.
+def infer_config(generator: Tensors, system: str, discriminator_width: int) -> Config:
+    """Return the `squid-published` or `simsid-published` preset with the sizes of these weights.
+
+    The kind of the in-painting memory and the use of the transformer are the preset's; `infer_parts` corrects them.
 
     Args:
-        generator: dict of tensors in the published layout.
+        generator: tensors in the published layout.
         system: `squid` or `simsid`.
         discriminator_width: of the discriminator beside it.
 
     Raises:
-        UserError: sizes that do not fit together, or whatever `refuse_misfits` finds.
+        UserError: a tensor that sizes are read from is missing or misshapen, or sizes do not fit together.
     """
     width = _shape(generator, "in_conv.conv.conv1.0.weight", 4)[0]
     levels = _count(generator, r"(?:down|up)_blocks\.(\d+)\.")
@@ -54,10 +69,11 @@ def infer_config(generator, system, discriminator_width):
     memories = _count(generator, r"memory_blocks\.(\d+)\.")
     scope = "subwindow"
     if memories:
-        _, dim = _shape(generator, f"memory_blocks.{_block_number(0, system, levels)}.memory.0.memMatrix", 2)
+        first = levels - 1 if system == "squid" else 0  # of the deepest level
+        _, dim = _shape(generator, f"memory_blocks.{first}.memory.0.memMatrix", 2)
         if dim == widths[1] * (2 * side) ** 2:
             scope = "patch"
-    config = preset(
+    return preset(
         f"{system}-published",
         image_size=grid * side * 2**levels,
         width=width,
@@ -71,7 +87,15 @@ def infer_config(generator, system, discriminator_width):
         distillation=any(name.startswith("teacher_") for name in generator),
         discriminator_width=discriminator_width,
     )
-    refuse_misfits(generator, *generator_layout(config, system))
+
+
+def infer_parts(config: Config, generator: Tensors) -> Config:
+    """Return the configuration with the kind of memory that these weights have, and without an unused transformer.
+
+    Args:
+        config: as `infer_config` returns it.
+        generator: tensors in the published layout, of the expected names and shapes.
+    """
     return dataclasses.replace(
         config,
         memory=memory_kind(generator, "inpaint_block."),
@@ -79,95 +103,59 @@ def infer_config(generator, system, discriminator_width):
     )
 
 
-def refuse_misfits(published, expected, optional=None):
-    """Raises UserError, naming them, if tensors are missing, left over, of another shape, not of finite
-    numbers, or variances below 0.
+def published_shapes(config: Config, system: str) -> tuple[Shapes, Shapes, Shapes]:
+    """Return {name: shape} of the published generator, of what nothing reads in it, and of the discriminator."""
+    with torch.device("meta"):
+        detector = Detector(config)
+        generator = published_generator_state(detector.generator.state_dict(), system, config.levels)
+        assert detector.discriminator is not None
+        discriminator = published_discriminator_state(detector.discriminator.state_dict())
+    convolution = {}
+    if system == "simsid":
+        dim = config.token_dim
+        convolution = {"inpaint_block.conv.weight": (dim, dim, 3, 3), "inpaint_block.conv.bias": (dim,)}
+    every, judge = ({name: tuple(t.shape) for name, t in part.items()} for part in (generator, discriminator))
+    return every, convolution, judge
+
+
+def require_fitting(published: Tensors, expected: Shapes, optional: Shapes | None = None) -> None:
+    """Raise an error if tensors are missing, left over, of another shape, not finite, or negative variances.
 
     Args:
-        published: dict of tensors.
-        expected: {name: shape}.
-        optional: the same of what may be missing; so may BatchNorm's counters, which the oldest PyTorch did not write.
+        published: tensors by name.
+        expected: {name: shape}. BatchNorm's counters may be missing, because the oldest PyTorch did not write them.
+        optional: {name: shape} of tensors that may be missing.
+
+    Raises:
+        UserError: what is wrong, with the names of the tensors.
     """
-    counters = {
-        name.replace("running_mean", "num_batches_tracked"): () for name in expected if name.endswith("running_mean")
-    }
-    known = {**expected, **(optional or {}), **counters}
-    missing = [name for name in expected if name not in published]
-    left = [name for name in published if name not in known]
+    known = {**expected, **(optional or {})}
     both = [name for name in known if name in published]
-    shapes = [
-        f"{name} ({_text(published[name].shape)} in the place of {_text(known[name])})"
-        for name in both
-        if tuple(published[name].shape) != known[name]
-    ]
-    numbers = [name for name in both if name not in counters]
+    numbers = [name for name in both if not name.endswith("num_batches_tracked")]
     broken = [n for n in numbers if not published[n].is_floating_point() or not published[n].isfinite().all()]
-    negative = [n for n in numbers if n.endswith("running_var") and n not in broken and (published[n] < 0).any()]
-    problems = [
-        f"{what} {_listed(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("left over", left),
-            ("of another shape", shapes),
-            ("not of finite numbers", broken),
-            ("negative", negative),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError("; ".join(problems))
+    problems = {
+        "missing": [n for n in expected if n not in published and not n.endswith("num_batches_tracked")],
+        "left over": [name for name in published if name not in known],
+        "of another shape": [
+            f"{name} ({_text(published[name].shape)} in the place of {_text(known[name])})"
+            for name in both
+            if tuple(published[name].shape) != known[name]
+        ],
+        "not of finite numbers": broken,
+        "negative": [n for n in numbers if n.endswith("running_var") and n not in broken and (published[n] < 0).any()],
+    }
+    if any(problems.values()):
+        raise UserError("; ".join(f"{what} {_listed(names)}" for what, names in problems.items() if names))
 
 
-def generator_layout(config, system):
-    """{name: shape} of a published generator of this configuration; and apart from it of what nothing reads."""
-    widths = [config.width * 2**i for i in range(config.levels + 1)]
-    shapes = _double_conv("in_conv.conv", 1, widths[0])
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
-        shapes |= _double_conv(f"down_blocks.{i}.mpconv", a, b)
-    deep = widths[::-1]
-    for blocks, output in [("up_blocks", "out_conv")] + [("teacher_ups", "teacher_out")] * config.distillation:
-        for i, (a, b) in enumerate(zip(deep, deep[1:])):
-            shapes |= _double_conv(f"{blocks}.{i}.conv", a + (b if i < config.skips else 0), b)
-        shapes |= _layer(f"{output}.conv", 1, widths[0], 1, 1)
+def _transforms(generator: Tensors) -> bool:
+    """Return whether the transformer layer is part of the model.
 
-    block, dim, inner = "inpaint_block", config.token_dim, config.channels // 4
-    shapes[f"{block}.bottleneck_conv1.0.weight"] = (inner, config.channels, 1, 1)
-    shapes |= _norm(f"{block}.bottleneck_conv1.1", inner)
-    shapes |= _banks(block, config.patches, config.slots, dim)
-    shapes |= {f"{block}.attention.in_proj_weight": (3 * dim, dim), f"{block}.attention.in_proj_bias": (3 * dim,)}
-    shapes |= _layer(f"{block}.attention.out_proj", dim, dim)
-    shapes |= _layer(f"{block}.attn_norm1", dim) | _layer(f"{block}.attn_norm2", dim)
-    shapes |= _layer(f"{block}.ff.0", dim // 4, dim) | _layer(f"{block}.ff.3", dim, dim // 4)
-    shapes |= _layer(f"{block}.bottleneck_conv2.0", config.channels, inner + config.patches.bit_length(), 1, 1)
-    shapes |= _norm(f"{block}.bottleneck_conv2.1", config.channels)
-
-    for i in range(config.decoder_memory):
-        banks, windows = (config.patches, 1) if config.decoder_scope == "patch" else (4, 2)
-        side = config.feature_size * 2 ** (i + 1) // windows
-        name = f"memory_blocks.{_block_number(i, system, config.levels)}"
-        shapes |= _banks(name, banks, config.slots, deep[i + 1] * side**2)
-    return shapes, _layer(f"{block}.conv", dim, dim, 3, 3) if system == "simsid" else {}
-
-
-def discriminator_layout(config):
-    """{name: shape} of a published discriminator of this configuration."""
-    widths, shapes = [1, 16, 32, 64, 128, config.discriminator_width], {}
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
-        first = 3 * i - 1 if i else 0  # after the first convolution there is no BatchNorm
-        shapes |= _layer(f"conv_model.{first}", b, a, 5, 5)
-        if i:
-            shapes |= _norm(f"conv_model.{first + 1}", b)
-    return shapes | _layer("regressor", 1, widths[-1] * (-(-config.image_size // 32)) ** 2)
-
-
-def _transforms(generator):
-    """Whether the transformer layer is part of the model.
-
-    A switch of SimSID's code, `use_inpaint`, leaves it out but keeps its weights. Nothing trains those then: they stay
-    as they were made, while the block's other weights do not.
+    A switch of SimSID's code, `use_inpaint`, leaves the layer out but keeps its weights. Nothing trains those weights
+    then: they keep their initial values, while the block's other weights change.
     """
 
-    def untouched(name):
+    def untouched(name: str) -> bool:
         return bool((generator[f"{name}.weight"] == 1).all() and (generator[f"{name}.bias"] == 0).all())
 
     return untouched("inpaint_block.bottleneck_conv1.1") or not all(
@@ -175,17 +163,12 @@ def _transforms(generator):
     )
 
 
-def _block_number(level, system, levels):
-    """Which of `memory_blocks` follows a level of the student, deepest first."""
-    return levels - 1 - level if system == "squid" else level
-
-
-def _count(published, pattern):
-    """How many numbers the names that begin so have in them."""
+def _count(published: Tensors, pattern: str) -> int:
+    """Return how many different numbers the names that match the pattern hold."""
     return len({match[1] for name in published if (match := re.match(pattern, name))})
 
 
-def _shape(published, name, dimensions):
+def _shape(published: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     if name not in published:
         raise UserError(f"missing {name}, which sizes are read from")
     shape = tuple(published[name].shape)
@@ -194,36 +177,20 @@ def _shape(published, name, dimensions):
     return shape
 
 
-def _layer(name, *shape):
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-
-
-def _norm(name, channels):
-    return _layer(name, channels) | {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
-
-
-def _double_conv(name, a, b):
-    shapes = _layer(f"{name}.conv1.0", b, a, 3, 3) | _norm(f"{name}.conv1.1", b)
-    for i in (0, 3):
-        shapes |= _layer(f"{name}.conv2.{i}", b, b, 3, 3) | _norm(f"{name}.conv2.{i + 1}", b)
-    return shapes
-
-
-def _banks(name, regions, slots, dim):
-    return {f"{name}.memory.{r}.memMatrix": (slots, dim) for r in range(regions)}
-
-
-def _text(shape):
+def _text(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def _listed(names, most=3):
+def _listed(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 class Published:
-    """A state dict as the released code saves it, `torch.save(model.state_dict(), path)`.
+    """Read a state dict as the released code saves it, `torch.save(model.state_dict(), path)`.
+
+    Args:
+        path: of the file.
 
     Attributes:
         path: of the file.
@@ -231,10 +198,10 @@ class Published:
         sha256: of the file.
 
     Raises:
-        UserError: no such file, not of torch.save, damaged, or anything but a dict of tensors.
+        UserError: the file does not exist, is not of torch.save, is damaged, or holds anything but a dict of tensors.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = path
         if not Path(path).is_file():
             what = "is a folder" if Path(path).is_dir() else "does not exist"
@@ -263,9 +230,12 @@ class Published:
         }
 
 
-def _is_plain(value):
-    """Whether it is a tensor of which every number is there: not sparse, nested or on PyTorch's device `meta`, nor one
-    number that stands for more than memory holds."""
+def _is_plain(value: object) -> bool:
+    """Return whether value is a tensor that stores each of its numbers.
+
+    Sparse, nested and quantized tensors do not, nor those on PyTorch's device `meta`, nor an expanded tensor whose one
+    number stands for more than memory holds.
+    """
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -274,8 +244,10 @@ def _is_plain(value):
     )
 
 
-def build_detector(generator, discriminator, system, impl="auto"):
-    """The detector that two files hold, on the CPU.
+def build_detector(
+    generator: "Published", discriminator: "Published", system: Literal["squid", "simsid"], impl: Impl = "auto"
+) -> Detector:
+    """Return the detector that two files hold, on the CPU.
 
     Args:
         generator, discriminator: `Published`.
@@ -283,8 +255,8 @@ def build_detector(generator, discriminator, system, impl="auto"):
         impl: `auto`, `triton` or `torch`.
 
     Raises:
-        UserError: they are given in the wrong order, are of the other system, or of an architecture that is not the
-            published one: what is missing, left over or of another shape is named.
+        UserError: they are in the wrong order, of the other system, or of an architecture that is not the published
+            one. The message names the tensors that are missing, left over or of another shape.
     """
     drawer, judge = generator.tensors, discriminator.tensors
     if "regressor.weight" in drawer:
@@ -298,8 +270,11 @@ def build_detector(generator, discriminator, system, impl="auto"):
         last = infer_discriminator_width(judge)
     with _reading(generator.path, system, "generator"):
         config = infer_config(drawer, system, last)
+        shapes, unread, judge_shapes = published_shapes(config, system)
+        require_fitting(drawer, shapes, unread)
+        config = infer_parts(config, drawer)
     with _reading(discriminator.path, system, "discriminator"):
-        refuse_misfits(judge, discriminator_layout(config))
+        require_fitting(judge, judge_shapes)
 
     state = {f"generator.{name}": tensor for name, tensor in generator_state(drawer, system, config.levels).items()}
     state |= {f"discriminator.{name}": tensor for name, tensor in discriminator_state(judge).items()}
@@ -314,8 +289,8 @@ def build_detector(generator, discriminator, system, impl="auto"):
 
 
 @contextmanager
-def _reading(path, system, what):
-    """Puts the file's name before what is wrong with it."""
+def _reading(path: str | Path, system: str, what: str) -> Iterator[None]:
+    """Put the file's name before the message of an error."""
     try:
         yield
     except UserError as error:
