@@ -115,7 +115,7 @@ def test_whole_detectors_train(system, impl):
 @pytest.mark.parametrize("impl", ON_A_GPU)
 @pytest.mark.parametrize("system", ON_A_CPU_ONE)
 def test_whole_detectors_score(system, impl):
-    detector = Detector(SYSTEMS[system], impl).double().to(DEVICE).eval()
+    detector = Detector(SYSTEMS[system], impl).double().to(DEVICE).frozen()
 
     def scores(x):
         scores, reconstruction = detector.scores(x)

@@ -172,7 +172,7 @@ def test_keys_and_values_of_slots_are_projected_before(exported):
     }
     assert not any("key_value" in target or "teacher" in target for target in targets)
     transformer = scorer.detector.config.inpainting == "transformer"
-    assert ("detector.generator.inpaint.constant" in targets) == transformer
+    assert ("detector.generator.inpaint.folded" in targets) == transformer
 
 
 # What is written beside

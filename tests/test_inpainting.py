@@ -1,5 +1,8 @@
 """The in-painting block: order of work, the patch code, the masked shortcut, its ablations."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from conftest import DEVICE
@@ -102,16 +105,11 @@ def test_grid_of_one_is_the_constant():
     torch.testing.assert_close(seen[0], expected.expand(2, 1, 1, -1))
 
 
-def scored(module, x):
-    with torch.inference_mode():
-        return module(x)
-
-
 @pytest.mark.parametrize("impl", ["torch", pytest.param("triton", marks=needs_triton)])
 @pytest.mark.parametrize(
     "changes", [{}, dict(memory="matrix"), dict(memory_scope="global"), dict(border="mask")], ids=str
 )
-def test_folded_read_is_the_plain_one(changes, impl, monkeypatch):
+def test_folded_read_is_the_plain_one(changes, impl):
     module = InpaintingBlock(preset("digits", width=4, slots=10, **changes), impl).double().to(DEVICE)
     x = torch.randn(2 * 9, 32, 2, 2, dtype=torch.float64, device=DEVICE)
     module(x)
@@ -119,67 +117,40 @@ def test_folded_read_is_the_plain_one(changes, impl, monkeypatch):
     module.eval()
     projected = []
     module.mix.key_value.register_forward_hook(lambda *_: projected.append(1))
-    with torch.enable_grad():
-        plain = module(x).detach()
-    assert projected
-    projected.clear()
-    torch.testing.assert_close(scored(module, x), plain)
     with torch.no_grad():
-        torch.testing.assert_close(module(x), plain)
-        assert module.folded().shape == (module.memory.num_regions, 10, 3 * 32)
-    assert not projected
-
-
-def test_folded_read_is_kept_until_something_changes():
-    module, x = block(), torch.randn(2 * 9, 32, 2, 2)
-    bank, weight = module.memory.bank, module.mix.key_value.weight
-
-    def write():
-        module.train()
-        with torch.no_grad():
-            module(torch.randn(2 * 9, 32, 2, 2))
-        module.memory.commit()
-        module.eval()
-
-    @torch.enable_grad()
-    def step():
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        module(x).square().sum().backward()
-        optimizer.step()
-
-    @torch.no_grad()
-    def in_place():
-        bank.mul_(2)
-
-    def load():
-        other = block()
-        other.memory.filled.fill_(10)
-        module.load_state_dict(other.state_dict())
-
-    def replace():
-        module.mix.key_value.weight = torch.nn.Parameter(weight.detach() * 3)
-
-    write()
-    for change in (write, step, in_place, load, replace, module.double):
-        scored(module, x)
-        with torch.no_grad():
-            kept = module.folded()
-            assert module.folded() is kept
-            change()
-            x = x.to(module.memory.bank.dtype)
-            assert module.folded() is not kept, change.__name__
-        with torch.enable_grad():
-            plain = module(x).detach()
-        torch.testing.assert_close(scored(module, x), plain, rtol=1e-4, atol=1e-5, msg=change.__name__)
-
-
-def test_folding_is_for_inference():
-    module = block()
-    assert module.train().folded() is None and module.eval().folded() is None  # gradients are on
+        plain = module(x)
+    assert len(projected) == 1
+    module.fold()
+    assert module.folded.shape == (module.memory.num_regions, 10, 3 * 32)
+    module.memory.reset_usage()
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(module(x), plain)
+    assert len(projected) == 1 and module.memory.reads.sum() > 0
+    torch.testing.assert_close(module(x).detach(), plain)  # gradients are on
+    assert len(projected) == 2
     with torch.no_grad():
-        assert module.folded() is not None and module.train().folded() is None
-        assert block(inpainting="convolution").eval().folded() is None
+        module.train()(x)
+    assert len(projected) == 3
+
+
+def test_a_folded_block_moves_as_if_folded_there():
+    module, x = block().eval(), torch.randn(2 * 9, 32, 2, 2)
+    module.memory.bank.normal_()
+    module.memory.filled.fill_(10)
+    there = copy.deepcopy(module).double()
+    module.fold()
+    there.fold()
     with torch.inference_mode():
-        inside = block().eval()  # its parameters do not tell when they change
-        assert inside.folded() is None
+        expected, expected_there = module(x), there(x.double())
+        for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), copy.deepcopy(module).double().float()):
+            assert same.folded is not module.folded and torch.equal(same(x), expected)
+        assert torch.equal(module.double()(x.double()), expected_there)
     assert "folded" not in "".join(module.state_dict())
+
+
+@pytest.mark.parametrize("inpainting", ["convolution", "memory"])
+def test_without_a_transformer_nothing_is_folded(inpainting):
+    module = block(inpainting=inpainting)
+    module.fold()
+    assert module.folded is None

@@ -36,11 +36,11 @@ def test_indices_of_inactive_slots_are_minus_one():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(top_k=9), "top_k = 9 is more than num_slots = 8"),
-        (dict(kind="stack"), "matrix, queue"),
-        (dict(selection="best"), "exact, published"),
-        (dict(shrinkage="soft"), "gumbel, hard, none"),
-        (dict(top_k=0), "at least 1"),
+        (dict(top_k=9), "top_k = 9 .*num_slots = 8"),
+        (dict(kind="stack"), "kind = 'stack'"),
+        (dict(selection="best"), "selection = 'best'"),
+        (dict(shrinkage="soft"), "shrinkage = 'soft'"),
+        (dict(top_k=0), "top_k = 0"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -190,9 +190,9 @@ def test_feature_map_queue():
 
 
 def test_feature_map_that_cannot_be_cut():
-    with pytest.raises(ValueError, match="multiples of 8"):
+    with pytest.raises(ValueError, match="12 x 12 .* 8 x 8 "):
         SpaceAwareMemory2d(2, (12, 12), grid=4, num_slots=6, scope="subwindow")
-    with pytest.raises(ValueError, match="patch, subwindow, global"):
+    with pytest.raises(ValueError, match="scope = 'window'"):
         SpaceAwareMemory2d(2, (12, 12), grid=3, num_slots=6, scope="window")
 
 

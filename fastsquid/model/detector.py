@@ -1,28 +1,43 @@
 """The detector: generator and discriminator of one configuration, and the anomaly scores they give."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..config import COMBINED
-from .networks import Discriminator, Generator, soft_minimum
+from ..config import COMBINED, Config
+from ..ops.dispatch import Impl
+from .networks import Discriminator, Generator, Reconstruction, soft_minimum
 from .patches import to_patches
 
-# Mean and standard deviation of a standardised image's values: 2.5 deviations fit in [0, 1].
+# Mean and standard deviation of a standardized image's values: 2.5 deviations fit in [0, 1].
 MEAN, DEVIATION = 0.5, 0.2
+Drawn = tuple[Tensor, Reconstruction]  # what `Detector.draw` returns
 
 
 class Detector(nn.Module):
-    """SQUID, SimSID and their ablations: what differs is in the config.
+    """Score X-rays with SQUID, SimSID or one of their ablations; the config holds what differs between them.
 
     Args:
         config: a `Config`.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
+
+    Example:
+        >>> import torch
+        >>> from fastsquid.config import preset
+        >>> from fastsquid.model.detector import Detector
+        >>> detector = Detector(preset("squid-small"))  # random weights: fastsquid.load returns trained ones
+        >>> images = torch.rand(2, 1, 64, 64)  # in [0, 1]
+        >>> scores, reconstruction = detector.frozen().scores(images)
+        >>> scores["discriminator"].shape, reconstruction.shape  # larger = more abnormal
+        (torch.Size([2]), torch.Size([2, 1, 64, 64]))
     """
 
-    def __init__(self, config, impl="auto"):
+    usual: Tensor
+
+    def __init__(self, config: Config, impl: Impl = "auto") -> None:
         super().__init__()
         self.config = config
         self.generator = Generator(config, impl)
@@ -33,35 +48,43 @@ class Detector(nn.Module):
         self.half_precision = False  # of `scores`; `half` is a method of nn.Module
         self.is_frozen = False
 
-    def prepare(self, images):
-        """Images in [0, 1] as the detector sees them, in [0, 1]: standardised where the config says so."""
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images as the detector sees them, standardized where the config says so; both in [0, 1]."""
         if not self.config.standardize:
             return images
         mean, deviation = _moments(images)
         return ((images - mean) / deviation * DEVIATION + MEAN).clamp(0, 1)
 
-    def to_range(self, images):
-        """Images in [0, 1] -> prepared, and in the model's value range."""
+    def to_range(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1] prepared and in the model's value range."""
         images = self.prepare(images)
         return images if self.config.value_range == "unit" else images * 2 - 1
 
-    def from_range(self, images):
-        """The model's value range -> [0, 1], as the detector sees images."""
+    def from_range(self, images: Tensor) -> Tensor:
+        """Return images of the model's value range in [0, 1], as the detector sees them."""
         return images if self.config.value_range == "unit" else (images + 1) / 2
 
-    def restore(self, seen, images):
-        """What the detector sees or draws -> the exposure of the images (B, 1, H, W) that it was given."""
+    def restore(self, seen: Tensor, images: Tensor) -> Tensor:
+        """Return what the detector sees or draws in the exposure of the original images.
+
+        Args:
+            seen: (B, 1, H, W) in [0, 1], as `prepare` or `from_range` returns it.
+            images: the images that the detector was given (B, 1, H, W) in [0, 1].
+        """
         if not self.config.standardize:
             return seen
         mean, deviation = _moments(images)
         return ((seen - MEAN) / DEVIATION * deviation + mean).clamp(0, 1)
 
-    def frozen(self, half=False):
-        """Return a copy for scoring, in eval mode: no teacher, BatchNorm folded into the generator's convolutions.
+    def frozen(self, half: bool = False) -> "Detector":
+        """Return a copy for scoring, in eval mode.
 
-        The copy computes what this detector computes in eval mode, to rounding. Later changes of this detector do not
-        reach it. The discriminator keeps its BatchNorm, because one score uses it with each image's own statistics.
-        A detector that is frozen already, in the same precision, is returned as it is: freezing costs a deep copy.
+        The copy has no teacher. BatchNorm is folded into the generator's convolutions, and the key and value of every
+        slot of the in-painting memory are computed once. The copy computes what this detector computes in eval mode, to
+        rounding. Later changes of this detector do not reach it. It can move to another device or dtype; its weights
+        should not change otherwise. The discriminator keeps its BatchNorm, because one score uses it with each image's
+        own statistics. A detector that is already frozen in the same precision is returned as it is, because freezing
+        costs a deep copy.
 
         Args:
             half: `scores` runs the generator's convolutions and projections in bfloat16.
@@ -74,45 +97,54 @@ class Detector(nn.Module):
         for layers in detector.generator.modules():
             if isinstance(layers, nn.Sequential):
                 for i in range(len(layers) - 1):
-                    if isinstance(layers[i], nn.Conv2d) and isinstance(
-                        layers[i + 1], (nn.BatchNorm2d, nn.SyncBatchNorm)
-                    ):
-                        layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+                    first, second = layers[i], layers[i + 1]
+                    if isinstance(first, nn.Conv2d) and isinstance(second, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+                        layers[i] = fuse_conv_bn_eval(first, second)
                         layers[i + 1] = nn.Identity()
-        # The layout that convolutions are fastest in, on a CPU too where no gradients are asked for.
-        return detector.to(memory_format=torch.channels_last)
+        if detector.generator.inpaint is not None:
+            detector.generator.inpaint.fold()
+        # Convolutions are fastest in this layout, on a CPU too when no gradients are needed.
+        return detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def draw(self, images):
-        """The generator's pass that scores and maps are made of.
+    def draw(self, images: Tensor) -> Drawn:
+        """Return the generator's pass, from which scores and maps are computed.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
 
         Returns:
-            the images in the model's value range, and its `Reconstruction` of them.
+            the images in the model's value range, and their `Reconstruction`.
         """
         inputs = self.to_range(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half_precision):
             return inputs, self.generator(inputs)
 
-    def scores(self, images, drawn=None, fast=False):
-        """Anomaly scores of images and their healthy reconstructions; in eval mode, without the teacher or gradients.
+    def scores(
+        self, images: Tensor, drawn: Drawn | None = None, fast: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the anomaly scores of images and their healthy reconstructions, without gradients.
+
+        The scores are those in the config's `scores`, larger = more abnormal:
+
+        - `discriminator`: minus the discriminator's logit on the reconstruction, each image normalized by its own
+          statistics (the papers' score as their code computes it, SQUID 3.4).
+        - `discriminator_running`: the same with running statistics.
+        - `discriminator_image`: as `discriminator`, on the image itself.
+        - `residual`: mean squared error.
+        - `patch_residual`: mean squared error of the worst patch.
+        - `memory_distance`: mean over patches of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
+        - `combined`: sum of the scores in `COMBINED`, each standardized by its mean and deviation over healthy images
+          (`set_usual`).
+
+        Where the discriminator has cells, an image's logit is their soft minimum.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
-            drawn: what `draw` gave of them, where it is there already.
-            fast: give `discriminator_image` alone, for which the generator does not run; the reconstruction is None.
+            drawn: what `draw` returned for them, if it ran already.
+            fast: return `discriminator_image` alone, for which the generator does not run; the reconstruction is None.
 
         Returns:
-            dict of float32 tensors (B,), larger = more abnormal, those that the config gives, and the reconstruction
-            (B, 1, H, W) in [0, 1]: `discriminator`, minus D's logit on the reconstruction with each image normalised by
-            its own statistics (the papers' score as their code computes it, SQUID 3.4); `discriminator_running`, the
-            same with running statistics; `discriminator_image`, as the first, on the image itself; `residual`, mean
-            squared error; `patch_residual`, mean squared error of the worst patch; `memory_distance`, mean over patches
-            of |z - m|^2 / |z|^2 between a patch's token and its in-painting memory.
-
-            Where the discriminator has cells, an image's logit is their soft minimum. `combined` is the sum of the
-            scores in `COMBINED`, each less its mean and divided by its deviation over healthy images (`set_usual`).
+            dict of float32 tensors (B,), and the reconstruction (B, 1, H, W) in [0, 1].
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -126,8 +158,8 @@ class Detector(nn.Module):
                 return self._of_discriminator(judged), None
             return self._scores(images, drawn)
 
-    def judge_cells(self, images: torch.Tensor, drawn: tuple | None = None) -> dict[str, torch.Tensor]:
-        """Return what the discriminator says of every cell of images and of their reconstructions.
+    def judge_cells(self, images: Tensor, drawn: Drawn | None = None) -> dict[str, Tensor]:
+        """Return minus the discriminator's logit of every cell of images and of their reconstructions.
 
         A discriminator without cells has one, the whole image.
 
@@ -141,22 +173,23 @@ class Detector(nn.Module):
         inputs, out = drawn or self.draw(images)
         return {"discriminator": self._judge(out.student.to(images.dtype)), "discriminator_image": self._judge(inputs)}
 
-    def _judge(self, images):
+    def _judge(self, images: Tensor) -> Tensor:
+        assert self.discriminator is not None
         if self.has_cells:
             return -self.discriminator(images, norm="image", cells=True)
         return -self.discriminator(images, norm="image").view(-1, 1, 1)
 
-    def set_usual(self, scores: dict) -> None:
-        """Set what `combined` standardizes by.
+    def set_usual(self, scores: Mapping) -> None:
+        """Set the mean and deviation by which `combined` standardizes each score.
 
         Args:
-            scores: {name: array (N,)} of healthy images, of each of `COMBINED` at least.
+            scores: {name: array (N,)} of healthy images, for each of `COMBINED` at least.
         """
         for moments, name in zip(self.usual, COMBINED):
             values = torch.as_tensor(scores[name], dtype=torch.float64)
             moments[0], moments[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
 
-    def _scores(self, images, drawn):
+    def _scores(self, images: Tensor, drawn: Drawn | None) -> tuple[dict[str, Tensor], Tensor]:
         inputs, out = drawn or self.draw(images)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
@@ -168,19 +201,20 @@ class Detector(nn.Module):
             scores |= self._of_discriminator(self.judge_cells(images, (inputs, out)))
         if self.config.score == "combined":
             moments = zip(COMBINED, self.usual)
-            scores["combined"] = sum((scores[name].float() - mean) / deviation for name, (mean, deviation) in moments)
-        if "discriminator_running" in self.config.scores:
+            parts = [(scores[name].float() - mean) / deviation for name, (mean, deviation) in moments]
+            scores["combined"] = sum(parts[1:], start=parts[0])
+        if "discriminator_running" in self.config.scores and self.discriminator is not None:
             scores["discriminator_running"] = -self.discriminator(student)
         if out.memory_distance is not None:
             scores["memory_distance"] = out.memory_distance.mean(1)
         return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
 
-    def _of_discriminator(self, judged):
+    def _of_discriminator(self, judged: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the scores (B,) of images from their cells, as `judge_cells` returns them."""
         return {name: -soft_minimum(-cells) if self.has_cells else cells.flatten() for name, cells in judged.items()}
 
 
-def _moments(images):
-    """Mean and standard deviation of each image (B, 1, 1, 1); of an image of one value the deviation counts as 1."""
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation of each image (B, 1, 1, 1); an image of one value has deviation 1."""
     deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True, correction=0)
     return mean, torch.where(deviation > 1e-6, deviation, 1)

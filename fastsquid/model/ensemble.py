@@ -25,9 +25,12 @@ class Ensemble(nn.Module):
         config: the members' `Config`.
     """
 
-    def __init__(self, members: Sequence[Detector], moments: Sequence[dict[str, tuple[float, float]]]):
+    members: Sequence[Detector]  # an nn.ModuleList
+
+    def __init__(self, members: Sequence[Detector], moments: Sequence[dict[str, tuple[float, float]]]) -> None:
         super().__init__()
-        self.members, self.moments = nn.ModuleList(members), list(moments)
+        self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]
+        self.moments = list(moments)
         self.config = members[0].config
 
     def frozen(self, half: bool = False) -> "Ensemble":
@@ -57,7 +60,8 @@ class Ensemble(nn.Module):
         every = drawn or [None] * len(self.members)
         found = [member.scores(images, one, fast) for member, one in zip(self.members, every)]
         scores = self.combine([scores for scores, _ in found])
-        return scores, None if fast else sum(drawing for _, drawing in found) / len(found)
+        drawings = [drawing for _, drawing in found if drawing is not None]
+        return scores, None if fast else sum(drawings[1:], start=drawings[0]) / len(found)
 
     def combine(self, found: Sequence[dict[str, Values]]) -> dict[str, Values]:
         """Return the ensemble's scores from those of its members.
@@ -68,7 +72,7 @@ class Ensemble(nn.Module):
         Returns:
             {score: the mean over members of (score - mean) / standard deviation}, (N,).
         """
-        return {
+        return {  # pyright: ignore[reportReturnType]
             name: sum(
                 (scores[name] - moments[name][0]) / moments[name][1] for scores, moments in zip(found, self.moments)
             )

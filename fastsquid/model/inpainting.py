@@ -1,22 +1,31 @@
-"""The in-painting block: a patch's feature rebuilt from its eight neighbours' memories (SQUID 3.3, SimSID 3.3)."""
+"""The in-painting block: a patch's feature rebuilt from the memories of its eight neighbors (SQUID 3.3, SimSID 3.3)."""
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
+from ..config import Config
 from ..ops import neighbor_attention
+from ..ops.dispatch import Impl
+from ..ops.reference import Border
 from .memory import SpaceAwareMemory
 
 
-def masked_shortcut(new, old, rho, training):
-    """delta * new + (1 - delta) * old, delta ~ Bernoulli(rho) for each cell, shared by channels; training only.
+def masked_shortcut(new: Tensor, old: Tensor, rho: float, training: bool) -> Tensor:
+    """Mix two feature maps at random in training: delta * new + (1 - delta) * old, delta ~ Bernoulli(rho) per cell.
+
+    All channels of a cell share its delta. Outside training the result is `new`.
 
     Args:
         new, old: feature maps (N, C, h, w).
         rho: probability of the new feature; 1 turns the shortcut off.
+        training: whether the network is in training mode.
+
+    Returns:
+        (N, C, h, w).
 
     Source: SQUID 3.3, "masked shortcut".
     """
@@ -27,16 +36,25 @@ def masked_shortcut(new, old, rho, training):
 
 
 class NeighborTransformer(nn.Module):
-    """Transformer layer whose queries are patch features and whose keys and values are the neighbours' memories.
+    """Transformer layer: queries are patch features, keys and values are the memories of the neighbors.
 
     a = relu(LN(attention) + m), out = relu(LN(FF(a)) + a): the residual is the memory m, not the query.
-    Keys and values are projected once a patch. Keys have no bias (it cancels in the softmax); the values' bias is
-    added to the attended sum, which is what it amounts to also for patches outside the grid.
+    Keys and values are projected once per patch. Keys have no bias, because it cancels in the softmax. The bias of the
+    values is added to the attended sum, which has the same effect, also for patches outside the grid.
+
+    Args:
+        dim: C, dimension of the tokens; a multiple of heads.
+        heads: attention heads.
+        border: `pad` or `mask`, as for `ops.neighbor_attention`.
+        dropout: probability, of the feed-forward layers.
+        impl: `auto`, `triton` or `torch`.
     """
 
-    def __init__(self, dim, heads, border, dropout, impl):
+    def __init__(self, dim: int, heads: int, border: Border, dropout: float, impl: Impl) -> None:
         super().__init__()
-        self.heads, self.border, self.impl = heads, border, impl
+        self.heads = heads
+        self.border: Border = border
+        self.impl: Impl = impl
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.value_bias = nn.Parameter(torch.zeros(dim))
@@ -52,49 +70,70 @@ class NeighborTransformer(nn.Module):
         nn.init.zeros_(self.query.bias)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, query, memory, keys_values=None):
-        """query, memory (B, H, W, C), and what `key_value` makes of the memory, if known -> (B, H, W, C)."""
+    def forward(self, query: Tensor, memory: Tensor, keys_values: Tensor | None = None) -> Tensor:
+        """Return the features of all patches, rebuilt from their neighbors.
+
+        Args:
+            query: patch features (B, H, W, C).
+            memory: their memories (B, H, W, C).
+            keys_values: None, or the projection `key_value` of the memory (B, H, W, 2 C).
+
+        Returns:
+            (B, H, W, C).
+        """
         q = self.query(query).unflatten(-1, (self.heads, -1))
-        keys_values = self.key_value(memory) if keys_values is None else keys_values
-        k, v = keys_values.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        projected: Tensor = self.key_value(memory) if keys_values is None else keys_values
+        k, v = projected.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         attended = neighbor_attention(q, k, v, self.border, impl=self.impl).flatten(-2) + self.value_bias
         a = F.relu(self.norm1(self.output(attended)) + memory)
         return F.relu(self.norm2(self.ff(a)) + a)
 
 
 class NeighborConvolution(nn.Module):
-    """The ablation: a 3x3 convolution over the grid of memories instead of the transformer (SimSID Table 2)."""
+    """The ablation: a 3x3 convolution over the grid of memories instead of the transformer (SimSID Table 2).
 
-    def __init__(self, dim):
+    Args:
+        dim: C, dimension of the tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, query, memory):
-        """memory (B, H, W, C) -> (B, H, W, C); the query is not used."""
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
+        """Return (B, H, W, C) from the memory (B, H, W, C); the query is not used."""
         return F.relu(rearrange(self.conv(rearrange(memory, "b i j c -> b c i j")), "b c i j -> b i j c"))
 
 
 class Rebuilt(NamedTuple):
-    """What the block gives: features (B * P, C0, h, h); outside training the distance of each patch's token to its
-    memory, |z - m|^2 / |z|^2 (B, P); and in training, where the config weighs it, the mean entropy of the weights."""
+    """What the block returns.
 
-    features: torch.Tensor
-    distance: torch.Tensor | None
-    entropy: torch.Tensor | None
+    Attributes:
+        features: (B * P, C0, h, h).
+        distance: outside training, the distance of each patch's token to its memory, |z - m|^2 / |z|^2, (B, P).
+        entropy: in training, where the config weighs it, the mean entropy of the memory's weights, a scalar.
+    """
+
+    features: Tensor
+    distance: Tensor | None
+    entropy: Tensor | None
 
 
 class InpaintingBlock(nn.Module):
-    """Rebuilds patch features from memory; input and output (B * P, C0, h, h), patches row-major.
+    """Rebuild patch features from memory; input and output (B * P, C0, h, h), patches row-major.
 
-    1x1 convolution to C0/4, one token a patch, memory read, transformer layer over the grid, binary code of the
-    patch index, 1x1 convolution back to C0, masked shortcut.
+    The steps: 1x1 convolution to C0/4, one token per patch, memory read, transformer layer over the grid, binary code
+    of the patch index, 1x1 convolution back to C0, masked shortcut.
 
     Args:
         config: a `Config`; `inpainting`, the memory's fields, `heads`, `border`, `ff_dropout` and `shortcut` matter.
         impl: `auto`, `triton` or `torch`.
     """
 
-    def __init__(self, config, impl="auto"):
+    code: Tensor
+    folded: Tensor | None
+
+    def __init__(self, config: Config, impl: Impl = "auto") -> None:
         super().__init__()
         self.grid, self.shortcut, self.scope = config.grid, config.shortcut, config.memory_scope
         self.entropy = config.entropy_weight > 0
@@ -113,64 +152,48 @@ class InpaintingBlock(nn.Module):
             threshold=config.shrink_threshold,
             impl=impl,
         )
+        self.mix: nn.Module | None = None
         if config.inpainting == "transformer":
             self.mix = NeighborTransformer(config.token_dim, config.heads, config.border, config.ff_dropout, impl)
         elif config.inpainting == "convolution":
             self.mix = NeighborConvolution(config.token_dim)
-        else:
-            self.mix = None
         self.expand = nn.Sequential(
             nn.Conv2d(inner + bits, config.channels, 1), nn.BatchNorm2d(config.channels), nn.ReLU()
         )
         index = torch.arange(config.patches)
         code = torch.stack([index >> bit & 1 for bit in reversed(range(bits))], dim=1)
         self.register_buffer("code", code[:, :, None, None].float(), persistent=False)  # (P, bits, 1, 1)
-        self.foldable = config.inpainting == "transformer"
-        self._folded = None
-        self.register_buffer("constant", None, persistent=False)  # what `fold` keeps
+        # Keys and values of every slot, in a frozen copy.
+        self.register_buffer("folded", None, persistent=False)
 
-    def fold(self):
-        """Keeps what `folded` gives as a buffer, which a graph can hold: bank and projection may change no more."""
-        with torch.no_grad():
-            self.constant = self.folded()
+    def fold(self) -> None:
+        """Keep every slot m with its key and value, [m, m.Wk^T, m.Wv^T], as the buffer `folded` (R, N, 3 C).
 
-    def folded(self):
-        """Every slot m beside its key and value, [m, m.Wk^T, m.Wv^T] (R, N, 3 C): a read of it needs no projection.
-
-        Kept until bank or projection change in place, are replaced, cast or moved, or `train` or `eval` is called;
-        writes through `.data`, of which no tensor tells, need that. None where it cannot serve: in training, under
-        gradients, inside torch.compile, and without a transformer.
+        A read of this buffer needs no projection. The bank and the projection must not change after that, except by a
+        move to another device or dtype, which folds again. Without a transformer this does nothing.
         """
-        if self.constant is not None:
-            return self.constant
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.foldable:
-            return None
-        bank, weight = self.memory.bank, self.mix.key_value.weight
-        if bank.is_inference() or weight.is_inference():  # these do not tell when they change
-            return None
-        sources = [(t.data_ptr(), t._version, t.dtype, t.device) for t in (bank, weight)]
-        if self._folded is None or self._folded[0] != sources:
-            with torch.autocast(bank.device.type, enabled=False):
-                folded = torch.cat([bank, F.linear(bank, weight.to(bank.dtype))], dim=-1)
-            # Held beside it, so that no other tensor is given their address.
-            self._folded = sources, folded, (bank.detach(), weight.detach())
-        return self._folded[1]
+        if isinstance(self.mix, NeighborTransformer):
+            bank, weight = self.memory.bank, self.mix.key_value.weight
+            with torch.no_grad(), torch.autocast(bank.device.type, enabled=False):
+                self.folded = torch.cat([bank, F.linear(bank, weight.to(bank.dtype))], dim=-1)
 
-    def train(self, mode=True):
-        """As `nn.Module.train`; what was folded is forgotten, since not every optimizer marks what it changes."""
-        self._folded = None
-        return super().train(mode)
+    def _apply(self, fn, recurse=True):
+        """Move or cast as `nn.Module` does. What is folded is computed anew, because a cast would round it twice."""
+        super()._apply(fn, recurse)
+        if self.folded is not None:
+            self.fold()
+        return self
 
-    def forward(self, features):
-        """Features (B * P, C0, h, h) -> the same shape, rebuilt; in training mode with the masked shortcut."""
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (B * P, C0, h, h) rebuilt, of the same shape; in training with the masked shortcut."""
         return self.rebuild(features).features
 
-    def rebuild(self, features):
-        """As `forward`: `Rebuilt`."""
+    def rebuild(self, features: Tensor) -> Rebuilt:
+        """Return what `forward` returns, with the distance and the entropy."""
         reduced = self.reduce(features)
         channels, size = reduced.shape[1:3]
         tokens = rearrange(reduced, "(b p) c h w -> b p (c h w)", p=self.grid**2)
-        folded = self.folded()
+        folded = None if self.training or torch.is_grad_enabled() else self.folded  # the kernels' read has no backward
         queries = tokens if self.scope == "patch" else rearrange(tokens, "b p c -> (b p) 1 c")
         entropy = None
         if self.entropy and self.training:
@@ -179,8 +202,10 @@ class InpaintingBlock(nn.Module):
             # torch.special.entr at its first call.)
             weights = weights.clamp_min(1e-12)
             entropy = -(weights * weights.log()).sum(-1).mean()
+        elif folded is not None:
+            read = self.memory.read_values(queries, folded)
         else:
-            read = self.memory(queries, values=folded)
+            read = self.memory(queries)
         read = read.reshape(*tokens.shape[:2], -1)
         remembered = read[..., : tokens.shape[2]]
         distance = None if self.training else _distance(tokens, remembered)
@@ -194,6 +219,6 @@ class InpaintingBlock(nn.Module):
         return Rebuilt(masked_shortcut(out, features, self.shortcut, self.training), distance, entropy)
 
 
-def _distance(tokens, remembered):
+def _distance(tokens: Tensor, remembered: Tensor) -> Tensor:
     tokens, remembered = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (tokens, remembered))
     return (tokens - remembered).square().sum(-1) / tokens.square().sum(-1).clamp_min(1e-12)

@@ -1,52 +1,86 @@
 """SpaceAwareMemory, the drop-in module: a memory of normal features that belongs to a place (SQUID 3.2, SimSID 3.2)."""
 
+from typing import Any, Literal
+
 import torch
 import torch.distributed as dist
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops import memory_read
+from ..ops.dispatch import Impl
+from ..ops.reference import Selection, Shrinkage
 from .patches import to_image, to_patches
-from .published import channel_first, memory_bank, memory_kind
+from .published import Tensors, channel_first, memory_bank, memory_kind
+
+Kind = Literal["matrix", "queue"]
 
 
 class SpaceAwareMemory(nn.Module):
-    """Replaces each query by a weighted sum of the few most similar slots of its own region.
+    """Replace each query by a weighted sum of the few most similar slots of its own region.
 
-    A `matrix` is a learned bank, initialised uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
-    features, first in first out. Nothing is written until `commit()`, which stores the queries of the latest training
-    forward. Evaluation never writes. A pass under `no_grad` does not replace queries from a pass with gradients.
+    A `matrix` is a learned bank, initialized uniformly within 1/sqrt(slot_dim). A `queue` holds the latest real
+    features, first in, first out.
+
+    Nothing is written until `commit()`, which stores the queries of the latest training forward. Evaluation never
+    writes. A pass under `no_grad` does not replace queries from a pass with gradients.
 
     Args:
         num_regions: R, places that each have a bank of their own.
-        num_slots: N, slots a region.
+        num_slots: N, slots per region.
         slot_dim: C, dimension of queries and slots.
-        top_k: active slots a query.
+        top_k: active slots per query.
         kind: `matrix` or `queue`.
-        selection: `exact` (top_k slots) or `published` (those strictly above the top_k-th, SQUID's released rule).
+        selection: `exact` (the top_k most similar slots) or `published` (the slots strictly above the top_k-th, as in
+            SQUID's released code).
         shrinkage: `gumbel` (top-k with straight-through gradient), `hard` (dots above `threshold`, MemAE) or `none`.
-        threshold: of `hard` shrinkage.
+        threshold: of the shrinkage `hard`.
         impl: `auto`, `triton` or `torch`.
 
-    Raises:
-        ValueError: sizes below 1, top_k over num_slots, or an unknown kind, selection, shrinkage or impl.
+    Attributes:
+        bank: slots (R, N, C), float; a parameter of a matrix, a buffer of a queue.
+        pointer: int64 scalar, the slot that a queue writes next.
+        filled: int64 scalar, how many slots a queue has filled.
 
-    State: `bank` (R, N, C), float; for a queue also `pointer` and `filled`, int64 scalars.
+    Raises:
+        ValueError: a size below 1, top_k over num_slots, or an unknown kind, selection, shrinkage or impl.
+
+    Example:
+        >>> import torch
+        >>> from fastsquid import SpaceAwareMemory
+        >>> memory = SpaceAwareMemory(num_regions=4, num_slots=100, slot_dim=32, kind="queue")
+        >>> queries = torch.randn(8, 4, 32)  # 8 images, 4 regions
+        >>> features = memory(queries)  # nothing is filled yet: zeros
+        >>> memory.commit()  # after the optimizer's step: the queue takes the queries
+        >>> int(memory.filled)
+        8
+        >>> features, slots = memory.eval()(queries, return_indices=True)
+        >>> features.shape, slots.shape
+        (torch.Size([8, 4, 32]), torch.Size([8, 4, 5]))
     """
+
+    kind: Kind
+    selection: Selection
+    shrinkage: Shrinkage
+    impl: Impl
+    bank: Tensor
+    pointer: Tensor
+    filled: Tensor
+    reads: Tensor | None
 
     def __init__(
         self,
-        num_regions,
-        num_slots,
-        slot_dim,
-        top_k=5,
-        kind="matrix",
+        num_regions: int,
+        num_slots: int,
+        slot_dim: int,
+        top_k: int = 5,
+        kind: Kind = "matrix",
         *,
-        selection="exact",
-        shrinkage="gumbel",
-        threshold=0.0025,
-        impl="auto",
-    ):
+        selection: Selection = "exact",
+        shrinkage: Shrinkage = "gumbel",
+        threshold: float = 0.0025,
+        impl: Impl = "auto",
+    ) -> None:
         super().__init__()
         for name, value in dict(num_regions=num_regions, num_slots=num_slots, slot_dim=slot_dim, top_k=top_k).items():
             if value < 1:
@@ -69,30 +103,34 @@ class SpaceAwareMemory(nn.Module):
             self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         # Queries that activated each slot; a diagnosis, not part of the state. None counts none.
         self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
-        self._noted = self._noted_without_grad = None  # queries of the latest training forwards
+        # Queries of the latest training forwards.
+        self._noted: Tensor | None = None
+        self._noted_without_grad: Tensor | None = None
 
     @classmethod
-    def from_published(cls, state_dict, prefix, top_k=5, *, channels=None, impl="auto"):
-        """One memory of a checkpoint of SQUID's or SimSID's released code, which reads as that code did.
+    def from_published(
+        cls, state_dict: Tensors, prefix: str, top_k: int = 5, *, channels: int | None = None, impl: Impl = "auto"
+    ) -> "SpaceAwareMemory":
+        """Return one memory of a checkpoint of SQUID's or SimSID's released code, which reads as that code did.
 
         Args:
-            state_dict: a generator's, as `torch.load(path, weights_only=True)` gives it.
+            state_dict: of a generator, as `torch.load(path, weights_only=True)` returns it.
             prefix: of the memory's names, such as `inpaint_block.` or `memory_blocks.0.`; its banks are
                 `{prefix}memory.{region}.memMatrix`, (num_slots, slot_dim) each.
             top_k: as the checkpoint was trained; the released configurations have 5.
             channels: of the feature map that a decoder's memory of SQUID follows. Its slots are flattened sub-windows,
                 channel-last; with `channels` they are reordered channel-first, as `SpaceAwareMemory2d` and SimSID
-                flatten them. Without, queries are expected in the checkpoint's own order.
+                flatten them. Without `channels`, the memory expects queries in the checkpoint's own order.
             impl: `auto`, `triton` or `torch`.
 
         Returns:
-            a memory in training mode, float32, whose regions, slots, slot_dim and kind (as `published.memory_kind`
-            tells it) are the checkpoint's, and whose selection is `published`. A queue counts as full, and is written
-            from slot 0 on: the layout does not hold its pointer.
+            a memory in training mode, float32. Its regions, slots, slot_dim and kind (as `published.memory_kind` finds
+            it) are the checkpoint's, and its selection is `published`. A queue counts as full and is written from slot
+            0 on, because the checkpoint does not hold its pointer.
 
         Raises:
-            ValueError: no memory has this prefix (those that there are are named), its banks are not of one shape, or
-                channels do not divide slot_dim.
+            ValueError: no memory has this prefix (the message names the prefixes that exist), its banks are not of one
+                shape, or channels do not divide slot_dim.
         """
         bank = memory_bank(state_dict, prefix).float()
         regions, slots, dim = bank.shape
@@ -108,23 +146,51 @@ class SpaceAwareMemory(nn.Module):
                 memory.filled.fill_(slots)
         return memory
 
-    def forward(self, x, return_weights=False, return_indices=False, values=None):
-        """Reads the memory.
+    def forward(
+        self, x: Tensor, return_weights: bool = False, return_indices: bool = False
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Read the memory.
 
         Args:
             x: queries (B, R, C), floating point; B may be 0.
-            return_weights: also return the weights (B, R, N), zero on slots that are not active; with a
-                gradient for the shrinkage `hard` only.
+            return_weights: also return the weights (B, R, N). Slots that are not active have weight 0. Only the
+                shrinkage `hard` gives the weights a gradient.
             return_indices: also return the active slots (B, R, k), int64, largest weight first, -1 where fewer than
                 k slots are active; k is N for the shrinkages without a top_k.
-            values: (R, N, V), summed in the place of the slots; for inference.
 
         Returns:
-            out (B, R, C), or (B, R, V) with values; where asked for, a tuple (out, [weights], [indices]).
+            out (B, R, C) in x's dtype; where asked for, a tuple (out, [weights], [indices]).
 
         Raises:
             ValueError: x is not (B, num_regions, slot_dim).
         """
+        out, weights, indices = self._read(x, None)
+        if not (return_weights or return_indices):
+            return out
+        result = [out]
+        if return_weights:
+            result.append(weights if indices is None else self._dense(weights, indices))
+        if return_indices:
+            if indices is None:
+                largest, indices = weights.sort(dim=-1, descending=True, stable=True)
+                indices = indices.masked_fill(largest == 0, -1)
+            result.append(indices)
+        return tuple(result)
+
+    def read_values(self, x: Tensor, values: Tensor) -> Tensor:
+        """Read the memory, but sum rows of `values` in place of the slots; for inference inside fastsquid.
+
+        Args:
+            x: queries (B, R, C), floating point.
+            values: one row per slot, (R, N, V), in the bank's dtype.
+
+        Returns:
+            (B, R, V) in x's dtype.
+        """
+        return self._read(x, values)[0]
+
+    def _read(self, x: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the output, weights and indices of `ops.memory_read`; note queries and count reads."""
         if x.dim() != 3 or x.shape[1:] != (self.num_regions, self.slot_dim):
             raise ValueError(
                 f"SpaceAwareMemory expects queries of shape (B, {self.num_regions}, {self.slot_dim}), "
@@ -148,25 +214,15 @@ class SpaceAwareMemory(nn.Module):
                 self._noted = x.detach()
             else:
                 self._noted_without_grad = x.detach()
-        if not (return_weights or return_indices):
-            return out
-        result = [out]
-        if return_weights:
-            result.append(weights if indices is None else self._dense(weights, indices))
-        if return_indices:
-            if indices is None:
-                largest, indices = weights.sort(dim=-1, descending=True, stable=True)
-                indices = indices.masked_fill(largest == 0, -1)
-            result.append(indices)
-        return tuple(result)
+        return out, weights, indices
 
-    def _dense(self, weights, indices):
-        """Weights of the chosen slots (B, R, k) -> of every slot (B, R, N)."""
+    def _dense(self, weights: Tensor, indices: Tensor) -> Tensor:
+        """Return the weights of every slot (B, R, N) from those of the chosen slots (B, R, k)."""
         return weights.new_zeros(*weights.shape[:2], self.num_slots).scatter_add(-1, indices.clamp_min(0), weights)
 
     @torch.no_grad()
-    def _count(self, weights, indices):
-        """Adds the slots that each query activated to `reads`."""
+    def _count(self, weights: Tensor, indices: Tensor | None) -> None:
+        """Add the slots that each query activated to `reads`."""
         if self.reads is None:
             return
         if indices is None:
@@ -176,12 +232,13 @@ class SpaceAwareMemory(nn.Module):
             self.reads.scatter_add_(1, by_region.clamp_min(0), (by_region >= 0).to(self.reads.dtype))
 
     @torch.no_grad()
-    def commit(self):
-        """Writes the queries of the latest training-mode forward into a queue, all regions alike, and forgets them.
+    def commit(self) -> None:
+        """Write the queries of the latest training-mode forward into the queue, and forget them.
 
-        Row i goes to slot (pointer + i) mod N; of a batch larger than N the last N rows stay. Nothing happens
-        where there are none, nor for a matrix. Where torch.distributed has several processes, all of them commit
-        together, and each writes the rows of every one, process after process: their queues stay the same.
+        Row i of the batch goes to slot (pointer + i) mod N, in all regions alike. Of a batch larger than N the last N
+        rows stay. Without such queries, and for a matrix, nothing happens. Where torch.distributed has several
+        processes, all of them must commit together: each writes the rows of every process, in the order of the ranks,
+        so that their queues stay the same.
         """
         noted = self._noted_without_grad if self._noted is None else self._noted
         self._noted = self._noted_without_grad = None
@@ -193,27 +250,34 @@ class SpaceAwareMemory(nn.Module):
         first = self.pointer + (count - kept.shape[1])
         slots = (first + torch.arange(kept.shape[1], device=rows.device)) % self.num_slots
         self.bank.index_copy_(1, slots, kept)
-        self.reads.index_fill_(1, slots, 0)
+        if self.reads is not None:
+            self.reads.index_fill_(1, slots, 0)
         self.pointer.copy_((self.pointer + count) % self.num_slots)
         self.filled.copy_((self.filled + count).clamp_max(self.num_slots))
 
-    def usage(self):
-        """How the slots are used since construction or `reset_usage()`; a queue's slot counts since it was written.
+    def usage(self) -> dict[str, Tensor]:
+        """Return how the slots are used since construction or `reset_usage()`.
+
+        The count of a queue's slot starts when the slot is written.
 
         Returns:
-            dict of tensors (R,): `active`, slots that some query activated; `dead`, (filled) slots that none did;
-            `entropy` of the reads over slots, in nats, at most log N.
+            dict of tensors (R,): `active`, the number of slots that some query activated; `dead`, the number of
+            (filled) slots that no query activated; `entropy` of the reads over slots, in nats, at most log N.
         """
+        assert self.reads is not None
         active = (self.reads > 0).sum(-1)
         filled = self.filled if self.kind == "queue" else self.num_slots
         share = self.reads / self.reads.sum(-1, keepdim=True).clamp_min(1)
-        return {"active": active, "dead": filled - active, "entropy": torch.special.entr(share).sum(-1)}
+        entropy = torch.special.entr(share).sum(-1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return {"active": active, "dead": filled - active, "entropy": entropy}
 
-    def reset_usage(self):
-        """Forgets the counts that `usage()` reports."""
+    def reset_usage(self) -> None:
+        """Forget the counts that `usage()` returns."""
+        assert self.reads is not None
         self.reads.zero_()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
         return (
             f"num_regions={self.num_regions}, num_slots={self.num_slots}, slot_dim={self.slot_dim}, "
             f"top_k={self.top_k}, kind={self.kind}, selection={self.selection}, shrinkage={self.shrinkage}"
@@ -221,26 +285,44 @@ class SpaceAwareMemory(nn.Module):
 
 
 class SpaceAwareMemory2d(nn.Module):
-    """The feature-map form: cuts a map into regions, reads their memory, stitches the map back.
+    """Read a feature map from memory: cut it into regions, read their memory, stitch the map back.
 
     Args:
         channels: C of the map.
         size: (H, W) of the map.
-        grid: G, patches a side.
-        num_slots: slots a bank.
-        scope: `patch`, a query and a bank a patch (the papers' text); `subwindow`, a query a 2x2 sub-window of each
-            patch and a bank a sub-window position, shared by all patches (the published code); `global`, the same
-            queries and one bank for all of them (the ablation).
+        grid: G, patches per side.
+        num_slots: slots per bank.
+        scope: `patch`, one query and one bank per patch (the papers' text); `subwindow`, one query per 2x2 sub-window
+            of each patch and one bank per sub-window position, shared by all patches (the published code); `global`,
+            the same queries and one bank for all of them (the ablation).
         **options: of `SpaceAwareMemory`, which is the attribute `memory`.
 
     Raises:
-        ValueError: a size that grid (or sub-windows) do not divide, an unknown scope, and as `SpaceAwareMemory`.
+        ValueError: grid (or sub-windows) do not divide a size, an unknown scope, and as `SpaceAwareMemory`.
+
+    Example:
+        >>> import torch
+        >>> from fastsquid import SpaceAwareMemory2d
+        >>> layer = SpaceAwareMemory2d(channels=16, size=(8, 8), grid=2, num_slots=50)
+        >>> layer(torch.randn(3, 16, 8, 8)).shape
+        torch.Size([3, 16, 8, 8])
+        >>> layer.memory.bank.shape  # 4 patches of 16 x 4 x 4 numbers
+        torch.Size([4, 50, 256])
     """
 
-    def __init__(self, channels, size, grid, num_slots, scope="patch", **options):
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        grid: int,
+        num_slots: int,
+        scope: Literal["patch", "subwindow", "global"] = "patch",
+        **options: Any,
+    ) -> None:
         super().__init__()
         _one_of("scope", scope, ("patch", "subwindow", "global"))
-        self.grid, self.scope, self.shape = grid, scope, (channels, *size)
+        self.grid, self.scope = grid, scope
+        self.shape = (channels, *size)
         windows = 1 if scope == "patch" else 2  # a side of a patch
         height, width = size
         if height % (grid * windows) or width % (grid * windows):
@@ -253,8 +335,18 @@ class SpaceAwareMemory2d(nn.Module):
             regions, num_slots, channels * (height // grid // windows) * (width // grid // windows), **options
         )
 
-    def forward(self, x):
-        """(B, C, H, W) -> the same shape, rebuilt from memory; another C, H or W raises ValueError."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map rebuilt from memory.
+
+        Args:
+            x: (B, C, H, W), floating point.
+
+        Returns:
+            a tensor of x's shape and dtype.
+
+        Raises:
+            ValueError: another C, H or W than the module's.
+        """
         if x.shape[1:] != self.shape:
             raise ValueError(
                 "SpaceAwareMemory2d expects a map of shape (B, {}, {}, {}), got ".format(*self.shape)
@@ -262,9 +354,9 @@ class SpaceAwareMemory2d(nn.Module):
             )
         return to_image(self.read_patches(to_patches(x, self.grid)), self.grid)
 
-    def read_patches(self, patches):
-        """The same for patches already folded into the batch: (B * G^2, C, h, w) -> the same shape."""
-        channels, height, width = patches.shape[1:]
+    def read_patches(self, patches: Tensor) -> Tensor:
+        """Return patches (B * G^2, C, h, w) rebuilt from memory, as `forward` does with those of a map."""
+        channels, height, _ = patches.shape[1:]
         if self.scope == "patch":
             out = self.memory(rearrange(patches, "(b p) c h w -> b p (c h w)", p=self.grid**2))
             return rearrange(out, "b p (c h w) -> (b p) c h w", c=channels, h=height)
@@ -276,28 +368,28 @@ class SpaceAwareMemory2d(nn.Module):
             out = rearrange(out, "(b w) 1 d -> b w d", w=4)
         return rearrange(out, "b (u v) (c h w) -> b c (u h) (v w)", u=2, c=channels, h=height // 2)
 
-    def commit(self):
-        """As `SpaceAwareMemory.commit`: writes the latest training-mode forward into a queue."""
+    def commit(self) -> None:
+        """Write the latest training-mode forward into a queue, as `SpaceAwareMemory.commit`."""
         self.memory.commit()
 
-    def usage(self):
-        """As `SpaceAwareMemory.usage`, by region: row-major patches, or sub-windows, or the one of `global`."""
+    def usage(self) -> dict[str, Tensor]:
+        """Return `SpaceAwareMemory.usage`; regions are row-major patches, or sub-windows, or the one of `global`."""
         return self.memory.usage()
 
 
-def _gather_rows(rows):
+def _gather_rows(rows: Tensor) -> Tensor:
     """Return the rows (n, ...) of every process of torch.distributed, process after process; n may differ."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    counts = [None] * dist.get_world_size()
-    dist.all_gather_object(counts, len(rows))
+    counts = [0] * dist.get_world_size()
+    dist.all_gather_object(counts, len(rows))  # pyright: ignore[reportUnknownMemberType]
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
+    dist.all_gather(parts, padded)  # pyright: ignore[reportUnknownMemberType]
     return torch.cat([some[:count] for some, count in zip(parts, counts)])
 
 
-def _one_of(name, value, allowed):
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(allowed)}")

@@ -1,25 +1,34 @@
 """The networks around the memory: encoder, generators, discriminator (SQUID 3 and Appendix A, SimSID 3)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..config import Config
+from ..ops.dispatch import Impl
 from .inpainting import InpaintingBlock, Rebuilt, masked_shortcut
 from .memory import SpaceAwareMemory2d
 from .patches import to_image, to_patches
 
 
 class Block(nn.Module):
-    """conv-BN-ReLU, then conv-BN-ReLU-conv-BN added to it, ReLU; (N, C, h, w) -> (N, C', h / stride, w / stride)."""
+    """Residual block: conv-BN-ReLU, then conv-BN-ReLU-conv-BN added to it, ReLU.
 
-    def __init__(self, channels_in, channels, stride=1):
+    Args:
+        channels_in: C of the input.
+        channels: C' of the output.
+        stride: of the first convolution.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
         super().__init__()
 
-        def conv(c, s=1):
+        def conv(c: int, s: int = 1) -> nn.Conv2d:
             return nn.Conv2d(c, channels, 3, stride=s, padding=1)
 
         self.conv1 = nn.Sequential(conv(channels_in, stride), nn.BatchNorm2d(channels), nn.ReLU())
@@ -27,12 +36,13 @@ class Block(nn.Module):
             conv(channels), nn.BatchNorm2d(channels), nn.ReLU(), conv(channels), nn.BatchNorm2d(channels)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C', h / stride, w / stride) from x (N, C, h, w)."""
         x = self.conv1(x)
         return F.relu(self.conv2(x) + x)
 
 
-def upsample(x: torch.Tensor) -> torch.Tensor:
+def upsample(x: Tensor) -> Tensor:
     """Double the height and width of feature maps by bilinear interpolation (`align_corners=False`).
 
     Args:
@@ -48,13 +58,13 @@ def upsample(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def upsample_by_taps(x: torch.Tensor) -> torch.Tensor:
+def upsample_by_taps(x: Tensor) -> Tensor:
     """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile."""
     return _double(_double(x, 2), 3)
 
 
-def _double(x, dim):
-    """Linear interpolation to twice the size of one dimension: each output is 3/4 its nearest input, 1/4 the next."""
+def _double(x: Tensor, dim: int) -> Tensor:
+    """Double one dimension by linear interpolation: each output is 3/4 of its nearest input and 1/4 of the next."""
     n = x.shape[dim]
     before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, n - 1)], dim)
     after = torch.cat([x.narrow(dim, 1, n - 1), x.narrow(dim, n - 1, 1)], dim)
@@ -62,14 +72,19 @@ def _double(x, dim):
 
 
 class Encoder(nn.Module):
-    """Patches (N, 1, s, s) -> the features of every level, (N, width * 2^i, s / 2^i, s / 2^i) for i = 0 ... levels."""
+    """Encode patches into the features of every level.
 
-    def __init__(self, config):
+    Args:
+        config: a `Config`; `width` and `levels` matter.
+    """
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
         widths = [config.width * 2**i for i in range(config.levels + 1)]
         self.blocks = nn.ModuleList([Block(1, widths[0])] + [Block(a, b, stride=2) for a, b in zip(widths, widths[1:])])
 
-    def forward(self, patches):
+    def forward(self, patches: Tensor) -> list[Tensor]:
+        """Return (N, width * 2^i, s / 2^i, s / 2^i) for i = 0 ... levels from patches (N, 1, s, s)."""
         features = []
         for block in self.blocks:
             patches = block(patches)
@@ -78,20 +93,27 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Teacher or student generator: patch features -> image; the two differ in the student's memories only.
+    """Decode patch features into an image: the student, or the teacher, which has no memories.
 
-    Each level upsamples by two, concatenates the encoder's skip at the deepest levels, and runs a block; memories
-    follow the deepest student levels; patches are stitched into the image before level `combine` upsamples.
+    Each level upsamples by two, concatenates the encoder's skip at the deepest levels, and runs a block. Memories
+    follow the deepest levels. Patches are stitched into the image before level `combine` upsamples.
+
+    Args:
+        config: a `Config`.
+        memories: number of deepest levels that a memory follows.
+        impl: `auto`, `triton` or `torch`.
     """
 
-    def __init__(self, config, memories=0, impl="auto"):
+    memories: Sequence[SpaceAwareMemory2d]  # an nn.ModuleList
+
+    def __init__(self, config: Config, memories: int = 0, impl: Impl = "auto") -> None:
         super().__init__()
         self.grid, self.skips, self.combine, self.shortcut = config.grid, config.skips, config.combine, config.shortcut
         widths = [config.width * 2**i for i in reversed(range(config.levels + 1))]
         self.blocks = nn.ModuleList(
             [Block(a + (b if i < config.skips else 0), b) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
         )
-        self.memories = nn.ModuleList(
+        self.memories = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
             [
                 SpaceAwareMemory2d(
                     widths[i + 1],
@@ -111,8 +133,16 @@ class Decoder(nn.Module):
         self.output = nn.Conv2d(config.width, 1, 1)
         self.activation = nn.Sigmoid() if config.value_range == "unit" else nn.Tanh()
 
-    def forward(self, x, skips):
-        """x (B * P, C0, h, h), skips deepest first -> image (B, 1, H, W) and the list of every level's features."""
+    def forward(self, x: Tensor, skips: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the image and the features of every level.
+
+        Args:
+            x: patch features (B * P, C0, h, h).
+            skips: the encoder's features of the other levels, deepest first.
+
+        Returns:
+            image (B, 1, H, W) in the model's value range, and the list of features, deepest first.
+        """
         levels = []
         for i, block in enumerate(self.blocks):
             if i == self.combine:
@@ -130,20 +160,33 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """What a generator pass gives: images (B, 1, H, W) in the model's value range; teacher parts None without it."""
+    """What a generator pass returns.
 
-    student: torch.Tensor
-    student_levels: list
-    teacher: torch.Tensor | None
-    teacher_levels: list | None
-    memory_distance: torch.Tensor | None  # (B, P), outside training, of the in-painting memory
-    entropy: torch.Tensor | None  # scalar, in training, where the config weighs it
+    Attributes:
+        student: reconstruction (B, 1, H, W) in the model's value range.
+        student_levels: features of every level of the student, deepest first.
+        teacher, teacher_levels: the same of the teacher, None if it did not run.
+        memory_distance: (B, P), of the in-painting memory; None in training.
+        entropy: scalar, in training, where the config weighs it; otherwise None.
+    """
+
+    student: Tensor
+    student_levels: list[Tensor]
+    teacher: Tensor | None
+    teacher_levels: list[Tensor] | None
+    memory_distance: Tensor | None
+    entropy: Tensor | None
 
 
 class Generator(nn.Module):
-    """Encoder, in-painting block, student, and (for training) the teacher."""
+    """Reconstruct images: encoder, in-painting block, student, and (for training) the teacher.
 
-    def __init__(self, config, impl="auto"):
+    Args:
+        config: a `Config`.
+        impl: `auto`, `triton` or `torch`.
+    """
+
+    def __init__(self, config: Config, impl: Impl = "auto") -> None:
         super().__init__()
         self.grid, self.stop_gradient, self.patch_dropout = config.grid, config.stop_gradient, config.patch_dropout
         self.encoder = Encoder(config)
@@ -151,8 +194,13 @@ class Generator(nn.Module):
         self.student = Decoder(config, config.decoder_memory, impl)
         self.teacher = Decoder(config) if config.distillation else None
 
-    def forward(self, images, teacher=False):
-        """Rebuilds images (B, 1, H, W) of the model's value range; the teacher runs only where its loss is used."""
+    def forward(self, images: Tensor, teacher: bool = False) -> Reconstruction:
+        """Return the reconstruction of images.
+
+        Args:
+            images: (B, 1, H, W) in the model's value range.
+            teacher: run the teacher too, if there is one; only its loss needs it.
+        """
         patches = to_patches(images, self.grid)
         if self.training and self.patch_dropout:
             patches = patches * torch.empty_like(patches[:, :1, :1, :1]).bernoulli_(1 - self.patch_dropout)
@@ -161,30 +209,36 @@ class Generator(nn.Module):
         rebuilt = Rebuilt(deepest, None, None) if self.inpaint is None else self.inpaint.rebuild(deepest)
         student, student_levels = self.student(rebuilt.features, skips)
         if not (teacher and self.teacher is not None):
-            return Reconstruction(student, student_levels, None, None, *rebuilt[1:])
+            return Reconstruction(student, student_levels, None, None, rebuilt.distance, rebuilt.entropy)
         if self.stop_gradient:
             deepest, skips = deepest.detach(), [skip.detach() for skip in skips]
-        return Reconstruction(student, student_levels, *self.teacher(deepest, skips), *rebuilt[1:])
+        drawn, levels = self.teacher(deepest, skips)
+        return Reconstruction(student, student_levels, drawn, levels, rebuilt.distance, rebuilt.entropy)
 
-    def commit(self):
-        """Writes the latest training forward into the memory queue; does nothing where there is none."""
+    def commit(self) -> None:
+        """Write the latest training forward into the memory queue; do nothing without a queue."""
         if self.inpaint is not None:
             self.inpaint.memory.commit()
 
 
 class Discriminator(nn.Module):
-    """Image (B, 1, H, W) -> one logit an image (B,), large where it looks like a real healthy image.
+    """Judge images: one logit per image, large where the image looks like a real healthy one.
 
-    Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer; each weight divided
-    by its spectral norm (Miyato et al., ICLR 2018, section 2.1) where the config says so. With `discriminator_stride`
-    16 or 8 the last one or two convolutions have stride 1, and `discriminator_norm` instance takes the place of
-    BatchNorm.
+    Five 5x5 stride-2 convolutions, BatchNorm on all but the first, LeakyReLU 0.2, one linear layer. Where the config
+    says so, each weight is divided by its spectral norm (Miyato et al., ICLR 2018, section 2.1). With
+    `discriminator_stride` 16 or 8 the last one or two convolutions have stride 1. With `discriminator_norm` instance,
+    instance normalization replaces BatchNorm.
 
-    The linear layer is a sum over the cells of the last feature map. With `discriminator_head` cells each cell's part
-    of the sum is a logit of its own, and the image's logit is their soft minimum, so that one abnormal cell is enough.
+    The linear layer is a sum over the cells of the last feature map. With `discriminator_head` cells, each cell's part
+    of the sum is a logit of its own. The image's logit is then their soft minimum, so that one abnormal cell is enough.
+
+    Args:
+        config: a `Config`.
     """
 
-    def __init__(self, config):
+    logit: nn.Linear
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
         widths = [1, 16, 32, 64, 128, config.discriminator_width]
         normed = spectral_norm if config.spectral_norm else nn.Identity()
@@ -198,18 +252,18 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         self.side = -(-config.image_size // config.discriminator_stride)
-        self.logit = normed(nn.Linear(widths[-1] * self.side**2, 1))
+        self.logit = normed(nn.Linear(widths[-1] * self.side**2, 1))  # pyright: ignore[reportAttributeAccessIssue]
         self.has_cells = config.discriminator_head == "cells"
 
-    def forward(self, images, norm="running", cells=False):
+    def forward(self, images: Tensor, norm: Literal["running", "image"] = "running", cells: bool = False) -> Tensor:
         """Return the logits (B,) of images, or of each of their cells, (B, side, side).
 
         Args:
             images: (B, 1, H, W) in the model's value range.
             norm: `running`, BatchNorm as the module's mode has it; `image`, each image by its own statistics. The
-                published code scores one image at a time with BatchNorm in training mode, so `image` is what the
-                papers' numbers were made with. It changes no running statistics.
-            cells: return the cells' logits instead; `soft_minimum` makes the image's of them.
+                published code scores one image at a time with BatchNorm in training mode, so the papers' numbers were
+                made with `image`. It changes no running statistics.
+            cells: return the logits of the cells; `soft_minimum` turns them into the image's.
         """
         x = images
         for layer in self.layers:
@@ -225,7 +279,7 @@ class Discriminator(nn.Module):
         return self.logit(x.flatten(1)).squeeze(1)
 
 
-def soft_minimum(cells: torch.Tensor) -> torch.Tensor:
+def soft_minimum(cells: Tensor) -> Tensor:
     """Return -log(mean(exp(-cell))) of each image: near the lowest logit, and equal to all of them if they are equal.
 
     Args:

@@ -19,7 +19,6 @@ from .. import __version__
 from ..data.framing import RULE
 from ..errors import UserError
 from ..model.ensemble import Ensemble
-from ..model.inpainting import InpaintingBlock
 from ..model.memory import SpaceAwareMemory
 from .maps import forward_maps
 
@@ -53,9 +52,7 @@ class Portable(nn.Module):
         self.register_buffer("deviation", deviation)
         self.detector = copy.deepcopy(scorer.detector)
         for module in self.detector.modules():
-            if isinstance(module, InpaintingBlock):
-                module.fold()
-            elif isinstance(module, SpaceAwareMemory):
+            if isinstance(module, SpaceAwareMemory):
                 module.reads = None  # a graph counts nothing
 
     def forward(self, images):
