@@ -1,6 +1,7 @@
-"""`python -m fastsquid.convert SYSTEM GENERATOR DISCRIMINATOR --out RUN`: a published checkpoint as a run folder."""
+"""`python -m fastsquid.convert SYSTEM GENERATOR DISCRIMINATOR --out RUN`: turn a published checkpoint into a run."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
@@ -26,7 +27,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with these arguments, or those of the command line."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .evaluation.summary import evaluate_run
@@ -71,7 +73,9 @@ def main(arguments=None):
         create_run(folder, record)
         state = CheckpointState(config=config.to_dict(), finished=True, last=measure_detector(detector, data, normal))
         save_checkpoint(folder, state, detector.state_dict(), optimizers={})
-        state = read_state(latest_checkpoint(folder), config)
+        written = latest_checkpoint(folder)
+        assert written is not None
+        state = read_state(written, config)
         if normal is None:
             metrics = evaluate_run({}, {}, config, "last", None, None)
             summary = Summary(preset=config.preset, seed=record.seed, facts={"converted": converted}, **metrics)

@@ -176,7 +176,7 @@ def test_a_transformer_that_was_never_trained_is_not_in_use(simsid, tmp_path, co
     simsid.generator["inpaint_block.bottleneck_conv1.1.weight"] *= 1.01  # of the trained rest
     simsid.save(simsid.generator, simsid.discriminator)
     code, out, _ = command(convert.main, *simsid.arguments(tmp_path / "run"))
-    assert code == 0 and "was never trained" in out
+    assert code == 0 and "never trained" in out
     assert read_run(tmp_path / "run").config.inpainting == "memory"
     simsid.generator["inpaint_block.attn_norm2.bias"] += 0.01
     simsid.save(simsid.generator, simsid.discriminator)
@@ -234,11 +234,7 @@ def test_without_data_nothing_is_calibrated(uncalibrated, tmp_path, command, ref
     assert {path.name for path in uncalibrated.iterdir()} == {"config.json", "checkpoint-000001", "summary.json"}
     code, _, err = command(score.main, uncalibrated, XRAYS / "test", "--out", tmp_path / "s.csv", "--device", "cpu")
     assert code == 0 and err.count("\n") == 1
-    assert (
-        "the columns calibrated and unlike_training stay empty" in err
-        and "was converted without data" in err
-        and "--data" in err
-    )
+    assert "calibrated" in err and "unlike_training" in err and "--data" in err
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(row["calibrated"] == "" and row["discriminator"] for row in rows)
@@ -246,14 +242,14 @@ def test_without_data_nothing_is_calibrated(uncalibrated, tmp_path, command, ref
     image = XRAYS / "test" / "0000.jpeg"
     assert run.reconstruct(image).shape == (1, 64, 64)
     for method in (lambda: run.calibrated([0.0]), lambda: run.percentile([0.0]), lambda: run.heatmap(image)):
-        with pytest.raises(ValueError, match="was converted without data"):
+        with pytest.raises(ValueError, match="converted"):
             method()
     for main in (evaluate.main, locate.main, figures.main):
-        assert "was converted without data: say by --data which images" in refused(main, uncalibrated)
-    assert "was converted without data: say by --data" in refused(train.main, "--init", uncalibrated, "--out", "new")
-    assert "not calibrated" in refused(figures.main, uncalibrated, "--data", XRAYS, "--out", tmp_path / "figures")
+        assert "--data" in refused(main, uncalibrated)
+    assert "--data" in refused(train.main, "--init", uncalibrated, "--out", "new")
+    assert "calibrated" in refused(figures.main, uncalibrated, "--data", XRAYS, "--out", tmp_path / "figures")
     page = tmp_path / "report.html"
-    assert "not calibrated" in refused(report.main, uncalibrated, XRAYS / "test", "--out", page) and not page.exists()
+    assert "calibrated" in refused(report.main, uncalibrated, XRAYS / "test", "--out", page) and not page.exists()
 
 
 @pytest.mark.parametrize("folders, count", [(["val"], 3), (["test"], 3), (["train"], 8), ([""], 3)])
@@ -309,7 +305,7 @@ def test_training_begins_with_it(calibrated, tmp_path, command, refused, no_pict
     assert 0 < (before[name] - after[name]).abs().max() < 1e-3
     content = {path.name: path.stat().st_mtime_ns for path in calibrated.iterdir()}
     said = refused(train.main, "--resume", calibrated)
-    assert "was converted from published weights, which have no training to go on with" in said and "--init" in said
+    assert str(calibrated) in said and "--init" in said
     assert content == {path.name: path.stat().st_mtime_ns for path in calibrated.iterdir()}
 
 
@@ -326,7 +322,7 @@ def test_code_in_a_file_is_never_run(squid, tmp_path, refused, monkeypatch, new)
     monkeypatch.chdir(tmp_path)
     torch.save({**squid.generator, "more": Bomb()}, squid.files[0], _use_new_zipfile_serialization=new)
     said = refused(convert.main, *squid.arguments(tmp_path / "run"))
-    assert f"{squid.files[0]} holds Python objects" in said and "can run code" in said
+    assert f"{squid.files[0]} holds Python objects" in said
     assert not Path("pickle-was-run").exists() and not leftovers(tmp_path)
     torch.load(squid.files[0], weights_only=False)  # it is a bomb
     assert Path("pickle-was-run").exists()
@@ -335,10 +331,10 @@ def test_code_in_a_file_is_never_run(squid, tmp_path, refused, monkeypatch, new)
 @pytest.mark.parametrize(
     "content, message",
     [
-        (lambda whole: whole[: len(whole) // 2], "is damaged, or no file of torch.save"),
-        (lambda whole: whole[:-50], "is damaged, or no file of torch.save"),
-        (lambda whole: b"weights, they said\n" * 9, "is damaged, or no file of torch.save"),
-        (lambda whole: b"", "is damaged, or no file of torch.save"),
+        (lambda whole: whole[: len(whole) // 2], "is damaged"),
+        (lambda whole: whole[:-50], "is damaged"),
+        (lambda whole: b"weights, they said\n" * 9, "is damaged"),
+        (lambda whole: b"", "is damaged"),
         (lambda whole: None, "does not exist"),
     ],
     ids=["half", "cut", "text", "empty", "missing"],
@@ -357,17 +353,17 @@ def test_files_that_are_none(squid, tmp_path, refused, content, message, which):
 @pytest.mark.parametrize(
     "value, message",
     [
-        (torch.ones(3), "holds Tensor, not tensors by name"),
-        ({}, "holds dict, not tensors by name"),
-        ({"state_dict": {"a": torch.ones(2)}}, "holds a dict with 'state_dict', not tensors by name"),
-        ({"a": torch.ones(2, 2).to_sparse()}, "holds a dict with 'a', not tensors by name"),
-        ({"a": torch.ones(1).expand(10**6, 10**6)}, "holds a dict with 'a', not tensors by name"),
-        ({"a": torch.ones(1, dtype=torch.half).expand(10**7, 10**7)}, "holds a dict with 'a', not tensors by name"),
+        (torch.ones(3), "holds Tensor"),
+        ({}, "holds dict"),
+        ({"state_dict": {"a": torch.ones(2)}}, "'state_dict'"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "'a'"),
+        ({"a": torch.ones(1).expand(10**6, 10**6)}, "'a'"),
+        ({"a": torch.ones(1, dtype=torch.half).expand(10**7, 10**7)}, "'a'"),
         (
             "nested",
-            "holds a dict with 'a', not tensors by name",
+            "'a'",
         ),
-        ({"a": torch.ones(2)}, "missing in_conv.conv.conv1.0.weight, which sizes are read from"),
+        ({"a": torch.ones(2)}, "missing in_conv.conv.conv1.0.weight"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -398,22 +394,22 @@ def changed(state, drop=(), **more):
             lambda g, d: (changed(g, ["inpaint_block.memory.3.memMatrix"]), d),
             "missing inpaint_block.memory.3.memMatrix\n",
         ),
-        (lambda g, d: ({**g, "head.weight": torch.ones(2)}, d), "left over head.weight\n"),
+        (lambda g, d: ({**g, "head.weight": torch.ones(2)}, d), "unexpected head.weight\n"),
         (
             lambda g, d: ({**g, "out_conv.conv.weight": torch.ones(1, 5, 1, 1)}, d),
-            "of another shape out_conv.conv.weight (1 x 5 x 1 x 1 in the place of 1 x 4 x 1 x 1)\n",
+            "of another shape out_conv.conv.weight (1 x 5 x 1 x 1, expected 1 x 4 x 1 x 1)\n",
         ),
         (
             lambda g, d: ({**g, "in_conv.conv.conv1.1.num_batches_tracked": torch.ones(2, 2)}, d),
-            "of another shape in_conv.conv.conv1.1.num_batches_tracked (2 x 2 in the place of a single number)\n",
+            "of another shape in_conv.conv.conv1.1.num_batches_tracked (2 x 2, expected a single number)\n",
         ),
         (
             lambda g, d: (changed(g, ["out_conv.conv.bias"], more=torch.ones(1)), d),
-            "missing out_conv.conv.bias; left over more\n",
+            "missing out_conv.conv.bias; unexpected more\n",
         ),
         (
             lambda g, d: ({**g, "out_conv.conv.bias": torch.tensor([torch.nan])}, d),
-            "not of finite numbers out_conv.conv.bias\n",
+            "not finite out_conv.conv.bias\n",
         ),
         (
             lambda g, d: ({**g, "in_conv.conv.conv1.1.running_var": torch.tensor([1.0, 1.0, -1e-9, 1.0])}, d),
@@ -422,15 +418,15 @@ def changed(state, drop=(), **more):
         (lambda g, d: (g, changed(d, ["regressor.bias"])), "as a discriminator of squid: missing regressor.bias\n"),
         (
             lambda g, d: (g, {**d, "regressor.weight": torch.ones(1, 2048)}),
-            "of another shape regressor.weight (1 x 2048 in the place of 1 x 512)\n",
+            "of another shape regressor.weight (1 x 2048, expected 1 x 512)\n",
         ),
-        (lambda g, d: (g, {**d, "conv_model.14.weight": torch.ones(2)}), "left over conv_model.14.weight\n"),
+        (lambda g, d: (g, {**d, "conv_model.14.weight": torch.ones(2)}), "unexpected conv_model.14.weight\n"),
         (
             lambda g, d: ({**g, "inpaint_block.memory.0.memMatrix": torch.ones(20, 60)}, d),
-            "have 60 features, which are no square map of 16 channels",
+            "inpaint_block.memory.0.memMatrix has 60 features",
         ),
-        (lambda g, d: (d, g), "holds a discriminator: give the generator first, the discriminator second\n"),
-        (lambda g, d: (g, g), "holds a generator: give the generator first, the discriminator second\n"),
+        (lambda g, d: (d, g), "model.pth holds a discriminator"),
+        (lambda g, d: (g, g), "discriminator.pth holds a generator"),
     ],
 )
 def test_what_does_not_fit_is_named(squid, tmp_path, refused, change, message):
@@ -443,8 +439,8 @@ def test_what_does_not_fit_is_named(squid, tmp_path, refused, change, message):
     "bank, message",
     [
         (None, "missing inpaint_block.memory.1.memMatrix\n"),
-        (torch.ones(20, 8), "of another shape inpaint_block.memory.1.memMatrix (20 x 8 in the place of 20 x 64)\n"),
-        (torch.ones(20, 64).to(torch.complex64), "not of finite numbers inpaint_block.memory.1.memMatrix\n"),
+        (torch.ones(20, 8), "of another shape inpaint_block.memory.1.memMatrix (20 x 8, expected 20 x 64)\n"),
+        (torch.ones(20, 64).to(torch.complex64), "not finite inpaint_block.memory.1.memMatrix\n"),
     ],
 )
 def test_banks_that_do_not_fit_are_named(simsid, tmp_path, refused, bank, message):
@@ -458,20 +454,18 @@ def test_banks_that_do_not_fit_are_named(simsid, tmp_path, refused, bank, messag
 def test_the_other_system(squid, simsid, tmp_path, refused):
     for theirs, other in ((squid, "simsid"), (simsid, "squid")):
         said = refused(convert.main, other, *theirs.arguments(tmp_path / "run")[1:])
-        assert f"holds a generator of {theirs.system}: give {theirs.system} in the place of {other}" in said
+        assert f"{theirs.files[0]} holds a generator of {theirs.system}" in said and other in said
     assert "invalid choice: 'memae'" in refused(convert.main, "memae", *squid.arguments(tmp_path / "run")[1:])
 
 
 def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
     (tmp_path / "run").mkdir()
-    assert "run exists: choose another --out" in refused(convert.main, *squid.arguments(tmp_path / "run"))
+    assert f"{tmp_path / 'run'} exists" in refused(convert.main, *squid.arguments(tmp_path / "run"))
     (tmp_path / "run").rmdir()
-    assert "does not exist" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", tmp_path / "no"))
-    assert "--data is empty" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", ""))
+    assert str(tmp_path / "no") in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", tmp_path / "no"))
+    assert "--data" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", ""))
     unlabelled = ["--data", shutil.copytree(XRAYS / "test", tmp_path / "only" / "test").parent]
-    assert "has no images that are known to be normal" in refused(
-        convert.main, *squid.arguments(tmp_path / "run", *unlabelled)
-    )
+    assert str(unlabelled[1]) in refused(convert.main, *squid.arguments(tmp_path / "run", *unlabelled))
     shutil.rmtree(tmp_path / "only")
 
     def full(*arguments):
@@ -479,7 +473,7 @@ def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
         raise OSError(28, "No space left on device", "gallery.png")
 
     monkeypatch.setattr(results, "report_run", full)
-    assert "the disk is full" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
+    assert "disk is full" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
     assert not leftovers(tmp_path)
 
 

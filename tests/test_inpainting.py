@@ -52,7 +52,7 @@ def test_keys_and_values_are_projected_once_a_patch():
     assert seen == [2 * 9]
 
 
-def test_a_patch_sees_its_neighbours_and_not_itself():
+def test_a_patch_sees_its_neighbors_and_not_itself():
     mix = block().mix
     query, memory = torch.randn(1, 3, 3, 32), torch.randn(1, 3, 3, 32, requires_grad=True)
     k, v = mix.key_value(memory).unflatten(-1, (2, 8, -1)).unbind(-3)
@@ -94,7 +94,7 @@ def test_masked_shortcut():
 
 
 def test_grid_of_one_is_the_constant():
-    """G = 1: no neighbour at all, so attention gives Wo.bv + bo whatever the input."""
+    """G = 1: no neighbor at all, so attention gives Wo.bv + bo whatever the input."""
     mix = InpaintingBlock(preset("digits", grid=1, width=4, decoder_memory=0)).mix
     torch.nn.init.normal_(mix.value_bias)
     expected = mix.output(mix.value_bias)

@@ -36,7 +36,7 @@ MISTAKES = {
         "for z in range(1, splits - 1):",
         lambda: memory.test_values_and_gradients((2, 2, 20, 700, 5)),
     ),
-    "the weights are not renormalised": (
+    "the weights are not renormalized": (
         "memory_read",
         "weight = weight / tl.where(total < 1e-12, 1e-12, total)",
         "weight = weight * 1.0",
@@ -96,13 +96,13 @@ MISTAKES = {
         " & (nj >= 0)",
         lambda: attention.test_values_and_gradients((1, 3, 5, 2, 31), "mask"),
     ),
-    "one neighbour is dropped": (
+    "one neighbor is dropped": (
         "neighbor_attention",
         "for n in range(8):",
         "for n in range(7):",
         lambda: attention.test_values_and_gradients((1, 3, 5, 2, 31), "pad"),
     ),
-    "padded neighbours are not counted": (
+    "padded neighbors are not counted": (
         "neighbor_attention",
         "outside = tl.where(pad != 0, 0.0,",
         "outside = tl.where(pad < 0, 0.0,",

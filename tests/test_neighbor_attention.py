@@ -90,7 +90,7 @@ def test_extreme_logits(border):
 
 
 @pytest.mark.parametrize("border", ["pad", "mask"])
-def test_a_nan_reaches_its_neighbours_only(border):
+def test_a_nan_reaches_its_neighbors_only(border):
     q, k, v = (randn(1, 1, 5, 1, 3, seed=i) for i in range(3))
     k[0, 0, 1] = torch.nan
     assert attend(q, k, v, border).isnan().any(-1).flatten().tolist() == [True, False, True, False, False]

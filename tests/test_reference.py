@@ -239,7 +239,7 @@ def test_neighbor_attention_gradcheck(neighbor_attention, border):
 
 
 def test_pad_is_the_published_zero_padding_before_a_biased_projection(neighbor_attention):
-    """nn.MultiheadAttention on copies of the eight zero-padded neighbours, as the published code does it."""
+    """nn.MultiheadAttention on copies of the eight zero-padded neighbors, as the published code does it."""
     heads, dim, height, width = 2, 6, 2, 3
     attention = torch.nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
     torch.nn.init.normal_(attention.in_proj_bias, generator=torch.Generator().manual_seed(3))
@@ -313,7 +313,7 @@ def test_autocast_changes_no_gradient_of_the_torch_path(cast_backward):
     assert all(torch.equal(a, b) and a.dtype == f32 for a, b in zip(*results))
 
 
-def test_a_patch_that_is_not_finite_reaches_its_neighbours_only():
+def test_a_patch_that_is_not_finite_reaches_its_neighbors_only():
     q, k, v = (randn(1, 4, 4, 1, 3, seed=seed) for seed in range(3))
     k[0, 0, 0] = torch.nan
     for attend in (reference.neighbor_attention, attend_on_the_torch_path):

@@ -61,8 +61,8 @@ def infer_config(generator: Tensors, system: str, discriminator_width: int) -> C
     side = math.isqrt(token // inner) if inner else 0
     if side == 0 or inner * side**2 != token:
         raise UserError(
-            f"the generator's patches have {token} features, which are no square map of {inner} channels, a quarter of "
-            f"the {widths[0]} that {levels} levels of width {width} end in"
+            f"inpaint_block.memory.0.memMatrix has {token} features, which are no square map of {inner} channels, a "
+            f"quarter of the {widths[0]} channels after {levels} levels of width {width}"
         )
     inputs = [_shape(generator, f"up_blocks.{i}.conv.conv1.0.weight", 4)[1] for i in range(levels)]
     plain = [i for i in range(levels) if inputs[i] <= widths[i]]  # levels without a skip
@@ -119,7 +119,7 @@ def published_shapes(config: Config, system: str) -> tuple[Shapes, Shapes, Shape
 
 
 def require_fitting(published: Tensors, expected: Shapes, optional: Shapes | None = None) -> None:
-    """Raise an error if tensors are missing, left over, of another shape, not finite, or negative variances.
+    """Raise an error if tensors are missing, unexpected, of another shape, not finite, or negative variances.
 
     Args:
         published: tensors by name.
@@ -135,13 +135,13 @@ def require_fitting(published: Tensors, expected: Shapes, optional: Shapes | Non
     broken = [n for n in numbers if not published[n].is_floating_point() or not published[n].isfinite().all()]
     problems = {
         "missing": [n for n in expected if n not in published and not n.endswith("num_batches_tracked")],
-        "left over": [name for name in published if name not in known],
+        "unexpected": [name for name in published if name not in known],
         "of another shape": [
-            f"{name} ({_text(published[name].shape)} in the place of {_text(known[name])})"
+            f"{name} ({_text(published[name].shape)}, expected {_text(known[name])})"
             for name in both
             if tuple(published[name].shape) != known[name]
         ],
-        "not of finite numbers": broken,
+        "not finite": broken,
         "negative": [n for n in numbers if n.endswith("running_var") and n not in broken and (published[n] < 0).any()],
     }
     if any(problems.values()):
@@ -170,10 +170,10 @@ def _count(published: Tensors, pattern: str) -> int:
 
 def _shape(published: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     if name not in published:
-        raise UserError(f"missing {name}, which sizes are read from")
+        raise UserError(f"missing {name}, from which sizes are read")
     shape = tuple(published[name].shape)
     if len(shape) != dimensions or 0 in shape:
-        raise UserError(f"of another shape {name} ({_text(shape)}), which sizes are read from")
+        raise UserError(f"of another shape {name} ({_text(shape)}), from which sizes are read")
     return shape
 
 
@@ -214,9 +214,9 @@ class Published:
                 found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # of a damaged file PyTorch raises almost anything
             if "GLOBAL " in str(error):
-                why = "holds Python objects, not tensors alone, and is not opened, since those can run code"
+                why = "holds Python objects, which can run code, and is not opened"
             else:
-                why = "is damaged, or no file of torch.save"
+                why = "is damaged, or torch.save did not write it"
             raise UserError(f"{path} {why}: give the state dict that the published code saved") from None
         if not isinstance(found, dict) or not found or not all(map(_is_plain, found.values())):
             what = f"a dict with {next(iter(found))!r}" if isinstance(found, dict) and found else type(found).__name__
@@ -256,7 +256,7 @@ def build_detector(
 
     Raises:
         UserError: they are in the wrong order, of the other system, or of an architecture that is not the published
-            one. The message names the tensors that are missing, left over or of another shape.
+            one. The message names the tensors that are missing, unexpected or of another shape.
     """
     drawer, judge = generator.tensors, discriminator.tensors
     if "regressor.weight" in drawer:
@@ -265,7 +265,7 @@ def build_detector(
         raise UserError(f"{discriminator.path} holds a generator: give the generator first, the discriminator second")
     found = system_of(drawer)
     if found not in (None, system):
-        raise UserError(f"{generator.path} holds a generator of {found}: give {found} in the place of {system}")
+        raise UserError(f"{generator.path} holds a generator of {found}: give {found} instead of {system}")
     with _reading(discriminator.path, system, "discriminator"):
         last = infer_discriminator_width(judge)
     with _reading(generator.path, system, "generator"):
@@ -298,17 +298,17 @@ def _reading(path: str | Path, system: str, what: str) -> Iterator[None]:
 
 
 def describe_sizes(config: Config) -> str:
-    """Return lines for people: what was read from the weights, and what the weights do not hold."""
+    """Return lines that name the sizes inferred from the weights, and the settings that weights do not show."""
     grid, size = config.grid, config.image_size
     lines = [
         f"{size} x {size} pixels, width {config.width}, {config.levels} levels, {grid} x {grid} patches, in-painting "
         f"{config.memory} and {config.decoder_memory} decoder memories ({config.decoder_scope}) of {config.slots} slots"
     ]
     if config.inpainting == "memory":
-        lines.append("the transformer layer was never trained, so it was not in use and is left out")
+        lines.append("the transformer layer was never trained, so it is left out")
     values = "[0, 1]" if config.value_range == "unit" else "[-1, 1]"
     lines.append(
-        f"not to be seen in weights, and taken from the published configuration: top-{config.top_k}, {config.heads} "
+        f"weights do not show these settings; from the published configuration: top-{config.top_k}, {config.heads} "
         f"heads, patches stitched before level {config.combine}, images in {values}"
     )
     return "\n".join(lines)
