@@ -2,13 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
-from fastsquid.scoring.scores import calibrated
+from fastsquid.scoring.scores import Calibration, calibrated
 from fastsquid.training.trainer import Trainer
 
 
@@ -95,10 +96,10 @@ def test_scoring_writes_nothing(detector):
 
 
 def test_calibrated():
-    scores = torch.tensor([1.0, 3.0, 5.0])
-    shown = calibrated(scores, {"mean": 3.0, "std": 2.0})
-    torch.testing.assert_close(shown, torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])))
-    assert calibrated(scores, {"mean": 3.0, "std": 0.0}).isfinite().all()
+    scores = np.array([1.0, 3.0, 5.0])
+    shown = torch.from_numpy(calibrated(scores, Calibration(3.0, 2.0)))
+    torch.testing.assert_close(shown, torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)))
+    assert np.isfinite(calibrated(scores, Calibration(3.0, 0.0))).all()
 
 
 def test_frozen_scores_the_same(detector):
