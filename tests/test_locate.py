@@ -247,13 +247,13 @@ def test_x_rays(unbroken, tmp_path):
     assert "squid-small, seed 0, last checkpoint, epoch 3, val split" in figure.get_suptitle()
 
 
-def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refused):
+def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refused, caplog):
     data = shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "data")
     (data / "broken.png").write_bytes(b"")
     assert "--skip-unreadable" in refused(locate.main, unbroken, "--data", data, "--out", tmp_path / "out")
     out, figure, _ = run_and_keep(unbroken, "--data", data, "--skip-unreadable", "--out", tmp_path / "out")
     said = out.splitlines()
-    assert said[0] == "skipped 1 unreadable image" and "no healthy images are known outside of training" in said[1]
+    assert "skipped 1 unreadable image" in caplog.text and "no healthy images" in said[0]
     assert os.listdir(tmp_path / "out") == ["maps.png"]
     names = sorted(path.name for path in data.iterdir() if path.name != "broken.png")
     assert [axis.get_ylabel() for axis in figure.axes[:-1][::5]] == names
