@@ -215,7 +215,7 @@ def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeyp
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, err = command(train.main, *tiny(run))
     assert code == 130 and f"python -m fastsquid.train --resume {run}" in out
-    failed = "the step that the signal interrupted has failed: CppCompileError: C++ compile error\n"
+    failed = "warning: the step that the signal interrupted has failed: CppCompileError: C++ compile error\n"
     assert err == (failed if how == "the compiler dies" else "")
     before = checkpoint.latest_checkpoint(run)
     assert before is None or json.loads((before / "state.json").read_text())["iteration"] == 0
