@@ -1,29 +1,29 @@
-"""Every number of both papers, in one dataclass: a preset is data, an ablation is a field.
+"""Every number of both papers in one dataclass, the presets, and the table of scores.
 
-`Config` is the squid preset of the SQUID paper by default; `PRESETS` holds what each other preset changes, and
-`ABLATIONS` what each row of the papers' ablation tables changes in it. An impossible combination is refused when the
-config is built, with what would fit.
+`Config` has the values of the SQUID paper by default. `PRESETS` holds what each other preset changes. `ABLATIONS` holds
+what each row of the papers' ablation tables changes. `Config` rejects values that do not fit together when it is
+built, and its error names values that fit.
 """
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from .errors import UserError
 
 
 @dataclass(frozen=True)
 class Score:
-    """One anomaly score; larger = more abnormal. `Detector.scores` defines each.
+    """One anomaly score; larger = more abnormal. `Detector.scores` defines the scores.
 
     Attributes:
-        label: its name in figures and reports.
-        short: its name above a small picture.
-        color: of its curves. Neighbors in `SCORES` stay apart in the common forms of color blindness.
-        given: function of a `Config`: whether a detector of this configuration gives the score.
+        label: name of the score in figures and reports.
+        short: name of the score above a small picture.
+        color: of its curves. Neighbors in `SCORES` have colors that differ for people who are color-blind.
+        given: function that takes a `Config` and returns whether its detector gives the score.
     """
 
     label: str
@@ -32,8 +32,8 @@ class Score:
     given: Callable[["Config"], bool]
 
 
-# A new score needs a line here, and its value in `Detector.scores`.
-SCORES = {
+# A new score needs an entry here and in `Config.score`, and its value in `Detector.scores`.
+SCORES: dict[str, Score] = {
     "discriminator": Score("discriminator (the papers' score)", "D", "#d55e00", lambda c: c.discriminator),
     "discriminator_running": Score(
         "discriminator, running statistics",
@@ -54,7 +54,7 @@ SCORES = {
         lambda c: c.discriminator and c.score == "combined",
     ),
 }
-# What the score `combined` is made of.
+# The scores that `combined` adds.
 COMBINED = ("discriminator", "discriminator_image")
 
 
@@ -62,7 +62,7 @@ class ConfigError(UserError):
     """A configuration that cannot be built."""
 
 
-def _option(default, text):
+def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -82,7 +82,7 @@ class Config:
     image_size: int = _option(128, "side of the square image in pixels")
     width: int = _option(32, "channels of the first block; each level doubles them")
     levels: int = _option(4, "stride-2 levels of the encoder, and levels of each decoder")
-    grid: int = _option(2, "patches a side: the image is cut into grid x grid patches")
+    grid: int = _option(2, "patches per side: the image is cut into grid x grid patches")
     discriminator_width: int = _option(128, "channels of the discriminator's last convolution")
     discriminator_stride: int = _option(
         32, "side in pixels of a cell of the discriminator's last feature map: 32, or 16 or 8 for finer maps"
@@ -100,8 +100,8 @@ class Config:
     memory: Literal["queue", "matrix"] = _option(
         "queue", "kind of the in-painting memory; decoder memories are matrices"
     )
-    slots: int = _option(200, "slots a region in every memory")
-    top_k: int = _option(5, "active slots a query")
+    slots: int = _option(200, "slots per region in every memory")
+    top_k: int = _option(5, "active slots per query")
     selection: Literal["exact", "published"] = _option(
         "exact", "exact = top_k slots, ties to the lowest index; published = slots strictly above the top_k-th"
     )
@@ -109,10 +109,11 @@ class Config:
         "gumbel", "gumbel = top-k with straight-through gradient; hard = dots above shrink_threshold; none = softmax"
     )
     shrink_threshold: float = _option(0.0025, "threshold of hard shrinkage")
-    memory_scope: Literal["patch", "global"] = _option("patch", "in-painting memory: a bank a patch, or one for all")
+    memory_scope: Literal["patch", "global"] = _option("patch", "in-painting memory: one bank per patch, or for all")
     decoder_memory: int = _option(2, "number of deepest student levels followed by a memory; 0 = none")
     decoder_scope: Literal["patch", "subwindow", "global"] = _option(
-        "subwindow", "decoder memories: a bank a patch, a bank a 2x2 sub-window shared by all patches, or one for all"
+        "subwindow",
+        "decoder memories: one bank per patch, per 2x2 sub-window shared by all patches, or for all",
     )
 
     # In-painting block (SQUID 3.3, SimSID 3.3)
@@ -122,7 +123,7 @@ class Config:
         "over the patch grid, nothing (memory), or no block at all (off)",
     )
     border: Literal["pad", "mask"] = _option(
-        "pad", "neighbours outside the image: a key of logit 0 and value 0, or none"
+        "pad", "neighbors outside the image: a key of logit 0 and value 0, or none"
     )
     heads: int = _option(8, "attention heads of the transformer layer")
     ff_dropout: float = _option(0.0, "dropout in the transformer's feed-forward layer")
@@ -136,20 +137,20 @@ class Config:
     # Generators
     skips: int = _option(2, "number of deepest decoder levels with an encoder skip; 0 = none")
     combine: int = _option(2, "patches are stitched into the image before this decoder level upsamples")
-    distillation: bool = _option(True, "train a teacher generator and distil it into the student; false = no teacher")
+    distillation: bool = _option(True, "train a teacher generator and distill it into the student; false = no teacher")
     stop_gradient: bool = _option(True, "detach the teacher's input and skips from the encoder")
     discriminator: bool = _option(True, "train a discriminator and its part of the generator's loss; false = none")
     discriminator_head: Literal["image", "cells"] = _option(
-        "image", "image = one logit, linear in the last feature map; cells = a logit per cell, and their soft minimum"
+        "image", "image = one logit, linear in the last feature map; cells = one logit per cell, and their soft minimum"
     )
     discriminator_norm: Literal["batch", "instance"] = _option(
         "batch",
-        "the discriminator's normalization; instance = each image by its own statistics, in training as in scoring",
+        "the discriminator's normalization; instance = each image by its own statistics, in training and scoring",
     )
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
     sync_batchnorm: bool = _option(
-        False, "several processes (torchrun) normalise by the statistics of the whole batch, not each of its own part"
+        False, "several processes (torchrun) normalize by the statistics of the whole batch, not of their own part"
     )
 
     # Losses and schedule (SQUID 4.4, SimSID 4)
@@ -170,16 +171,16 @@ class Config:
         1.0, "weight of the loss of each cell of discriminator_head cells, whose target is the synthetic anomaly's mask"
     )
     order: Literal["separate", "shared"] = _option(
-        "separate", "generator forward passes an iteration: one for each network's step, or one shared by both"
+        "separate", "generator forward passes per iteration: one for each network's step, or one shared by both"
     )
     generator_every: int = _option(2, "the generator steps in iterations 0, N, 2N, ... of an epoch")
     contamination: float = _option(
         0.0, "share of the training images, their number unchanged, that is abnormal (where the data has such images)"
     )
     epochs: int = _option(200, "passes over the training images")
-    batch_size: int = _option(16, "images a training step")
+    batch_size: int = _option(16, "images per training step")
     lr: float = _option(1e-4, "learning rate at the first epoch")
-    lr_final: float = _option(2e-5, "learning rate that the cosine ends in")
+    lr_final: float = _option(2e-5, "learning rate at the end of the cosine schedule")
     decay_discriminator: bool = _option(True, "the discriminator's learning rate follows the cosine too")
     beta1: float = _option(0.5, "Adam's first-moment decay")
     beta2: float = _option(0.999, "Adam's second-moment decay")
@@ -190,62 +191,72 @@ class Config:
     shift: float = _option(0.05, "augmentation: largest shift, as a fraction of the side")
     zoom: float = _option(0.05, "augmentation: scale between 1 - zoom and 1 + zoom")
     averaging: float = _option(
-        0.0, "decay, a generator step, of the running mean of the discriminator that scores; 0 = the latest one scores"
+        0.0, "decay per generator step of the running mean of the discriminator that scores; 0 = the latest one scores"
     )
-    score: Literal[tuple(SCORES)] = _option("discriminator", "the score that ranks, calibrates and selects")
+    score: Literal[
+        "discriminator",
+        "discriminator_running",
+        "discriminator_image",
+        "residual",
+        "patch_residual",
+        "memory_distance",
+        "combined",
+    ] = _option("discriminator", "the score that ranks, calibrates and selects")
     select: Literal["auc", "last"] = _option(
         "auc",
-        "epoch that the run stands for: auc = highest validation AUC of `score` (the papers' protocol), or the last "
+        "epoch of the reported detector: auc = highest validation AUC of `score` (the papers' protocol), or the last "
         "where no validation image has a label; last = the last",
     )
     monitor: bool = _option(False, "every epoch also writes AUCs of perturbed validation images")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         self._check_ranges()
         self._check_sizes()
 
-    # Sizes that follow from the fields.
     @property
-    def patches(self):
+    def patches(self) -> int:
+        """Number of patches per image."""
         return self.grid**2
 
     @property
-    def patch_size(self):
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
         return self.image_size // self.grid
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         """Channels C0 of the encoder's output."""
         return self.width * 2**self.levels
 
     @property
-    def feature_size(self):
+    def feature_size(self) -> int:
         """Side h of a patch's feature map at the encoder's output."""
         return self.patch_size >> self.levels
 
     @property
-    def token_dim(self):
+    def token_dim(self) -> int:
         """Dimension C of a patch's token, C0/4 * h * h."""
         return self.channels // 4 * self.feature_size**2
 
     @property
-    def scores(self):
-        """Names of the scores that this configuration gives, a tuple in the order of `SCORES`."""
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores that a detector of this configuration gives, in the order of `SCORES`."""
         return tuple(name for name, score in SCORES.items() if score.given(self))
 
     @property
-    def map(self):
+    def map(self) -> str:
         """Name of the heat map that explains the ranking score, as `maps.forward_maps` names them."""
         by_cells = self.discriminator_head == "cells" and self.score in (*COMBINED, "combined")
         return self.score if by_cells else "residual"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
+        """Return {field: value}, which JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Config":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """Return the configuration that a record holds, such as the config.json of a run.
 
         Args:
@@ -260,7 +271,7 @@ class Config:
             values = {**values, "select": "last"}
         return cls(**_known(values))
 
-    def _check_ranges(self):
+    def _check_ranges(self) -> None:
         for name in (
             "image_size",
             "width",
@@ -314,20 +325,20 @@ class Config:
             )
         if self.negatives != "none" and not self.discriminator:
             raise ConfigError(f"negatives = {self.negatives} needs a discriminator: use negatives none without one")
-        for name in ("spectral_norm", "gradient_penalty"):  # of an image's one logit
+        for name in ("spectral_norm", "gradient_penalty"):  # they need one logit per image
             if self.discriminator_head == "cells" and getattr(self, name):
                 raise ConfigError(
                     f"discriminator_head = cells cannot be used with {name}: use discriminator_head image"
                 )
         if self.averaging and not self.discriminator:
-            raise ConfigError(f"averaging = {self.averaging} is of the discriminator: use averaging 0 without one")
+            raise ConfigError(f"averaging = {self.averaging} needs a discriminator: use averaging 0 without one")
         if self.entropy_weight and (self.shrinkage != "hard" or self.inpainting == "off"):
             raise ConfigError(
                 f"entropy_weight = {self.entropy_weight} needs an in-painting memory with hard shrinkage: "
                 "use shrinkage hard, or entropy_weight 0"
             )
 
-    def _check_sizes(self):
+    def _check_sizes(self) -> None:
         if self.top_k > self.slots:
             raise ConfigError(f"top_k = {self.top_k} is more than slots = {self.slots}: use top_k <= {self.slots}")
         step = 2**self.levels
@@ -352,7 +363,7 @@ class Config:
         if self.patches * self.feature_size == 1:
             raise ConfigError(
                 f"levels = {self.levels} leaves a single cell of the whole image, which a batch of one image "
-                f"cannot be normalised by: use levels <= {self.levels - 1}, or grid 2 or more"
+                f"cannot be normalized by: use levels <= {self.levels - 1}, or grid 2 or more"
             )
         if self.channels % 4:
             raise ConfigError(
@@ -367,7 +378,7 @@ class Config:
             )
         if self.inpainting == "transformer" and self.border == "mask" and self.grid == 1:
             raise ConfigError(
-                "border = mask leaves a 1 x 1 grid without any neighbour: use border pad, or grid 2 or more"
+                "border = mask leaves a 1 x 1 grid without any neighbor: use border pad, or grid 2 or more"
             )
         for name in ("decoder_memory", "skips"):
             if getattr(self, name) > self.combine:
@@ -377,27 +388,28 @@ class Config:
                 )
 
 
-def _checked(f, value):
-    """The field's value in the field's type, or a ConfigError."""
-    if get_origin(f.type) is Literal:
-        if value not in get_args(f.type):
-            near = difflib.get_close_matches(str(value), get_args(f.type), 1)
+def _checked(f: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Return the value in the field's type, or raise a ConfigError."""
+    kind: Any = f.type
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            near = difflib.get_close_matches(str(value), get_args(kind), 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ConfigError(f"{f.name} = {value!r} is not one of {', '.join(get_args(f.type))}{hint}")
+            raise ConfigError(f"{f.name} = {value!r} is not one of {', '.join(get_args(kind))}{hint}")
         return value
-    if f.type is float and type(value) is int:
+    if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not f.type:
-        raise ConfigError(f"{f.name} = {value!r} should be of type {f.type.__name__}")
+    if type(value) is not kind:
+        raise ConfigError(f"{f.name} = {value!r} should be of type {kind.__name__}")
     return value
 
 
-def _require(holds, name, value, what):
+def _require(holds: bool, name: str, value: object, what: str) -> None:
     if not holds:
         raise ConfigError(f"{name} = {value} should be {what}")
 
 
-def _known(values):
+def _known(values: Mapping[str, Any]) -> Mapping[str, Any]:
     names = [f.name for f in dataclasses.fields(Config)]
     for name in values:
         if name not in names:
@@ -407,18 +419,18 @@ def _known(values):
     return values
 
 
-_SIMSID = dict(
+_SIMSID: dict[str, Any] = dict(
     memory="matrix", grid=4, slots=100, shortcut=1.0, value_range="symmetric", discriminator_width=256, order="shared"
 )
-_SMALL = dict(image_size=64, width=16)
-# DigitAnatomy (SQUID 4.1), in under three minutes on two cores: 48 = 3 cells of 16
-DIGITS = dict(
+_SMALL: dict[str, Any] = dict(image_size=64, width=16)
+# DigitAnatomy (SQUID 4.1), in under three minutes on two CPU cores. An image has 3 cells of 16 pixels per side.
+DIGITS: dict[str, Any] = dict(
     image_size=48, width=8, levels=3, grid=3, decoder_scope="patch", order="shared", epochs=12, lr=1e-3, select="last"
 )
-# Ours: an average of the discriminator over steps scores, whatever the exposure of the image
-_FASTSQUID = dict(_SIMSID, standardize=True, averaging=0.995)
-# On X-rays it also learns from synthetic lung anomalies, cell by cell, in any framing
-_XRAY = dict(
+# Ours: the average of the discriminator over steps scores, and each image's exposure is standardized.
+_FASTSQUID: dict[str, Any] = dict(_SIMSID, standardize=True, averaging=0.995)
+# For X-rays: the discriminator also learns from synthetic lung anomalies, cell by cell, in images of varied framing.
+_XRAY: dict[str, Any] = dict(
     _FASTSQUID,
     crop=True,
     negatives="haze",
@@ -435,8 +447,8 @@ _XRAY = dict(
     score="combined",
     select="last",
 )
-# What the papers compare with: encoder and student with the squared error alone, and with one global memory between
-_AUTO_ENCODER = dict(
+# Baselines of the papers: encoder and student with the squared error alone; then with one global memory between them.
+_AUTO_ENCODER: dict[str, Any] = dict(
     inpainting="off",
     skips=0,
     decoder_memory=0,
@@ -446,7 +458,7 @@ _AUTO_ENCODER = dict(
     generator_every=1,
     score="residual",
 )
-_MEMAE = dict(
+_MEMAE: dict[str, Any] = dict(
     _AUTO_ENCODER,
     inpainting="memory",
     memory="matrix",
@@ -456,11 +468,11 @@ _MEMAE = dict(
     entropy_weight=0.0002,
 )
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # The papers
     "squid": dict(),
     "simsid": _SIMSID,
-    # What the published code really computes
+    # What the authors' published code computes
     "squid-published": dict(selection="published", decay_discriminator=False),
     "simsid-published": dict(_SIMSID, grid=2, slots=200, selection="published", decay_discriminator=False),
     # Ours
@@ -475,11 +487,11 @@ PRESETS = {
     "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
     "memae-small": dict(_MEMAE, **_SMALL),
     "digits": DIGITS,
-    # Ours there: digits differ in shape, not in texture, which the residual tells
+    # Ours on DigitAnatomy: anomalous digits differ in shape, not in texture, and the residual detects shape.
     "fastsquid-digits": dict({**_FASTSQUID, **DIGITS}, epochs=20, score="patch_residual"),
 }
 
-# Rows of Table 2 of each paper, as what each changes in the preset.
+# Rows of Table 2 of each paper: the fields that each row changes in the preset.
 _BOTH = {
     "w/o Space-aware Memory": dict(memory_scope="global", decoder_scope="global"),
     "w/o In-painting Block": dict(inpainting="memory"),
@@ -487,7 +499,7 @@ _BOTH = {
     "w/o Knowledge Distillation": dict(distillation=False),
     "w/o Stop Gradient": dict(stop_gradient=False),
 }
-ABLATIONS = {
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "squid": {
         **_BOTH,
         "w/o Memory Queue": dict(memory="matrix"),
@@ -505,11 +517,18 @@ ABLATIONS = {
 }
 
 
-def preset(name, **changes):
-    """The configuration of a preset, with some fields changed.
+def preset(name: str, **changes: Any) -> Config:
+    """Return the configuration of a preset, with some fields changed.
+
+    >>> preset("fastsquid-small", epochs=3).epochs
+    3
+
+    Args:
+        name: one of `PRESETS`.
+        changes: values of fields of `Config`.
 
     Raises:
-        ConfigError: unknown preset or field (named with the nearest one), or values that do not fit together.
+        ConfigError: unknown preset or field (the message names the nearest one), or values that do not fit together.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, 1)

@@ -1,8 +1,9 @@
-"""A trained detector and what is known of it: of one run, or of a group of runs as one ensemble.
+"""Load a trained detector and what its run recorded: of one run, or of a group of runs as one ensemble.
 
 The calibration of an ensemble uses the scores in its runs' `scores-val.csv`, so no image is read again.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,31 +23,75 @@ from .records import CheckpointState, RunRecord
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedRun:
-    """A detector for scoring, and what its run recorded.
+class TrainedDetector:
+    """A detector for scoring, in eval mode, which need not have a run folder.
 
     Attributes:
-        detector: a `Detector` in eval mode, or an `Ensemble` of a group's detectors.
-        calibration: {score: `Calibration`}; None before a run has finished, and for converted weights without data.
-        folder: of the run or group; None for a detector that no folder holds.
-        record: config.json of the run, or of a group's first run; None without a folder.
-        runs, seeds: the run folders and their seeds, one or several.
-        checkpoint: `best` or `last`.
-        epoch: that the detector was trained to; None for converted weights; a list for a group.
-        validation: {score: {"auc", "threshold"}} on labeled validation images, or None.
-        weights: sha256 of the weights; a list for a group.
+        detector: a `Detector`, or an `Ensemble` of a group's detectors.
+        calibration: {score: `Calibration`}; None before a run has finished, and for weights converted without data.
     """
 
     detector: Detector | Ensemble
     calibration: dict[str, Calibration] | None
-    folder: Path | None = None
-    record: RunRecord | None = None
-    runs: tuple[Path, ...] = ()
-    seeds: tuple[int, ...] = ()
-    checkpoint: str = "last"
-    epoch: int | list[int | None] | None = None
-    validation: dict[str, dict[str, float]] | None = None
-    weights: str | list[str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun(TrainedDetector):
+    """The detector of a run folder, and what the run recorded.
+
+    Attributes:
+        detector, calibration: as for `TrainedDetector`.
+        folder: of the run.
+        record: config.json of the run.
+        checkpoint: `best` or `last`.
+        epoch: number of epochs that the detector was trained; None for converted weights.
+        validation: {score: {"auc", "threshold"}} on labeled validation images, or None.
+        weights: sha256 of the weights.
+    """
+
+    detector: Detector
+    folder: Path
+    record: RunRecord
+    checkpoint: str
+    epoch: int | None
+    validation: dict[str, dict[str, float]] | None
+    weights: str
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The run folder, as a group has several."""
+        return (self.folder,)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of the run, as a group has several."""
+        return (self.record.seed,)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedGroup(TrainedDetector):
+    """The ensemble of a group folder, and what its runs recorded.
+
+    Attributes:
+        detector, calibration: as for `TrainedDetector`.
+        folder: of the group.
+        record: config.json of its first run.
+        runs, seeds: the run folders and their seeds.
+        checkpoint: `best` or `last`, as for the first run.
+        epoch: per run the number of epochs that its detector was trained.
+        validation: {score: {"auc", "threshold"}} of the ensemble on labeled validation images, or None.
+        weights: per run the sha256 of its weights.
+    """
+
+    detector: Ensemble
+    folder: Path
+    record: RunRecord
+    runs: tuple[Path, ...]
+    seeds: tuple[int, ...]
+    checkpoint: str
+    epoch: list[int | None]
+    validation: dict[str, dict[str, float]] | None
+    weights: list[str]
 
 
 def load_run(
@@ -55,10 +100,13 @@ def load_run(
     """Load a trained detector from a run folder.
 
     Args:
-        folder: that `train` or `convert` wrote.
-        which: `best`, `last`, or None for the best where the run has one.
-        impl: `auto`, `triton` or `torch`.
+        folder: a run folder, as `train` or `convert` writes it.
+        which: `best`, `last`, or None for the best if the run has one.
+        impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
         device: of the detector.
+
+    Returns:
+        the detector in eval mode, with what the run recorded.
 
     Raises:
         CheckpointError: no checkpoint yet, or one that is damaged or of another configuration.
@@ -68,7 +116,7 @@ def load_run(
 
 def load_trained(
     folder: str | Path, which: str | None = None, impl: str = "auto", device: str | torch.device = "cpu"
-) -> TrainedRun:
+) -> TrainedRun | TrainedGroup:
     """Load a run folder as `load_run` does, or a group folder as the ensemble of its runs.
 
     Args:
@@ -83,11 +131,11 @@ def load_trained(
     loaded = [_load(run, which, impl, device) for run in finished_runs(folder).values()]
     runs = [run for run, _ in loaded]
     first, names = runs[0], runs[0].record.config.scores
-    labels, scores = _validation(loaded, names)
-    moments = [_moments(names, run.calibration, labels, values) for run, values in zip(runs, scores)]
+    labels, scores = _validation(loaded, names) or (None, [{}] * len(runs))
+    moments = [_moments(run, names, labels, values) for run, values in zip(runs, scores)]
     ensemble = Ensemble([run.detector for run in runs], moments).eval()
     calibration, validation = _calibrate(ensemble, labels, scores)
-    return TrainedRun(
+    return TrainedGroup(
         detector=ensemble,
         calibration=calibration,
         folder=Path(folder),
@@ -101,27 +149,32 @@ def load_trained(
     )
 
 
-def load_maps(run: TrainedRun) -> dict[str, Moments] | None:
+def load_maps(run: TrainedRun | TrainedGroup) -> dict[str, Moments] | None:
     """Return the normal values of every heat map at every pixel, as `scoring.maps.calibrate_maps` returns them.
 
-    For a group of R runs, each mean and standard deviation is (R, H, W). None where a run has no such file.
+    Returns:
+        {map: (mean, standard deviation)}, each float32 (H, W), or (R, H, W) of a group of R runs; None if a run has no
+        such file.
 
     Raises:
         CheckpointError: a file is damaged.
     """
-    if not is_group(run.folder):
+    if isinstance(run, TrainedRun):
         return read_maps(run.folder, run.weights)
-    found = [read_maps(folder, digest) for folder, digest in zip(run.runs, run.weights)]
-    if None in found:
-        return None
+    found: list[dict[str, Moments]] = []
+    for folder, digest in zip(run.runs, run.weights):
+        maps = read_maps(folder, digest)
+        if maps is None:
+            return None
+        found.append(maps)
     return {
-        kind: tuple(torch.stack([maps[kind][moment] for maps in found]) for moment in (0, 1))
+        kind: (torch.stack([maps[kind][0] for maps in found]), torch.stack([maps[kind][1] for maps in found]))
         for kind in found[0]
         if all(kind in maps for maps in found)
     }
 
 
-def _load(folder: Path, which, impl, device) -> tuple[TrainedRun, CheckpointState]:
+def _load(folder: Path, which: str | None, impl: str, device: str | torch.device) -> tuple[TrainedRun, CheckpointState]:
     record = read_run(folder)
     latest = latest_checkpoint(folder)
     if latest is None:
@@ -140,8 +193,6 @@ def _load(folder: Path, which, impl, device) -> tuple[TrainedRun, CheckpointStat
         calibration=known.calibration,
         folder=folder,
         record=record,
-        runs=(folder,),
-        seeds=(record.seed,),
         checkpoint=name,
         epoch=known.epoch,
         validation=known.validation,
@@ -150,18 +201,20 @@ def _load(folder: Path, which, impl, device) -> tuple[TrainedRun, CheckpointStat
     return run, state
 
 
-def _validation(loaded, names):
+def _validation(
+    loaded: Sequence[tuple[TrainedRun, CheckpointState]], names: Iterable[str]
+) -> tuple[np.ndarray, list[dict[str, np.ndarray]]] | None:
     """Return the labels (N,) of the validation images, and per run {score: float32 (N,)}.
 
-    Both are None (per run) where no validation image has a label.
+    None if no validation image has a label.
     """
     if all(run.validation is None for run, _ in loaded):
-        return None, [None] * len(loaded)
-    found = []
+        return None
+    found: list[tuple[list[str], list[int], dict[str, np.ndarray]]] = []
     for run, state in loaded:
-        # The files without a suffix are of the detector that the run stands for.
-        stands = run.epoch == state.detector(state.chosen).epoch
-        path = scores_file(run.folder, "val", "" if stands else f"-{run.checkpoint}")
+        # The files without a suffix hold the scores of the chosen detector.
+        chosen = state.detector(state.chosen)
+        path = scores_file(run.folder, "val", "" if chosen and chosen.epoch == run.epoch else f"-{run.checkpoint}")
         images, labels, values = read_scores(path)
         if missing := set(names) - set(values):
             raise CheckpointError(
@@ -177,15 +230,18 @@ def _validation(loaded, names):
     return np.array(found[0][1]), [{name: values[name].astype(np.float32) for name in names} for *_, values in found]
 
 
-def _moments(names, calibration, labels, scores):
+def _moments(
+    run: TrainedRun, names: Iterable[str], labels: np.ndarray | None, scores: dict[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
     """Return {score: (mean, standard deviation)} that standardize a run's scores.
 
-    They are those of its normal validation images. Where there are none, or all have one score, those of the training
-    images.
+    They are those of its normal validation images. If there are none, or all have the same score, they are those of
+    the training images.
     """
-    moments = {}
+    assert run.calibration is not None  # a finished run is calibrated
+    moments: dict[str, tuple[float, float]] = {}
     for name in names:
-        mean, std = calibration[name].mean, calibration[name].std
+        mean, std = run.calibration[name].mean, run.calibration[name].std
         if labels is not None and np.ptp(scores[name][labels == 0]) > 0:
             normal = scores[name][labels == 0].astype(np.float64)
             mean, std = normal.mean(), normal.std()
@@ -193,11 +249,13 @@ def _moments(names, calibration, labels, scores):
     return moments
 
 
-def _calibrate(ensemble, labels, scores):
+def _calibrate(
+    ensemble: Ensemble, labels: np.ndarray | None, scores: list[dict[str, np.ndarray]]
+) -> tuple[dict[str, Calibration], dict[str, dict[str, float]] | None]:
     """Return calibration and validation of the ensemble's scores.
 
-    Without labels, only the training images standardize the runs. Their mean is then 0. Their standard deviation counts
-    as 1, which it cannot exceed: the runs' training scores are not kept.
+    Without labels the training images standardize each run, so the mean over them is 0. The standard deviation is taken
+    as 1. It cannot exceed 1, and its value is unknown because the runs' training scores are not kept.
     """
     if labels is None:
         return {name: Calibration(0.0, 1.0) for name in ensemble.config.scores}, None
