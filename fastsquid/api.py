@@ -1,13 +1,15 @@
-"""The door from Python: a trained detector as an object that scores, locates and draws; files and commands left out."""
+"""`load` and `Scorer`: a trained run as a Python object that scores images and draws heat maps."""
 
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from .data.images import convert_array, convert_image, read_image, to_unit
@@ -16,35 +18,45 @@ from .model.detector import Detector
 from .model.ensemble import Ensemble
 from .runs.folder import why_uncalibrated
 from .runs.input_check import read_check, why_unchecked
-from .runs.trained import TrainedRun, load_maps, load_trained
+from .runs.trained import TrainedDetector, TrainedGroup, TrainedRun, load_maps, load_trained
 from .scoring.input_check import InputCheck
 from .scoring.maps import Moments, anomaly_maps
-from .scoring.scores import calibrated
+from .scoring.scores import Calibration, calibrated
 from .utils.devices import choose_device
 
+# One image, several in one array, or any iterable of these.
+Images: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | Iterable["Images"]
 
-def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fast=False):
-    """Opens a run folder for scoring, or a group folder as the ensemble of its runs.
+
+def load(
+    run: str | Path,
+    checkpoint: Literal["best", "last"] | None = None,
+    device: str | torch.device = "auto",
+    impl: Literal["auto", "triton", "torch"] = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    fast: bool = False,
+) -> "Scorer":
+    """Load a run folder for scoring, or a group folder as the ensemble of its runs.
 
     >>> run = load(RUN)
     >>> run.score(["tests/data/xrays/test/0000.jpeg", "tests/data/xrays/test/0001.jpeg"]).shape
     (2,)
 
     Args:
-        run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote, or of a group folder
-            that `python -m fastsquid.train --seeds` wrote, finished.
-        checkpoint: `best`, `last`, or None for the best where the run has one.
-        device: as PyTorch names them, or `auto`, a GPU if there is one.
+        run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote, or of a finished group
+            folder that `python -m fastsquid.train --seeds` wrote.
+        checkpoint: `best`, `last`, or None for the best if the run has one.
+        device: a PyTorch device, or `auto` for a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
-        precision: of convolutions and projections, `fp32` or `bf16`.
+        precision: `fp32` or `bf16`, of convolutions and projections.
         fast: rank by `discriminator_image` and give no other score, so that the generator does not run.
 
     Returns:
         a `Scorer`.
 
     Raises:
-        UserError: no such run, no checkpoint in it yet, or one that is damaged; a group whose runs are not finished, or
-            do not belong together; or an argument that is none of these.
+        UserError: the run does not exist, has no checkpoint yet, or is damaged; the runs of a group are not finished or
+            do not belong together; or an argument has another value than these.
     """
     for name, value, known in (
         ("checkpoint", checkpoint, ("best", "last", None)),
@@ -55,56 +67,62 @@ def load(run, checkpoint=None, device="auto", impl="auto", precision="fp32", fas
             raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
     trained = load_trained(run, checkpoint, impl, choose_device(str(device)))
     if fast and not trained.detector.config.discriminator:
-        raise UserError(f"{run} has no discriminator, whose score the fast one is: leave fast out")
+        raise UserError(f"{run} has no discriminator, which gives the fast score: leave fast out")
     frozen = dataclasses.replace(trained, detector=trained.detector.frozen(precision == "bf16"))
     return Scorer(frozen, load_maps(trained), fast, read_check(trained.runs[0]))
 
 
 class Scorer:
-    """A detector for scoring. All methods take images and give arrays whose first axis is that of the images.
+    """A detector for scoring. Every method takes images and returns arrays with one entry per image, in their order.
 
-    Images are a path, a PIL image, an array or a tensor; a list, or any other iterable, of these; or several in one
-    array: (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each is made a square of
-    the model's size just as files are (`data.read_image`), but that floats are not rounded to 8 or 16 bits. Where the
-    run crops, every result is of an image's exposed field, maps too. DICOM files are read as
-    `python -m fastsquid.score` reads them. Of an iterable only a batch is held at a time.
+    Images can be a path, a PIL image, an array or a tensor, or any iterable of these. One array can hold several:
+    (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each image becomes a square of
+    the model's size as files do (`data.read_image`), but floats are not rounded to 8 or 16 bits. If the run crops,
+    all results, maps included, are of the exposed field of an image. DICOM files are read as
+    `python -m fastsquid.score` reads them. Only one batch of an iterable is in memory at a time.
 
-    What cannot be used as an image is refused by a UserError, a ValueError that names its path, or its number from 0.
+    An image that cannot be used raises a UserError, which is a ValueError. Its message has the image's path, or its
+    number from 0.
 
-    Of a group, a score is the mean of the runs' scores, each standardized on its own normal validation images (training
-    images where there are none). Maps and reconstructions are the means of the runs' own.
+    The score of a group is the mean of its runs' scores. Each run's scores are standardized first, on its own normal
+    validation images, or on its training images if there are none. Maps and reconstructions are means over the runs.
 
-    A pickle or a copy holds everything; where there is no such device it is read onto the CPU.
+    A pickle or a copy holds everything. If its device does not exist where it is read, it is read onto the CPU.
+
+    >>> run = load(RUN)
+    >>> run.heatmap(np.zeros((100, 120), np.uint8)).shape
+    (1, 64, 64)
 
     Attributes:
         score_name: the score that the preset ranks by.
-        score_names: all that it gives.
+        score_names: all scores that it gives.
         map_name: the map that explains the preset's score, one of `maps.forward_maps`.
         image_size: side of the model's square images in pixels.
         crop: whether every image is cropped to its exposed field before it is resized.
         calibration: {score: `scoring.scores.Calibration`}; None before a run has finished, and for weights that were
             converted without data. For a group, mean and std are over normal validation images.
-        run: a `runs.trained.TrainedRun`: the frozen detector, its record, folder, checkpoint, epoch and more.
-        detector: the frozen `Detector`, or the `Ensemble` of a group.
-        input_check: a `scoring.input_check.InputCheck`, for a group that of its first run; None where the run has none.
+        input_check: a `scoring.input_check.InputCheck`, of a group's first run; None if the run has none.
+        fast: as for `load`.
         device: on which it computes.
 
     Args:
-        run, input_check: as the attributes.
-        maps: normal values at every pixel, as `scoring.maps.calibrate_maps` returns them; None where the run has none.
+        run: a `TrainedRun` or `TrainedGroup` with a frozen detector; or a `TrainedDetector` without a run folder.
+        maps: normal values at every pixel, as `scoring.maps.calibrate_maps` returns them; None if the run has none.
         fast: as for `load`.
+        input_check: as the attribute.
     """
 
     def __init__(
         self,
-        run: TrainedRun,
+        run: TrainedDetector,
         maps: dict[str, Moments] | None,
         fast: bool = False,
         input_check: InputCheck | None = None,
-    ):
-        self.run, self.fast, self.input_check = run, fast, input_check
+    ) -> None:
+        self._trained, self.fast, self.input_check = run, fast, input_check
         self.calibration, detector = run.calibration, run.detector
-        self.score_name, self.score_names = detector.config.score, detector.config.scores
+        self.score_name: str = detector.config.score
+        self.score_names = detector.config.scores
         self.map_name = detector.config.map
         if fast:
             self.score_name, self.score_names = "discriminator_image", ("discriminator_image",)
@@ -115,108 +133,183 @@ class Scorer:
         self._maps = maps
 
     @property
+    def run(self) -> TrainedRun | TrainedGroup:
+        """The run or group: its record, folder, checkpoint, epoch and more, see `runs.trained`.
+
+        Raises:
+            UserError: the detector has no run folder, as that of an `AnomalyDetector`.
+        """
+        if not isinstance(self._trained, (TrainedRun, TrainedGroup)):
+            raise UserError("this detector has no run folder: fastsquid.load gives one that has")
+        return self._trained
+
+    @property
     def detector(self) -> Detector | Ensemble:
         """The frozen detector, or the ensemble of a group."""
-        return self.run.detector
+        return self._trained.detector
 
-    def score(self, images, batch_size=64):
-        """The preset's anomaly score, larger = more abnormal: float32 (N,)."""
-        return self.scores(images, batch_size)[self.score_name]
-
-    def scores(self, images, batch_size=64, cropped=False):
-        """All scores by name, larger = more abnormal: dict of float32 (N,).
+    def score(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
+        """Return the preset's anomaly scores, larger = more abnormal.
 
         Args:
-            cropped: the images are as `data.read_image` gives them to this run; they are not cropped again.
+            images: N images, as above.
+            batch_size: images per batch.
+
+        Returns:
+            float32 (N,).
+
+        Raises:
+            UserError: no image, or one that cannot be used.
+        """
+        return self.scores(images, batch_size)[self.score_name]
+
+    def scores(self, images: Images, batch_size: int = 64, cropped: bool = False) -> dict[str, NDArray[np.float32]]:
+        """Return all scores, larger = more abnormal.
+
+        Args:
+            images, batch_size: as for `score`.
+            cropped: the images are as `data.read_image` returns them for this run, so they are not cropped again.
+
+        Returns:
+            {score: float32 (N,)}.
+
+        Raises:
+            UserError: as for `score`.
         """
         return self._gather(images, batch_size, lambda batch: self.detector.scores(batch, fast=self.fast)[0], cropped)
 
-    def reconstruct(self, images, batch_size=64):
-        """The healthy images that are drawn for them: float32 (N, S, S) in [0, 1], in the images' own exposure."""
-        drawn = self._gather(images, batch_size, lambda batch: {"student": self.detector.scores(batch)[1][:, 0]})
-        return drawn["student"]
-
-    def heatmap(self, images, kind=None, batch_size=64, cropped=False):
-        """Where they are abnormal: float32 (N, S, S), in standard deviations from the training images at each pixel.
+    def reconstruct(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
+        """Return healthy images as the generator draws them, in the exposure of the given ones.
 
         Args:
-            kind: one of `maps.forward_maps`: `residual`, the smoothed squared error of the reconstruction;
-                `memory_distance` of the patches; or where the discriminator has cells what it says of them,
-                `discriminator_image`, `discriminator` (on the reconstruction) or `combined`. None is `map_name`, the
-                one that explains the preset's score.
-            cropped: as `scores` takes it.
+            images, batch_size: as for `score`.
+
+        Returns:
+            float32 (N, S, S) in [0, 1].
 
         Raises:
-            UserError: the run has no such map, or none for this checkpoint.
+            UserError: as for `score`.
+        """
+
+        def draw(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+            student = self.detector.scores(batch)[1]
+            assert student is not None  # only fast scores have none
+            return {"student": student[:, 0]}
+
+        return self._gather(images, batch_size, draw)["student"]
+
+    def heatmap(
+        self, images: Images, kind: str | None = None, batch_size: int = 64, cropped: bool = False
+    ) -> NDArray[np.float32]:
+        """Return heat maps of where images are abnormal.
+
+        Args:
+            images, batch_size, cropped: as for `scores`.
+            kind: one of `maps.forward_maps`. `residual` is the smoothed squared error of the reconstruction.
+                `memory_distance` is the distance of the patches to the memory. If the discriminator has cells,
+                `discriminator_image` is its judgment of them, `discriminator` its judgment of the reconstruction's,
+                and `combined` their sum. None is `map_name`, the map that explains the preset's score.
+
+        Returns:
+            float32 (N, S, S), in standard deviations from the training images at each pixel.
+
+        Raises:
+            UserError: as for `score`; or the run has no such map, or none for this checkpoint.
         """
         kind = self.map_name if kind is None else kind
         calibration = {kind: self.normal_map(kind)}
         found = self._gather(images, batch_size, lambda batch: anomaly_maps(self.detector, batch, calibration), cropped)
         return found[kind]
 
-    def examine(self, images, batch_size=64, cropped=False):
-        """What `scores`, `reconstruct` and `heatmap` give, in one pass of the network: the three of them.
+    def examine(
+        self, images: Images, batch_size: int = 64, cropped: bool = False
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `scores`, `reconstruct` and `heatmap` return, from one pass of the network.
 
         Args:
-            cropped: as `scores` takes it.
+            images, batch_size, cropped: as for `scores`.
+
+        Returns:
+            {score: float32 (N,)}; reconstructions, float32 (N, S, S) in [0, 1]; and heat maps, float32 (N, S, S).
 
         Raises:
-            UserError: as `heatmap`.
+            UserError: as for `heatmap`.
         """
-        self.normal_map()  # or refused before there is work
+        self.normal_map()  # raises before any image is read
         found = self._gather(images, batch_size, self._examine, cropped)
         drawn, heat = found.pop("drawn"), found.pop("heat")
         return found, drawn, heat
 
-    def unlike_training(self, images, batch_size=64, cropped=False):
-        """How unlike the training images they are, whatever their score: float32 (N,); above 1 counts as unlike.
+    def unlike_training(self, images: Images, batch_size: int = 64, cropped: bool = False) -> NDArray[np.float32]:
+        """Return how unlike the training images these images are, whatever their score; above 1 counts as unlike.
 
         >>> run = load(RUN)
         >>> bool(run.unlike_training(np.zeros((64, 64), np.uint8))[0] > 1)
         True
 
         Args:
-            cropped: as `scores` takes it.
+            images, batch_size, cropped: as for `scores`.
+
+        Returns:
+            float32 (N,) in [0, 99].
 
         Raises:
-            UserError: the run has no input check.
+            UserError: as for `score`; or the run has no input check.
         """
-        if self.input_check is None:
+        check = self.input_check
+        if check is None:
             raise UserError(why_unchecked(self.run.folder, self.run.record))
-        found = self._gather(images, batch_size, lambda batch: {"ratio": self.input_check.ratios(batch)}, cropped)
-        return found["ratio"]
+        return self._gather(images, batch_size, lambda batch: {"ratio": check.ratios(batch)}, cropped)["ratio"]
 
-    def calibrated(self, scores):
-        """The papers' sigmoid((score - mean) / std) of the preset's raw scores: float64 (N,) in [0, 1].
+    def calibrated(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the papers' sigmoid((score - mean) / standard deviation) of raw scores, for display.
+
+        Args:
+            scores: the preset's scores (N,), as `score` returns them.
+
+        Returns:
+            float64 (N,) in [0, 1].
 
         Raises:
             UserError: the run is not calibrated.
+
+        Source: SQUID 3.4.
         """
         return calibrated(scores, self._calibration())
 
-    def percentile(self, scores):
-        """Of the preset's raw scores, what share of normal validation images scores less, in percent: float64 (N,).
+    def percentile(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the share of normal validation images that have a lower score, in percent.
 
-        Interpolated between their 101 quantiles; 0 and 100 below and above all of them.
+        It is interpolated between their 101 quantiles: 0 below all of them, 100 above all of them.
+
+        Args:
+            scores: the preset's scores (N,), as `score` returns them.
+
+        Returns:
+            float64 (N,) in [0, 100].
 
         Raises:
-            UserError: the run is not calibrated, or had no labelled validation images.
+            UserError: the run is not calibrated, or had no labeled validation images.
         """
         quantiles = self._calibration().quantiles
         if quantiles is None:
             raise UserError(
-                "there are no percentiles, since the run had no labelled validation images, or was of an earlier "
-                "version: train or convert one with a val folder of NORMAL and other classes"
+                "the run has no percentiles, because it had no labeled validation images, or an earlier version made "
+                "it: train or convert one with a val folder of NORMAL and other classes"
             )
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
-    def normal_map(self, kind=None):
-        """What is normal at every pixel of a map: mean and standard deviation, float32 (S, S) on the CPU.
+    def normal_map(self, kind: str | None = None) -> Moments:
+        """Return the normal values of a map at every pixel.
 
-        Of a group of R runs they are (R, S, S). `kind` is as for `heatmap`.
+        Args:
+            kind: as for `heatmap`.
+
+        Returns:
+            mean and standard deviation, float32 (S, S) on the CPU; for a group of R runs (R, S, S).
 
         Raises:
-            UserError: as `heatmap`.
+            UserError: the run has no such map, or none for this checkpoint.
         """
         kind = self.map_name if kind is None else kind
         if self._maps is None:
@@ -225,39 +318,48 @@ class Scorer:
                 raise UserError(why_uncalibrated(folder, self.run.record))
             resumed = " and ".join(f"--resume {run}" for run in self.run.runs)
             raise UserError(
-                f"{folder} has no maps for its {self.run.checkpoint} checkpoint: a finished run has them for its "
-                f"best, or where none is chosen for its last, and python -m fastsquid.train {resumed} writes those"
+                f"{folder} has no maps for its {self.run.checkpoint} checkpoint; a finished run has maps for its best "
+                f"checkpoint, or for its last if it has no best: python -m fastsquid.train {resumed} writes them"
             )
         if kind not in self._maps:
             raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
         return self._maps[kind]
 
     @torch.inference_mode()
-    def _examine(self, batch):
-        drawn = self.detector.draw(batch)
+    def _examine(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        drawn: Any = self.detector.draw(batch)  # of one detector or of an ensemble
         scores, reconstructions = self.detector.scores(batch, drawn)
+        assert reconstructions is not None  # only fast scores have none
         maps = anomaly_maps(self.detector, batch, {self.map_name: self.normal_map()}, drawn)
         given = {name: scores[name] for name in self.score_names}
         return {**given, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
 
-    def _calibration(self):
-        """Of the preset's score."""
+    def _calibration(self) -> Calibration:
+        """Return the calibration of the preset's score."""
         if self.calibration is None:
             raise UserError(why_uncalibrated(self.run.folder, self.run.record))
         return self.calibration[self.score_name]
 
-    def _gather(self, images, batch_size, compute, cropped=False):
-        """The results of `compute`, dicts of tensors (B, ...), over all batches, as numpy arrays."""
-        parts = {}
+    def _gather(
+        self,
+        images: Images,
+        batch_size: int,
+        compute: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+        cropped: bool = False,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the results of `compute`, dicts of tensors (B, ...), over all batches."""
+        parts: dict[str, list[torch.Tensor]] = {}
         for batch in unit_batches(images, self.image_size, batch_size, self.crop and not cropped):
             for name, values in compute(batch.to(self.device)).items():
                 parts.setdefault(name, []).append(values.float().cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
-    def __getstate__(self):  # tensors of a GPU could not be read where there is none
-        return {**self.__dict__, "run": dataclasses.replace(self.run, detector=copy.deepcopy(self.detector).cpu())}
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors of a GPU could not be read on a machine without one.
+        on_cpu = dataclasses.replace(self._trained, detector=copy.deepcopy(self.detector).cpu())
+        return {**self.__dict__, "_trained": on_cpu}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         try:
             self.device = choose_device(str(self.device))
@@ -266,15 +368,25 @@ class Scorer:
         self.detector.to(self.device)
 
 
-def unit_batches(images, size, batch_size=64, crop=False):
-    """Images of any kind that `Scorer` takes: batches of float32 (B, 1, size, size) in [0, 1], on the CPU.
+def unit_batches(images: Images, size: int, batch_size: int = 64, crop: bool = False) -> Iterator[torch.Tensor]:
+    """Yield batches of images that a `Scorer` takes, at the model's size.
+
+    Args:
+        images: as for `Scorer.score`.
+        size: side of the square images in pixels.
+        batch_size: images per batch.
+        crop: crop every image to its exposed field first.
+
+    Yields:
+        float32 (B, 1, size, size) in [0, 1], on the CPU.
 
     Raises:
-        UserError: no images, something that cannot be used as one, or a batch size that is no whole number above 0.
+        UserError: no image, one that cannot be used, or a batch size that is not a whole number above 0.
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
-    batch, number = [], -1
+    batch: list[torch.Tensor] = []
+    number = -1
     for number, image in enumerate(_single(images)):
         batch.append(to_unit(torch.from_numpy(_square(image, size, number, crop))))
         if len(batch) == batch_size:
@@ -286,12 +398,12 @@ def unit_batches(images, size, batch_size=64, crop=False):
         yield torch.stack(batch)[:, None]
 
 
-def _single(images):
-    """One image after the other; what is none is passed on, for `_square` to refuse it by its number."""
+def _single(images: Images) -> Iterator[object]:
+    """Yield one image after the other. What is not an image is passed on: `_square` rejects it by its number."""
     if isinstance(images, (np.ndarray, torch.Tensor)):
         if images.ndim == 4 and images.shape[1] == 1:
             images = images[:, 0]
-        if images.ndim == 3 and images.shape[2] not in (3, 4):  # which are colours, not X-rays of three columns
+        if images.ndim == 3 and images.shape[2] not in (3, 4):  # 3 or 4 are colors, not columns of an X-ray
             yield from images
         else:
             yield images
@@ -302,8 +414,8 @@ def _single(images):
         yield images
 
 
-def _square(image, size, number, crop):
-    """The square that `read_image`, `convert_image` or `convert_array` makes of one image."""
+def _square(image: object, size: int, number: int, crop: bool) -> NDArray[Any]:
+    """Return the square that `read_image`, `convert_image` or `convert_array` makes of one image."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(Path(image), size, crop=crop)
     try:
@@ -312,9 +424,9 @@ def _square(image, size, number, crop):
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()
             # NumPy has no bfloat16.
-            return convert_array(image.float() if image.is_floating_point() else image, size, crop)
+            image = (image.float() if image.is_floating_point() else image).numpy()
         if isinstance(image, np.ndarray):
             return convert_array(image, size, crop)
-        raise ValueError(f"it is of type {type(image).__name__}: give a path, a PIL image, an array or a tensor")
-    except Exception as error:  # of a damaged PIL image decoders raise almost anything
+        raise ValueError(f"its type is {type(image).__name__}; give a path, a PIL image, an array or a tensor")
+    except Exception as error:  # decoders raise errors of almost any type for a damaged PIL image
         raise UserError(f"image {number}, counted from 0, cannot be used: {error}") from error

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -51,7 +52,7 @@ def scorer_of(system):
         name: Calibration(float(values.mean()), float(values.std()))
         for name, values in frozen.scores(IMAGES)[0].items()
     }
-    run = TrainedRun(frozen, calibration, record=RunRecord(frozen.config, None, 0), epoch=1)
+    run = TrainedRun(frozen, calibration, Path("run"), RunRecord(frozen.config, None, 0), "last", 1, None, "")
     return Scorer(run, calibrate_maps(frozen, IMAGES, maps=forward_maps))
 
 

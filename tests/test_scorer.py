@@ -22,7 +22,7 @@ from fastsquid.data import find_images, open_data, read_image, to_unit
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
-from fastsquid.runs.trained import TrainedRun, load_run
+from fastsquid.runs.trained import TrainedDetector, load_run
 from fastsquid.scoring.maps import calibrate_maps, forward_maps
 
 SCORES = preset("squid").scores
@@ -97,7 +97,7 @@ def test_the_map_of_a_score_of_cells(data, fast, name):
     torch.manual_seed(0)
     detector = Detector(preset("fastsquid-small", width=4, slots=8, crop=False)).eval().frozen()
     scorer = Scorer(
-        TrainedRun(detector, None), calibrate_maps(detector, data["train"].images, maps=forward_maps), fast=fast
+        TrainedDetector(detector, None), calibrate_maps(detector, data["train"].images, maps=forward_maps), fast=fast
     )
     assert scorer.map_name == name
     heat = scorer.heatmap(PATHS)
