@@ -4,27 +4,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..model.detector import Detector
 
-def grad_cam(detector, images, layer=-1):
-    """Heat maps of minus the discriminator's logit, each image normalised by its own statistics: of the score
-    `discriminator`, on reconstructions, or where the config's score is `discriminator_image` of that, on the images.
 
-    relu(sum_k w_k A_k), A_k the feature maps that a convolution leaves after normalisation and LeakyReLU, w_k the mean
-    over space of the score's gradient in A_k; bilinearly upsampled and divided by its largest value.
+def grad_cam(detector: Detector, images: torch.Tensor, layer: int = -1) -> torch.Tensor:
+    """Return heat maps of minus the discriminator's logit, with each image normalized by its own statistics.
 
-    Two things follow from the image's own statistics. The maps are taken after the normalisation: before it the mean
-    gradient is zero, since the normalisation removes what is added to a whole map. For the same reason only the last
-    convolution, Selvaraju's choice and the default, has weights that mean something: a constant that is added to an
-    earlier map is removed by the next normalisation, but for the border. So the map is as coarse as the
-    discriminator's last one, image_size / discriminator_stride cells a side.
+    This is the score `discriminator`, on reconstructions. If the config's score is `discriminator_image`, it is that
+    score, on the images.
+
+    A map is relu(sum_k w_k A_k). A_k are the feature maps that a convolution leaves after normalization and LeakyReLU.
+    w_k is the mean over space of the score's gradient in A_k. The map is bilinearly upsampled and divided by its
+    largest value.
+
+    Two things follow from normalization by the image's own statistics. First, the maps are taken after normalization.
+    Before it the mean gradient is zero, because normalization removes what is added to a whole map. Second, only the
+    weights of the last convolution mean something (Selvaraju's choice, and the default). The next normalization removes
+    a constant that is added to an earlier map, except at the border. So the heat map is as coarse as the
+    discriminator's last feature map, image_size / discriminator_stride cells per side.
 
     Args:
-        detector: a `Detector` in eval mode; neither its parameters nor their gradients are changed.
+        detector: a `Detector` with a discriminator, in eval mode. Its parameters and their gradients do not change.
         images: float (B, 1, H, W) in [0, 1], on the detector's device.
         layer: which of the discriminator's convolutions, counted as in a list.
 
     Returns:
-        float32 (B, H, W) in [0, 1], the largest value of each image 1; all zero where nothing raises the score.
+        float32 (B, H, W) in [0, 1]. The largest value of each image is 1, or 0 if nothing raises the score.
 
     Raises:
         RuntimeError: the detector is in training mode.
@@ -33,14 +38,16 @@ def grad_cam(detector, images, layer=-1):
     """
     if detector.training:
         raise RuntimeError("grad_cam needs eval mode: call detector.eval() first")
+    assert detector.discriminator is not None
     with torch.no_grad():
         judged = detector.to_range(images)
         if detector.config.score != "discriminator_image":
             judged = detector.generator(judged).student
     activation = [module for module in detector.discriminator.layers if isinstance(module, nn.LeakyReLU)][layer]
-    kept = []
+    kept: list[torch.Tensor] = []
 
-    def cut(module, inputs, output):  # what follows depends on the maps as on an input, whatever has gradients before
+    # The layers after this one then depend on the maps as on an input, whatever has gradients before.
+    def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         kept.append(output.detach().requires_grad_())
         return kept[0]
 
@@ -50,7 +57,7 @@ def grad_cam(detector, images, layer=-1):
             scores = -detector.discriminator(judged, norm="image")
     finally:
         handle.remove()
-    # An image's score depends on its own maps only, so that the gradient of the sum is each image's gradient.
+    # An image's score depends on its own maps only, so the gradient of the sum is each image's gradient.
     (gradient,) = torch.autograd.grad(scores.sum(), kept)
     heat = F.relu((gradient.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1, keepdim=True))  # (B, 1, h, w)
     heat = F.interpolate(heat.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

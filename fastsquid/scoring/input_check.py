@@ -6,6 +6,7 @@ A detector gives every image a score: an upside-down chest, an inverted one, a d
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,9 @@ from ..data.images import to_unit
 log = logging.getLogger(__name__)
 SIDE = 8  # of a thumbnail
 QUANTILE, MARGIN = 0.999, 1.1  # the threshold: a margin times a quantile of the training images' distances
-MOST = 4096  # training images that are looked at, evenly spaced
-LARGEST = 99.0  # ratio that is reported, also of an image without contrast, which has no distance
-# How the training images are framed, so that a clinic's own framing counts as usual: zoom, degrees, mirrored.
+MOST = 4096  # training images that are measured, evenly spaced
+LARGEST = 99.0  # largest ratio that is reported; also that of an image without contrast, which has no distance
+# Framings of the training images, so that a clinic's own framing counts as usual: zoom, degrees, mirrored.
 # Zooms above 1 crop 5 and 15 % at every edge; those below 1 give every edge a black border of 5 and 10 %.
 FRAMES = (
     (1, 0, False),
@@ -32,8 +33,8 @@ FRAMES = (
     (1, 10, False),
     (1, -10, False),
 )
-# Thumbnails (N, 8, 8) as a wrong position or polarity shows them. A mirrored one is not among them: it may pass.
-WRONG = (
+# Thumbnails (N, 8, 8) in a wrong position or polarity. Mirrored ones are not among them: the check may pass them.
+WRONG: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda thumbnails: thumbnails.flip(1),
     lambda thumbnails: thumbnails.flip(1, 2),
     lambda thumbnails: thumbnails.rot90(1, (1, 2)),
@@ -46,7 +47,7 @@ WRONG = (
 
 @dataclass(frozen=True)
 class InputCheck:
-    """What the training images look like, as `fit_check` finds it; all tensors are float64 on the CPU.
+    """What the training images look like, as `fit_check` measures it. All tensors are float64 on the CPU.
 
     Attributes:
         mean: (64,), of the training images' thumbnails.
@@ -58,11 +59,11 @@ class InputCheck:
     whitening: torch.Tensor
     threshold: float
 
-    def ratios(self, images):
-        """How unlike the training images are these? Above 1 counts as unlike.
+    def ratios(self, images: torch.Tensor) -> torch.Tensor:
+        """Return how unlike the training images these images are; above 1 counts as unlike.
 
-        The larger of two ratios: the image's distance over the threshold, and over the least distance of the image
-        turned upside-down, turned by 90 degrees, or inverted.
+        It is the larger of two ratios. The first is the image's distance divided by the threshold. The second is its
+        distance divided by the least distance of the image turned upside-down, turned by 90 degrees, or inverted.
 
         Args:
             images: uint8 or uint16, or floats in [0, 1]: (N, 1, H, W), on any device.
@@ -76,19 +77,19 @@ class InputCheck:
         ratios = torch.maximum(own / self.threshold, own / turned.clamp_min(1e-12))
         return torch.where(has_contrast, ratios.clamp_max(LARGEST), LARGEST)
 
-    def distances(self, thumbnails):
-        """Mahalanobis distances of thumbnails (N, 8, 8) from the training images': float64 (N,)."""
+    def distances(self, thumbnails: torch.Tensor) -> torch.Tensor:
+        """Return Mahalanobis distances of thumbnails (N, 8, 8) from those of the training images: float64 (N,)."""
         return ((thumbnails.flatten(1) - self.mean) @ self.whitening).norm(dim=1)
 
 
-def fit_check(images):
-    """The `InputCheck` of training images.
+def fit_check(images: torch.Tensor) -> InputCheck:
+    """Return the input check of training images.
 
-    The mean and covariance are of all thumbnails in all of `FRAMES`. The threshold is 1.1 times the distance
-    that one in a thousand of them exceeds, where each half of the images is measured by the other half's moments.
+    The mean and covariance are over all thumbnails in all of `FRAMES`. The threshold is 1.1 times the distance that one
+    in a thousand thumbnails exceeds. For it, each half of the images is measured by the moments of the other half.
 
     Args:
-        images: of training: uint8 or uint16, or floats in [0, 1]: (N, 1, H, W), on any device.
+        images: of training, (N, 1, H, W), uint8 or uint16, or floats in [0, 1], on any device.
     """
     batches = images[:: math.ceil(len(images) / MOST)].split(256)
     framed = torch.cat([torch.stack([to_thumbnails(reframe(b, *frame))[0] for frame in FRAMES], 1) for b in batches])
@@ -101,20 +102,25 @@ def fit_check(images):
     return InputCheck(*_moments(framed), max(float(threshold), 1e-12))
 
 
-def describe_unlike(unlike, count):
-    """A sentence for people: how many of so many images are unlike the training images."""
+def describe_unlike(unlike: int, count: int) -> str:
+    """Return a sentence for people: how many of all images are unlike the training images.
+
+    Args:
+        unlike: number of images that are unlike.
+        count: number of all images.
+    """
     advice = ": look at them before you trust their scores" if unlike else ""
     return f"{unlike} of {count} images are unlike the training images (unlike_training above 1){advice}"
 
 
-def warn_of_unlike(ratios):
+def warn_of_unlike(ratios: torch.Tensor | np.ndarray) -> str:
     """Log a warning that says how many images are unlike the training images.
 
     Args:
-        ratios: (N,), as `InputCheck.ratios` gives them.
+        ratios: (N,), as `InputCheck.ratios` returns them.
 
     Returns:
-        the sentence, or "" where there is none such.
+        the sentence, or "" if no image is unlike.
     """
     unlike = int((ratios > 1).sum())
     if not unlike:
@@ -124,11 +130,11 @@ def warn_of_unlike(ratios):
     return sentence
 
 
-def to_thumbnails(images):
-    """Standardized thumbnails: means of 8 x 8 blocks, less their mean, divided by their Euclidean length.
+def to_thumbnails(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return standardized thumbnails: means of 8 x 8 blocks, minus their mean, divided by their Euclidean length.
 
     Args:
-        images: as `InputCheck.ratios` takes them.
+        images: as for `InputCheck.ratios`.
 
     Returns:
         float64 (N, 8, 8) on the CPU, and bool (N,): whether the image has any contrast.
@@ -139,14 +145,14 @@ def to_thumbnails(images):
     return pooled / length.clamp_min(1e-6)[:, None, None], length > 1e-6
 
 
-def reframe(images, zoom, degrees, mirrored):
-    """Images zoomed and rotated about their center; what comes in from outside is black.
+def reframe(images: torch.Tensor, zoom: float, degrees: float, mirrored: bool) -> torch.Tensor:
+    """Return images zoomed and rotated about their center; pixels from outside the image are black.
 
     Args:
-        images: as `InputCheck.ratios` takes them.
-        zoom: above 1 crops, below 1 adds a border.
-        degrees: of the rotation.
-        mirrored: left and right change places.
+        images: as for `InputCheck.ratios`.
+        zoom: scale; above 1 crops, below 1 adds a border.
+        degrees: angle of the rotation.
+        mirrored: exchange left and right.
 
     Returns:
         float32 (N, 1, H, W) in [0, 1], on the CPU.
@@ -159,8 +165,8 @@ def reframe(images, zoom, degrees, mirrored):
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _moments(framed):
-    """Mean and whitening of thumbnails (N, frames, 8, 8), the covariance shrunk as Ledoit and Wolf do."""
+def _moments(framed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and whitening of thumbnails (N, frames, 8, 8), with the covariance shrunk as Ledoit and Wolf do."""
     values = framed.flatten(0, 1).flatten(1)
     mean = values.mean(0)
     covariance, _ = ledoit_wolf((values - mean).numpy(), assume_centered=True)

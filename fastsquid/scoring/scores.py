@@ -1,5 +1,6 @@
 """Scores of many images, and their usual values on normal images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,16 +27,22 @@ class Calibration:
     quantiles: list[float] | None = None
 
 
-def score_images(detector, images, batch_size=64, change=None):
-    """Scores of images, in their order.
+def score_images(
+    detector: Detector | Ensemble,
+    images: torch.Tensor,
+    batch_size: int = 64,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the scores of images, in their order.
 
     Args:
-        detector: a `Detector`; it is put in eval mode, and frozen first where it is not.
-        images: uint8 or uint16 (N, 1, H, W) at the model's size, on any device.
-        change: function of the images in [0, 1], a batch at a time, before they are scored; or None.
+        detector: it is put in eval mode, and a frozen copy scores.
+        images: uint8 or uint16 (N, 1, H, W), or float32 in [0, 1], at the model's size, on any device.
+        batch_size: images per batch.
+        change: function that changes a batch of images in [0, 1] before it is scored; or None.
 
     Returns:
-        dict of float32 numpy arrays (N,), by the names in the config's `scores`.
+        {score: float32 (N,)} for all scores of the configuration.
 
     Raises:
         DivergedError: a score is not finite.
@@ -43,12 +50,12 @@ def score_images(detector, images, batch_size=64, change=None):
     return _score(detector.eval().frozen(), images, batch_size, change)
 
 
-def require_finite(detector, images):
+def require_finite(detector: Detector, images: torch.Tensor) -> None:
     """Score images without freezing the detector first, which takes longer than scoring a few.
 
     Args:
-        detector: a `Detector`; it is put in eval mode.
-        images: as `score_images` takes them.
+        detector: it is put in eval mode.
+        images: as for `score_images`.
 
     Raises:
         DivergedError: a score is not finite.
@@ -56,10 +63,15 @@ def require_finite(detector, images):
     _score(detector.eval(), images)
 
 
-def _score(detector, images, batch_size=64, change=None):
-    """`score_images` by a detector as it is, in eval mode."""
+def _score(
+    detector: Detector | Ensemble,
+    images: torch.Tensor,
+    batch_size: int = 64,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return `score_images` of a detector as it is, in eval mode."""
     device = next(detector.parameters()).device
-    parts = {name: [] for name in detector.config.scores}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in detector.config.scores}
     for batch in images.split(batch_size):
         batch = to_unit(batch.to(device))
         scores, _ = detector.scores(batch if change is None else change(batch))
@@ -72,12 +84,14 @@ def _score(detector, images, batch_size=64, change=None):
     return result
 
 
-def standardize(detector, images, *others):
-    """Set what the score `combined` standardizes by, over at most 256 healthy training images; without it do nothing.
+def standardize(detector: Detector, images: torch.Tensor, *others: Detector) -> None:
+    """Set the mean and standard deviation that the score `combined` standardizes by.
+
+    They are over at most 256 training images. A detector without this score does not change.
 
     Args:
-        detector: a `Detector`.
-        images: as `score_images` takes them.
+        detector: it scores the images and gets the values.
+        images: of training, as for `score_images`.
         others: detectors that get the same values.
     """
     if "combined" in detector.config.scores:
@@ -109,7 +123,7 @@ def calibrate(
     """
     detector = detector.eval().frozen()
     seen, unseen = score_images(detector, images), None
-    if validation is not None:
+    if validation is not None and validation.labels is not None:
         unseen = score_images(detector, validation.images[validation.labels == 0])
     return {
         name: Calibration(
@@ -139,8 +153,8 @@ def calibrated(scores: np.ndarray, calibration: Calibration) -> np.ndarray:
     return torch.sigmoid((values - calibration.mean) / max(calibration.std, 1e-12)).numpy()
 
 
-def score_splits(detector, data):
-    """`score_images` of every split but train, by the split's name."""
+def score_splits(detector: Detector | Ensemble, data: dict[str, Split]) -> dict[str, dict[str, np.ndarray]]:
+    """Return {split: `score_images` of its images} for every split but train."""
     detector = detector.eval().frozen()
     return {name: score_images(detector, split.images) for name, split in data.items() if name != "train"}
 

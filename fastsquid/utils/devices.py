@@ -9,8 +9,8 @@ from ..errors import UserError
 from . import distributed
 
 
-def choose_device(name):
-    """The torch device that a name stands for, or a UserError that says why it is not to be had."""
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name, or raise a UserError that says why it cannot be used."""
     if distributed.world() > 1:
         name = distributed.device(name)
     if name == "auto":
