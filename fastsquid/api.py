@@ -5,14 +5,19 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data.images import convert_array, convert_image, read_image, to_unit
+from .data.images import (
+    convert_array,
+    convert_image,
+    read_image,  # pyright: ignore[reportUnknownVariableType]
+    to_unit,
+)
 from .errors import UserError
 from .model.detector import Detector
 from .model.ensemble import Ensemble
@@ -26,6 +31,8 @@ from .utils.devices import choose_device
 
 # One image, several in one array, or any iterable of these.
 Images: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | Iterable["Images"]
+
+_Scored: TypeAlias = tuple[dict[str, torch.Tensor], "torch.Tensor | None"]
 
 
 def load(
@@ -176,7 +183,7 @@ class Scorer:
         Raises:
             UserError: as for `score`.
         """
-        return self._gather(images, batch_size, lambda batch: self.detector.scores(batch, fast=self.fast)[0], cropped)
+        return self._gather(images, batch_size, lambda batch: self._scored(batch, self.fast)[0], cropped)
 
     def reconstruct(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
         """Return healthy images as the generator draws them, in the exposure of the given ones.
@@ -192,7 +199,7 @@ class Scorer:
         """
 
         def draw(batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            student = self.detector.scores(batch)[1]
+            student = self._scored(batch)[1]
             assert student is not None  # only fast scores have none
             return {"student": student[:, 0]}
 
@@ -325,12 +332,18 @@ class Scorer:
             raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
         return self._maps[kind]
 
+    def _scored(self, batch: torch.Tensor, fast: bool = False) -> _Scored:
+        detector: Any = self.detector
+        return detector.scores(batch, fast=fast)
+
     @torch.inference_mode()
     def _examine(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        drawn: Any = self.detector.draw(batch)  # of one detector or of an ensemble
-        scores, reconstructions = self.detector.scores(batch, drawn)
+        detector: Any = self.detector  # what `draw` returns differs between a detector and an ensemble
+        drawn = detector.draw(batch)
+        found: _Scored = detector.scores(batch, drawn)
+        scores, reconstructions = found
         assert reconstructions is not None  # only fast scores have none
-        maps = anomaly_maps(self.detector, batch, {self.map_name: self.normal_map()}, drawn)
+        maps = anomaly_maps(detector, batch, {self.map_name: self.normal_map()}, drawn)
         given = {name: scores[name] for name in self.score_names}
         return {**given, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
 
@@ -383,12 +396,13 @@ def unit_batches(images: Images, size: int, batch_size: int = 64, crop: bool = F
     Raises:
         UserError: no image, one that cannot be used, or a batch size that is not a whole number above 0.
     """
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+    whole = isinstance(batch_size, (int, np.integer))  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not whole or batch_size < 1:
         raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
     batch: list[torch.Tensor] = []
     number = -1
     for number, image in enumerate(_single(images)):
-        batch.append(to_unit(torch.from_numpy(_square(image, size, number, crop))))
+        batch.append(to_unit(torch.as_tensor(_square(image, size, number, crop))))
         if len(batch) == batch_size:
             yield torch.stack(batch)[:, None]
             batch = []
@@ -398,9 +412,10 @@ def unit_batches(images: Images, size: int, batch_size: int = 64, crop: bool = F
         yield torch.stack(batch)[:, None]
 
 
-def _single(images: Images) -> Iterator[object]:
+def _single(images: Any) -> Iterator[Any]:
     """Yield one image after the other. What is not an image is passed on: `_square` rejects it by its number."""
     if isinstance(images, (np.ndarray, torch.Tensor)):
+        images = cast(Any, images)
         if images.ndim == 4 and images.shape[1] == 1:
             images = images[:, 0]
         if images.ndim == 3 and images.shape[2] not in (3, 4):  # 3 or 4 are colors, not columns of an X-ray
@@ -408,16 +423,16 @@ def _single(images: Images) -> Iterator[object]:
         else:
             yield images
     elif isinstance(images, Iterable) and not isinstance(images, (str, bytes)):
-        for image in images:
+        for image in cast("Iterable[Any]", images):
             yield from _single(image)
     else:
         yield images
 
 
-def _square(image: object, size: int, number: int, crop: bool) -> NDArray[Any]:
+def _square(image: Any, size: int, number: int, crop: bool) -> NDArray[Any]:
     """Return the square that `read_image`, `convert_image` or `convert_array` makes of one image."""
     if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image), size, crop=crop)
+        return read_image(Path(cast(Any, image)), size, crop=crop)
     try:
         if isinstance(image, Image.Image):
             return convert_image(image, size, crop)
@@ -426,7 +441,7 @@ def _square(image: object, size: int, number: int, crop: bool) -> NDArray[Any]:
             # NumPy has no bfloat16.
             image = (image.float() if image.is_floating_point() else image).numpy()
         if isinstance(image, np.ndarray):
-            return convert_array(image, size, crop)
+            return convert_array(cast("NDArray[Any]", image), size, crop)
         raise ValueError(f"its type is {type(image).__name__}; give a path, a PIL image, an array or a tensor")
     except Exception as error:  # decoders raise errors of almost any type for a damaged PIL image
         raise UserError(f"image {number}, counted from 0, cannot be used: {error}") from error

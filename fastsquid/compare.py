@@ -25,7 +25,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Compare two groups of runs."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .evaluation.comparison import compare, comparison_table, require_same_images

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -126,7 +126,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def _config(self) -> configuration.Config:
         """Return the `Config` that the parameters describe."""
         given: object = self.config
-        if not isinstance(given, (Mapping, type(None))):
+        if not isinstance(given, (Mapping, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(f"config = {given!r} should be a dict of fields to change in the preset, or None")
         changes: dict[str, Any] = dict(self.config or {})
         if self.epochs is not None:
@@ -139,30 +139,33 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return configuration.preset(self.preset, **changes, select="last")
 
     def __sklearn_tags__(self) -> Any:
-        tags: Any = super().__sklearn_tags__()
+        parent: Any = super()
+        tags = parent.__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         return tags
 
 
 def _train(config: configuration.Config, images: torch.Tensor, seed: int, device: torch.device) -> Detector:
     """Return the detector that scores, trained on float32 images (n, 1, S, S) in [0, 1] on the device."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         trainer = Trainer(Detector(config).to(device))
         steps = Steps(trainer, images)
         for epoch in range(config.epochs):
             for _ in steps.epoch(seed, epoch):
                 pass
             steps.require_finite(epoch, "a lower lr in config may help")
-    standardize(trainer.judge, images)
-    return trainer.judge
+    judge = cast(Detector, trainer.judge)  # pyright: ignore[reportUnknownMemberType]
+    standardize(judge, images)
+    return judge
 
 
-def _several(X: Images) -> Images:
+def _several(X: Any) -> Any:
     """Return X; reject one array of features or a single image, which a `Scorer` would take."""
     if isinstance(X, (np.ndarray, torch.Tensor)) and X.ndim < 3:
-        raise UserError(f"X has the shape {tuple(X.shape)}: give images as (n, H, W), a single one as X[None]")
-    return X
+        shape: tuple[int, ...] = tuple(cast(Any, X).shape)
+        raise UserError(f"X has the shape {shape}: give images as (n, H, W), a single one as X[None]")
+    return cast(Any, X)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

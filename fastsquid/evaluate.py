@@ -23,7 +23,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Measure a run on labeled images."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from sklearn.metrics import roc_auc_score

@@ -29,7 +29,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Write a run as one file for other programs."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load

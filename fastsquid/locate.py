@@ -23,7 +23,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Draw heat maps, and measure them where anomalies are known."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .drawing.papers import draw_maps

@@ -8,7 +8,8 @@ from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run
 from .utils.files import replacing
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int | None:
+    """Write an HTML report; return the exit code, or None."""
     options = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     import numpy as np

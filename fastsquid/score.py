@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, join_job, run_command
@@ -47,7 +48,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
+    """Write the scores of images as a CSV; return the exit code."""
     join_job()
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
@@ -104,7 +106,9 @@ def _finish(options, scoring, count, rows, parts=None):
     from .scoring.table import write_table
     from .utils import distributed
 
-    ages = distributed.gather(scoring.ages)  # which waits for all parts; of a process alone it is yet to be filled
+    ages: list[Any] = distributed.gather(
+        scoring.ages
+    )  # which waits for all parts; of a process alone it is yet to be filled
     if not distributed.leads():
         return 0
     failed, unlike = write_table(options.out, scoring.scorer.score_names, rows, scoring.anonymous)

@@ -17,7 +17,8 @@ from .training.study import STUDIES
 from .utils.cli import Parser, add_training_options, refuse_repeated, run_command, seed_option
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int | None:
+    """Train every row of a study; return the exit code, or None."""
     options = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     import torch

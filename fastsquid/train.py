@@ -1,6 +1,6 @@
-"""`python -m fastsquid.train`: trains a detector on normal images and leaves a run folder, or a group of them.
+"""`python -m fastsquid.train`: train a detector on normal images, and write a run folder or a group of them.
 
-Without arguments: DigitAnatomy, the `digits` preset, on a GPU if there is one and else on the CPU.
+Without arguments it trains the `digits` preset on DigitAnatomy, on a GPU if there is one, else on the CPU.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from .config import PRESETS, Config, preset
 from .errors import UserError
@@ -23,7 +23,8 @@ from .utils.cli import (
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int | None:
+    """Train a run or a group; return the exit code, or None."""
     join_job()
     options, changes = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
@@ -52,7 +53,7 @@ def main(arguments=None):
     config = begun.config if begun and options.preset is None else preset(options.preset or "digits")
     data = str(Path(options.data).resolve()) if options.data else None
     if begun and data is None:
-        data = data_of(options.init, begun)
+        data = data_of(str(options.init), begun)
     group = GroupRecord(
         config=dataclasses.replace(config, **changes),
         data=data,
@@ -138,7 +139,11 @@ def parser() -> Parser:
     )
     parser.add_argument("--seed", type=seed_option, help="seed of weights, order and augmentation; default: 0")
     parser.add_argument(
-        "--seeds", type=seed_option, nargs="+", metavar="SEED", help="a group: a run for each of these, and their mean"
+        "--seeds",
+        type=seed_option,
+        nargs="+",
+        metavar="SEED",
+        help="train one run per seed, in sequence, and summarize them: a group",
     )
     parser.add_argument(
         "--only",
@@ -153,20 +158,21 @@ def parser() -> Parser:
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
     for f in _fields():
         names = dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"])
-        choices = get_args(f.type)
-        kind = type(choices[0]) if choices else {bool: _boolean}.get(f.type, f.type)
+        field_type: Any = f.type
+        choices = get_args(field_type)
+        kind: Any = type(choices[0]) if choices else {bool: _boolean}.get(field_type, field_type)
         group.add_argument(
             *names,
             dest=f.name,
             default=argparse.SUPPRESS,
             type=kind,
-            help=f.metadata["help"],
-            metavar="|".join(map(str, choices)) or f.type.__name__.upper(),
+            help=f"{f.metadata['help']} ({_defaults(f.name)})",
+            metavar="|".join(map(str, choices)) or field_type.__name__.upper(),
         )
     return parser
 
 
-def _parse(arguments):
+def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The command's options, and the config fields among them as a dict."""
     options = parser().parse_args(arguments)
     changes = {f.name: getattr(options, f.name) for f in _fields() if hasattr(options, f.name)}
@@ -190,12 +196,21 @@ def _parse(arguments):
     return options, changes
 
 
-def _fields():
+def _defaults(name: str) -> str:
+    """Return the values of a field in the presets of the paper and of ours, as a part of its help."""
+    squid, ours = (
+        str(value).lower() if isinstance(value, bool) else f"{value}"
+        for value in (getattr(preset(system), name) for system in ("squid", "fastsquid"))
+    )
+    return f"default: {squid}" if squid == ours else f"default: {squid} of squid; fastsquid: {ours}"
+
+
+def _fields() -> "list[dataclasses.Field[Any]]":
     """Return the configuration's fields that are options."""
     return [f for f in dataclasses.fields(Config) if f.name != "preset"]
 
 
-def _boolean(text):
+def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} should be true or false")
     return text.lower() == "true"

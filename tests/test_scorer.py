@@ -266,9 +266,9 @@ REFUSED = {
     "no pixels": (np.zeros((3, 8, 0)), r"image 0, .* \(8, 0\)"),
     "no images": ([], "there are no images"),
     "no images in an array": (np.zeros((0, 8, 8)), "there are no images"),
-    "None": (None, "image 0, .* it is of type NoneType: give a path, a PIL image, an array or a tensor"),
-    "numbers": ([[0.5, 0.5], [0.5, 0.5]], "it is of type float"),
-    "bytes": ([GOOD, b"P5 1 1 255 a"], "image 1, .* it is of type bytes"),
+    "None": (None, "image 0, .* NoneType"),
+    "numbers": ([[0.5, 0.5], [0.5, 0.5]], "image 0, .* float"),
+    "bytes": ([GOOD, b"P5 1 1 255 a"], "image 1, .* bytes"),
     "missing file": (["nowhere.png"], "nowhere.png cannot be read as an image"),
     "PIL of a float mode": (Image.new("F", (8, 8)), "image 0, .* Pillow's mode F"),
 }
@@ -289,12 +289,12 @@ def test_a_damaged_pil_image_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, None])
 def test_batch_sizes_that_are_none(run, size):
-    with pytest.raises(UserError, match="should be a whole number, at least 1"):
+    with pytest.raises(UserError, match=f"batch_size = {size}"):
         run.score(PATHS, batch_size=size)
 
 
 def test_a_map_that_there_is_not(run):
-    with pytest.raises(UserError, match="no 'grad_cam' map: give one of 'memory_distance', 'residual'"):
+    with pytest.raises(UserError, match="'grad_cam' .*'memory_distance', 'residual'"):
         run.heatmap(PATHS, "grad_cam")
 
 

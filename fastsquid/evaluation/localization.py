@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data import to_unit
-from ..data.negatives import lung_prior, with_anomaly
+from ..data.negatives import Kind, lung_prior, with_anomaly
 from ..data.split import Split
 from ..errors import DivergedError
 from ..model.detector import Detector
@@ -20,7 +20,7 @@ from .metrics import aupro, evaluate, pixel_auroc
 from .neighbors import nearest_scores
 from .summary import describe_checkpoint
 
-KINDS = ("haze", "opacity")
+KINDS: tuple[Kind, ...] = ("haze", "opacity")
 PRIOR = "lung_prior"  # the reference that every map should beat
 STRENGTH = 0.2  # above which a pixel counts as abnormal; 1 = the anomaly has replaced the image
 MOST = 200  # images, which bounds the time of large data sets
@@ -39,7 +39,7 @@ class Synthetic:
     masks: np.ndarray
 
 
-def draw_synthetic(images: torch.Tensor, kind: str, seed: int = 0) -> Synthetic:
+def draw_synthetic(images: torch.Tensor, kind: Kind, seed: int = 0) -> Synthetic:
     """Draw a synthetic anomaly into each of some healthy images.
 
     Args:

@@ -3,6 +3,8 @@
 Larger scores are more abnormal.
 """
 
+from typing import cast
+
 import numpy as np
 from scipy import ndimage
 from sklearn.metrics import (
@@ -45,7 +47,7 @@ def at_threshold(labels, scores, threshold):
     return {
         "threshold": threshold,
         "accuracy": float(accuracy_score(labels, called)),
-        "f1": float(f1_score(labels, called, zero_division=0)),
+        "f1": float(f1_score(labels, called, zero_division=0)),  # pyright: ignore[reportArgumentType]
         "sensitivity": float(recall_score(labels, called)),
         "specificity": float(recall_score(labels, called, pos_label=0)),
     }
@@ -187,7 +189,8 @@ def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
     _require_both_kinds(masks)
     shares, regions = np.zeros(masks.shape), 0  # what each abnormal pixel adds to the sum of all overlaps
     for share, mask in zip(shares, masks):
-        components, count = ndimage.label(mask, np.ones((3, 3)))
+        # SciPy's annotations lack the pair that `label` returns.
+        components, count = cast("tuple[np.ndarray, int]", ndimage.label(mask, np.ones((3, 3))))
         share[mask] = 1 / np.bincount(components[mask])[components[mask]]
         regions += count
     order = np.argsort(-maps.ravel(), kind="stable")

@@ -1,5 +1,6 @@
 """The metrics of one run or of a group of runs, as dicts and as tables for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def group_table(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def describe_seeds(seeds: list[int]) -> str:
+def describe_seeds(seeds: Sequence[int]) -> str:
     """Return the seed of a run, or the seeds of a group, for people."""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 

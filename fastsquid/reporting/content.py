@@ -15,7 +15,7 @@ from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..model.ensemble import Ensemble
 from ..runs.folder import read_scores, scores_file
 from ..runs.records import RunRecord
-from ..runs.trained import TrainedRun
+from ..runs.trained import TrainedGroup, TrainedRun
 from .images import ReportImage
 from .page import DEVIATIONS
 
@@ -63,7 +63,7 @@ def count_normal(scorer):
 
 
 def page_title(
-    run: TrainedRun,
+    run: TrainedRun | TrainedGroup,
     images: Sequence[ReportImage],
     source: str,
     folder: str | None,
@@ -133,7 +133,7 @@ def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, named
         named: name the folder of the training images.
     """
     if record.converted:
-        folder = f" of the folder {Path(record.data).name}" if named else ""
+        folder = f" of the folder {Path(record.data).name}" if named and record.data else ""
         return (
             f"Scored by published weights of {record.converted['system']}, which were not trained here: "
             f"{text or 'who the training patients were is not recorded'}. "

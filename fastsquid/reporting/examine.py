@@ -44,7 +44,7 @@ def examine_images(
             for index, _, age, error in batch:
                 images[index].error = readable_error(error) if error else ""
                 ages.append(age)
-            found = {index: square for index, square, _, error in batch if not error}
+            found = {index: square for index, square, *_ in batch if square is not None}
             if not found:
                 continue
             squares = list(found.values())

@@ -71,7 +71,7 @@ def page(data, strips):
 
 
 def _part(name):
-    return (files(__package__) / name).read_text(encoding="utf-8")
+    return (files("fastsquid.reporting") / name).read_text(encoding="utf-8")
 
 
 def _sha256(text):

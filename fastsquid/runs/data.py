@@ -78,7 +78,7 @@ def open_training_data(record: RunRecord) -> dict[str, Split]:
 def fingerprint_of(split: Split) -> str:
     """Return the sha256 of a split's names and images, so that a run is only resumed on the same data."""
     digest = hashlib.sha256(json.dumps([split.names, list(split.images.shape)]).encode())
-    digest.update(split.images.numpy())
+    digest.update(split.images.numpy().data)
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from ..errors import CheckpointError, UserError
 from ..evaluation.validation import auc_and_threshold
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
+from ..ops.dispatch import Impl
 from ..scoring.maps import Moments
 from ..scoring.scores import Calibration
 from .checkpoint import latest_checkpoint, load_detector, read_maps, read_state
@@ -95,7 +96,7 @@ class TrainedGroup(TrainedDetector):
 
 
 def load_run(
-    folder: str | Path, which: str | None = None, impl: str = "auto", device: str | torch.device = "cpu"
+    folder: str | Path, which: str | None = None, impl: Impl = "auto", device: str | torch.device = "cpu"
 ) -> TrainedRun:
     """Load a trained detector from a run folder.
 
@@ -115,7 +116,7 @@ def load_run(
 
 
 def load_trained(
-    folder: str | Path, which: str | None = None, impl: str = "auto", device: str | torch.device = "cpu"
+    folder: str | Path, which: str | None = None, impl: Impl = "auto", device: str | torch.device = "cpu"
 ) -> TrainedRun | TrainedGroup:
     """Load a run folder as `load_run` does, or a group folder as the ensemble of its runs.
 
@@ -174,7 +175,9 @@ def load_maps(run: TrainedRun | TrainedGroup) -> dict[str, Moments] | None:
     }
 
 
-def _load(folder: Path, which: str | None, impl: str, device: str | torch.device) -> tuple[TrainedRun, CheckpointState]:
+def _load(
+    folder: Path, which: str | None, impl: Impl, device: str | torch.device
+) -> tuple[TrainedRun, CheckpointState]:
     record = read_run(folder)
     latest = latest_checkpoint(folder)
     if latest is None:

@@ -48,6 +48,8 @@ class Portable(nn.Module):
     def __init__(self, scorer):
         super().__init__()
         mean, deviation = scorer.normal_map()
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.detector = copy.deepcopy(scorer.detector)
@@ -134,14 +136,16 @@ def write_onnx(scorer, file):
     """Writes an ONNX file into an open one."""
     program = exported(scorer)
     with _quiet():
-        model = torch.onnx.export(
+        written = torch.onnx.export(
             program,
             input_names=[INPUT],
             output_names=output_names(scorer.detector),
             opset_version=OPSET,
             external_data=False,
             verbose=False,
-        ).model_proto
+        )
+    assert written is not None  # as it is without a path to write to
+    model = written.model_proto
     for part in (model.graph, *model.graph.node):
         del part.metadata_props[:]  # from which line of whose code it is
     for value in (*model.graph.input, *model.graph.output):

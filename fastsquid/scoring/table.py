@@ -91,5 +91,5 @@ def score_batch(scorer, images):
     if scorer.input_check is not None:
         unlike = [f"{value:.4g}" for value in scorer.unlike_training(images, len(images), cropped=True)]
     columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
-    finite = np.isfinite(list(scores.values())).all(0)
+    finite: np.ndarray = np.all(np.isfinite(list(scores.values())), axis=0)
     return (row if good else None for good, *row in zip(finite, *columns, shown, unlike))
