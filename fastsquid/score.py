@@ -48,7 +48,7 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int | None:
     """Write the scores of images as a CSV; return the exit code."""
     join_job()
     options = parser().parse_args(arguments)
@@ -106,9 +106,8 @@ def _finish(options, scoring, count, rows, parts=None):
     from .scoring.table import write_table
     from .utils import distributed
 
-    ages: list[Any] = distributed.gather(
-        scoring.ages
-    )  # which waits for all parts; of a process alone it is yet to be filled
+    # This waits for all parts. A single process has no ages yet: writing the table fills its list.
+    ages: list[Any] = distributed.gather(scoring.ages)
     if not distributed.leads():
         return 0
     failed, unlike = write_table(options.out, scoring.scorer.score_names, rows, scoring.anonymous)
