@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors with exit code 2, options, the device."""
+"""What all commands share: options, the log on the console, and errors of one line with exit code 2."""
 
 import argparse
 import difflib
@@ -7,6 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 from ..errors import UserError
 
@@ -14,18 +17,29 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, with the nearest name for an unknown option."""
+    """An argument parser that reports an error as one line, and names the option nearest to an unknown one.
 
-    def __init__(self, **options):
+    Args:
+        options: as `argparse.ArgumentParser` takes them.
+    """
+
+    def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError with this message."""
         raise UserError(message)
 
-    def parse_args(self, args=None, namespace=None):
-        """As `ArgumentParser.parse_args`; from here on the library's log is shown."""
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse arguments as `ArgumentParser.parse_args` does, and show the library's log from now on.
+
+        Raises:
+            UserError: an argument is unknown or invalid.
+        """
         _show_log()
-        namespace, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
             name = unknown[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
@@ -33,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help")
             )
-        return namespace
+        return parsed
 
 
 class _Console(logging.Handler):
@@ -42,7 +56,8 @@ class _Console(logging.Handler):
     Only the first process of a job shows it. A progress bar is not disturbed.
     """
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message to the console."""
         from tqdm import tqdm
 
         job = _job()
@@ -67,25 +82,26 @@ def join_job() -> None:
         distributed.start()
 
 
-def _job():
+def _job() -> ModuleType | None:
     """Return the module `distributed`, or None if nothing has imported it: then there is no job, and no PyTorch."""
     return sys.modules.get("fastsquid.utils.distributed")
 
 
-def _user_errors():
+def _user_errors() -> tuple[type[Exception], ...]:
     """Return the classes of errors that are printed as one line."""
     dispatch = sys.modules.get("fastsquid.ops.dispatch")
-    return (UserError, dispatch.ImplementationError) if dispatch else UserError
+    return (UserError, dispatch.ImplementationError) if dispatch else (UserError,)
 
 
-def _show_log():
+def _show_log() -> None:
     logger = logging.getLogger("fastsquid")
     if not any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.addHandler(_Console())
         logger.setLevel(logging.INFO)
 
 
-def add_device_options(parser):
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --impl."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: auto, a GPU if there is one")
     parser.add_argument(
         "--impl",
@@ -95,82 +111,100 @@ def add_device_options(parser):
     )
 
 
-def add_run_options(parser, data):
-    """A run, and which of its detectors and what data it is looked at with; `data` says what --data is to be."""
+def add_run_options(parser: argparse.ArgumentParser, data: str) -> None:
+    """Add RUN and the options that choose its detector, the data and the device.
+
+    Args:
+        parser: of the command.
+        data: what --data is, for its help text.
+    """
     add_run(parser)
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
     parser.add_argument(
-        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
+        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, if it has one"
     )
     add_reading_options(parser)
     add_device_options(parser)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument RUN, of a command that also takes a group."""
+    """Add the positional argument RUN, a run or a group."""
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="run folder that fastsquid.train or fastsquid.convert wrote, or group folder, an ensemble of its runs",
+        help="run folder from fastsquid.train or fastsquid.convert, or group folder, whose runs form an ensemble",
     )
 
 
-def add_reading_options(parser):
-    """How a folder of images is read."""
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add --skip-unreadable and --anonymous, for reading a folder of images."""
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them"
+        "--skip-unreadable", action="store_true", help="skip images that cannot be read, and count them"
     )
     add_anonymous_option(parser)
 
 
-def add_anonymous_option(parser):
+def add_anonymous_option(parser: argparse.ArgumentParser) -> None:
+    """Add --anonymous."""
     parser.add_argument(
         "--anonymous",
         action="store_true",
-        help="call images by a hash of their files, not by their paths; a run that was trained so stays so",
+        help="name images by a hash of their files, not by their paths; always on for a run trained with it",
     )
 
 
-def add_training_options(parser):
-    """How a run is trained, which changes no more than rounding and speed."""
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add --compile, --precision, --device and --impl, which change only rounding and speed."""
     parser.add_argument(
         "--compile",
         default="auto",
         choices=["auto", "on", "off"],
         help="torch.compile for both networks, and CUDA graphs of whole steps; auto: on a GPU. The first step then "
-        "takes minutes, unless an earlier run left its compilations in PyTorch's cache",
+        "takes minutes, unless PyTorch's cache holds the compilations of an earlier run",
     )
     parser.add_argument(
         "--precision",
         default="auto",
         choices=["auto", "fp32", "bf16"],
-        help="of convolutions and projections in training; auto: bf16 on a GPU that has it",
+        help="precision of convolutions and projections in training; auto: bf16 on a GPU that supports it",
     )
     add_device_options(parser)
 
 
-def seed_option(text):
-    """The whole number that an option's text stands for."""
+def seed_option(text: str) -> int:
+    """Return the seed that an option's text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not a whole number from 0 to 2**64 - 1.
+    """
     if not text.isdecimal() or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 to 2**64 - 1")
     return int(text)
 
 
-def refuse_repeated(seeds):
-    """Raises UserError if a seed of --seeds is given twice."""
+def refuse_repeated(seeds: list[int]) -> None:
+    """Check the seeds of --seeds.
+
+    Raises:
+        UserError: a seed is given twice.
+    """
     for number in seeds:
         if seeds.count(number) > 1:
             raise UserError(f"--seeds has {number} more than once: give each seed once")
 
 
-def run_command(main):
-    """Runs a command's main(); it returns an exit code or None. Bad input ends in one line and exit code 2."""
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and exit. Bad input is reported in one line, with exit code 2.
+
+    Args:
+        main: of the command; it returns an exit code, or None for 0.
+    """
     try:
         code = main() or 0
-        sys.stdout.flush()  # what is buffered may find its reader gone, too
+        sys.stdout.flush()  # the reader of buffered output may have ended
     except _user_errors() as error:
         code = _fail(str(error))
-    except BrokenPipeError:  # the reader of our output has gone; what goes into files is written
+    except BrokenPipeError:  # the reader of our output has ended; files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
@@ -190,14 +224,17 @@ def run_command(main):
 
 
 def stop_compile_workers(seconds: float = 5.0) -> None:
-    """End the worker processes of torch.compile, if there are any, within so many seconds.
+    """End the worker processes of torch.compile, if there are any.
 
     PyTorch before 2.13 may wait five minutes for them when the process exits.
+
+    Args:
+        seconds: to wait for each worker, before it is killed.
 
     Source: https://github.com/pytorch/pytorch/issues/162199
     """
     compiler = sys.modules.get("torch._inductor.async_compile")
-    if not hasattr(compiler, "_pool_set"):
+    if compiler is None or not hasattr(compiler, "_pool_set"):
         return
     for pool in compiler._pool_set:
         if (process := getattr(pool, "process", None)) is not None:
@@ -205,8 +242,8 @@ def stop_compile_workers(seconds: float = 5.0) -> None:
     compiler.shutdown_compile_workers()
 
 
-def _waiting_at_most(process, seconds):
-    """A `wait` for a subprocess that kills it when the time is up, whatever timeout it is given."""
+def _waiting_at_most(process: subprocess.Popen, seconds: float) -> Callable[..., int]:
+    """Return a `wait` for a subprocess that kills it after so many seconds, whatever timeout it is given."""
     wait = process.wait
 
     def wait_or_kill(timeout=None):
@@ -219,7 +256,8 @@ def _waiting_at_most(process, seconds):
     return wait_or_kill
 
 
-def _fail(message, code=2):
+def _fail(message: str, code: int = 2) -> int:
+    """Report an error and return the exit code."""
     job = _job()
     if job is None or job.first_to_fail():
         print(f"error: {message}", file=sys.stderr)

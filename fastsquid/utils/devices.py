@@ -1,4 +1,4 @@
-"""The device that computes, and what it is."""
+"""The device that computes, its name and the memory of the process."""
 
 import os
 import sys
@@ -10,7 +10,14 @@ from . import distributed
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name, or raise a UserError that says why it cannot be used."""
+    """Return the torch device that a name stands for.
+
+    Args:
+        name: `auto`, or a name that PyTorch knows, such as `cpu`, `cuda:1` or `mps`. `auto` is a GPU if there is one.
+
+    Raises:
+        UserError: the device does not exist or cannot be used here.
+    """
     if distributed.world() > 1:
         name = distributed.device(name)
     if name == "auto":
@@ -27,7 +34,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def peak_memory_mb():
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in MiB; 0 on Windows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -35,5 +43,6 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the type of another device with the number of CPU cores."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({os.cpu_count()} cores)"

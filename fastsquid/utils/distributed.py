@@ -1,7 +1,7 @@
-"""Several processes that do one job, as torchrun starts them: who is who, and what they tell each other.
+"""Several processes that do one job, as torchrun starts them: their ranks, and what they exchange.
 
-Without torchrun, or with a process group of one, every function here is that of a process alone: nothing is sent, and
-results are the same bits. Processes are counted from 0, by `rank`.
+Without torchrun, or in a process group of one, every function here acts as for a single process. Nothing is sent, and
+results are the same bits. Ranks count from 0.
 """
 
 import ctypes
@@ -9,8 +9,11 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,29 +22,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 
-# While process 0 validates, the others wait; that one has died is told by its closed connections, not by this.
+# Long timeout: other ranks wait here while rank 0 validates. A dead rank is detected by its closed connections, not by
+# this timeout.
 PATIENCE = timedelta(days=1)
 _ENDED = "exit code"
-_store = None  # of the job, in torchrun's own process, which keeps it when it starts processes again
-_attempt = None  # the same, with keys of its own for each start: the addresses of processes that are gone stay there
+# The job's store lives in torchrun's own process. It stays when torchrun starts the processes again.
+_store: "dist.Store | None" = None  # pyright: ignore[reportPrivateImportUsage]
+# The same store with separate keys for each start, because the addresses of ended processes stay in it.
+_attempt: "dist.Store | None" = None  # pyright: ignore[reportPrivateImportUsage]
 
 
-class _ToldToEnd(KeyboardInterrupt):  # which no code takes for a damaged file
-    pass
+class _ToldToEnd(KeyboardInterrupt):
+    """SIGTERM from torchrun. It is no Exception, so that no code mistakes it for a damaged file."""
 
 
-def start():
-    """Joins the job that torchrun has started this process for, if it has; only process 0 says what all would say.
+def start() -> None:
+    """Join the job that torchrun started this process for; do nothing without torchrun.
 
-    From then on SIGTERM, by which torchrun ends the processes that are left when one has died, is an interrupt.
+    From then on SIGTERM is an interrupt: torchrun sends it to the remaining processes when one has died. Only rank 0
+    keeps its standard output.
+
+    Raises:
+        SystemExit: the job has already ended, with the exit code that `conclude` recorded.
     """
     global _store, _attempt
     if _joined() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         return
-    _store, number, count = next(dist.rendezvous("env://"))
+    _store, number, count = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
     if _store.check([_ENDED]):
         raise SystemExit(int(_store.get(_ENDED)))
-    _attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], _store)
+    restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    _attempt = dist.PrefixStore(restart, _store)  # pyright: ignore[reportPrivateImportUsage]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=_attempt, rank=number, world_size=count, timeout=PATIENCE)
     signal.signal(signal.SIGTERM, _told_to_end)
@@ -50,32 +61,44 @@ def start():
         sys.stdout = open(os.devnull, "w")
 
 
-def finish():
-    """The last thing before a process of a job exits: torchrun's SIGTERM would only interrupt its tidying up."""
+def finish() -> None:
+    """Ignore SIGTERM from now on. A process of a job calls this last, so that torchrun cannot interrupt its exit."""
     if _store is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def conclude(code):
-    """The job is done and ends with this exit code, which another start would not change: torchrun's --max-restarts
-    takes everything but 0 for a reason to do it all again."""
+def conclude(code: int) -> None:
+    """Record that the job is done, with an exit code that another start would not change.
+
+    Without this record, torchrun's --max-restarts would start the job again after every exit code but 0.
+
+    Args:
+        code: exit code of the job.
+    """
     if _store is not None:
         _store.set(_ENDED, str(code))
 
 
-def first_to_fail():
-    """Whether this process is the first of its job to ask this: the one that says why the job has ended."""
-    if _store is None:
+def first_to_fail() -> bool:
+    """Return whether this process is the first of its job to ask. That one reports why the job has ended."""
+    if _attempt is None:
         return True
     try:
         return _attempt.add("failed", 1) == 1
-    except RuntimeError:  # torchrun itself is gone
+    except RuntimeError:  # torchrun itself has ended
         return True
 
 
 @contextmanager
-def job(remedy):
-    """In this block the end of another process, or being told to end, is a UserError with `remedy()`, how to go on."""
+def job(remedy: Callable[[], str]) -> Iterator[None]:
+    """Turn the end of another process, or a request to end, into a UserError inside this block.
+
+    Args:
+        remedy: returns how to go on; the message ends with it.
+
+    Raises:
+        UserError: another process of the job has ended, or torchrun has asked this one to end.
+    """
     try:
         yield
     except (_ToldToEnd, RuntimeError) as error:
@@ -84,59 +107,76 @@ def job(remedy):
         raise UserError(f"another process of this job has ended, or was told to: {remedy()}") from None
 
 
-def world():
-    """How many processes the job has."""
+def world() -> int:
+    """Return the number of processes of the job."""
     return dist.get_world_size() if _joined() else 1
 
 
-def rank():
-    """Which of them this is, from 0."""
+def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _joined() else 0
 
 
-def neighbours():
-    """How many of them are on this machine, and share its cores."""
+def local_processes() -> int:
+    """Return how many processes of the job run on this machine and share its cores."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _store is not None else 1
 
 
-def leads():
-    """Whether this process alone validates, writes and reports."""
+def leads() -> bool:
+    """Return whether this process is rank 0, which alone validates, writes and reports."""
     return rank() == 0
 
 
-def command(module):
-    """How a command line begins that is to be given again."""
+def command(module: str) -> str:
+    """Return the start of a command line that the user is to give again.
+
+    Args:
+        module: such as `fastsquid.train`.
+    """
     return f"{'python' if world() == 1 else 'torchrun ...'} -m {module}"
 
 
-def device(name):
-    """The device option of one of several processes: that of its own number on its machine, gloo's CPU or NCCL's GPU.
+def device(name: str) -> str:
+    """Return the device of this process, if it is one of several: the CPU with gloo, or its own GPU with NCCL.
+
+    Args:
+        name: the option --device.
+
+    Returns:
+        `cpu`, or `cuda:N` with the number of the process on its machine.
 
     Raises:
-        UserError: a device that several processes cannot share, or fewer GPUs than processes.
+        UserError: several processes cannot share the device, or there are fewer GPUs than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if name not in ("auto", "cuda"):
-        raise UserError(f"device {name!r} is not for several processes: use cpu, or cuda, of which each takes its own")
+        raise UserError(
+            f"device {name!r} cannot be used by several processes: use cpu, or cuda, which gives each process its own "
+            "GPU"
+        )
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= there:
         raise UserError(
-            f"this machine has {neighbours()} processes but {there} GPU{'s' * (there != 1)}: start "
-            "one process a GPU, or use --device cpu"
+            f"this machine has {local_processes()} processes but {there} GPU{'s' * (there != 1)}: start one process "
+            "per GPU, or use --device cpu"
         )
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
 
-def barrier():
-    """Waits for all processes."""
+def barrier() -> None:
+    """Wait for all processes."""
     if world() > 1:
-        gather(None)  # over gloo also where the job has GPUs
+        gather(None)  # over gloo, also where the job has GPUs
 
 
-def gather(value):
-    """Any value of every process: a list in the processes' order."""
+def gather(value: Any) -> list[Any]:
+    """Return a value of every process, in the order of ranks.
+
+    Args:
+        value: of this process; anything that pickle can hold.
+    """
     if world() == 1:
         return [value]
     values = [None] * world()
@@ -144,47 +184,62 @@ def gather(value):
     return values
 
 
-def any_of(flag):
-    """Whether it is true in any process."""
+def any_of(flag: bool) -> bool:
+    """Return whether a flag is true in any process."""
     return any(gather(flag)) if world() > 1 else flag
 
 
-def part(batch):
-    """This process's share of a batch (B, ...): the processes' shares, one after the other, are the batch."""
+def part(batch: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a batch. The parts in the order of ranks are the batch.
+
+    Args:
+        batch: (B, ...).
+
+    Returns:
+        (B', ...), with B' = B / world() rounded up or down.
+    """
     return batch.tensor_split(world())[rank()]
 
 
-def weight(count):
-    """What the mean over this process's `count` images counts in the processes' mean, which is then that over all."""
+def weight(count: int) -> float:
+    """Return the factor of this process's mean that makes the mean over processes the mean over all images.
+
+    Args:
+        count: number of images of this process.
+
+    Returns:
+        count * world() / the number of images of all processes; 1 for a single process.
+    """
     return 1.0 if world() == 1 else count * world() / sum(gather(count))
 
 
-def mean(values):
-    """The processes' mean of a tensor, without gradients."""
-    return _Sum.apply(values) / world() if world() > 1 else values
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean over processes of a tensor of any shape."""
+    return _Sum.apply(values) / world() if world() > 1 else values  # pyright: ignore[reportOperatorIssue]
 
 
-def parallel(network):
-    """The network as training calls it: in several processes its gradients become their mean, in every one of them.
+def parallel(network: nn.Module) -> nn.Module:
+    """Return a network as training calls it. With several processes every one gets the mean of their gradients.
 
-    Buffers stay each process's own: the queue is the same in all without, and BatchNorm's running statistics follow
-    the process's own images unless they are synchronised.
+    Each process keeps its own buffers. The memory queue is nevertheless the same in all of them. BatchNorm's running
+    statistics follow the process's own images unless they are synchronized.
     """
     if world() == 1:
         return network
-    # Of memories with one bank: a stride of a dimension of one, which is none.
+    # A memory with one bank has a dimension of size 1, whose stride has no meaning.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    with warnings.catch_warnings():  # PyTorch 2.13 has another name for broadcast_buffers, which 2.6 does not know
+    with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers to a name that 2.6 does not know
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(network, broadcast_buffers=False)
 
 
-def synchronize_batchnorm(network, twice=False):
-    """Makes BatchNorm take its statistics over all processes, in place; parameters, buffers and names stay.
+def synchronize_batchnorm(network: nn.Module, twice: bool = False) -> nn.Module:
+    """Make BatchNorm use the statistics of all processes, in place. Parameters, buffers and names stay.
 
-    PyTorch's own where it can: it refuses CPUs, and has no second derivative.
+    PyTorch's own SyncBatchNorm is used where it works: it rejects CPUs and has no second derivative.
 
     Args:
+        network: to change.
         twice: whether the second derivative is needed.
 
     Returns:
@@ -201,32 +256,47 @@ def synchronize_batchnorm(network, twice=False):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose statistics in training are those of all processes' images, whatever each one's number of them.
+    """BatchNorm that takes its training statistics over the images of all processes.
 
-    On every device, and as often differentiable as the sums over processes: twice for a gradient penalty.
+    Processes may have different numbers of images. It works on every device. A gradient penalty can differentiate it
+    twice.
     """
 
-    def forward(self, x):
-        """(N, C, H, W) -> the same shape and dtype; half precision is normalised in float32."""
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize a batch; half precision is normalized in float32.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            the same shape and dtype.
+        """
         if not self.training:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = wide.new_tensor([x.numel() // x.shape[1]])
-        total, count = _Sum.apply(torch.cat([wide.sum((0, 2, 3)), count])).split([self.num_features, 1])
+        sums: torch.Tensor = _Sum.apply(torch.cat([wide.sum((0, 2, 3)), count]))  # pyright: ignore[reportAssignmentType]
+        total, count = sums.split([self.num_features, 1])
         mean = total / count
-        centred = wide - mean[:, None, None]
-        # From the deviations, not from E[x^2] - E[x]^2, which would cancel.
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        centered = wide - mean[:, None, None]
+        # From the deviations: E[x^2] - E[x]^2 would cancel.
+        squares: torch.Tensor = _Sum.apply(centered.square().sum((0, 2, 3)))  # pyright: ignore[reportAssignmentType]
+        variance = squares / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, in every one of them; its gradient is such a sum too."""
+    """The sum of a tensor over all processes, in every one of them. Its gradient is such a sum too."""
 
     @staticmethod
     def forward(ctx, values):
@@ -239,21 +309,21 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def _joined():
+def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _end_with_torchrun():
-    """Has the system send SIGTERM when torchrun is killed: whoever goes on meanwhile writes beside its successor."""
+def _end_with_torchrun() -> None:
+    """Make the system send SIGTERM when torchrun is killed. Else this process would write beside its successor."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _told_to_end(number, frame):
+def _told_to_end(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)
     raise _ToldToEnd
 
 
-def _connection_lost(error):
-    """Whether an error is what gloo or NCCL say where another process has died."""
+def _connection_lost(error: RuntimeError) -> bool:
+    """Return whether gloo or NCCL raised this error because another process has died."""
     return world() > 1 and (isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL")))
