@@ -7,14 +7,19 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from ..data.split import Split
 from ..drawing.curves import draw_curves
 from ..errors import CheckpointError, DivergedError
 from ..evaluation.robustness import perturbed_aucs
 from ..evaluation.validation import validate
+from ..model.detector import Detector
 from ..runs import checkpoint as ckpt
 from ..runs.folder import CURVES, METRICS, write_scores
 from ..runs.records import CheckpointState, DetectorState
@@ -27,38 +32,47 @@ from .results import report_run
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
-SAVE_SECONDS = 30  # a checkpoint is written at most this often, at the end, and when training is stopped
+SAVE_SECONDS = 30  # least time between checkpoints; one is also written at the end and when training is stopped
 
 
 class Run:
-    """A run folder and everything that its next checkpoint must hold; opened where its latest checkpoint left it.
+    """A run folder and everything that its next checkpoint must hold. It opens where its latest checkpoint ended.
 
-    Of several processes all train, and the first alone validates, writes and reports, while the others wait for it.
+    With several processes all train. Rank 0 alone validates, writes and reports, while the others wait for it.
 
     Args:
-        folder: Path of the run folder, which `checkpoint.create_run` made.
-        detector: a `Detector` on the device to train on, initialised from the run's seed.
-        data: splits by name; `train` and, where there is one, a labelled `val` are used for training.
-        uncropped: the labelled `val` as `evaluation.perturbed_aucs` takes it, for a config that monitors and crops.
-        seed: of order, augmentation and everything drawn in training.
-        compile, precision: as `training.Trainer`.
+        folder: the run folder, which `runs.folder.create_run` made.
+        detector: on the device to train on, initialized from the run's seed.
+        data: splits by name. Training uses `train` and, where there is one, a labeled `val`.
+        seed: of order, augmentation and all other random numbers of training.
+        compile, precision: as for `Trainer`.
+        uncropped: the labeled `val` as `perturbed_aucs` takes it, for a config with `monitor` and `crop`.
 
     Raises:
-        CheckpointError: a checkpoint that is damaged or of another configuration.
+        CheckpointError: the checkpoint is damaged or of another configuration.
     """
 
-    def __init__(self, folder, detector, data, seed, compile=False, precision="fp32", uncropped=None):
+    def __init__(
+        self,
+        folder: Path,
+        detector: Detector,
+        data: dict[str, Split],
+        seed: int,
+        compile: bool = False,
+        precision: str = "fp32",
+        uncropped: Split | None = None,
+    ) -> None:
         self.folder, self.detector, self.config, self.data, self.seed = folder, detector, detector.config, data, seed
         self.device = next(detector.parameters()).device
         self.images = data["train"].images.to(self.device)
         validation = data.get("val")
         self.validation = validation if validation is not None and validation.labels is not None else None
-        self.perturbed = uncropped or self.validation  # what perturbations change
+        self.perturbed = uncropped or self.validation  # the images that are perturbed
         self.trainer = Trainer(detector, compile, precision)
-        self.optimizers = {"generator": self.trainer.generator_optimizer}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"generator": self.trainer.generator_optimizer}
         if self.trainer.discriminator_optimizer is not None:
             self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
-        self.judge = self.trainer.judge  # which is saved
+        self.judge = self.trainer.judge  # the one that is validated and saved
         self.state = CheckpointState(self.config.to_dict())
         latest = ckpt.latest_checkpoint(folder)
         if latest:
@@ -69,28 +83,28 @@ class Run:
                 ckpt.load_detector(detector, latest, self.state, "training")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
         if distributed.leads():
-            for leftover in folder.glob(".*.tmp"):  # files that a killed process had begun
+            for leftover in folder.glob(".*.tmp"):  # unfinished files of a killed process
                 if leftover.is_file():
                     leftover.unlink()
         self.steps = Steps(self.trainer, self.images)
-        self.best_tensors = None  # of a best detector that no checkpoint holds yet
+        self.best_tensors: ckpt.Tensors | None = None  # of a best detector that no checkpoint holds yet
         self.saved = -float("inf")
         self.history = self._read_history() if distributed.leads() else []
         self.stop = False
 
-    def train(self):
+    def train(self) -> bool:
         """Train to the last epoch and report.
 
         Returns:
-            False if a signal stopped training after a whole step, which is then saved.
+            False if a signal stopped training after a complete step, which is then saved.
 
         Raises:
-            KeyboardInterrupt: a signal ended a step before it was whole; the latest checkpoint is left as it is.
-            DivergedError: losses or weights that are not finite.
+            KeyboardInterrupt: a signal interrupted a step; the latest checkpoint stays as it is.
+            DivergedError: losses or weights are not finite.
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self.first_step = time.monotonic()
+            self.first_step: float | None = time.monotonic()
             self.started = self.first_step - self.state.seconds
             while self.state.epoch < self.config.epochs:
                 if not self._train_epoch():
@@ -99,7 +113,7 @@ class Run:
                     self.state.last = DetectorState(self.state.epoch)
                     if distributed.leads():
                         self._save()
-                    distributed.barrier()  # torchrun would end the one that saves when another has ended
+                    distributed.barrier()  # if another process ended now, torchrun would end the one that saves
                     return False
                 self._end_epoch()
             if distributed.leads() and not self.state.finished:
@@ -124,7 +138,7 @@ class Run:
             total=self.steps.per_epoch,
             disable=not (distributed.leads() and sys.stderr.isatty()),
         )
-        # The loss of the epoch before: those of this one stay on the device until it ends.
+        # The loss of the previous epoch: this one's losses stay on the device until the epoch ends.
         loss = {"loss": self.history[-1]["losses"]["generator"]} if self.history else {}
         bar.set_postfix(lr=f"{self.trainer.learning_rate(epoch):.2g}", **loss)
         try:
@@ -135,7 +149,7 @@ class Run:
                 if distributed.any_of(self.stop):
                     return False
         except Exception as error:
-            # Ctrl-C also kills the compilers that torch.compile has started, and so fails the step.
+            # Ctrl-C also kills the compilers of torch.compile, which makes the step fail.
             if not self.stop or distributed.world() > 1:
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -143,33 +157,38 @@ class Run:
             raise KeyboardInterrupt from None
         return True
 
-    def _end_epoch(self):
-        """The epoch counts as done in every process; the first one judges it."""
+    def _end_epoch(self) -> None:
+        """Count the epoch as done in every process, and judge it in rank 0."""
         frozen = self._require_finite()
         sums, counts = self.steps.totals(self.state.iteration)
         self.state.epoch, self.state.iteration, self.state.sums = self.state.epoch + 1, 0, {}
         if distributed.leads():
             self._judge_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
 
-    def _judge_epoch(self, losses, frozen):
-        """Validate the judge, of which `frozen` is the frozen copy; write a line of metrics and a checkpoint."""
+    def _judge_epoch(self, losses: dict[str, float], frozen: Detector) -> None:
+        """Validate the judge and write a line of metrics and a checkpoint.
+
+        Args:
+            losses: means over the epoch by name.
+            frozen: frozen copy of the judge.
+        """
         state = self.state
         validation = perturbed = criterion = None
         try:
             standardize(frozen, self.images, self.judge, self.detector)
             if self.validation is not None:
                 validation = validate(frozen, self.validation)
-                if self.config.monitor:
+                if self.config.monitor and self.perturbed is not None:
                     perturbed = perturbed_aucs(frozen, self.perturbed)
                 if self.config.select == "auc":
                     criterion = validation[self.config.score]["auc"]
             if self.config.select == "last":
-                state.best = None  # of a run that an earlier version began, and selected by synthetic opacities
+                state.best = None  # an earlier version began the run and selected by synthetic opacities
             best = state.best
-            better = criterion is not None and (best is None or criterion > best.criterion)
+            better = criterion is not None and (best is None or best.criterion is None or criterion > best.criterion)
         except DivergedError as error:
             raise self._diverged(f"after epoch {state.epoch} {error}") from None
-        line = {
+        line: dict[str, Any] = {
             "epoch": state.epoch,
             "lr": float(self.trainer.generator_optimizer.param_groups[0]["lr"]),
             "losses": losses,
@@ -191,12 +210,13 @@ class Run:
             self._save()
         log.info(_epoch_line(line, self.config.epochs, self.config.score, better))
 
-    def _finish(self):
-        """Calibrate the last and the best detector, once, and save: the run is finished.
+    def _finish(self) -> None:
+        """Calibrate the last and the best detector, mark the run as finished and save.
 
-        Calibration scores every training image, which during training would cost as much as the epoch itself.
+        Calibration scores every training image. In every epoch it would take as long as the epoch itself.
         """
         last, best = self.state.last, self.state.best
+        assert last is not None  # every epoch sets it
         try:
             last.calibration = calibrate(self.judge, self.images, self.validation)
             if best is not None and best.epoch == last.epoch:
@@ -208,17 +228,23 @@ class Run:
         self.state.finished = True
         self._save()
 
-    def _best(self):
-        """A copy of the judge with the weights of the best epoch, which may not be in a checkpoint yet."""
+    def _best(self) -> Detector:
+        """Return a copy of the judge with the weights of the best epoch. No checkpoint may hold them yet."""
         detector = copy.deepcopy(self.judge)
         if self.best_tensors is not None:
             detector.load_state_dict(self.best_tensors)
         else:
-            latest = ckpt.latest_checkpoint(self.folder)
+            latest = self._latest()
             ckpt.load_detector(detector, latest, ckpt.read_state(latest, self.config), "best")
         return detector
 
-    def _save(self):
+    def _latest(self) -> Path:
+        """Return the latest checkpoint of a run that has one."""
+        latest = ckpt.latest_checkpoint(self.folder)
+        assert latest is not None
+        return latest
+
+    def _save(self) -> None:
         self.state.seconds = time.monotonic() - self.started
         self.state.peak_memory_mb = max(self.state.peak_memory_mb, peak_memory_mb())
         ckpt.save_checkpoint(
@@ -231,11 +257,11 @@ class Run:
         )
         self.best_tensors, self.saved = None, time.monotonic()
 
-    def _require_finite(self):
-        """Stop before a checkpoint is written with losses or weights that are not finite.
+    def _require_finite(self) -> Detector:
+        """Stop before a checkpoint with losses or weights that are not finite is written.
 
         Returns:
-            the judge, frozen.
+            a frozen copy of the judge.
 
         Raises:
             DivergedError: a loss of this epoch, or a score of the first two training images, is not finite.
@@ -244,20 +270,21 @@ class Run:
         frozen = self.judge.eval().frozen()
         try:
             require_finite(frozen, self.images[:2])
-            if self.judge is not self.detector:  # an average takes a while to show what broke
+            if self.judge is not self.detector:  # an average shows only later what broke
                 require_finite(self.detector, self.images[:2])
         except DivergedError as error:
             raise self._diverged(f"after step {self.state.iteration} of epoch {self.state.epoch + 1} {error}") from None
         return frozen
 
-    def _note_first_step(self):
-        """The time of this process's first step, most of which torch.compile takes where it is on."""
+    def _note_first_step(self) -> None:
+        """Record the time of this process's first step. Where torch.compile is on, it takes most of that time."""
+        assert self.first_step is not None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.state.first_step_seconds = round(time.monotonic() - self.first_step, 3)
+        seconds = self.state.first_step_seconds = round(time.monotonic() - self.first_step, 3)
         self.first_step = None
         if self.trainer.compiled:
-            log.info("first step, with compilation: %.1f s", self.state.first_step_seconds)
+            log.info("first step, with compilation: %.1f s", seconds)
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(f"{what}: training stopped; {self._remedy()}")
@@ -267,11 +294,13 @@ class Run:
         which = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written yet"
         return f"{which}; a lower --lr may help"
 
-    def _report(self):
-        """Curves, and `report_run` of the checkpoint that the run stands for."""
-        latest = ckpt.latest_checkpoint(self.folder)
+    def _report(self) -> None:
+        """Draw the curves and write the results of the detector that the run stands for."""
+        latest = self._latest()
         state = ckpt.read_state(latest, self.config)
-        if state.detector(state.chosen).epoch != state.last.epoch:
+        chosen = state.detector(state.chosen)
+        assert chosen is not None and state.last is not None
+        if chosen.epoch != state.last.epoch:
             ckpt.load_detector(self.judge, latest, state, "last")
             write_scores(self.folder, self.data, score_splits(self.judge, self.data), "-last")
         ckpt.load_detector(self.judge, latest, state, state.chosen)
@@ -290,8 +319,12 @@ class Run:
         draw_curves(self.history, self.folder / CURVES)
         report_run(self.folder, self.judge, self.data, self.images, state, self.seed, facts)
 
-    def _read_history(self):
-        """Lines of metrics.jsonl up to the checkpoint; a killed run may have left one more, or half of one."""
+    def _read_history(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl up to the checkpoint, and remove what a killed run wrote after it.
+
+        Raises:
+            CheckpointError: a line is not JSON.
+        """
         path = self.folder / METRICS
         if not path.exists():
             return []
@@ -299,21 +332,23 @@ class Run:
         try:
             history = [json.loads(line) for line in lines]
         except ValueError:
-            raise CheckpointError(f"{path} is damaged: a line of it is not JSON; use another copy of the run") from None
+            raise CheckpointError(f"{path} is damaged: a line is not JSON; use another copy of the run") from None
         with replacing(path) as file:
             file.writelines(line + "\n" for line in lines)
         return history
 
-    def _on_signal(self, number, frame):
-        if self.stop and distributed.world() == 1:  # a second Ctrl-C does not wait, but torchrun repeats the first
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C stops at once. With several processes torchrun repeats the first one.
+        if self.stop and distributed.world() == 1:
             raise KeyboardInterrupt
         self.stop = True
         if self.first_step and self.trainer.compiled and distributed.world() == 1:
-            # Not print, which the signal may have interrupted.
+            # No print: the signal may have interrupted one.
             os.write(2, b"\nstopping after the first step, which compiles; Ctrl-C again stops at once\n")
 
 
-def _epoch_line(line, epochs, score, better):
+def _epoch_line(line: dict[str, Any], epochs: int, score: str, better: bool) -> str:
+    """Return the line that the console shows after an epoch."""
     parts = [
         f"epoch {line['epoch']}/{epochs}",
         *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student") if name in line["losses"]),

@@ -2,32 +2,36 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from ..model.networks import soft_minimum
+from ..config import Config
+from ..model.networks import Reconstruction, soft_minimum
 
-# An anomaly of this strength or more is one for the cell's target.
+# A cell's target is "abnormal" from this strength of the drawn anomaly on.
 CLEAR = 0.35
 
-
-# What a step reports: the two that are stepped on, and the generator's unweighted parts.
+# What a step reports: the losses of both optimizers' steps, and the unweighted parts of the generator's.
 LOSSES = ("discriminator", "generator", "student", "adversarial", "teacher", "distillation", "entropy")
 
 
-def generator_loss(config, images, out, logits=None):
-    """Loss of the generator, and its parts.
+def generator_loss(
+    config: Config, images: torch.Tensor, out: Reconstruction, logits: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the generator's loss and its parts.
 
-    10 MSE(student) + 0.01 MSE(teacher) + 0.001 sum over levels of MSE(teacher level, student level) +
-    0.005 BCE(D(student), 1), with the config's weights; of those parts that the config has, and plus MemAE's entropy
-    of the memory's weights (Gong et al., ICCV 2019, section 3.4) where it is weighed. The distillation term stops no
-    gradient.
+    The loss is 10 MSE(student) + 0.01 MSE(teacher) + 0.001 sum over levels of MSE(teacher level, student level) +
+    0.005 BCE(D(student), 1). The factors are the config's weights, and parts that the config lacks are left out. With
+    `entropy_weight`, MemAE's entropy of the memory's weights is added (Gong et al., ICCV 2019, section 3.4). The
+    distillation term stops no gradient.
 
     Args:
+        config: of the detector.
         images: (B, 1, H, W) in the model's value range.
-        out: the `Reconstruction` of a pass with teacher.
-        logits: D's logits (B,) on the student's image; None without a discriminator.
+        out: of a pass with the teacher.
+        logits: the discriminator's logits (B,) on the student's image; None without a discriminator.
 
     Returns:
-        scalar loss, and a dict of its detached unweighted parts.
+        the scalar loss, and its detached unweighted parts by name.
     """
     parts = {"student": F.mse_loss(_wide(out.student), images)}
     loss = config.student_weight * parts["student"]
@@ -39,27 +43,44 @@ def generator_loss(config, images, out, logits=None):
         loss = loss + config.entropy_weight * parts["entropy"]
     if out.teacher is not None:
         parts["teacher"] = F.mse_loss(_wide(out.teacher), images)
-        levels = zip(out.teacher_levels, out.student_levels)
-        parts["distillation"] = sum(F.mse_loss(_wide(t), _wide(s)) for t, s in levels)
+        assert out.teacher_levels is not None
+        levels = [
+            F.mse_loss(_wide(teacher), _wide(student))
+            for teacher, student in zip(out.teacher_levels, out.student_levels)
+        ]
+        parts["distillation"] = sum(levels[1:], start=levels[0])
         loss = loss + config.teacher_weight * parts["teacher"] + config.distillation_weight * parts["distillation"]
     return loss, {name: part.detach() for name, part in parts.items()}
 
 
-def discriminator_loss(config, real, fake):
-    """0.005 (BCE(D(image), 1) + BCE(D(student), 0)), logits (B,) of two separate passes; a scalar."""
+def discriminator_loss(config: Config, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Return the discriminator's loss, 0.005 (BCE(D(image), 1) + BCE(D(student), 0)).
+
+    Args:
+        config: of the detector; 0.005 is its `discriminator_weight`.
+        real: logits (B,) on healthy images.
+        fake: logits (B,) on the student's images, of a pass of its own.
+
+    Returns:
+        a scalar.
+    """
     return config.discriminator_weight * (_entropy(real, 1.0) + _entropy(fake, 0.0))
 
 
-def negative_loss(config, real, negative, masks):
-    """Loss of the discriminator on healthy images with a synthetic anomaly, a scalar with the config's weights.
+def negative_loss(config: Config, real: torch.Tensor, negative: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the discriminator's loss on healthy images with a synthetic anomaly, with the config's weights.
 
-    BCE(D(image with anomaly), 0), and where D has cells their BCE: the target of a healthy cell is 1, that
-    of another falls to 0 with the strength of the anomaly in it.
+    The loss is BCE(D(image with anomaly), 0). A discriminator with cells adds the BCE of each cell. The target of a
+    healthy cell is 1. The target of another cell falls to 0 with the strength of the anomaly in it.
 
     Args:
-        real: D's logits on healthy images, (B,), or of their cells, (B, side, side).
-        negative: the same of the images with an anomaly.
-        masks: (B, 1, H, H) in [0, 1], how strong the anomaly is at each pixel.
+        config: of the detector.
+        real: logits on healthy images, (B,), or of their cells, (B, side, side).
+        negative: the same for the images with an anomaly.
+        masks: (B, 1, H, H) in [0, 1], the strength of the anomaly at each pixel.
+
+    Returns:
+        a scalar.
     """
     loss = config.negative_weight * _entropy(image_logits(negative), 0.0)
     if negative.ndim == 3:
@@ -72,13 +93,20 @@ def negative_loss(config, real, negative, masks):
     return config.discriminator_weight * loss
 
 
-def image_logits(logits):
-    """Logits of images (B,), also from those of their cells (B, side, side)."""
+def image_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits of images, (B,), from those or from logits of their cells, (B, side, side)."""
     return soft_minimum(_wide(logits)) if logits.ndim == 3 else logits
 
 
-def gradient_penalty(discriminator, real):
-    """Half the squared gradient of D's logits at real images, its mean over the batch, and the logits (B,).
+def gradient_penalty(discriminator: nn.Module, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient penalty at real images, and the discriminator's logits on them.
+
+    Args:
+        discriminator: takes images, gives logits (B,).
+        real: images (B, 1, H, W).
+
+    Returns:
+        half the squared gradient of the logits with respect to the images, a mean over the batch; and the logits.
 
     Source: R1 of Mescheder et al., ICML 2018, section 4.1.
     """
@@ -88,11 +116,12 @@ def gradient_penalty(discriminator, real):
     return gradient.square().sum((1, 2, 3)).mean() / 2, logits
 
 
-def _wide(x):
-    """Half precision -> float32, in which losses are summed."""
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Return a half-precision tensor in float32, in which losses are summed."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _entropy(logits, target):
+def _entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
+    """Return the binary cross-entropy of logits with one target for all."""
     logits = _wide(logits)
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

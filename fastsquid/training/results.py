@@ -44,8 +44,8 @@ def report_run(
 ) -> None:
     """Write the results of the detector that a run stands for, and log its metrics.
 
-    The files are scores of every image outside of `train`, a gallery, the usual heat maps, the input check, and
-    summary.json.
+    The files are the scores of all images outside `train`, a gallery, the calibration of the heat maps, the input
+    check, and summary.json.
 
     Args:
         folder: the run folder.
@@ -57,6 +57,7 @@ def report_run(
         facts: about the training, for the summary.
     """
     known, config = state.detector(state.chosen), detector.config
+    assert known is not None and known.calibration is not None  # the run is finished
     detector = detector.eval().frozen()
     scores = score_splits(detector, data)
     write_scores(folder, data, scores)
@@ -70,20 +71,30 @@ def report_run(
 
 
 def report_group(folder: Path) -> None:
-    """Write summary.json of a group whose runs have all finished, and log it."""
+    """Write and log summary.json of a group whose runs have all finished.
+
+    Raises:
+        UserError: as `summarize` raises it.
+    """
     summary = summarize(finished_runs(folder))
     write_json(Path(folder) / SUMMARY, summary)
     log.info("\n%s", group_table(summary))
 
 
 def summarize(runs: dict[int, Path]) -> dict[str, Any]:
-    """Return the metrics of {seed: run folder} over seeds, on the split that their summaries report.
+    """Return the metrics of several runs over their seeds, on the split that their summaries report.
+
+    Args:
+        runs: {seed: run folder}.
 
     Returns:
-        dict: `seeds`; `split` (None if nothing is labelled) and `images` as in a run's summary; `scores`, by name the
-        `mean` and sample standard deviation `std` (None of a single seed) over seeds of `auc`, and of `accuracy` and
-        `f1` at the threshold chosen on validation (None without one); and `runs`, of each seed its `checkpoint` and
-        by score its `auc` (`value`) with the `low` and `high` end of the 95 % bootstrap interval over images.
+        a dict of
+        `preset` and `seeds`;
+        `split` and `images`, as in a run's summary; `split` is None if nothing is labeled;
+        `scores`: by score, `mean` and sample standard deviation `std` over seeds (None for a single seed) of `auc`,
+        and of `accuracy` and `f1` at the threshold chosen on validation (None without one);
+        `runs`: for each seed its `checkpoint`, and by score its `auc` as `value`, with the `low` and `high` end of the
+        95 % bootstrap interval over images.
 
     Raises:
         UserError: a run's summary or scores are damaged, or of other images than the first run's.
@@ -93,8 +104,8 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
     for seed, report in reports.items():
         if (report.split, report.images) != (first.split, first.images):
             raise UserError(
-                f"{runs[seed]} was evaluated on other images than {next(iter(runs.values()))}, since the data changed: "
-                "python -m fastsquid.train --resume RUN evaluates each of them again"
+                f"{runs[seed]} was evaluated on other images than {next(iter(runs.values()))}: the data has changed. "
+                "Evaluate each run again with python -m fastsquid.train --resume RUN"
             )
     scores = {}
     for score in first.scores:
@@ -116,8 +127,8 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
     }
 
 
-def _intervals(run_folder, report):
-    """By score the AUC of a run and its interval."""
+def _intervals(run_folder: Path, report: Summary) -> dict[str, dict[str, float]]:
+    """Return the AUC of a run and its interval by score."""
     if report.split is None:
         return {}
     _, labels, scores = read_scores(scores_file(run_folder, report.split))
@@ -129,7 +140,13 @@ def _intervals(run_folder, report):
 
 
 def measure_detector(detector: Detector, data: dict[str, Split], normal: torch.Tensor | None) -> DetectorState:
-    """Return what a checkpoint says of its detector: validation and calibration, where there are images for them."""
+    """Return the validation and calibration of a detector, as far as there are images for them.
+
+    Args:
+        detector: to measure.
+        data: splits by name; a labeled `val` is used for validation.
+        normal: normal images for calibration, uint8 or uint16 (N, 1, H, W); or None.
+    """
     validation = data.get("val")
     if validation is not None and validation.labels is None:
         validation = None

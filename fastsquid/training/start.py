@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..config import Config
 from ..data import known_source, to_unit
 from ..data.dicom.patients import age_range
 from ..data.split import Split
@@ -28,7 +29,7 @@ class Speed:
 
     Attributes:
         compile: `auto`, `on` or `off`: torch.compile of both networks. `auto` compiles on a GPU.
-        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that has it.
+        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that supports it.
         impl: `auto`, `triton` or `torch`, of the memory read and the neighbor attention.
     """
 
@@ -53,12 +54,12 @@ def train_run(
         False if a signal stopped the training; the folder can be resumed.
 
     Raises:
-        UserError: data that cannot be trained on, or another process of the job that has ended.
-        DivergedError: losses or weights that are not finite.
+        UserError: the data cannot be trained on, or another process of the job has ended.
+        DivergedError: losses or weights are not finite.
     """
     begun = folder if group is None else folder.parent
 
-    def remedy():
+    def remedy() -> str:
         if not begun.exists():
             return "give the same command again"
         return f"go on with {distributed.command('fastsquid.train')} --resume {begun}"
@@ -73,25 +74,29 @@ def train_run(
 
 
 def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
-    """Return what a run records of another run whose weights it begins with.
+    """Return what a run records about another run whose weights it begins with.
+
+    Args:
+        folder: of the other run.
 
     Returns:
-        dict of `run`, the other run's path; `checkpoint`, `best`, or `last` where it has no best; `sha256` of the
-        weights; and `trained_on`, the training images of that run. Also that run's record.
+        a dict, and the other run's record. The dict holds `run`, the other run's path; `checkpoint`, `best`, or `last`
+        where it has no best; `sha256` of the weights; and `trained_on`, the training images of that run.
 
     Raises:
-        CheckpointError: no such run, no checkpoint yet, or one that is damaged.
+        CheckpointError: the run or its checkpoint is missing, or the checkpoint is damaged.
     """
     theirs = load_run(folder)
+    assert theirs.record is not None  # of a run folder
     init = {"run": str(Path(folder).resolve()), "checkpoint": theirs.checkpoint, "sha256": theirs.weights}
     return {**init, "trained_on": theirs.record.trained_on}, theirs.record
 
 
-def _train_run(folder, record, speed, device, group):
+def _train_run(folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None) -> bool:
     compile, precision = _choose_speed(speed, device)
     data = open_training_data(record)
     if "train" not in data:
-        raise UserError(f"{record.data} has no training images: put normal ones in train/NORMAL")
+        raise UserError(f"{record.data} has no training images: put normal images in train/NORMAL")
     fingerprint = fingerprint_of(data["train"])
     _check_processes(record.config, len(data["train"]), fingerprint)
 
@@ -99,7 +104,7 @@ def _train_run(folder, record, speed, device, group):
     detector = Detector(record.config, speed.impl).to(device)
     if record.init is not None and ckpt.latest_checkpoint(folder) is None:
         _load_init(detector, record.init)
-    if speed.impl == "triton":  # fail before there is a run folder where Triton cannot run
+    if speed.impl == "triton":  # if Triton cannot run, fail before there is a run folder
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
     if record.fingerprint is None:
         if distributed.leads():
@@ -113,8 +118,8 @@ def _train_run(folder, record, speed, device, group):
     return Run(folder, detector, data, record.seed, compile, precision, _open_uncropped(record)).train()
 
 
-def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: Split, fingerprint: str):
-    """Make a new run's folder, in its group's where there is one."""
+def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: Split, fingerprint: str) -> None:
+    """Make a new run's folder, and its group's folder where there is a group."""
     if group is not None:
         create_group(folder.parent, group)
     source = known_source(record.data)
@@ -131,24 +136,33 @@ def _open_uncropped(record: RunRecord) -> Split | None:
     return open_run_data(record, record.data, splits=("val",), uncropped=True).get("val")
 
 
-def _check_processes(config, images, fingerprint):
-    """Raise a UserError where the processes of a job cannot train together. It returns when all have come here."""
+def _check_processes(config: Config, images: int, fingerprint: str) -> None:
+    """Check that the processes of a job can train together; return when all have arrived here.
+
+    Raises:
+        UserError: a batch has fewer images than there are processes, or the processes read different images.
+    """
     if min(config.batch_size, images) < distributed.world():
         raise UserError(
-            f"{distributed.world()} processes cannot share batches of {min(config.batch_size, images)} images: use at "
-            "most as many processes, or a larger --batch-size"
+            f"{distributed.world()} processes cannot share batches of {min(config.batch_size, images)} images: use "
+            "fewer processes or a larger --batch-size"
         )
     if len(set(distributed.gather(fingerprint))) > 1:
         raise UserError("the processes do not read the same training images: give all machines the same data")
 
 
-def _load_init(detector, init):
-    """Put the weights that a run begins with into its detector."""
+def _load_init(detector: Detector, init: dict[str, Any]) -> None:
+    """Load the weights that a run begins with into its detector.
+
+    Raises:
+        UserError: the other run's weights have changed, or do not fit.
+    """
     theirs = load_run(init["run"], init["checkpoint"])
+    assert theirs.record is not None  # of a run folder
     if theirs.weights != init["sha256"]:
         raise UserError(
-            f"{init['run']} no longer holds the weights that this run is to begin with: put them back, or start a new "
-            "run"
+            f"{init['run']} no longer holds the weights that this run should begin with: put them back, or start a "
+            "new run"
         )
     try:
         detector.load_state_dict(theirs.detector.state_dict())
@@ -164,10 +178,14 @@ def _load_init(detector, init):
 
 
 def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:
-    """Return whether to compile, and the precision."""
+    """Return whether to compile, and the precision, `fp32` or `bf16`.
+
+    Raises:
+        UserError: several processes are to compile.
+    """
     gpu, alone = device.type == "cuda", distributed.world() == 1
     if speed.compile == "on" and not alone:
-        raise UserError("--compile on is for one process: leave it out under torchrun")
+        raise UserError("--compile on works in a single process only: leave it out under torchrun")
     compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON and alone)
     if speed.precision != "auto":
         return compile, speed.precision

@@ -8,9 +8,9 @@ from ..drawing.study import draw_study
 from ..errors import CheckpointError, UserError
 from ..runs.folder import STUDY, create_folder, is_finished, read_json, read_summary, seed_folder
 from ..runs.group import is_group, read_group
-from ..runs.records import FORMAT, GroupRecord
+from ..runs.records import FORMAT, GroupRecord, Summary
 from ..utils.files import replacing
-from .study import STUDIES
+from .study import STUDIES, Row
 
 COLUMNS = (
     *("system", "row", "parameter", "value", "seed", "epochs", "seconds"),
@@ -21,40 +21,54 @@ COLUMNS = (
 def begin_study(folder: Path, record: dict[str, Any]) -> None:
     """Make the study's folder, or check that an existing one is of the same study.
 
+    Args:
+        folder: of the study.
+        record: `name`, `scale`, `data` (None is DigitAnatomy) and `seeds`, as study.json holds them.
+
     Raises:
-        UserError: the folder is of another study or of none, or its study.json is damaged.
+        UserError: the folder is of another study or of none.
+        CheckpointError: its study.json is damaged.
     """
     path = folder / STUDY
     if not folder.exists():
         create_folder(folder, path.name, {"format": FORMAT, **record})
         return
     if not path.is_file():
-        raise UserError(f"{folder} exists and is no study: choose another --out")
+        raise UserError(f"{folder} exists and is not the folder of a study: choose another --out")
     begun = read_json(path)
     if not isinstance(begun, dict) or begun.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a study of this version of fastsquid")
     for key, value in record.items():
         if begun.get(key) != value:
             raise UserError(
-                f"{folder} was begun with {key} {_words(begun.get(key))}, not {_words(value)}: give that again, or "
-                "choose another --out"
+                f"{folder} was begun with {key} {_words(begun.get(key))}, not {_words(value)}: use that value again, "
+                "or choose another --out"
             )
 
 
-def _words(value):
+def _words(value: Any) -> str:
+    """Return a value of study.json as an option takes it."""
     if value is None:
         return "DigitAnatomy"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def require_same_group(folder: Path, group: GroupRecord) -> None:
-    """Raise a CheckpointError if a row was begun with another configuration, by another version of the grid."""
+    """Check that a row was begun with the configuration that the study has now.
+
+    Raises:
+        CheckpointError: another version of fastsquid began it with another configuration.
+    """
     if is_group(folder) and read_group(folder) != group:
         raise CheckpointError(f"{folder} was begun with another configuration than this study's: choose another --out")
 
 
 def write_study(folder: Path, record: dict[str, Any]) -> None:
-    """Write the CSV and the figure of the runs that have finished."""
+    """Write the CSV and the figure of the runs that have finished.
+
+    Args:
+        folder, record: as for `begin_study`.
+    """
     lines = []
     for row in STUDIES[record["name"]][record["scale"]]:
         for seed in record["seeds"]:
@@ -69,10 +83,10 @@ def write_study(folder: Path, record: dict[str, Any]) -> None:
         draw_study(record, lines, folder / f"{record['name']}.png")
 
 
-def _lines(row, seed, summary, own):
-    """Lines of the CSV, dicts by `COLUMNS`: one a score of a run, and as many again for each further curve.
+def _lines(row: Row, seed: int, summary: Summary, own: str) -> list[dict[str, Any]]:
+    """Return lines of the CSV as dicts by `COLUMNS`: for each curve of the row, one per score.
 
-    `ranks` is 1 in the line of the score that the configuration ranks by, `own`.
+    `ranks` is 1 in the line of `own`, the score that the configuration ranks by.
     """
     return [
         {

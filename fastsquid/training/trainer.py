@@ -1,75 +1,88 @@
-"""One training iteration: losses and order of work of both papers (SQUID 3 and 4.4, SimSID 3 and 4)."""
+"""One training iteration: losses and order of steps of both papers (SQUID 3 and 4.4, SimSID 3 and 4)."""
 
 import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from ..data.negatives import with_anomaly
+from ..model.detector import Detector
+from ..model.networks import Reconstruction
 from ..utils import distributed
 from .ema import Average
 from .losses import LOSSES, discriminator_loss, generator_loss, gradient_penalty, image_logits, negative_loss
 
 
 class Networks(NamedTuple):
-    """The two networks as a step calls them; the discriminator is None where the config has none."""
+    """The two networks as a step calls them. The discriminator is None where the config has none."""
 
-    generator: torch.nn.Module
-    discriminator: torch.nn.Module | None
+    generator: nn.Module
+    discriminator: nn.Module | None
 
 
 class Trainer:
-    """Detector, optimizers and the order of work.
+    """A detector, its optimizers and the order of their steps.
 
-    In every iteration the discriminator steps, where there is one; in iterations 0, generator_every, ... the generator
-    steps after it, against the updated discriminator, and commits its features to the memory queue. The teacher runs,
-    and a generator graph is built, only in a pass that the generator's step uses. `average` is the `Average`, or None;
-    `judge` is the detector that scores: the average's, or the one that trains.
+    In every iteration the discriminator steps, where there is one. In iterations 0, generator_every, ... the generator
+    steps after it, against the updated discriminator. Then it commits its features to the memory queue. The teacher
+    runs only in a pass that the generator's step uses. A graph of the generator is built only in such a pass.
 
-    In several processes each steps on its own part of a batch; gradients, and so weights, are those of the whole.
+    With several processes each steps on its own part of a batch. Gradients, and so weights, are those of the whole
+    batch.
 
     Args:
-        detector: a `Detector`, on the device to train on.
+        detector: on the device to train on.
         compile: run both networks through torch.compile.
-        precision: `fp32`, or `bf16` for autocast of convolutions and projections; memory similarity, softmax,
-            normalisation and losses are float32 in both.
+        precision: `fp32`, or `bf16` for autocast of convolutions and projections. Memory similarity, softmax,
+            normalization and losses are float32 in both.
+
+    Attributes:
+        average: the running mean of the discriminator, or None.
+        judge: the detector that scores: the average's, or the one that trains.
+        lungs: where synthetic anomalies may be drawn, as `with_anomaly` takes it, or None.
     """
 
-    def __init__(self, detector, compile=False, precision="fp32"):
+    def __init__(self, detector: Detector, compile: bool = False, precision: str = "fp32") -> None:
         self.detector, self.config, self.compiled = detector, detector.config, compile
         self.device = next(detector.parameters()).device
         self.half = precision == "bf16"
         gpu = self.device.type == "cuda"
-        if gpu:  # the layout of a GPU's convolutions
-            detector.to(memory_format=torch.channels_last)
+        if gpu:  # convolutions are faster in this layout
+            detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.config.sync_batchnorm:
             distributed.synchronize_batchnorm(detector, twice=self.config.gradient_penalty > 0)
         self.eager = Networks(
             distributed.parallel(detector.generator),
-            detector.discriminator and distributed.parallel(detector.discriminator),
+            None if detector.discriminator is None else distributed.parallel(detector.discriminator),
         )
         self.generator, self.discriminator = self.eager
         if compile:
-            self.generator = torch.compile(self.generator, dynamic=False)
-            # torch.compile has no second derivative, and would change statistics that the penalty's pass has kept.
+            self.generator = _compiled(self.generator)
+            # torch.compile has no second derivative. It would also change statistics that the penalty's pass has kept.
             if self.discriminator is not None and not self.config.gradient_penalty:
-                self.discriminator = torch.compile(self.discriminator, dynamic=False)
+                self.discriminator = _compiled(self.discriminator)
         c = self.config
         self.generator_parameters = list(detector.generator.parameters())
-        # A tensor as learning rate: a CUDA graph reads it anew in every replay.
-        options = dict(
+        self.generator_optimizer = self._adam(self.generator_parameters, c.weight_decay)
+        self.discriminator_optimizer = None
+        if detector.discriminator is not None:
+            self.discriminator_optimizer = self._adam(list(detector.discriminator.parameters()))
+        self.average = Average(detector, c.averaging) if c.averaging else None
+        self.judge = detector if self.average is None else self.average.detector
+        self.lungs = None
+
+    def _adam(self, parameters: list[nn.Parameter], weight_decay: float = 0.0) -> torch.optim.Adam:
+        c, gpu = self.config, self.device.type == "cuda"
+        return torch.optim.Adam(
+            parameters,
+            # A tensor on a GPU: a CUDA graph reads it again in every replay.
             lr=torch.tensor(c.lr, device=self.device) if gpu else c.lr,
             betas=(c.beta1, c.beta2),
+            weight_decay=weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
             capturable=gpu,
         )
-        self.generator_optimizer = torch.optim.Adam(self.generator_parameters, weight_decay=c.weight_decay, **options)
-        self.discriminator_optimizer = None
-        if self.discriminator is not None:
-            self.discriminator_optimizer = torch.optim.Adam(detector.discriminator.parameters(), **options)
-        self.average = Average(detector, c.averaging) if c.averaging else None
-        self.judge = detector if self.average is None else self.average.detector
-        self.lungs = None  # where negatives may be drawn, as `with_anomaly` takes it
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -101,17 +114,17 @@ class Trainer:
         if self.discriminator_optimizer is not None:
             _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
 
-    def step(self, images, iteration, eager=False):
-        """One iteration.
+    def step(self, images: torch.Tensor, iteration: int, eager: bool = False) -> dict[str, torch.Tensor]:
+        """Run one iteration.
 
         Args:
             images: (B, 1, H, W) in [0, 1], augmented; B may be 1.
             iteration: index of the batch in its epoch.
-            eager: do without torch.compile, for a batch size that is not worth a compilation.
+            eager: run without torch.compile, for a batch size too rare to compile for.
 
         Returns:
-            dict of detached scalar losses by the names in `LOSSES`; the generator's only where it stepped. The mean of
-            several processes' losses is that of the whole batch, also where their B differ.
+            detached scalar losses by the names in `LOSSES`; the generator's only if it stepped. The mean over
+            processes of these losses is the loss of the whole batch, also where their B differ.
         """
         networks = self.eager if eager else Networks(self.generator, self.discriminator)
         share = distributed.weight(len(images))
@@ -120,11 +133,12 @@ class Trainer:
             images = _channels_last(images)
         generator_steps = iteration % self.config.generator_every == 0
         shared = generator_steps and (self.config.order == "shared" or self.discriminator is None)
-        losses, out = {}, self._generate(networks, images, teacher=True) if shared else None
+        losses: dict[str, torch.Tensor] = {}
+        out = self._generate(networks, images, teacher=True) if shared else None
         if self.discriminator is not None:
             losses["discriminator"] = self._step_discriminator(networks, images, out, share)
         if generator_steps:
-            if not shared:
+            if out is None:
                 out = self._generate(networks, images, teacher=True)
             logits = None if self.discriminator is None else self._judge(networks, out.student)
             loss, parts = generator_loss(self.config, images, out, logits)
@@ -137,8 +151,11 @@ class Trainer:
             losses.update(generator=loss.detach(), **parts)
         return {name: share * loss for name, loss in losses.items()}
 
-    def _step_discriminator(self, networks, images, out, share):
-        """D's step on the generator's pass `out`, or on one of its own where that is None; the loss."""
+    def _step_discriminator(
+        self, networks: Networks, images: torch.Tensor, out: Reconstruction | None, share: float
+    ) -> torch.Tensor:
+        """Step the discriminator on the generator's pass `out`, or on a new pass if that is None; return the loss."""
+        assert networks.discriminator is not None and self.discriminator_optimizer is not None
         if out is None:
             with torch.no_grad():
                 out = self._generate(networks, images)
@@ -162,12 +179,13 @@ class Trainer:
         self.discriminator_optimizer.step()
         return loss.detach()
 
-    def _generate(self, networks, images, teacher=False):
+    def _generate(self, networks: Networks, images: torch.Tensor, teacher: bool = False) -> Reconstruction:
         with self._autocast():
             return networks.generator(images, teacher=teacher)
 
-    def _judge(self, networks, images, cells=False):
-        # Images and reconstructions in one dtype and layout: each other one would be another graph to compile.
+    def _judge(self, networks: Networks, images: torch.Tensor, cells: bool = False) -> torch.Tensor:
+        assert networks.discriminator is not None
+        # Images and reconstructions get one dtype and layout: each other one would be another graph to compile.
         if self.half:
             images = images.to(torch.bfloat16)
         if self.device.type == "cuda":
@@ -175,20 +193,25 @@ class Trainer:
         with self._autocast():
             return networks.discriminator(images, cells=True) if cells else networks.discriminator(images)
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
 
-def _channels_last(images):
-    """View images (B, 1, H, W) with the strides of channels_last, which one channel has no need to be copied for.
+def _compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, dynamic=False)  # pyright: ignore[reportReturnType]  # a module gives a module
 
-    `contiguous(memory_format=torch.channels_last)` would return them as they are, and the first convolution would take
-    them for contiguous ones.
+
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    """View images (B, 1, H, W) with the strides of channels_last. One channel needs no copy for this.
+
+    `contiguous(memory_format=torch.channels_last)` would return them unchanged. The first convolution would then treat
+    them as contiguous.
     """
     return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
 
 
-def _set_lr(optimizer, lr):
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate; a tensor is filled in place, for CUDA graphs."""
     for group in optimizer.param_groups:
         if torch.is_tensor(group["lr"]):
             group["lr"].fill_(lr)
