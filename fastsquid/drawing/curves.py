@@ -1,24 +1,35 @@
-"""Curves: a run's losses and validation AUC; of one run or several seeds ROC, precision and recall; histograms."""
+"""Curves of losses, validation AUC, ROC, precision and recall, for one or several seeds; and histograms of scores."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from ..config import SCORES
 from .png import save_figure
 
-GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabelled": "#009e73"}
-# False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that the grid often
-# hits, and rounding should not decide whether it does.
+GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabeled": "#009e73"}
+# False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that often equal a
+# point of the grid. `ROUNDING` keeps rounding errors from deciding whether they do.
 GRID = np.linspace(0, 1, 201)
 ROUNDING = 1e-9
 
 
-def draw_curves(history, path):
-    """Losses, and validation AUC where there is one, by epoch; `history` is the list of lines of metrics.jsonl."""
-    labelled = any(line.get("validation") for line in history)
-    figure = Figure(figsize=(11 if labelled else 6, 4))
-    axes = figure.subplots(1, 2 if labelled else 1, squeeze=False)[0]
+def draw_curves(history: list[dict[str, Any]], path: str | Path) -> None:
+    """Draw losses, and validation AUC where there is one, by epoch.
+
+    Args:
+        history: the lines of metrics.jsonl, at least one.
+        path: PNG to write.
+    """
+    labeled = any(line.get("validation") for line in history)
+    figure = Figure(figsize=(11 if labeled else 6, 4))
+    axes = figure.subplots(1, 2 if labeled else 1, squeeze=False)[0]
     epochs = [line["epoch"] for line in history]
     marker = "o" if len(epochs) == 1 else None
     for name in sorted({name for line in history for name in line["losses"]}):
@@ -28,11 +39,11 @@ def draw_curves(history, path):
     )
     axes[0].yaxis.label.set_size(8)
     axes[0].legend(fontsize=8)
-    if labelled:
+    if labeled:
         for name in history[0]["validation"]:
             aucs = [line["validation"][name] for line in history]
             axes[1].plot(epochs, aucs, label=SCORES[name].label, color=SCORES[name].color, marker=marker)
-        axes[1].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axes[1].axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
         axes[1].set(xlabel="epoch", ylabel="AUC", ylim=(0, 1.02), title="Validation AUC")
         axes[1].legend(fontsize=8, loc="lower right")
     for axis in axes:
@@ -41,16 +52,16 @@ def draw_curves(history, path):
     save_figure(figure, path)
 
 
-def roc_figure(labels, scores, where=""):
-    """ROC curve of every score, with AUC.
+def roc_figure(labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], where: str = "") -> Figure:
+    """Draw the ROC curve of every score, with its AUC.
 
-    Of several runs the mean of the true positive rates at the same false positive rate (vertical averaging) in a band
-    of plus and minus one sample standard deviation, and the same of AUC.
+    For several runs the curve is the mean of the true positive rates at each false positive rate (vertical averaging).
+    A band shows plus and minus one sample standard deviation. The AUC has mean and standard deviation too.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.
         scores: {name: (N,)} of one run or {name: (S, N)} of S runs, larger = more abnormal.
-        where: what the scores are of, for the title.
+        where: run and images of the scores, for the title.
 
     Returns:
         a matplotlib figure.
@@ -60,12 +71,12 @@ def roc_figure(labels, scores, where=""):
     for name, values in scores.items():
         runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(values)]
         areas = [auc(false, true) for false, true in runs]
-        style = {"color": SCORES[name].color, "label": f"{SCORES[name].label}: {mean_deviation(areas)}"}
+        color, label = SCORES[name].color, f"{SCORES[name].label}: {mean_deviation(areas)}"
         if len(runs) == 1:
-            axis.plot(*runs[0], **style)
+            axis.plot(*runs[0], color=color, label=label)
         else:
-            _draw_band(axis, GRID, [np.interp(GRID + ROUNDING, *run) for run in runs], **style)
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":", label="chance: 0.500")
+            _draw_band(axis, GRID, [np.interp(GRID + ROUNDING, *run) for run in runs], color, label)
+    axis.plot([0, 1], [0, 1], color="gray", linewidth=0.8, linestyle=":", label="chance: 0.500")
     axis.set(
         xlabel="false positive rate (1 - specificity)",
         ylabel="true positive rate (sensitivity)",
@@ -77,41 +88,50 @@ def roc_figure(labels, scores, where=""):
     return figure
 
 
-def precision_recall_figure(labels, scores, where=""):
-    """Precision-recall curve of every score, with average precision; arguments, band and result as `roc_figure`.
+def precision_recall_figure(
+    labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], where: str = ""
+) -> Figure:
+    """Draw the precision-recall curve of every score, with its average precision.
 
-    A curve is a staircase: the precision at a recall is that of the highest threshold that reaches it.
+    A curve is a staircase: the precision at a recall is that of the highest threshold that reaches the recall. Several
+    runs are averaged as in `roc_figure`.
+
+    Args:
+        labels, scores, where: as for `roc_figure`.
+
+    Returns:
+        a matplotlib figure.
     """
     figure = Figure(figsize=(5.4, 5.4))
     axis = figure.subplots()
-    recalls = GRID[1:]  # at recall 0 no precision is known
+    recalls = GRID[1:]  # at recall 0 there is no precision
     for name, values in scores.items():
         rows = np.atleast_2d(values)
         runs = [precision_recall_curve(labels, row)[:2] for row in rows]
         precisions = [average_precision_score(labels, row) for row in rows]
-        style = {"color": SCORES[name].color, "label": f"{SCORES[name].label}: {mean_deviation(precisions)}"}
+        color, label = SCORES[name].color, f"{SCORES[name].label}: {mean_deviation(precisions)}"
         if len(runs) == 1:
-            axis.plot(*runs[0][::-1], **style, drawstyle="steps-post")
+            axis.plot(*runs[0][::-1], color=color, label=label, drawstyle="steps-post")
         else:
             ascending = [(precision[::-1], recall[::-1]) for precision, recall in runs]
             stairs = [precision[np.searchsorted(recall, recalls - ROUNDING)] for precision, recall in ascending]
-            _draw_band(axis, recalls, stairs, **style)
+            _draw_band(axis, recalls, stairs, color, label)
     share = np.asarray(labels, dtype=float).mean()
-    axis.axhline(share, color="grey", linewidth=0.8, linestyle=":", label=f"all called abnormal: {share:.3f}")
+    axis.axhline(share, color="gray", linewidth=0.8, linestyle=":", label=f"all called abnormal: {share:.3f}")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     _finish(axis, "Precision and recall", "average precision", labels, scores, where)
     return figure
 
 
-def histogram_figure(scores, where=""):
-    """Histograms of every score, each group's area 1, all groups of a score in the same bins.
+def histogram_figure(scores: Mapping[str, Mapping[str, np.ndarray]], where: str = "") -> Figure:
+    """Draw histograms of every score. The area of each group is 1; all groups of a score have the same bins.
 
     Args:
         scores: {name: {group: (N,)}}, groups of `GROUPS`, larger = more abnormal.
-        where: what the scores are of, for the title.
+        where: run and images of the scores, for the title.
 
     Returns:
-        a matplotlib figure, a panel a score.
+        a matplotlib figure with one panel per score.
     """
     rows = -(-len(scores) // 2)
     figure = Figure(figsize=(9.5, 3.1 * rows), layout="constrained")
@@ -119,10 +139,10 @@ def histogram_figure(scores, where=""):
     for axis in axes[len(scores) :]:
         axis.remove()
     for axis, (name, groups) in zip(axes, scores.items()):
-        # In float64: between float32 scores that are almost the same there would be no room for so many edges.
+        # In float64: float32 has too few numbers between scores that are almost equal for so many edges.
         bins = np.histogram_bin_edges(np.concatenate(list(groups.values())).astype(np.float64), bins=40)
         for group, values in groups.items():
-            # The outline stays visible where areas cover each other.
+            # The outline stays visible where areas overlap.
             for style in ({"histtype": "stepfilled", "alpha": 0.25}, {"histtype": "step", "linewidth": 1.5}):
                 label = f"{group} ({len(values)})" if style["histtype"] == "step" else None
                 axis.hist(values, bins=bins, density=True, color=GROUPS[group], label=label, **style)
@@ -134,20 +154,27 @@ def histogram_figure(scores, where=""):
     return figure
 
 
-def _draw_band(axis, x, runs, color, label):
-    """Mean of curves on the same x, and plus and minus one standard deviation."""
+def _draw_band(axis: Axes, x: np.ndarray, runs: Sequence[np.ndarray], color: str, label: str) -> None:
+    """Draw the mean of curves on the same x, and a band of plus and minus one standard deviation."""
     mean, deviation = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
     axis.plot(x, mean, color=color, label=label)
     axis.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
 
 
-def mean_deviation(values):
-    """Mean and, of several, sample standard deviation of AUCs, as text."""
+def mean_deviation(values: Sequence[float]) -> str:
+    """Return the mean of AUCs as text; for several, with the sample standard deviation."""
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _finish(axis, what, measure, labels, scores, where):
-    """Title of a curve: what it is, of which images, and what the band means; its legend below, clear of all curves."""
+def _finish(
+    axis: Axes,
+    what: str,
+    measure: str,
+    labels: np.ndarray | torch.Tensor,
+    scores: Mapping[str, np.ndarray],
+    where: str,
+) -> None:
+    """Add the title (the curve, its images and the meaning of the band) and a legend below the axes."""
     labels = np.asarray(labels)
     runs = max(np.atleast_2d(values).shape[0] for values in scores.values())
     lines = [

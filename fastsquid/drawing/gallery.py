@@ -1,27 +1,33 @@
-"""The gallery: a few images, the healthy images drawn for them, and the difference."""
+"""The gallery: a few images, their reconstructions, and the difference."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..config import SCORES
+from ..config import SCORES, Config
 from ..data.images import to_unit
+from ..data.split import Split
+from ..model.detector import Detector
+from ..scoring.scores import Calibration
 from .png import save_figure
 
 
-def draw_gallery(detector, split, calibration, path):
-    """Draws eight images of a split with their scores, in standard deviations from the normal training images.
+def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibration], path: str | Path) -> None:
+    """Draw eight images of a split with their scores, in standard deviations from the normal training images.
 
     Args:
-        detector: a `Detector`; it is put in eval mode.
-        split: a `Split`; of a labeled one four normal images and four abnormal ones are drawn.
-        calibration: mean and std by score name.
+        detector: it is put in eval mode.
+        split: its images are chosen as by `choose_images`.
+        calibration: {score: mean and standard deviation of normal images}.
         path: PNG to write.
     """
     chosen = torch.as_tensor(choose_images(split))
     images = to_unit(split.images[chosen])
     scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
+    assert reconstructions is not None
     titles = []
     for row, index in enumerate(chosen.tolist()):
         lines = [split.caption(index)]
@@ -33,16 +39,16 @@ def draw_gallery(detector, split, calibration, path):
     _draw(images[:, 0].numpy(), reconstructions[:, 0].cpu().numpy(), titles, cells, path)
 
 
-def _shown(config):
-    """(short, full) names of scores: the config's own, and both residuals."""
+def _shown(config: Config) -> list[tuple[str, str]]:
+    """Return (short, full) names of scores: the one that ranks, and both residuals."""
     names = {config.score, "residual", "patch_residual"}
     return [(score.short, name) for name, score in SCORES.items() if name in names]
 
 
-def choose_images(split):
-    """Indices of at most eight images to show, evenly spaced.
+def choose_images(split: Split) -> np.ndarray:
+    """Return indices of at most eight images to show, evenly spaced, int64 (N,).
 
-    Of a labeled split four normal and four abnormal ones; of several abnormal classes as many of each.
+    A labeled split gives four normal and four abnormal images; where kinds are known, one image per abnormal kind.
     """
     if split.labels is None:
         return spread(np.arange(len(split)), 8)
@@ -55,14 +61,23 @@ def choose_images(split):
     return np.concatenate([spread(normal, 4), spread(abnormal, 4)])
 
 
-def spread(indices, count):
-    """At most `count` of the indices, evenly spaced; a single one from the middle."""
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the indices (N,), evenly spaced; a single one comes from the middle."""
     count = min(count, len(indices))
     return indices[[(2 * i + 1) * len(indices) // (2 * count) for i in range(count)]]
 
 
-def _draw(images, reconstructions, titles, cells, path):
-    """Input, reconstruction and difference, a column an image; arrays (N, H, W) in [0, 1], anomalous cells framed."""
+def _draw(
+    images: np.ndarray, reconstructions: np.ndarray, titles: list[str], cells: np.ndarray | None, path: str | Path
+) -> None:
+    """Draw input, reconstruction and difference, one column per image, with anomalous cells framed.
+
+    Args:
+        images, reconstructions: (N, H, W) in [0, 1].
+        titles: N texts above the columns.
+        cells: bool (N, G * G), the anomalous cells of a G x G grid; or None.
+        path: PNG to write.
+    """
     count = len(images)
     figure = Figure(figsize=(1.75 * count, 5.9))
     grid = figure.subplots(3, count, squeeze=False)

@@ -1,112 +1,131 @@
 """The figures of the papers, drawn from trained detectors and their data."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from ..data import to_unit
+from ..data.split import Split
 from ..errors import UserError
 from ..evaluation.localization import finite_maps
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..evaluation.validation import reported_split
+from ..model.detector import Detector
+from ..model.ensemble import Ensemble
+from ..runs.trained import TrainedRun
 from ..scoring.gradcam import grad_cam
-from ..scoring.scores import calibrated, score_images
+from ..scoring.maps import Moments
+from ..scoring.scores import Calibration, calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
 from .gallery import choose_images, spread
 from .pictures import heat_figure, map_figure, reconstruction_figure, slot_figure, tsne_figure
 
-POINTS = 750  # slots, and as many patch features, that t-SNE is given: less than half a minute on two cores
+POINTS = 750  # slots that t-SNE takes, and as many patch features: less than half a minute on two cores
 
 
-def draw_figures(runs, data):
-    """Yields the name of each figure's file, and the figure or the reason why there is none.
+def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tuple[str, Figure | str]]:
+    """Yield the name of each figure's file, and the figure or the reason why there is none.
 
     Args:
-        runs: `TrainedRun`s of one configuration; all but the curves are of the first.
+        runs: of one configuration. The curves are of all runs, every other figure is of the first.
         data: splits by name.
 
     Raises:
         DivergedError: a detector gives scores that are not finite.
     """
     run = runs[0]
+    detector, record, calibration = run.detector, run.record, run.calibration
+    assert isinstance(detector, Detector) and record is not None and calibration is not None
     try:
-        labelled = reported_split(data)
-        reason = "no labelled images"
+        labeled = reported_split(data)
+        reason = "no labeled images"
     except UserError as error:
-        labelled, reason = None, str(error)
-    name = labelled or next(name for name in ("test", "val", "train") if name in data)
+        labeled, reason = None, str(error)
+    name = labeled or next(name for name in ("test", "val", "train") if name in data)
     split = data[name]
-    scores = score_images(run.detector, split.images)
-    title = f"{describe_seeds(run.seeds)}, {describe_checkpoint(run.checkpoint, run.epoch)}"
-    where = f"{run.record.config.preset}, {title}, {name} split"
+    scores = score_images(detector, split.images)
+    title = f"{describe_seeds(list(run.seeds))}, {describe_checkpoint(run.checkpoint, run.epoch)}"
+    where = f"{record.config.preset}, {title}, {name} split"
 
-    if labelled is None:
+    if labeled is None:
         yield "roc.png", reason
         yield "precision_recall.png", reason
     else:
+        assert split.labels is not None
         every = [scores, *(score_images(other.detector, split.images) for other in runs[1:])]
         stacked = {score: np.stack([one[score] for one in every]) for score in scores}
-        seeds = ", ".join(str(one.record.seed) for one in runs)
-        which = where if len(runs) == 1 else f"{run.detector.config.preset}, seeds {seeds}, {name} split"
+        seeds = ", ".join(str(seed) for one in runs for seed in one.seeds)
+        which = where if len(runs) == 1 else f"{detector.config.preset}, seeds {seeds}, {name} split"
         yield "roc.png", roc_figure(split.labels, stacked, which)
         yield "precision_recall.png", precision_recall_figure(split.labels, stacked, which)
 
     chosen = choose_images(split)
-    score = run.detector.config.score
-    captions = _captions(split, chosen, scores[score][chosen], run.calibration[score])
-    images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(run.detector.parameters()).device)
-    student, teacher = reconstruct(run.detector, images)
-    heat = None if run.detector.discriminator is None else grad_cam(run.detector, images).cpu().numpy()
+    score = detector.config.score
+    captions = _captions(split, chosen, scores[score][chosen], calibration[score])
+    images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(detector.parameters()).device)
+    student, teacher = reconstruct(detector, images)
+    heat = None if detector.discriminator is None else grad_cam(detector, images).cpu().numpy()
     images, student = (pictures[:, 0].cpu().numpy() for pictures in (images, student))
     teacher = None if teacher is None else teacher[:, 0].cpu().numpy()
     yield "reconstructions.png", reconstruction_figure(images, student, teacher, captions, where)
-    if heat is None:
+    if heat is None or detector.discriminator is None:
         yield "gradcam.png", "this configuration has no discriminator"
     else:
-        side = run.detector.discriminator.side
+        side = detector.discriminator.side
         judged = "image" if score == "discriminator_image" else "reconstruction"
         coarse = f"{where}; {side} x {side} cells, interpolated"
         yield "gradcam.png", heat_figure(images, student, heat, judged, captions, coarse)
 
-    if run.detector.generator.inpaint is None:
+    if detector.generator.inpaint is None:
         yield "memory_tsne.png", "this configuration has no in-painting memory"
         yield "slot_usage.png", "this configuration has no in-painting memory"
     else:
-        memory = run.detector.generator.inpaint.memory
-        queries = read_memory(run.detector, split.images)
-        slots = memory.bank.detach()[:, : int(memory.filled) if memory.kind == "queue" else None].float().cpu().numpy()
-        yield "memory_tsne.png", tsne_figure(*embed(slots, queries), run.detector.config.grid, where)
+        memory = detector.generator.inpaint.memory
+        queries = read_memory(detector, split.images)
+        filled = int(memory.filled) if memory.kind == "queue" else None  # pyright: ignore[reportArgumentType]
+        slots = memory.bank.detach()[:, :filled].float().cpu().numpy()
+        yield "memory_tsne.png", tsne_figure(*embed(slots, queries), detector.config.grid, where)
         usage = {key: value.cpu().numpy() for key, value in memory.usage().items()}
         share = memory.reads[:, : slots.shape[1]].cpu().numpy() / len(queries)
         yield "slot_usage.png", slot_figure(share, usage, where)
 
-    yield "score_histograms.png", histogram_figure(_by_group(run.detector, data, name, scores), where)
+    yield "score_histograms.png", histogram_figure(_by_group(detector, data, name, scores), where)
 
 
-def reconstruct(detector, images):
-    """What student and teacher draw for images (B, 1, H, W) in [0, 1]: the same each; the teacher's None without it."""
+def reconstruct(detector: Detector, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the reconstructions of student and teacher.
+
+    Args:
+        detector: in eval mode.
+        images: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        two tensors like `images`; None in place of the second for a detector without a teacher.
+    """
     with torch.no_grad():
         drawn = detector.generator(detector.to_range(images), teacher=True)
-    student, teacher = (
-        None if drawing is None else detector.restore(detector.from_range(drawing), images)
-        for drawing in (drawn.student, drawn.teacher)
-    )
+    student = detector.restore(detector.from_range(drawn.student), images)
+    teacher = None if drawn.teacher is None else detector.restore(detector.from_range(drawn.teacher), images)
     return student, teacher
 
 
-def read_memory(detector, images, batch_size=64):
-    """Reads the in-painting memory for images, and for nothing else: its `usage()` is afterwards of these.
+def read_memory(detector: Detector, images: torch.Tensor, batch_size: int = 64) -> np.ndarray:
+    """Read the in-painting memory for images and return the queries. Its `usage()` is then of these reads only.
 
     Args:
-        detector: a `Detector` in eval mode that has an in-painting block.
+        detector: in eval mode, with an in-painting block.
         images: uint8 or uint16 (N, 1, H, W).
+        batch_size: images per pass.
 
     Returns:
-        the queries, float32 numpy (N, R, C); where the memory is global, (N * P, 1, C).
+        the queries, float32 (N, R, C); (N * P, 1, C) where the memory is global.
     """
+    assert detector.generator.inpaint is not None
     memory, device = detector.generator.inpaint.memory, next(detector.parameters()).device
     memory.reset_usage()
     queries = []
@@ -120,15 +139,16 @@ def read_memory(detector, images, batch_size=64):
     return torch.cat(queries).numpy()
 
 
-def embed(slots, queries, most=POINTS):
-    """t-SNE of memory slots and patch features together, of at most `most` each, evenly over regions.
+def embed(slots: np.ndarray, queries: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embed memory slots and patch features together in the plane by t-SNE.
 
     Args:
         slots: (R, N, C).
         queries: (M, R, C).
+        most: largest number of slots, and of patch features; they are chosen evenly over regions.
 
     Returns:
-        points float32 (K, 2), the region of each (K,), and which of them are slots, bool (K,).
+        points float32 (K, 2), the region of each (K,), and whether each is a slot, bool (K,).
 
     Source: SQUID Figure 4; van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
     """
@@ -139,15 +159,15 @@ def embed(slots, queries, most=POINTS):
         parts.append(flat[kept])
         regions.append(kept // vectors.shape[1])
     points = np.concatenate(parts)
-    # Perplexity counts neighbours: at most a third of the points can be near.
+    # Perplexity counts neighbors: at most a third of the points can be near.
     perplexity = min(30, max((len(points) - 1) / 3, 1))
-    with threadpool_limits(1):  # sums in one order; and where cores are busy, more threads take longer
+    with threadpool_limits(1):  # one order of sums; and on busy cores more threads take longer
         embedded = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
     return embedded, np.concatenate(regions), np.arange(len(points)) < len(parts[0])
 
 
-def _captions(split, chosen, scores, calibration):
-    """What each image is, and its raw and calibrated score."""
+def _captions(split: Split, chosen: np.ndarray, scores: np.ndarray, calibration: Calibration) -> list[str]:
+    """Return for each image its kind or name, and its raw and calibrated score."""
     shown = calibrated(scores, calibration).tolist()
     captions = []
     for i, score, probability in zip(chosen, scores, shown):
@@ -156,17 +176,19 @@ def _captions(split, chosen, scores, calibration):
     return captions
 
 
-def _by_group(detector, data, name, scores):
-    """{score: {group: (N,)}} of the training images, and of the split that `scores` are of."""
+def _by_group(
+    detector: Detector, data: dict[str, Split], name: str, scores: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return {score: {group: (N,)}} of the training images, and of the split `name` that `scores` are of."""
     split = data[name]
-    groups = {score: {} for score in scores}
+    groups: dict[str, dict[str, np.ndarray]] = {score: {} for score in scores}
     if "train" in data:
         for score, values in (scores if name == "train" else score_images(detector, data["train"].images)).items():
             groups[score]["training"] = values
     if name != "train":
         for score, values in scores.items():
             if split.labels is None:
-                groups[score]["unlabelled"] = values
+                groups[score]["unlabeled"] = values
             else:
                 labels = split.labels.numpy()
                 groups[score] |= {
@@ -177,14 +199,17 @@ def _by_group(detector, data, name, scores):
     return groups
 
 
-def draw_maps(detector, split, calibration, where):
-    """The figure of eight images of a split, each with its reconstruction and every map.
+def draw_maps(detector: Detector | Ensemble, split: Split, calibration: dict[str, Moments], where: str) -> Figure:
+    """Draw eight images of a split, each with its reconstruction and every heat map.
 
     Args:
-        detector: a `Detector` in eval mode.
-        split: a `Split`.
-        calibration: as `calibrate_maps` gives it.
-        where: what detector and images are, for the title.
+        detector: in eval mode.
+        split: its images are chosen as by `choose_images`.
+        calibration: as `calibrate_maps` returns it.
+        where: detector and images, for the title.
+
+    Returns:
+        a matplotlib figure.
 
     Raises:
         DivergedError: a map is not finite.
@@ -193,6 +218,7 @@ def draw_maps(detector, split, calibration, where):
     images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
     maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
     _, student = detector.scores(images)
+    assert student is not None
     captions = [split.caption(i) or Path(split.names[i]).name[-18:] for i in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
     return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)

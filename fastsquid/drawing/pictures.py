@@ -1,7 +1,11 @@
-"""Pictures of what a detector does, arrays in and matplotlib figures out: reconstructions, heat maps, its memory."""
+"""Figures of what a detector does: reconstructions, heat maps and its memory. Arrays in, matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -9,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 _DEAD = "#d9d9d9"
-# Okabe and Ito's colours without black, told apart in the common forms of colour blindness.
+# Okabe and Ito's colors without black, distinct in the common forms of color blindness.
 _REGIONS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 MAPS = {
     "residual": "residual",
@@ -19,51 +23,78 @@ MAPS = {
     "combined": "D (both)",
     "grad_cam": "Grad-CAM",
 }
-_MOST = 5  # standard deviations that a map's colours reach
+_MOST = 5  # standard deviations at the end of a map's color scale
 
 
-def reconstruction_figure(images, student, teacher, captions, where=""):
-    """Images, what teacher and student draw for them, and the difference |input - student| (SQUID Figure 8).
+class _Layer(NamedTuple):
+    """One array of pictures, (N, H, W), and how it is drawn."""
+
+    pictures: np.ndarray
+    colors: str  # name of the color map
+    norm: Normalize
+    alpha: np.ndarray | None = None  # (N, H, W) in [0, 1]
+
+
+_Column = tuple[str, list[_Layer]]  # heading and layers, the first one below
+
+
+class _Bar(NamedTuple):
+    """The color bar below a figure."""
+
+    colors: str
+    norm: Normalize
+    label: str
+
+
+def reconstruction_figure(
+    images: np.ndarray, student: np.ndarray, teacher: np.ndarray | None, captions: Sequence[str], where: str = ""
+) -> Figure:
+    """Draw images, the reconstructions of teacher and student, and |input - student| (SQUID Figure 8).
 
     Args:
-        images, student, teacher: (N, H, W) in [0, 1]; teacher None leaves its column out.
+        images, student, teacher: (N, H, W) in [0, 1]; None for teacher leaves its column out.
         captions: N texts beside the rows.
-        where: what the images are, for the title.
+        where: run and images, for the title.
 
     Returns:
         a matplotlib figure.
     """
     difference = np.abs(images - student)
     largest = max(float(np.quantile(difference, 0.995)), 1e-6)
-    grey, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, largest))
+    gray, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, largest))
     columns = [
-        ("input", [(images, *grey, None)]),
-        *([] if teacher is None else [("teacher", [(teacher, *grey, None)])]),
-        ("student", [(student, *grey, None)]),
-        ("difference", [(difference, *inferno, None)]),
+        ("input", [_Layer(images, *gray)]),
+        *([] if teacher is None else [("teacher", [_Layer(teacher, *gray)])]),
+        ("student", [_Layer(student, *gray)]),
+        ("difference", [_Layer(difference, *inferno)]),
     ]
     return _picture_table(
-        "Reconstructions", columns, captions, where, (*inferno, "|input - student|, grey values 0 to 1")
+        "Reconstructions", columns, captions, where, _Bar(*inferno, "|input - student|, gray values 0 to 1")
     )
 
 
-def heat_figure(images, student, heat, judged, captions, where=""):
-    """Images, their reconstructions, and the discriminator's heat map over the images (SimSID Figure 7).
+def heat_figure(
+    images: np.ndarray, student: np.ndarray, heat: np.ndarray, judged: str, captions: Sequence[str], where: str = ""
+) -> Figure:
+    """Draw images, their reconstructions, and the discriminator's heat map over the images (SimSID Figure 7).
 
     Args:
         images, student: (N, H, W) in [0, 1].
-        heat: (N, H, W) in [0, 1], as `gradcam.grad_cam` gives it.
-        judged: what the discriminator was shown, "reconstruction" or "image".
-        captions, where: as `reconstruction_figure`.
+        heat: (N, H, W) in [0, 1], as `gradcam.grad_cam` returns it.
+        judged: the input of the discriminator, "reconstruction" or "image".
+        captions, where: as for `reconstruction_figure`.
 
     Returns:
         a matplotlib figure.
     """
-    grey, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, 1))
+    gray, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, 1))
     columns = [
-        ("input", [(images, *grey, None)]),
-        ("student", [(student, *grey, None)]),
-        ("Grad-CAM", [(images, *grey, None), (heat, *inferno, 0.7 * heat)]),  # what is cold stays an X-ray
+        ("input", [_Layer(images, *gray)]),
+        ("student", [_Layer(student, *gray)]),
+        (
+            "Grad-CAM",
+            [_Layer(images, *gray), _Layer(heat, *inferno, 0.7 * heat)],
+        ),  # where the map is low, the X-ray shows
     ]
     title = f"Grad-CAM of the discriminator on the {judged}: where it sees what raises the score"
     return _picture_table(
@@ -71,44 +102,51 @@ def heat_figure(images, student, heat, judged, captions, where=""):
         columns,
         captions,
         where,
-        (*inferno, "share of the image's largest value (no colour: nothing raises the score)"),
+        _Bar(*inferno, "share of the image's largest value (no color: nothing raises the score)"),
     )
 
 
-def map_figure(images, student, maps, captions, cells=None, where=""):
-    """Images, their reconstructions, and over the images each map of what is abnormal, all maps on one scale.
+def map_figure(
+    images: np.ndarray,
+    student: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    captions: Sequence[str],
+    cells: np.ndarray | None = None,
+    where: str = "",
+) -> Figure:
+    """Draw images, their reconstructions, and each heat map over the images, with all maps on one scale.
 
     Args:
         images, student: (N, H, W) in [0, 1].
-        maps: {name: (N, H, W)} in standard deviations, as `maps.anomaly_maps` gives them.
-        captions, where: as `reconstruction_figure`.
+        maps: {name: (N, H, W)} in standard deviations, as `maps.anomaly_maps` returns them.
+        captions, where: as for `reconstruction_figure`.
         cells: bool (N, G * G), the cells of a G x G grid to frame as anomalous, row by row; or None.
 
     Returns:
         a matplotlib figure.
     """
-    grey, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, _MOST))
-    columns = [
-        ("input", [(images, *grey, None)]),
-        ("reconstruction", [(student, *grey, None)]),
+    gray, inferno = ("gray", Normalize(0, 1)), ("inferno", Normalize(0, _MOST))
+    columns: list[_Column] = [
+        ("input", [_Layer(images, *gray)]),
+        ("reconstruction", [_Layer(student, *gray)]),
     ]
     for name, values in maps.items():
         values = values.clip(0, _MOST)
-        columns.append((MAPS[name], [(images, *grey, None), (values, *inferno, 0.7 * values / _MOST)]))
+        columns.append((MAPS[name], [_Layer(images, *gray), _Layer(values, *inferno, 0.7 * values / _MOST)]))
     title = "Where images are abnormal" + ("" if cells is None else " (anomalous cells framed)")
-    bar = (*inferno, "standard deviations above normal (no colour: none)")
+    bar = _Bar(*inferno, "standard deviations above normal (no color: none)")
     return _picture_table(title, columns, captions, where, bar, cells)
 
 
-def tsne_figure(points, regions, slots, grid, where=""):
-    """Memory slots and patch features in the plane, coloured by region (SQUID Figure 4).
+def tsne_figure(points: np.ndarray, regions: np.ndarray, slots: np.ndarray, grid: int, where: str = "") -> Figure:
+    """Draw memory slots and patch features in the plane, colored by region (SQUID Figure 4).
 
     Args:
         points: (N, 2).
         regions: (N,), each point's region, counted row by row from 0; one region for all where the memory is global.
-        slots: bool (N,), slots and not features.
-        grid: patches a side.
-        where: what the features are of, for the title.
+        slots: bool (N,), true for slots, false for features.
+        grid: patches per side.
+        where: run and images of the features, for the title.
 
     Returns:
         a matplotlib figure.
@@ -117,16 +155,19 @@ def tsne_figure(points, regions, slots, grid, where=""):
     colors = _region_colors(count)
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     axis = figure.subplots()
-    features = {"marker": "o", "s": 14, "alpha": 0.6, "linewidths": 0}
-    remembered = {"marker": "^", "s": 26, "alpha": 0.9, "linewidths": 0.4, "edgecolors": "black"}
-    for chosen, style in ((~slots, features), (slots, remembered)):
-        axis.scatter(*points[chosen].T, c=colors[regions[chosen]], **style)
+    for chosen, marker, size, alpha, width, edge in (
+        (~slots, "o", 14, 0.6, 0, "face"),
+        (slots, "^", 26, 0.9, 0.4, "black"),
+    ):
+        x, y = points[chosen].T
+        color = colors[regions[chosen]]
+        axis.scatter(x, y, c=color, marker=marker, s=size, alpha=alpha, linewidths=width, edgecolors=edge)
     axis.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
-    key = {"linestyle": "", "markerfacecolor": "#999999"}
+    key: dict[str, Any] = {"linestyle": "", "markerfacecolor": "#999999"}
     axis.legend(
         handles=[
-            Line2D([], [], marker="o", markeredgewidth=0, label=f"patch feature ({(~slots).sum()})", **key),
-            Line2D([], [], marker="^", markeredgecolor="black", label=f"memory slot ({slots.sum()})", **key),
+            Line2D([], [], **key, marker="o", markeredgewidth=0, label=f"patch feature ({(~slots).sum()})"),
+            Line2D([], [], **key, marker="^", markeredgecolor="black", label=f"memory slot ({slots.sum()})"),
         ],
         loc="upper left",
         bbox_to_anchor=(1.01, 1),
@@ -139,13 +180,13 @@ def tsne_figure(points, regions, slots, grid, where=""):
     return figure
 
 
-def slot_figure(share, usage, where=""):
-    """How often each slot of the memory is activated, by region, most active first.
+def slot_figure(share: np.ndarray, usage: Mapping[str, np.ndarray], where: str = "") -> Figure:
+    """Draw how often each slot of the memory is activated, by region, most active first.
 
     Args:
         share: (R, N), the share of queries that activate each (filled) slot, in [0, 1].
-        usage: `dead` and `entropy`, (R,) each, as `SpaceAwareMemory.usage` gives them.
-        where: what the queries are of, for the title.
+        usage: `dead` and `entropy`, (R,) each, as `SpaceAwareMemory.usage` returns them.
+        where: run and images of the queries, for the title.
 
     Returns:
         a matplotlib figure.
@@ -164,7 +205,7 @@ def slot_figure(share, usage, where=""):
     figure.colorbar(drawn, label="share of queries that activate the slot", extend="neither", pad=0.02)
     axis.plot([], [], "s", color=_DEAD, label="dead: no query activates it")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.6 / figure.get_figheight()), frameon=False)
-    if regions <= 36:  # else there is no room for a line a region
+    if regions <= 36:  # else a line per region does not fit
         axis.set_yticks(range(regions))
         numbers = axis.secondary_yaxis("right")
         numbers.set_yticks(
@@ -179,17 +220,27 @@ def slot_figure(share, usage, where=""):
     return figure
 
 
-def _picture_table(title, columns, captions, where, bar, cells=None):
-    """Two blocks side by side, a row an image and a column a kind of picture; and a colour bar below.
+def _picture_table(
+    title: str,
+    columns: Sequence[_Column],
+    captions: Sequence[str],
+    where: str,
+    bar: _Bar,
+    cells: np.ndarray | None = None,
+) -> Figure:
+    """Draw two blocks side by side, with one row per image and one column per kind of picture, and a color bar below.
 
     Args:
-        columns: [(heading, layers)], a layer (pictures (N, H, W), colour map, norm, alpha (N, H, W) or None).
-        bar: colour map, norm and label of the colour bar.
-        cells: bool (N, G * G), the cells of a G x G grid to frame in each of a row's pictures; or None.
+        title: first line of the figure's title.
+        columns: heading and layers of each column.
+        captions: N texts beside the rows.
+        where: second line of the title.
+        bar: the color bar.
+        cells: bool (N, G * G), the cells of a G x G grid to frame in each picture of a row; or None.
     """
     count = len(captions)
     rows, blocks = (-(-count // 2), 2) if count > 1 else (1, 1)
-    width, side, margin = len(columns), 1.05, 1.15  # inches of a picture, and of the captions
+    width, side, margin = len(columns), 1.05, 1.15  # in inches: side of a picture, width of the captions
     figure = Figure(figsize=(blocks * (width * side + margin), rows * side + 1.3))
     across, down = figure.get_size_inches()
     for i in range(count):
@@ -217,8 +268,8 @@ def _picture_table(title, columns, captions, where, bar, cells=None):
     return figure
 
 
-def _frame(axis, cells, size):
-    """Frames the cells (G * G,) of a G x G grid over a picture of so many pixels a side."""
+def _frame(axis: Axes, cells: np.ndarray, size: int) -> None:
+    """Frame the cells (G * G,) of a G x G grid over a picture with `size` pixels per side."""
     side = round(len(cells) ** 0.5)
     cell = size / side
     for index in np.flatnonzero(cells):
@@ -226,15 +277,15 @@ def _frame(axis, cells, size):
         axis.add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=1.2))
 
 
-def _region_colors(count):
-    """(count, 4): a palette of distinct colours where it is long enough, else a map that is even to every eye."""
+def _region_colors(count: int) -> np.ndarray:
+    """Return colors of regions, (count, 4): a palette of distinct ones if it has enough, else a uniform color map."""
     if count <= len(_REGIONS):
         return np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1] for color in _REGIONS[:count]])
     return colormaps["viridis"](np.linspace(0, 1, count))
 
 
-def _draw_region_key(axis, colors, grid):
-    """The image's grid of patches, each in its region's colour and with its number."""
+def _draw_region_key(axis: Axes, colors: np.ndarray, grid: int) -> None:
+    """Draw the image's grid of patches, each in its region's color and with its number."""
     axis.imshow(colors.reshape(grid, grid, 4))
     axis.set(xticks=[], yticks=[])
     axis.set_title("region = patch of the image", fontsize=9)

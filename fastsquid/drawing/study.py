@@ -1,8 +1,11 @@
-"""Figures of studies: dots a row, or AUC against a parameter; of several seeds the mean, from lowest to highest."""
+"""Figures of studies: dots per row, or AUC against a parameter. Several seeds give a mean and a bar of their range."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -10,6 +13,9 @@ from ..config import SCORES
 from .png import save_figure
 
 LARGEST = 300_000  # bytes of a PNG
+
+Line = dict[str, Any]  # a line of a study's CSV by its columns
+
 NAMES = {
     "squid": "SQUID",
     "simsid": "SimSID",
@@ -18,9 +24,9 @@ NAMES = {
     "auto-encoder": "auto-encoder",
 }
 PARAMETERS = {
-    "grid": "patches a side",
-    "slots": "slots a region",
-    "top_k": "active slots a query (top-k)",
+    "grid": "patches per side",
+    "slots": "slots per region",
+    "top_k": "active slots per query (top-k)",
     "shortcut": "probability of the in-painted feature",
 }
 TITLES = {
@@ -31,12 +37,12 @@ TITLES = {
 }
 
 
-def draw_study(record, lines, path):
-    """Draws a study as far as it has got.
+def draw_study(record: dict[str, Any], lines: list[Line], path: str | Path) -> None:
+    """Draw the finished runs of a study.
 
     Args:
-        record: dict of the study's `name`, `scale`, `data` (None is DigitAnatomy) and `seeds`.
-        lines: dicts by the columns of its CSV, at least one.
+        record: `name`, `scale`, `data` (None is DigitAnatomy) and `seeds` of the study.
+        lines: of its CSV, at least one.
         path: PNG to write.
     """
     draw = {"sweep": _sweep, "contamination": _contamination}.get(record["name"], _dots)
@@ -50,15 +56,15 @@ def draw_study(record, lines, path):
     )
     present = {line["score"] for line in lines}
     own = {line["score"] for line in lines if line["ranks"]}
-    # Of systems that differ in it, the legend leaves open which score is whose.
+    # If systems rank by different scores, no score of the legend is filled.
     handles = [_handle(score, own == {score}) for score in SCORES if score in present]
     handles.append(Line2D([], [], linestyle="", label="large and filled: the score that the system ranks by"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     save_figure(figure, path, LARGEST)
 
 
-def _dots(lines):
-    """A panel a system and a line a row, or, where each system has but one, a panel with a line a system."""
+def _dots(lines: list[Line]) -> Figure:
+    """Draw one panel per system and one line per row; if each system has one row, one panel with a line per system."""
     order = list(dict.fromkeys((line["system"], line["row"]) for line in lines))
     systems = list(dict.fromkeys(system for system, _ in order))
     if len(systems) == len(order):
@@ -72,7 +78,7 @@ def _dots(lines):
         for y, row in enumerate(rows):
             mine = [line for line in lines if (line["system"], line["row"]) == row]
             scores = _by_score(mine)
-            # One above the other within the row, since scores are often the same.
+            # Offset within the row, because scores are often equal.
             for score, offset in zip(scores, np.linspace(-0.28, 0.28, len(scores))):
                 mean, low, high = _spread(scores[score])
                 style = _style(score, score == _own_score(mine))
@@ -82,18 +88,18 @@ def _dots(lines):
         axis.set_yticks(range(len(rows)), [row if title else NAMES[system] for system, row in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title, fontsize=10, loc="left")
-        axis.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.axvline(0.5, color="gray", linewidth=0.8, linestyle=":")
         axis.grid(axis="x", alpha=0.3)
     axes[-1].set_xlabel("AUC (dotted: chance)")
     return figure
 
 
-def _sweep(lines):
-    """A panel a parameter; values at equal distances, the base's one shaded."""
+def _sweep(lines: list[Line]) -> Figure:
+    """Draw one panel per parameter, with values at equal distances and the base's value shaded."""
     figure = Figure(figsize=(9.5, 7.4), layout="constrained")
     for axis, (parameter, label) in zip(figure.subplots(2, 2, sharey=True).flat, PARAMETERS.items()):
         curve = [line for line in lines if line["parameter"] == parameter]
-        if not curve:  # as yet
+        if not curve:  # no run of it has finished
             axis.remove()
             continue
         values = sorted({line["value"] for line in curve})
@@ -107,8 +113,8 @@ def _sweep(lines):
     return figure
 
 
-def _contamination(lines):
-    """A panel a system; from all training images normal on the left to fewer on the right."""
+def _contamination(lines: list[Line]) -> Figure:
+    """Draw one panel per system, from all training images normal on the left to fewer on the right."""
     systems = list(dict.fromkeys(line["system"] for line in lines))
     values = sorted({line["value"] for line in lines})
     figure = Figure(figsize=(4.75 * max(2, len(systems)), 4.8), layout="constrained")
@@ -120,10 +126,10 @@ def _contamination(lines):
     return figure
 
 
-def _draw_curves(axis, lines, values):
-    """AUC of every score of one system against the place of its value among `values`."""
+def _draw_curves(axis: Axes, lines: list[Line], values: list[Any]) -> None:
+    """Draw the AUC of every score of one system against the position of the parameter's value in `values`."""
     for score in _by_score(lines):
-        points = {}
+        points: dict[int, list[float]] = {}
         for line in lines:
             if line["score"] == score:
                 points.setdefault(values.index(line["value"]), []).append(line["auc"])
@@ -132,29 +138,31 @@ def _draw_curves(axis, lines, values):
         own = score == _own_score(lines)
         bars = np.stack([mean - low, high - mean])
         axis.errorbar(places, mean, yerr=bars, linewidth=2.2 if own else 1.1, **_style(score, own))
-    axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    if axis.get_subplotspec().is_first_col():
+    axis.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
+    place = axis.get_subplotspec()
+    if place is not None and place.is_first_col():
         axis.set_ylabel("AUC (dotted: chance)")
     axis.grid(alpha=0.3)
 
 
-def _by_score(lines):
-    """{score: its AUCs}, in the order of the legend."""
+def _by_score(lines: list[Line]) -> dict[str, list[float]]:
+    """Return {score: its AUCs}, in the order of the legend."""
     present = [score for score in SCORES if any(line["score"] == score for line in lines)]
     return {score: [line["auc"] for line in lines if line["score"] == score] for score in present}
 
 
-def _spread(aucs):
+def _spread(aucs: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean, the lowest and the highest AUC."""
     return float(np.mean(aucs)), min(aucs), max(aucs)
 
 
-def _own_score(lines):
-    """The score that the system of these lines ranks by; no row changes it."""
+def _own_score(lines: list[Line]) -> str:
+    """Return the score that the system of these lines ranks by. No row changes it."""
     return next(line["score"] for line in lines if line["ranks"])
 
 
-def _style(score, own):
-    """The score of the configuration is filled, larger, and above the others."""
+def _style(score: str, own: bool) -> dict[str, Any]:
+    """Return a score's style. The score that the configuration ranks by is filled, larger, and above the others."""
     return {
         "color": SCORES[score].color,
         "marker": "o",
@@ -165,6 +173,7 @@ def _style(score, own):
     }
 
 
-def _handle(score, own):
+def _handle(score: str, own: bool) -> Line2D:
+    """Return a score's entry of the legend."""
     style = {key: value for key, value in _style(score, own).items() if key not in ("elinewidth", "zorder")}
     return Line2D([], [], linestyle="", label=SCORES[score].label, **style)

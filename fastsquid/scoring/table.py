@@ -37,7 +37,7 @@ class Scoring:
                 self.batch_size,
                 self.anonymous,
                 self.scorer.crop,
-                processes=distributed.neighbours(),
+                processes=distributed.local_processes(),
             ),
             unit="batch",
             total=-(-len(files) // self.batch_size),
