@@ -169,9 +169,8 @@ def test_a_signal_to_one_process_stops_all_of_them(job):
 def test_what_is_said_is_said_once(job):
     folder, result = job
     assert result.stdout.count("epoch 2/2") == 2 and result.stdout.count("run folder: ") == 2  # of two runs
-    assert result.returncode == 1 and said(result) == [
-        "error: 2 processes cannot share batches of 1 images: use at most as many processes, or a larger --batch-size"
-    ]
+    (error,) = said(result)
+    assert result.returncode == 1 and "2 processes" in error and "1 images" in error and "--batch-size" in error
     assert not (folder / "refused").exists()
 
 

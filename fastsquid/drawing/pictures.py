@@ -91,10 +91,8 @@ def heat_figure(
     columns = [
         ("input", [_Layer(images, *gray)]),
         ("student", [_Layer(student, *gray)]),
-        (
-            "Grad-CAM",
-            [_Layer(images, *gray), _Layer(heat, *inferno, 0.7 * heat)],
-        ),  # where the map is low, the X-ray shows
+        # Where the map is low, the X-ray shows.
+        ("Grad-CAM", [_Layer(images, *gray), _Layer(heat, *inferno, 0.7 * heat)]),
     ]
     title = f"Grad-CAM of the discriminator on the {judged}: where it sees what raises the score"
     return _picture_table(
