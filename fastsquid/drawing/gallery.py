@@ -48,14 +48,15 @@ def _shown(config: Config) -> list[tuple[str, str]]:
 def choose_images(split: Split) -> np.ndarray:
     """Return indices of at most eight images to show, evenly spaced, int64 (N,).
 
-    A labeled split gives four normal and four abnormal images; where kinds are known, one image per abnormal kind.
+    A labeled split gives four normal and four abnormal images, the latter evenly over the abnormal classes.
     """
     if split.labels is None:
         return spread(np.arange(len(split)), 8)
     labels = split.labels.numpy()
     normal, abnormal = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     if names := split.abnormal_classes:
-        classes = np.where(labels == 1, split.classes, "")  # a normal image may have an abnormal one's class
+        # A normal image may have the class of an abnormal one.
+        classes = np.where(labels == 1, np.asarray(split.classes, dtype=str), "")
         each = -(-4 // len(names))
         abnormal = np.concatenate([spread(np.flatnonzero(classes == name), each) for name in names])
     return np.concatenate([spread(normal, 4), spread(abnormal, 4)])

@@ -87,10 +87,11 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     else:
         memory = detector.generator.inpaint.memory
         queries = read_memory(detector, split.images)
-        filled = int(memory.filled) if memory.kind == "queue" else None  # pyright: ignore[reportArgumentType]
+        filled = int(memory.filled) if memory.kind == "queue" else None
         slots = memory.bank.detach()[:, :filled].float().cpu().numpy()
         yield "memory_tsne.png", tsne_figure(*embed(slots, queries), detector.config.grid, where)
         usage = {key: value.cpu().numpy() for key, value in memory.usage().items()}
+        assert memory.reads is not None
         share = memory.reads[:, : slots.shape[1]].cpu().numpy() / len(queries)
         yield "slot_usage.png", slot_figure(share, usage, where)
 
