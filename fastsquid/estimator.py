@@ -155,9 +155,8 @@ def _train(config: configuration.Config, images: torch.Tensor, seed: int, device
             for _ in steps.epoch(seed, epoch):
                 pass
             steps.require_finite(epoch, "a lower lr in config may help")
-    judge = cast(Detector, trainer.judge)  # pyright: ignore[reportUnknownMemberType]
-    standardize(judge, images)
-    return judge
+    standardize(trainer.judge, images)
+    return trainer.judge
 
 
 def _several(X: Any) -> Any:

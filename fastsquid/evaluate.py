@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     data = opened(splits=("val", "test"))
     split = reported_split(data)
-    if split is None:
+    labels = None if split is None else data[split].labels
+    if split is None or labels is None:
         raise UserError(
             f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
@@ -66,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = Path(options.out or Path(options.run) / "evaluation")
     pictures.mkdir(parents=True, exist_ok=True)
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
-        save_figure(draw(data[split].labels, scores), pictures / f"{kind}.png")
+        save_figure(draw(labels, scores), pictures / f"{kind}.png")
     result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
     print(f"\n{run_table(result)}")
     if of_runs:
-        aucs = [float(roc_auc_score(data[split].labels, one[config.score])) for one in of_runs]
+        aucs = [float(roc_auc_score(labels, one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]
         print(f"\n{describe_runs(result, config.score)}")
     if options.robustness:
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
             uncropped = opened(splits=(split,), uncropped=True)[split]
         every = {"clean": scores, **perturbed_scores(detector, uncropped.images)}
         at = result["scores"][config.score]["validation_threshold"]
-        result |= robustness(data[split].labels, every, config.score, at and at["threshold"])
+        result |= robustness(labels, every, config.score, at and at["threshold"])
         print(f"\n{robustness_table(result['robustness'], result.get('healthy_above_threshold'))}")
         result["confounds"] = confounds(detector, data[split])
         print(f"\n{confounds_table(result['confounds'])}")
