@@ -60,7 +60,7 @@ def candidates(history):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="folder of X-rays with train/NORMAL and a labelled val")
+    parser.add_argument("data", help="folder of X-rays with train/NORMAL and a labeled val")
     parser.add_argument("csv", type=Path)
     parser.add_argument("--preset", default="fastsquid-small")
     parser.add_argument("--epochs", type=int, default=15)

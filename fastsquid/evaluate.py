@@ -10,15 +10,15 @@ from .utils.files import write_json
 
 def parser() -> Parser:
     """Return the command's argument parser."""
-    parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labelled images.")
-    add_run_options(parser, "labelled data")
+    parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labeled images.")
+    add_run_options(parser, "labeled data")
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument(
         "--robustness",
         action="store_true",
-        help="also AUC where exposure, framing, position or quality of all images is changed, and how many healthy "
-        "ones are then above the threshold",
+        help="also measure AUC, and healthy images above the threshold, where exposure, framing, position or quality "
+        "of all images is changed",
     )
     return parser
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     labels = None if split is None else data[split].labels
     if split is None or labels is None:
         raise UserError(
-            f"{source} has no labelled images: evaluation needs a test or val folder with NORMAL and other classes"
+            f"{source} has no labeled images: evaluation needs a test or val folder with NORMAL and other classes"
         )
     warn_of_ages(data[split].ages or (), run.record.ages)
     if check := read_check(run.runs[0]):

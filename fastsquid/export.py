@@ -13,7 +13,7 @@ def parser() -> Parser:
         prog="python -m fastsquid.export",
         description="Write a finished run as one file that scores images without fastsquid: ONNX, or torch.export's.",
     )
-    parser.add_argument("run", metavar="RUN", help="run or group folder that fastsquid.train wrote, finished")
+    parser.add_argument("run", metavar="RUN", help="finished run or group folder from fastsquid.train")
     parser.add_argument(
         "--to", required=True, choices=["onnx", "pt2"], help="onnx, or pt2, which torch.export.load opens"
     )
@@ -22,7 +22,7 @@ def parser() -> Parser:
         "--verify",
         action="store_true",
         help="run the file beside the run on real images, in batches of 1 and 7: it is written only if no output "
-        "differs by more than 0.001; also prints images a second of both",
+        "differs by more than 0.001; also prints images per second of both",
     )
     parser.add_argument("--data", help="data whose images --verify takes; default: what the run was trained with")
     add_reading_options(parser)

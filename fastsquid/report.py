@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 
     with replacing(options.out) as file:
         strips, ages = examine_images(scorer, images, options.source, options.batch_size)
-        data = page_data(scorer, images, options)
+        data = page_data(scorer, images)
         data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
         data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run.record.ages)}
         data |= page_title(scorer.run, images, options.source, options.images, options.trained_on, anonymous)
@@ -67,18 +67,18 @@ def parser() -> Parser:
     parser.add_argument(
         "source",
         metavar="FOLDER|CSV",
-        help="folder searched for images, labelled by class folders beside a NORMAL one; or a CSV that fastsquid.score "
+        help="folder searched for images, labeled by class folders beside a NORMAL one; or a CSV that fastsquid.score "
         "or a training run wrote, of the images below --images",
     )
     parser.add_argument("--images", metavar="FOLDER", help="the folder that the CSV's names are relative to")
     parser.add_argument(
-        "--labels", metavar="CSV", help="columns name and label: 0 or normal, 1 or abnormal; in place of all others"
+        "--labels", metavar="CSV", help="columns name and label: 0 or normal, 1 or abnormal; replaces all other labels"
     )
     parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
     parser.add_argument(
-        "--trained-on", metavar="TEXT", help="whom the training images show; default: what the run recorded"
+        "--trained-on", metavar="TEXT", help="who the training patients were; default: what the run recorded"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
     add_anonymous_option(parser)
     add_device_options(parser)
     return parser

@@ -30,7 +30,7 @@ def parser() -> Parser:
         help="CSV to write (default: scores.csv): name, raw scores, calibrated score, unlike_training, error; a single "
         "folder's or shard's images are named by their path inside it, all others by their path as given",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images a batch; default: 64")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
     parser.add_argument(
         "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
     )
@@ -38,10 +38,12 @@ def parser() -> Parser:
         "--precision",
         default="fp32",
         choices=["fp32", "bf16"],
-        help="of convolutions and projections; scores of bf16 rank nearly the same; default: fp32",
+        help="precision of convolutions and projections; bf16 ranks images nearly the same; default: fp32",
     )
     parser.add_argument(
-        "--fast", action="store_true", help="only discriminator_image, the score of the image itself: no generator runs"
+        "--fast",
+        action="store_true",
+        help="only discriminator_image, the score of the image itself; the generator does not run",
     )
     add_anonymous_option(parser)
     add_device_options(parser)

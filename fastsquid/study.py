@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     device = choose_device(options.device)
     data = None if options.data is None else str(Path(options.data).resolve())
     if data is not None and reported_split(open_data(data, splits=("val", "test"))) is None:
-        raise UserError(f"{data} has no labelled test or val images, which a study compares its rows on: add some")
+        raise UserError(f"{data} has no labeled test or val images, which a study compares its rows on: add some")
     folder = Path(options.out or Path("studies") / f"{options.name}-{options.scale}")
     record = {"name": options.name, "scale": options.scale, "data": data, "seeds": options.seeds}
     begin_study(folder, record)
@@ -85,18 +85,18 @@ def parser() -> Parser:
         "--scale",
         default="small",
         choices=["full", "small"],
-        help="full: the papers' sizes on --data; small: DigitAnatomy in minutes a run; default: small",
+        help="full: the papers' sizes on --data; small: DigitAnatomy, minutes per run; default: small",
     )
-    parser.add_argument("--data", help="of the full scale: folder of images or shards, CheXpert or COVIDx release")
+    parser.add_argument("--data", help="for the full scale: folder of images or shards, CheXpert or COVIDx release")
     parser.add_argument(
         "--seeds",
         type=seed_option,
         nargs="+",
         default=[0],
         metavar="SEED",
-        help="a run of each row for each; default: 0",
+        help="train each row with each of these seeds; default: 0",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="of the study; default: studies/NAME-SCALE")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the study; default: studies/NAME-SCALE")
     add_training_options(parser)
     return parser
 

@@ -149,7 +149,7 @@ def parser() -> Parser:
         "--only",
         type=seed_option,
         metavar="SEED",
-        help="train one seed of the group, beside processes that train its others; --resume GROUP sums them up",
+        help="train one seed of the group, beside processes that train its others; --resume GROUP then summarizes them",
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")

@@ -464,8 +464,8 @@ def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
     (tmp_path / "run").rmdir()
     assert str(tmp_path / "no") in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", tmp_path / "no"))
     assert "--data" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", ""))
-    unlabelled = ["--data", shutil.copytree(XRAYS / "test", tmp_path / "only" / "test").parent]
-    assert str(unlabelled[1]) in refused(convert.main, *squid.arguments(tmp_path / "run", *unlabelled))
+    unlabeled = ["--data", shutil.copytree(XRAYS / "test", tmp_path / "only" / "test").parent]
+    assert str(unlabeled[1]) in refused(convert.main, *squid.arguments(tmp_path / "run", *unlabeled))
     shutil.rmtree(tmp_path / "only")
 
     def full(*arguments):

@@ -90,7 +90,7 @@ def spoil(root):
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    """Folders: a data set, the same unlabelled, one with a patient in two splits, and one of odd files."""
+    """Folders: a data set, the same unlabeled, one with a patient in two splits, and one of odd files."""
     root = tmp_path_factory.mktemp("material")
     data = data_set(root / "data")
     for number, path in enumerate(find_images(data)):

@@ -170,7 +170,7 @@ def test_without_labels_training_images_standardize(tmp_path):
         assert ensemble.calibration[name] == Calibration(0, 1) and found[name].std() < 1.001
     assert ensemble.run.checkpoint == "last" and ensemble.run.validation is None
     np.testing.assert_allclose(ensemble.calibrated([0.0, 2.0]), [0.5, 1 / (1 + np.exp(-2))])
-    with pytest.raises(UserError, match="no labelled validation images"):
+    with pytest.raises(UserError, match="no labeled validation images"):
         ensemble.percentile([0.0])
 
 

@@ -178,7 +178,7 @@ def test_joblib(fitted, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What the training command makes of the same images, unlabelled, and the same configuration and seed."""
+    """What the training command makes of the same images, unlabeled, and the same configuration and seed."""
     folder = tmp_path_factory.mktemp("estimator")
     shutil.copytree(XRAYS / "train" / "NORMAL", folder / "images")
     options = [part for name, value in CONFIG.items() for part in (f"--{name}", str(value).lower())]

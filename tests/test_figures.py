@@ -427,9 +427,9 @@ def test_a_run_without_labels_teacher_or_memory(bare):
     assert all(texts(axis) == ["training (8)"] for axis in drawn["score_histograms.png"].axes)
 
 
-def test_a_labelled_split_of_one_class(bare):
+def test_a_labeled_split_of_one_class(bare):
     run = load_run(bare)
-    data = {"test": open_data(XRAYS, 64, splits=("train",))["train"]}  # labelled, all of them normal
+    data = {"test": open_data(XRAYS, 64, splits=("train",))["train"]}  # labeled, all of them normal
     (roc, no_roc), (pr, no_pr) = itertools.islice(papers.draw_figures([run], data), 2)
     assert [roc, pr] == ["roc.png", "precision_recall.png"] and no_roc == no_pr and "abnormal" in no_roc
 

@@ -90,7 +90,7 @@ def test_the_summary_is_of_the_scores(trained, command):
         assert summary["scores"][score][name]["std"] == pytest.approx(statistics.stdev(values), abs=1e-12)
 
 
-def test_unlabelled_images_are_scored_too(trained):
+def test_unlabeled_images_are_scored_too(trained):
     rows = rows_of(trained / "seed-0" / "scores-test.csv")
     assert [row["name"] for row in rows] == [f"000{i}.jpeg" for i in range(4)]
     assert not list(trained.rglob("scores-*-last.csv")), "the best detector is the last"
@@ -387,7 +387,7 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     assert f"{scores} is missing: python -m fastsquid.train --resume {pair[1] / 'seed-2'}" in refusal(pair[1])
     record = json.loads(summary.read_text())
     write_json(summary, {**record, "split": None})
-    assert "seed-2 has no labelled images to compare" in refusal(pair[1])
+    assert "seed-2 has no labeled images to compare" in refusal(pair[1])
     summary.write_text("{}")
     assert f"{summary} is not the summary of a run" in refusal(pair[1])
     summary.unlink()
@@ -403,7 +403,7 @@ def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
     for path in folder.glob("seed-*/summary.json"):
         write_json(path, {**json.loads(path.read_text()), "split": None, "images": None, "scores": {}})
     report_group(folder)
-    assert "no labelled images" in capsys.readouterr().out
+    assert "no labeled images" in capsys.readouterr().out
 
 
 def test_a_summary_of_runs_on_other_images(tmp_path):

@@ -208,7 +208,7 @@ def test_the_figure_of_digits(run, located):
 
 
 def test_x_rays(unbroken, tmp_path):
-    """No place is known to be abnormal: a figure of the labelled split, and what maps find of synthetic anomalies."""
+    """No place is known to be abnormal: a figure of the labeled split, and what maps find of synthetic anomalies."""
     folder = tmp_path / "new" / "folder"
     out, figure, _ = run_and_keep(unbroken, "--out", folder, "--checkpoint", "last")
     assert sorted(os.listdir(folder)) == ["locate.json", "maps.png"]
@@ -247,7 +247,7 @@ def test_x_rays(unbroken, tmp_path):
     assert "squid-small, seed 0, last checkpoint, epoch 3, val split" in figure.get_suptitle()
 
 
-def test_unlabelled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refused, caplog):
+def test_unlabeled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refused, caplog):
     data = shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "data")
     (data / "broken.png").write_bytes(b"")
     assert "--skip-unreadable" in refused(locate.main, unbroken, "--data", data, "--out", tmp_path / "out")

@@ -58,7 +58,7 @@ def read_rows(path):
 
 @pytest.fixture(scope="module")
 def written(by_residual, tmp_path_factory):
-    """A report of the labelled split."""
+    """A report of the labeled split."""
     out = tmp_path_factory.mktemp("report") / "val.html"
     assert report.main([str(by_residual), str(XRAYS / "val"), "--out", str(out)]) is None
     return out
@@ -132,7 +132,7 @@ def test_thresholds(by_residual, written):
         calibration["mean"] + 2 * calibration["std"],
         data["metrics"]["threshold"],
     ]
-    # What a run without labelled validation images has.
+    # What a run without labeled validation images has.
     assert len(content._thresholds(None, Calibration(0.0, 1.0), "residual")) == 1
 
 
@@ -214,7 +214,7 @@ def test_what_it_is_made_from_is_kept(by_residual, tmp_path, refused):
     assert "would take the place of what it is made from" in said and scores.read_bytes() == before
 
 
-def test_only_labelled_images_count(by_residual, tmp_path, command):
+def test_only_labeled_images_count(by_residual, tmp_path, command):
     """Class folders label what is in them, in the folder itself and in its val and test, but not in train."""
     out = tmp_path / "r.html"
     code, text, _ = command(report.main, by_residual, XRAYS, "--out", out)

@@ -46,7 +46,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def written(by_residual, tmp_path_factory):
-    """A report of 14 images, of which one cannot be read, 5 are normal, 5 abnormal and 3 unlabelled."""
+    """A report of 14 images, of which one cannot be read, 5 are normal, 5 abnormal and 3 unlabeled."""
     folder = tmp_path_factory.mktemp("report") / "images"
     shutil.copytree(XRAYS / "val", folder)
     for source, *target in (
@@ -205,7 +205,7 @@ def test_a_card_says_what_is_known(shown, data, worst_first):
         score, side, *label = [part.text for part in card.find_elements("css selector", ".score > *")]
         assert float(score) == pytest.approx(data["scores"][index], rel=1e-3)
         assert side == ("above threshold" if data["scores"][index] >= threshold else "below threshold")
-        assert label == {0: ["labelled normal"], 1: ["labelled abnormal"], None: []}[data["labels"][index]]
+        assert label == {0: ["labeled normal"], 1: ["labeled abnormal"], None: []}[data["labels"][index]]
         percentile = card.find_element("css selector", ".percentile").text
         assert re.fullmatch(
             rf"{data['percentiles'][index]}(st|nd|rd|th) percentile of 3 normal validation images", percentile
@@ -600,7 +600,7 @@ def test_labels_of_one_class(browser, written, tmp_path):
     one = {**data, "labels": [label or None for label in data["labels"]], "metrics": None}
     path.write_text(page(one, strips), encoding="utf-8")
     shown = Shown(browser, path)
-    assert shown["one-class"].text.startswith("All 5 labelled images are abnormal")
+    assert shown["one-class"].text.startswith("All 5 labeled images are abnormal")
     assert not shown["at-threshold"].is_displayed() and not shown["curves-panel"].is_displayed()
     shown.choose("label-filter", "1")
     assert len(shown.names) == 5 and not shown.errors()

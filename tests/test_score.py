@@ -310,7 +310,7 @@ def test_evaluate_of_an_unreadable_image(run, tmp_path, command, refused):
 
 
 def test_evaluate_refuses(run, tmp_path, refused):
-    assert "no labelled images" in refused(evaluate.main, run, "--data", XRAYS / "test", "--out", tmp_path)
+    assert "no labeled images" in refused(evaluate.main, run, "--data", XRAYS / "test", "--out", tmp_path)
     only = shutil.copytree(XRAYS / "val" / "NORMAL", tmp_path / "data" / "test" / "NORMAL").parent.parent
     assert "has no abnormal ones" in refused(evaluate.main, run, "--data", only, "--out", tmp_path / "pictures")
     assert not (tmp_path / "pictures").exists()

@@ -393,7 +393,7 @@ def test_without_labels_there_are_no_percentiles(tmp_path, command):
     run = fastsquid.load(folder)
     assert {values.quantiles for values in run.calibration.values()} == {None}
     assert run.run.checkpoint == "last" and run.heatmap(PATHS).shape == (4, 64, 64)
-    with pytest.raises(UserError, match="no labelled validation images"):
+    with pytest.raises(UserError, match="no labeled validation images"):
         run.percentile(run.score(PATHS))
 
 

@@ -67,7 +67,7 @@ def test_what_is_watched_is_what_the_detector_scores(watched):
 
 
 def test_the_last_epoch_counts(watched, tmp_path, command):
-    """Asked for, or because nothing is labelled; the papers' choice needs labels."""
+    """Asked for, or because nothing is labeled; the papers' choice needs labels."""
     last = {"name": "last", "epoch": 3, "chosen_by": "last epoch"}
     assert json.loads((watched / "summary.json").read_text())["checkpoint"] == last
     shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "data" / "train" / "NORMAL")

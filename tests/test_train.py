@@ -331,7 +331,7 @@ def test_an_x_ray_preset_without_data_takes_the_digits(tmp_path, command):
     assert code == 0 and "200 normal, 200 abnormal; best checkpoint" in out
 
 
-def test_an_unlabelled_folder_trains(tmp_path, command):
+def test_an_unlabeled_folder_trains(tmp_path, command):
     code, out, _ = command(train.main, *tiny(tmp_path / "run", "--data", XRAYS / "train" / "NORMAL", "--epochs", "1"))
     assert code == 0, out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

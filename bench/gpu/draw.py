@@ -1,6 +1,6 @@
 """`python bench/gpu/draw.py FOLDER...`: draws the runs of bench/gpu.sh; FOLDER is a preset's unpacked archive.
 
-In FOLDER/figures: ROC and precision-recall curves of all seeds and histograms of seed 0's scores, on the labelled
+In FOLDER/figures: ROC and precision-recall curves of all seeds and histograms of seed 0's scores, on the labeled
 split, and t-SNE of the memory where memory.npz is there. It needs no GPU, no weights and no X-rays.
 """
 

@@ -1,4 +1,4 @@
-"""How well maps find anomalies whose places are known: synthetic ones, drawn into healthy images."""
+"""How well heat maps find anomalies whose places are known: synthetic ones, and cells of DigitAnatomy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..data.split import Split
 from ..errors import DivergedError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
-from ..scoring.maps import anomaly_maps, by_cell
+from ..scoring.maps import Moments, anomaly_maps, by_cell
 from ..scoring.scores import score_images, spread_images
 from .metrics import aupro, evaluate, pixel_auroc
 from .neighbors import nearest_scores
@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = ("haze", "opacity")
 PRIOR = "lung_prior"  # the reference that every map should beat
 STRENGTH = 0.2  # above which a pixel counts as abnormal; 1 = the anomaly has replaced the image
 MOST = 200  # images, which bounds the time of large data sets
+SIDE = 3  # cells per side of DigitAnatomy
 
 
 @dataclass(frozen=True)
@@ -101,25 +102,27 @@ def measure_maps(
     return result
 
 
-SIDE = 3  # cells a side of DigitAnatomy
+def locate(
+    detector: Detector | Ensemble, train: Split, split: Split, calibration: dict[str, Moments], batch_size: int = 64
+) -> dict[str, Any]:
+    """Return how well maps find abnormal cells of DigitAnatomy, and abnormal images by their largest cell.
 
-
-def locate(detector, train, split, calibration, batch_size=64):
-    """How well maps tell abnormal cells, and by their largest cell abnormal images; the nearest neighbours beside them.
+    Nearest neighbors are measured beside them.
 
     Args:
-        detector: a `Detector` in eval mode.
-        train, split: `Split`s of DigitAnatomy, the latter with normal and abnormal images.
-        calibration: as `calibrate_maps` gives it, of the training images.
+        detector: in eval mode.
+        train, split: of DigitAnatomy; `split` has normal and abnormal images.
+        calibration: as `calibrate_maps` returns it for the training images.
+        batch_size: images per batch.
 
     Returns:
-        dict: `cell_auc`, of all cells of all images together, and `image_auc`, of the score that the config names too;
-        each {name: {auc, auc_by_kind}}. Among the cells of a kind are all normal ones, and the abnormal ones of the
-        kind's images.
+        dict with `cell_auc`, over all cells of all images, and `image_auc`, also of the score that ranks; each is
+        {name: {auc, auc_by_kind}}. The cells of a kind are all normal cells, and the abnormal cells of its images.
 
     Raises:
         DivergedError: a map is not finite.
     """
+    assert split.cells is not None and split.classes is not None and split.labels is not None
     device, parts = next(detector.parameters()).device, {}
     for batch in split.images.split(batch_size):
         for name, values in finite_maps(detector, to_unit(batch.to(device)), calibration).items():
@@ -142,7 +145,7 @@ def locate(detector, train, split, calibration, batch_size=64):
 
 
 def locate_synthetic(
-    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, Moments]
 ) -> dict[str, Any]:
     """Return how well maps find synthetic anomalies in healthy images.
 
@@ -167,7 +170,14 @@ def locate_synthetic(
     }
 
 
-def finite_maps(detector, images, calibration):
+def finite_maps(
+    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, Moments]
+) -> dict[str, torch.Tensor]:
+    """Return `scoring.maps.anomaly_maps`.
+
+    Raises:
+        DivergedError: a map is not finite.
+    """
     maps = anomaly_maps(detector, images, calibration)
     for name, values in maps.items():
         if not values.isfinite().all():
@@ -176,9 +186,9 @@ def finite_maps(detector, images, calibration):
 
 
 def _by_cell(maps):
-    """Means over DigitAnatomy's cells: (B, H, W) -> (B, 9).
+    """Return the means over DigitAnatomy's cells: (B, H, W) -> (B, 9).
 
-    Where 3 does not divide the side, the digits were drawn on the next multiple and resized: so are the maps, back.
+    Where 3 does not divide the side, the digits were drawn at the next multiple and resized. The maps are resized back.
     """
     side = -(-maps.shape[-1] // SIDE) * SIDE
     if side != maps.shape[-1]:

@@ -3,9 +3,12 @@
 Larger scores are more abnormal.
 """
 
-from typing import cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
 from scipy import ndimage
 from sklearn.metrics import (
     accuracy_score,
@@ -19,18 +22,24 @@ from sklearn.metrics import (
 
 from ..errors import UserError
 
+Array = np.ndarray | torch.Tensor
 
-def require_both_classes(labels, where):
-    """Refuses labels (N,) of a single class, for which no AUC exists."""
+
+def require_both_classes(labels: Array, where: str | Path) -> None:
+    """Raise a UserError if labels (N,) have a single class, for which no AUC exists; `where` names the images."""
     for label, name in enumerate(("normal", "abnormal")):
         if not (np.asarray(labels) == label).any():
             raise UserError(f"AUC needs normal and abnormal images, but {where} has no {name} ones")
 
 
-def best_threshold(labels, scores):
-    """The threshold of highest accuracy; an image is called abnormal if its score reaches it.
+def best_threshold(labels: Array, scores: Array) -> float:
+    """Return the threshold of highest accuracy. An image is called abnormal if its score reaches the threshold.
 
-    Halfway between neighbouring scores, so that rounding of one image's score does not decide.
+    It lies halfway between two adjacent scores, so that rounding of one image's score does not decide.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
@@ -41,8 +50,8 @@ def best_threshold(labels, scores):
     return float((thresholds[best] + below.max()) / 2) if below.size else float(thresholds[best])
 
 
-def at_threshold(labels, scores, threshold):
-    """dict of threshold, accuracy, f1, sensitivity and specificity, each in [0, 1]."""
+def at_threshold(labels: Array, scores: Array, threshold: float) -> dict[str, float]:
+    """Return the threshold, and accuracy, f1, sensitivity and specificity at it, each in [0, 1]."""
     called = np.asarray(scores, dtype=np.float64) >= threshold  # float32 would round the threshold
     return {
         "threshold": threshold,
@@ -53,15 +62,17 @@ def at_threshold(labels, scores, threshold):
     }
 
 
-def at_sensitivity(labels, scores, sensitivity):
-    """The highest threshold at which at least this share of abnormal images is called abnormal, and its specificity."""
+def at_sensitivity(labels: Array, scores: Array, sensitivity: float) -> tuple[float, float]:
+    """Return the highest threshold with at least this sensitivity, in [0, 1], and its specificity."""
     fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
     first = np.argmax(tpr >= sensitivity)
     return float(thresholds[first]), float(1 - fpr[first])
 
 
-def evaluate(labels, scores, validation_threshold=None, classes=None):
-    """Everything reported of one score.
+def evaluate(
+    labels: Array, scores: Array, validation_threshold: float | None = None, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return all metrics of one score.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.
@@ -70,9 +81,10 @@ def evaluate(labels, scores, validation_threshold=None, classes=None):
         classes: None, or N names of the images' classes.
 
     Returns:
-        dict: `auc`, `average_precision`; `validation_threshold` (None without one) and `test_threshold` as
-        `at_threshold`, the latter chosen on these very labels as the papers do, which flatters. Where there are several
-        abnormal classes, also `auc_by_kind`: for each, the AUC of its images and all normal images.
+        dict with `auc` and `average_precision`; `validation_threshold` and `test_threshold`, metrics as `at_threshold`
+        returns them. The first is None without a threshold. The second is chosen on these labels, as the papers do,
+        which flatters. With several abnormal classes also `auc_by_kind`: per class, the AUC of its images against all
+        normal images.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
     result = {
@@ -93,8 +105,8 @@ def evaluate(labels, scores, validation_threshold=None, classes=None):
     return result
 
 
-def bootstrap_auc(labels, scores, resamples=2000, seed=0):
-    """95 % percentile interval of the AUC over images, normal and abnormal ones resampled separately.
+def bootstrap_auc(labels: Array, scores: Array, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the AUC over images. Normal and abnormal images are resampled separately.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.
@@ -108,8 +120,8 @@ def bootstrap_auc(labels, scores, resamples=2000, seed=0):
     return interval(bootstrap_aucs(labels, [scores], resamples, seed)[0])
 
 
-def bootstrap_aucs(labels, scores, resamples=2000, seed=0):
-    """AUCs (K, resamples) of K scores (K, N) of the same images: each resample is the same images for all of them."""
+def bootstrap_aucs(labels: Array, scores: Sequence[Array], resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return the AUCs (K, resamples) of K scores (N,) of the same images. Each resample has the same images for all."""
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, 100):  # a part at a time, which bounds the memory of many images
@@ -122,8 +134,8 @@ def bootstrap_aucs(labels, scores, resamples=2000, seed=0):
     return np.concatenate(parts, axis=1)
 
 
-def weighted_auc(labels, scores, weights):
-    """AUC of resamples: the share of drawn (abnormal, normal) pairs in the right order, a tie counting half.
+def weighted_auc(labels: Array, scores: Array, weights: np.ndarray) -> np.ndarray:
+    """Return the AUC of resamples: the share of drawn (abnormal, normal) pairs in the right order; a tie counts half.
 
     Args:
         labels, scores: (N,).

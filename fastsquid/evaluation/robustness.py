@@ -1,23 +1,32 @@
 """AUC and false alarms where all images are changed alike, and the AUC of parts of images."""
 
+from collections.abc import Mapping
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from ..config import Config
 from ..data.images import convert_array
 from ..data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
+from ..data.split import Split
+from ..model.detector import Detector
+from ..model.ensemble import Ensemble
 from ..scoring.scores import score_images
 from .metrics import at_threshold
 
 
-def uncropped_size(config):
-    """Side of the square images that perturbations are to change: where the config crops, enough to crop after them."""
+def uncropped_size(config: Config) -> int:
+    """Return the side of the square images that perturbations change.
+
+    Where the configuration crops, it is larger than the model's, because images are cropped after the change.
+    """
     return 4 * config.image_size if config.crop else config.image_size
 
 
-def perturbed_scores(detector, images):
+def perturbed_scores(detector: Detector | Ensemble, images: torch.Tensor) -> dict[str, dict[str, np.ndarray]]:
     """Return the scores of images that are all perturbed alike, for each of `PERTURBATIONS`.
 
     Where the detector's config crops, a changed image is cropped and resized like any image that is read.
@@ -46,10 +55,15 @@ def perturbed_scores(detector, images):
     return {name: score_images(frozen, images, change=cropped(change)) for name, change in CHANGES.items()}
 
 
-def perturbed_aucs(detector, split):
-    """AUC of every score on a labelled split whose images are all perturbed alike: {perturbation: {score: AUC}}.
+def perturbed_aucs(detector: Detector | Ensemble, split: Split) -> dict[str, dict[str, float]]:
+    """Return the AUC of every score on a labeled split whose images are all perturbed alike.
 
-    `split` has images as `perturbed_scores` takes them.
+    Args:
+        detector: it is put in eval mode.
+        split: labeled, with images as `perturbed_scores` takes them.
+
+    Returns:
+        {perturbation: {score: AUC}}.
     """
     return {
         name: {score: float(roc_auc_score(split.labels, values)) for score, values in scores.items()}
@@ -57,15 +71,15 @@ def perturbed_aucs(detector, split):
     }
 
 
-def confounds(detector, split):
+def confounds(detector: Detector | Ensemble, split: Split) -> dict[str, dict[str, float]]:
     """Return the AUC of every score where only the lungs are left of each image, and where they are removed.
 
-    A score that goes by disease keeps its AUC on the lungs alone, and falls to 0.5 without them. The region is the same
-    in every image: a mask of its own would already tell sick lungs, which are hard to outline.
+    A score that depends on disease keeps its AUC on the lungs alone, and falls to 0.5 without them. The region is the
+    same in every image. A mask per image would already reveal sick lungs, because they are hard to outline.
 
     Args:
         detector: a `Detector`; it is put in eval mode.
-        split: a labelled `Split` of images as the model sees them.
+        split: a labeled `Split` of images as the model sees them.
 
     Returns:
         {score: {"lungs only": AUC, "without lungs": AUC}}.
@@ -77,8 +91,13 @@ def confounds(detector, split):
     return result
 
 
-def robustness(labels, scores, ranking, threshold=None):
-    """Say how scores hold where all images are perturbed alike.
+def robustness(
+    labels: np.ndarray | torch.Tensor,
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    ranking: str,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Return how well scores do where all images are perturbed alike.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.

@@ -64,7 +64,7 @@ def evaluate_run(
 def run_table(result: dict) -> str:
     """Return the metrics of `evaluate_run` as a table for people."""
     if result["split"] is None:
-        return "no labelled images: nothing to evaluate"
+        return "no labeled images: nothing to evaluate"
     images, checkpoint = result["images"], result["checkpoint"]
     head = f"{'accuracy':>9} {'F1':>6} {'sens.':>6} {'spec.':>6}"
     lines = [
@@ -108,7 +108,7 @@ def mean_and_std_text(values, width):
 def group_table(summary: dict) -> str:
     """Return the summary of a group of runs as tables for people."""
     if summary["split"] is None:
-        return "no labelled images: nothing to summarize"
+        return "no labeled images: nothing to summarize"
     seeds, images = len(summary["seeds"]), summary["images"]
     lines = [
         f"{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "

@@ -3,11 +3,13 @@
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from .. import __version__
+from ..api import Scorer
 from ..config import SCORES
 from ..data.sources import describe_source
 from ..evaluation.metrics import at_sensitivity, bootstrap_auc
@@ -22,8 +24,14 @@ from .page import DEVIATIONS
 SENSITIVITY = 0.95  # at which a specificity is reported
 
 
-def page_data(scorer, images, options):
-    """What the page shows, as `page` takes it."""
+def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
+    """Return the data of the page, as `page.page` takes it.
+
+    Args:
+        scorer: of a calibrated run or group.
+        images: as `examine.examine_images` leaves them.
+    """
+    assert scorer.calibration is not None
     name, calibration = scorer.score_name, scorer.calibration[scorer.score_name]
     read = [image for image in images if not image.error]
     scores = np.array([image.score for image in read])
@@ -31,8 +39,8 @@ def page_data(scorer, images, options):
     if calibration.quantiles is not None:
         below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
         percentiles = [None if image.error else next(below) for image in images]
-    labelled = [image for image in read if image.label is not None]
-    metrics = _metrics([image.label for image in labelled], [image.score for image in labelled])
+    labeled = [image for image in read if image.label is not None]
+    metrics = _metrics([image.label for image in labeled], [image.score for image in labeled])
     thresholds = _thresholds(scorer.run.validation, calibration, name)
     if metrics:
         thresholds.append(
@@ -53,8 +61,8 @@ def page_data(scorer, images, options):
     }
 
 
-def count_normal(scorer):
-    """How many validation images its percentiles are of, or None where it has none."""
+def count_normal(scorer: Scorer) -> int | None:
+    """Return the number of normal validation images behind the scorer's percentiles; None where it has none."""
     calibration = scorer.calibration
     if calibration is None or calibration[scorer.score_name].quantiles is None:
         return None
@@ -90,7 +98,7 @@ def page_title(
 
 
 def _thresholds(validation, calibration, name):
-    """[value, what it is] of those that the run itself offers; the first is where the page begins."""
+    """Return [value, text] of the thresholds that the run offers; the page begins at the first."""
     found = []
     if validation:
         found.append([validation[name]["threshold"], "most accurate on the run's validation images"])
@@ -101,7 +109,7 @@ def _thresholds(validation, calibration, name):
 
 
 def _metrics(labels, scores):
-    """What labels and scores are worth at every threshold; None unless both classes are there."""
+    """Return metrics of scores at every threshold; None unless both classes are present."""
     if len(set(labels)) < 2:
         return None
     fpr, tpr, _ = roc_curve(labels, scores)
@@ -159,7 +167,7 @@ def _count(record):
 
 
 def _facts(scorer):
-    """[what, text] of the run."""
+    """Return [what, text] lines about the run."""
     run, config = scorer.run, scorer.run.record.config
     runs = "mean of all runs, each standardized; " if isinstance(scorer.detector, Ensemble) else ""
     return [
@@ -180,7 +188,7 @@ def _facts(scorer):
 
 
 def _map_of(config):
-    """What the map is, and that a score which is not made of the same has other reasons than it shows."""
+    """Return what the map shows. If the score is made of something else, say so."""
     unit = "in standard deviations from normal images at each pixel"
     judged = {
         "discriminator": "the reconstruction",

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,15 @@ _LABELS = {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
 
 @dataclass
 class ReportImage:
-    """One image of a report, and what is known of it before it is opened.
+    """One image of a report.
 
     Attributes:
-        name: its path inside the folder, with "/", or a hash of what is in it.
-        path: Path of the file; None where a CSV says that it could not be read.
-        label: 0 normal, 1 abnormal, None unlabelled.
-        score: what a CSV says, or None.
+        name: its path inside the folder, with "/", or a hash of its file.
+        path: of the file; None where a CSV says that it could not be read.
+        label: 0 normal, 1 abnormal, None unknown.
+        score: from a CSV, or filled in by `examine_images`.
         error: why it could not be read, or "".
-        unlike: how unlike the training images it is, as `Scorer.unlike_training` gives it, or None.
+        unlike: as `Scorer.unlike_training` returns it, or None.
     """
 
     name: str
@@ -36,11 +37,12 @@ class ReportImage:
     unlike: float | None = None
 
 
-def folder_images(folder, anonymous=False):
-    """A list of `ReportImage` of all images below a folder, labelled by its class folders where NORMAL is among them.
+def folder_images(folder: str | Path, anonymous: bool = False) -> list[ReportImage]:
+    """Return all images below a folder. Class folders label them, if NORMAL is among them.
 
     Args:
-        anonymous: call them by what is in the files, as `score --anonymous` does.
+        folder: to search.
+        anonymous: name images by a hash of their files, as `score --anonymous` does.
 
     Raises:
         UserError: the folder cannot be listed or holds no images.
@@ -55,14 +57,14 @@ def folder_images(folder, anonymous=False):
     return list(map(ReportImage, names, paths, folder_labels(folder, paths)))
 
 
-def csv_images(path, folder, score, anonymous=False):
-    """A list of `ReportImage`, one a row of a CSV that `fastsquid.score` or a training run wrote.
+def csv_images(path: str | Path, folder: str | Path, score: str, anonymous: bool = False) -> list[ReportImage]:
+    """Return one image per row of a CSV that `fastsquid.score` or a training run wrote.
 
     Args:
-        path: of the CSV, with the columns name and `score`; label and error where it has them.
+        path: of the CSV, with the columns name and `score`; label and error are read where they exist.
         folder: with the images.
-        anonymous: whether the CSV calls them by what is in them, and not by their paths inside the folder.
-        score: the column that is read.
+        score: the column with the scores.
+        anonymous: the CSV names images by a hash of their files, not by their paths inside the folder.
 
     Raises:
         UserError: a CSV that is not of this kind, or an image that is not below the folder.
@@ -76,7 +78,7 @@ def csv_images(path, folder, score, anonymous=False):
             images.append(ReportImage(name, None, error=readable_error(error)))
             continue
         if name not in known:
-            what = "hashes of files of" if anonymous else "relative to, or --anonymous where they are hashes"
+            what = "hashes of" if anonymous else "relative to, or --anonymous if they are hashes"
             raise UserError(
                 f"{path} names an image in line {line} that {folder} does not have: give --images the folder that its "
                 f"names are {what}"
@@ -95,8 +97,8 @@ def csv_images(path, folder, score, anonymous=False):
     return images
 
 
-def label_images(images, path):
-    """Replaces all labels by those of a CSV with columns name and label; images that it does not name have none.
+def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
+    """Replace all labels by those of a CSV with the columns name and label. Images that it does not name get none.
 
     A label is 0 or normal, 1 or abnormal, in any case; or empty.
 
@@ -109,14 +111,14 @@ def label_images(images, path):
     unknown = set(labels) - {image.name for image in images}
     if unknown:
         raise UserError(
-            f"{path} labels {min(unknown)}, which is none of the images: its names should be like {images[0].name}"
+            f"{path} labels {min(unknown)}, which is not one of the images: its names should be like {images[0].name}"
         )
     for image in images:
         image.label = labels.get(image.name)
 
 
-def readable_error(error):
-    """What `ImageError` says, without the path, which a report that is passed on should not hold."""
+def readable_error(error: str) -> str:
+    """Return the message of an `ImageError` without the path, because a report may be passed on."""
     reason = re.search(r"cannot be read as an image \(.*\)", error, re.S)
     return reason[0] if reason else "could not be read when it was scored"
 
@@ -130,10 +132,10 @@ def _label(path, line, text):
 
 
 def _read_rows(path, columns):
-    """[(line, {column: text})] of a CSV that has at least these columns and one row, each name once."""
+    """Return [(line, {column: text})] of a CSV with at least these columns and one row, and each name once."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is no file: give a CSV with the columns {', '.join(columns)}")
+        raise UserError(f"{path} is not a file: give a CSV with the columns {', '.join(columns)}")
     rows, names = [], set()
     # As `files.replacing` writes it; utf-8-sig, since spreadsheets put a byte order mark in front.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -150,14 +152,14 @@ def _read_rows(path, columns):
                 if len(cells) != len(head):
                     raise UserError(
                         f"{path} has {len(cells)} cells in line {reader.line_num} and {len(head)} in its first line: "
-                        "give every row a cell a column"
+                        "give every row one cell per column"
                     )
                 if row["name"] in names:
                     raise UserError(f"{path} names {row['name']} twice (line {reader.line_num}): give each image once")
                 names.add(row["name"])
                 rows.append((reader.line_num, row))
         except csv.Error as error:
-            raise UserError(f"{path} is no CSV (line {reader.line_num}: {error})") from None
+            raise UserError(f"{path} is not a CSV (line {reader.line_num}: {error})") from None
     if not rows:
-        raise UserError(f"{path} has no rows: give one for each image")
+        raise UserError(f"{path} has no rows: give one per image")
     return rows

@@ -8,26 +8,28 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 SIDE = 128  # pixels of a picture, at most
-DEVIATIONS = 5  # standard deviations that a map's colours reach
+DEVIATIONS = 5  # standard deviations that a map's colors reach
 BUDGET = 4200  # bytes of a strip: in base64 and with its row of data under 6 kB, 30 MB for 5,000 images
 QUALITIES = (95, 90, 85, 75, 60, 40, 20)
 
 
-def strip(image, reconstruction, heatmap):
-    """The three pictures of an image side by side, as WebP of the highest quality within `BUDGET`.
+def strip(image: np.ndarray, reconstruction: np.ndarray, heatmap: np.ndarray) -> bytes:
+    """Return the three pictures of an image side by side, as a WebP file of the highest quality within `BUDGET`.
 
-    What is noise from edge to edge, and would not fit at any quality, has fewer pixels.
+    An image of noise, which does not fit at any quality, gets fewer pixels.
 
     Args:
         image: (S, S), uint8 or uint16.
         reconstruction: (S, S) in [0, 1].
-        heatmap: (S, S) in standard deviations; of 0 to `DEVIATIONS`, what is beyond is cut.
+        heatmap: (S, S) in standard deviations; clipped to 0 ... `DEVIATIONS`.
 
     Returns:
         bytes.
@@ -47,15 +49,12 @@ def strip(image, reconstruction, heatmap):
         side //= 2
 
 
-def page(data, strips):
-    """The report as HTML.
+def page(data: dict[str, Any], strips: Sequence[bytes]) -> str:
+    """Return the report as HTML. It loads nothing from elsewhere, and its security policy forbids it.
 
     Args:
-        data: JSON-able dict, which `report.js` shows.
-        strips: `strip` of each image in the order of the data; b"" of one that could not be read.
-
-    Returns:
-        str. Nothing in it is loaded from elsewhere, and its security policy would not let it.
+        data: a JSON value, which `report.js` shows.
+        strips: `strip` of each image in the order of the data; b"" for one that could not be read.
     """
     template, style, script = (_part(f"report.{kind}") for kind in ("html", "css", "js"))
     parts = {

@@ -4,7 +4,7 @@ const data = JSON.parse(byId("data").textContent);
 const strips = byId("strips").textContent.split("\n");
 const read = data.names.map((_, index) => index).filter((index) => data.scores[index] !== null);
 const scores = read.map((index) => data.scores[index]);
-const labelled = read.filter((index) => data.labels[index] !== null);
+const labeled = read.filter((index) => data.labels[index] !== null);
 
 const VIEWS = ["xray", "reconstruction", "map"];
 const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: `anomaly map (${data.map}) over the X-ray` };
@@ -169,7 +169,7 @@ function mark(position, made) {
   made.querySelector(".score").replaceChildren(
     element("b", { textContent: number(data.scores[index]) }),
     element("span", { className: "side", textContent: `${side(index)} threshold` }),
-    ...(label(index) ? [element("span", { className: "label", textContent: `labelled ${label(index)}` })] : []),
+    ...(label(index) ? [element("span", { className: "label", textContent: `labeled ${label(index)}` })] : []),
   );
 }
 
@@ -294,7 +294,7 @@ async function showDetail() {
   const facts = [
     `score ${number(data.scores[index])}`,
     `${side(index)} threshold`,
-    label(index) && `labelled ${label(index)}`,
+    label(index) && `labeled ${label(index)}`,
     unlike(index),
     percentile(index),
     `${(active + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
@@ -379,7 +379,7 @@ function place(score) {
 }
 
 function judge() {
-  const count = (is, where) => labelled.filter((index) => data.labels[index] === is && side(index) === where).length;
+  const count = (is, where) => labeled.filter((index) => data.labels[index] === is && side(index) === where).length;
   const [tp, fn, fp, tn] = [count(1, "above"), count(1, "below"), count(0, "above"), count(0, "below")];
   const sensitivity = tp / (tp + fn);
   const specificity = tn / (tn + fp);
@@ -427,12 +427,12 @@ for (const select of document.querySelectorAll("#bar select")) select.addEventLi
 
 /* What stays as it is once the page is made */
 
-// Labelled and unlabelled images on top of each other.
+// Labeled and unlabeled images on top of each other.
 function drawHistogram() {
   const bins = 50;
   const bin = (index) => Math.min(bins - 1, Math.floor((bins * place(data.scores[index])) / 100));
-  const kinds = ["normal", "abnormal", "unlabelled"];
-  const groups = kinds.map((kind) => read.filter((index) => (label(index) ?? "unlabelled") === kind));
+  const kinds = ["normal", "abnormal", "unlabeled"];
+  const groups = kinds.map((kind) => read.filter((index) => (label(index) ?? "unlabeled") === kind));
   const all = new Array(bins).fill(0);
   for (const index of read) all[bin(index)]++;
   const unit = 29 / all.reduce((a, b) => Math.max(a, b));
@@ -501,10 +501,10 @@ function beginThresholds() {
 
 function beginMetrics() {
   const metrics = data.metrics;
-  const abnormal = labelled.filter((index) => data.labels[index] === 1).length;
-  const images = plural(labelled.length, "labelled image");
-  byId("labelled").textContent = `${images}: ${abnormal} abnormal, ${labelled.length - abnormal} normal`;
-  byId("prevalence").value = Number(((100 * abnormal) / labelled.length).toPrecision(3));
+  const abnormal = labeled.filter((index) => data.labels[index] === 1).length;
+  const images = plural(labeled.length, "labeled image");
+  byId("labeled").textContent = `${images}: ${abnormal} abnormal, ${labeled.length - abnormal} normal`;
+  byId("prevalence").value = Number(((100 * abnormal) / labeled.length).toPrecision(3));
   byId("share").textContent = `${byId("prevalence").value} %`;
   byId("auc").textContent = metrics.auc.toFixed(3);
   byId("interval").textContent = metrics.interval.map((end) => end.toFixed(3)).join(" to ");
@@ -529,11 +529,11 @@ function begin() {
   drawScales();
   drawHistogram();
   beginThresholds();
-  byId("label-control").hidden = byId("labels-panel").hidden = !labelled.length;
+  byId("label-control").hidden = byId("labels-panel").hidden = !labeled.length;
   byId("at-threshold").hidden = byId("curves-panel").hidden = !data.metrics;
   if (data.metrics) beginMetrics();
-  else if (labelled.length) {
-    const only = `All ${labelled.length} labelled images are ${label(labelled[0])}`;
+  else if (labeled.length) {
+    const only = `All ${labeled.length} labeled images are ${label(labeled[0])}`;
     byId("one-class").textContent = `${only}: sensitivity, specificity and curves need both.`;
   }
   const narrow = matchMedia("(max-width: 60rem)").matches;

@@ -1,6 +1,7 @@
 """Scores of the runs of a group, as they left them on disk."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +12,15 @@ from .folder import read_run, read_scores, read_summary, scores_file
 from .group import finished_runs
 
 
-def read_scored(folder, score=None):
-    """`Scored` of a group, or of a run, which is a group of one; by default the score that its configuration ranks by.
+def read_scored(folder: Path, score: str | None = None) -> Scored:
+    """Return the scores of the reported split by every run of a group; a run is a group of one.
+
+    Args:
+        folder: of the group or run.
+        score: its name; None for the score that the configuration ranks by.
 
     Raises:
-        UserError: it is not finished, has no labelled split or not that score, or its runs scored different images.
+        UserError: it is not finished, has no labeled split or not that score, or its runs scored different images.
     """
     runs = [_read_run(run, score) for run in finished_runs(folder).values()]
     for run in runs[1:]:
@@ -26,7 +31,7 @@ def read_scored(folder, score=None):
 def _read_run(run, score):
     split, score = read_summary(run).split, score or read_run(run).config.score
     if split is None:
-        raise UserError(f"{run} has no labelled images to compare: train on data with a labelled test or val split")
+        raise UserError(f"{run} has no labeled images to compare: train on data with a labeled test or val split")
     path = scores_file(run, split)
     names, labels, scores = read_scores(path)
     if score not in scores:

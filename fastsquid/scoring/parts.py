@@ -1,41 +1,43 @@
-"""Rows of one file that several processes compute: each writes a part beside it, and the parts become the file.
+"""Rows of one file that several processes compute. Each writes a part beside the file; the parts become the file.
 
-A part is a line of JSON a row, `[index, ...]` by rising index. Its name has a hash of all that its rows depend on, so
-that what a killed job has left is taken up by the next one that would compute the same, with any number of processes.
+A part has one line of JSON per row, `[index, ...]`, by rising index. Its name holds a hash of everything that its rows
+depend on. So the next job that computes the same rows uses what a killed job has left, with any number of processes.
 """
 
 import hashlib
 import heapq
 import json
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from itertools import groupby, zip_longest
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
 try:
     import fcntl
-except ImportError:  # of Windows
+except ImportError:  # Windows
     fcntl = None
 
 from ..errors import UserError
 from ..utils import distributed
 
 
-def any_parts(out):
-    """Whether a job that was to write `out` has left parts."""
+def any_parts(out: str | Path) -> bool:
+    """Return whether an earlier job has left parts of the file `out`."""
     return bool(_parts(Path(out)))
 
 
-def digest(settings, files):
-    """What the rows of image files depend on, as 16 hex digits.
+def digest(settings: Any, files: Iterable[tuple[str, Any]]) -> str:
+    """Return a hash of everything that the rows of image files depend on, 16 hex digits.
 
     Args:
-        settings: JSON-able.
-        files: [(name, Path or `ShardFile`)]; sizes and times of change count, contents are not read.
+        settings: a JSON value.
+        files: [(name, Path or `ShardFile`)]. Their sizes and times of change count; their contents are not read.
     """
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, path in files:
@@ -49,16 +51,16 @@ def digest(settings, files):
 
 
 class Parts:
-    """The parts of `out`, of which all processes of a job write some. A context, in which no other job writes it.
+    """The parts of one file. Each process of a job writes some of them. In its context, no other job writes the file.
 
     Args:
         out: path of the file.
-        key: `digest` of what the rows depend on.
-        count: how many rows there are to be.
+        key: `digest` of the rows.
+        count: number of rows of the file.
 
     Raises:
-        UserError: on entry: a part that is damaged, another job that writes the same file, or processes that do not see
-            the same.
+        UserError: on entry: a part is damaged, another job writes the same file, or the processes read different
+            images.
     """
 
     def __init__(self, out, key, count):
@@ -79,12 +81,12 @@ class Parts:
         self._held.close()
 
     def share(self):
-        """Indices of the rows that are missing and this process's to compute, a list."""
-        # Neighbours stay together: they lie beside each other on the disk, and in shards.
+        """Return the indices of the missing rows that this process computes."""
+        # Consecutive rows: their files lie beside each other on the disk, and in shards.
         return np.array_split(np.flatnonzero(~self.done), distributed.world())[distributed.rank()].tolist()
 
     def write(self, indices, batches):
-        """Appends the rows of `indices`, which come in batches, to a new part; what is written outlives the process."""
+        """Write the rows of `indices`, which come in batches, to a new part. Written rows survive a killed process."""
         indices = iter(indices)
         with open(self.out.with_name(f".{self.out.name}.{self.key}.{uuid4().hex}.part"), "x") as file:
             for batch in batches:
@@ -92,7 +94,7 @@ class Parts:
                 file.flush()
 
     def rows(self):
-        """All rows in order, without their index. One that is there twice is the same twice.
+        """Yield all rows in order, without their index. A row that is in two parts is the same in both.
 
         Raises:
             UserError: a row is missing.
@@ -108,7 +110,7 @@ class Parts:
             yield row[1:]
 
     def remove(self):
-        """Removes them, and what is left of other jobs that were to write the same file."""
+        """Remove all parts of the file, also those of other jobs."""
         for part in _parts(self.out):
             part.unlink(missing_ok=True)
 
@@ -122,7 +124,7 @@ def _parts(out, key="[0-9a-f]{16}"):
 
 
 def _rows(part, count):
-    """Rows of a part, but a last one that a killed process has not written to its end."""
+    """Yield the rows of a part, without an incomplete last row of a killed process."""
     with open(part, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -137,7 +139,7 @@ def _rows(part, count):
 
 @contextmanager
 def _locked(out):
-    """Keeps other jobs from writing `out` in this block; where the file system knows no locks nobody is kept."""
+    """Lock `out` against other jobs in this block, where the file system supports locks."""
     path = out.with_name(f".{out.name}.lock")
     with open(path, "a") as file:
         try:

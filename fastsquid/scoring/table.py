@@ -1,4 +1,4 @@
-"""Image files to rows of scores: what `fastsquid.score` writes."""
+"""Image files to rows of scores, as `fastsquid.score` writes them."""
 
 import csv
 import sys
@@ -14,12 +14,17 @@ from ..utils.files import replacing
 
 
 class Scoring:
-    """Makes rows of image files, and notes what it has seen.
+    """Score image files, and record time and ages.
+
+    Args:
+        scorer: a `Scorer`.
+        batch_size: images per batch.
+        anonymous: name images by a hash of their files.
 
     Attributes:
-        start: when it began.
+        start: when it began, in seconds of `time.perf_counter`.
         seconds: that the scorer took.
-        ages: of the patients in years, None where an image does not tell.
+        ages: of the patients in years; None where unknown.
     """
 
     def __init__(self, scorer, batch_size, anonymous):
@@ -27,8 +32,11 @@ class Scoring:
         self.start, self.seconds, self.ages = time.perf_counter(), 0.0, []
 
     def batches(self, files):
-        """Lists of rows of [(name, path)]: name, scores, calibrated score and `unlike_training` as text, and why it
-        cannot be read."""
+        """Yield batches of rows, lists of text: name, scores, calibrated score, `unlike_training`, and the error.
+
+        Args:
+            files: [(name, Path or `ShardFile`)].
+        """
         nothing = [""] * (len(self.scorer.score_names) + 2)
         for batch in tqdm(
             decoded(
@@ -51,7 +59,7 @@ class Scoring:
             for name, image, _, error in batch:
                 cells = nothing if image is None else next(scores)
                 if cells is None:
-                    cells, error = nothing, f"{name} has no finite scores: the run's weights are at fault"
+                    cells, error = nothing, f"{name} has scores that are not finite: the run's weights are damaged"
                 rows.append([name, *cells, error])
             yield rows
 
