@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     with replacing(out, "wb") as file:
         WRITERS[options.to](scorer, file)
         file.flush()
-        if options.verify:
+        if images is not None:
             largest, speeds = compare(scorer, READERS[options.to](file.name), images)
             print(agreement_table(largest, speeds, options.to))
             require_agreement(largest, out)

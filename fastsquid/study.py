@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import DivergedError, UserError
 from .training.study import STUDIES
-from .utils.cli import Parser, add_training_options, refuse_repeated, run_command, seed_option
+from .utils.cli import Parser, add_training_options, reject_repeated, run_command, seed_option
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -107,7 +107,7 @@ def _parse(arguments):
         raise UserError("--scale full needs --data: give a folder of X-rays, or use --scale small")
     if options.scale == "small" and options.data is not None:
         raise UserError("--data needs --scale full: the small scale is of DigitAnatomy")
-    refuse_repeated(options.seeds)
+    reject_repeated(options.seeds)
     return options
 
 

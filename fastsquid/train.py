@@ -17,7 +17,7 @@ from .utils.cli import (
     add_reading_options,
     add_training_options,
     join_job,
-    refuse_repeated,
+    reject_repeated,
     run_command,
     seed_option,
 )
@@ -183,7 +183,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     if options.seeds is not None:
         if options.seed is not None:
             raise UserError("--seed and --seeds are both given: use --seed for one run, --seeds for a group of runs")
-        refuse_repeated(options.seeds)
+        reject_repeated(options.seeds)
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
         allowed = ("--resume", "--only", "--device", "--impl", "--compile", "--precision")

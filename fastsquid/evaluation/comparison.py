@@ -31,14 +31,14 @@ class Scored:
     labels: np.ndarray
     scores: np.ndarray
 
-    def aucs(self):
-        """AUC of every run on all images, float64 (runs,)."""
+    def aucs(self) -> np.ndarray:
+        """Return the AUC of every run on all images, float64 (runs,)."""
         once = np.ones((1, len(self.labels)), np.int64)
         return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
 
 
-def compare(first, second, resamples=2000, seed=0):
-    """The difference of two groups' mean AUCs, second minus first.
+def compare(first: Scored, second: Scored, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Return the difference of two groups' mean AUCs, second minus first.
 
     Args:
         first, second: `Scored` of the same images.
@@ -86,8 +86,8 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
     return "\n".join([*lines, "", conclusion(first.folder, second.folder, result)])
 
 
-def conclusion(first, second, result):
-    """One sentence on two folders' groups."""
+def conclusion(first: str | Path, second: str | Path, result: dict[str, Any]) -> str:
+    """Return one sentence on the groups of two folders; `result` is as `compare` returns it."""
     images = result["low"] > 1e-9 or result["high"] < -1e-9  # means of the same AUCs may differ by rounding
     seeds = result["p"] is not None and result["p"] < 0.05
     if not images and not seeds:
@@ -103,8 +103,8 @@ def conclusion(first, second, result):
     return found + "more than the choice of images explains, but other seeds might show none."
 
 
-def require_same_images(first, second):
-    """Refuses two `Scored` that are not of the same images, in the same order and with the same labels."""
+def require_same_images(first: Scored, second: Scored) -> None:
+    """Raise a UserError unless both have the same images, in the same order and with the same labels."""
     if first.split != second.split:
         what = f"the {first.split} split in one, the {second.split} split in the other"
     elif len(first.names) != len(second.names):

@@ -156,8 +156,8 @@ def weighted_auc(labels: Array, scores: Array, weights: np.ndarray) -> np.ndarra
     return pairs / (2 * normal.sum(1) * abnormal.sum(1))
 
 
-def interval(values):
-    """The 2.5th and 97.5th percentile of values (R,), as floats."""
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of values (R,)."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 

@@ -92,13 +92,13 @@ def _cells(at):
     return f"{at['accuracy']:9.3f} {at['f1']:6.3f} {at['sensitivity']:6.3f} {at['specificity']:6.3f}"
 
 
-def mean_and_std(values):
-    """`mean` and sample standard deviation `std`, None of a single value."""
+def mean_and_std(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Return `mean` and the sample standard deviation `std`, which is None for a single value."""
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def mean_and_std_text(values, width):
-    """What `mean_and_std` gives, or None, as a cell of a table."""
+def mean_and_std_text(values: dict[str, float | None] | None, width: int) -> str:
+    """Return the result of `mean_and_std`, or None, as a cell of a table."""
     if values is None:
         return f"{'-':>{width}}"
     std = "" if values["std"] is None else f" ± {values['std']:.3f}"
@@ -135,8 +135,8 @@ def describe_seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def describe_checkpoint(name, epoch):
-    """`best` or `last` and its epoch for people; converted weights have none, and a group has a list of them."""
+def describe_checkpoint(name: str, epoch: int | list[int | None] | None) -> str:
+    """Return `best` or `last` and its epoch for people. Converted weights have no epoch; a group has several."""
     if isinstance(epoch, list):
         return f"{name} checkpoint of each run, epoch{'s' * (len(epoch) > 1)} {', '.join(map(str, epoch))}"
     return "converted weights" if epoch is None else f"{name} checkpoint, epoch {epoch}"

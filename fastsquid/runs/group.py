@@ -8,6 +8,7 @@ A run in a group is the same as it would be alone.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.sources.digits import is_mnist
@@ -82,8 +83,12 @@ def finished_runs(folder: str | Path) -> dict[int, Path]:
     return runs
 
 
-def read_agreeing_runs(folders):
-    """Return the record of the first run; reject runs that are not other seeds of it."""
+def read_agreeing_runs(folders: Sequence[str | Path]) -> RunRecord:
+    """Return the record of the first run.
+
+    Raises:
+        UserError: a run that is given twice, or is not another seed of the first run.
+    """
     runs = [read_run(folder) for folder in folders]
     resolved = [Path(folder).resolve() for folder in folders]
     for i, (folder, run) in enumerate(zip(folders, runs)):

@@ -8,7 +8,7 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby, zip_longest
 from operator import itemgetter
@@ -63,7 +63,7 @@ class Parts:
             images.
     """
 
-    def __init__(self, out, key, count):
+    def __init__(self, out: str | Path, key: str, count: int):
         self.out, self.key, self.done = Path(out), key, np.zeros(count, bool)
 
     def __enter__(self):
@@ -80,12 +80,12 @@ class Parts:
     def __exit__(self, *error):
         self._held.close()
 
-    def share(self):
+    def share(self) -> list[int]:
         """Return the indices of the missing rows that this process computes."""
         # Consecutive rows: their files lie beside each other on the disk, and in shards.
         return np.array_split(np.flatnonzero(~self.done), distributed.world())[distributed.rank()].tolist()
 
-    def write(self, indices, batches):
+    def write(self, indices: Iterable[int], batches: Iterable[Iterable[Sequence[str]]]) -> None:
         """Write the rows of `indices`, which come in batches, to a new part. Written rows survive a killed process."""
         indices = iter(indices)
         with open(self.out.with_name(f".{self.out.name}.{self.key}.{uuid4().hex}.part"), "x") as file:
@@ -93,7 +93,7 @@ class Parts:
                 file.writelines(json.dumps([next(indices), *row]) + "\n" for row in batch)
                 file.flush()
 
-    def rows(self):
+    def rows(self) -> Iterator[list[str]]:
         """Yield all rows in order, without their index. A row that is in two parts is the same in both.
 
         Raises:
@@ -109,7 +109,7 @@ class Parts:
                 )
             yield row[1:]
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove all parts of the file, also those of other jobs."""
         for part in _parts(self.out):
             part.unlink(missing_ok=True)

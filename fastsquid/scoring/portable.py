@@ -10,14 +10,18 @@ import io
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .. import __version__
 from ..data.framing import RULE
 from ..errors import UserError
+from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..model.memory import SpaceAwareMemory
 from .maps import forward_maps
@@ -45,7 +49,7 @@ class Portable(nn.Module):
         UserError: the run has no maps, as before it has finished.
     """
 
-    def __init__(self, scorer):
+    def __init__(self, scorer: Any):
         super().__init__()
         mean, deviation = scorer.normal_map()
         self.mean: torch.Tensor
@@ -57,7 +61,7 @@ class Portable(nn.Module):
             if isinstance(module, SpaceAwareMemory):
                 module.reads = None  # a graph counts nothing
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         config = self.detector.config
         drawn = self.detector.draw(images)
         scores, _ = self.detector.scores(images, drawn)
@@ -74,7 +78,7 @@ class Portable(nn.Module):
         }
 
 
-def logit_name(detector):
+def logit_name(detector: Detector | Ensemble) -> str | None:
     """The score that is minus the logit; where the run ranks by another, the papers'; None without discriminator.
 
     None too of a group, whose scores are standardized.
@@ -85,14 +89,14 @@ def logit_name(detector):
     return config.score if config.score.startswith("discriminator") else "discriminator"
 
 
-def output_names(detector):
+def output_names(detector: Detector | Ensemble) -> list[str]:
     """The outputs of a detector's graph, in their order."""
     if isinstance(detector, Ensemble):
         return ["score", "anomaly_map"]
     return ["score", *["logit"] * detector.config.discriminator, "residual_map", "anomaly_map"]
 
 
-def describe(scorer):
+def describe(scorer: Any) -> dict[str, Any]:
     """What must be known to read the graph's numbers, JSON-able; of the run's folder and images nothing is named."""
     config, run, name = scorer.detector.config, scorer.run, scorer.score_name
     calibration = scorer.calibration[name]
@@ -117,7 +121,7 @@ def describe(scorer):
     }
 
 
-def exported(scorer):
+def exported(scorer: Any) -> torch.export.ExportedProgram:
     """The run's `Portable` as a program of torch.export, without the paths of the code that it was made from."""
     size = scorer.image_size
     with torch.no_grad(), _quiet():
@@ -132,7 +136,7 @@ def exported(scorer):
     return program
 
 
-def write_onnx(scorer, file):
+def write_onnx(scorer: Any, file: IO[bytes]) -> None:
     """Writes an ONNX file into an open one."""
     program = exported(scorer)
     with _quiet():
@@ -155,7 +159,7 @@ def write_onnx(scorer, file):
     file.write(model.SerializeToString())
 
 
-def write_pt2(scorer, file):
+def write_pt2(scorer: Any, file: IO[bytes]) -> None:
     """Writes a file of torch.export into an open one."""
     program = exported(scorer)
     content = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
@@ -164,7 +168,7 @@ def write_pt2(scorer, file):
     file.write(content.getbuffer())
 
 
-def read_onnx(path):
+def read_onnx(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
     """An ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch: function of images as `Portable`,
     but that it gives arrays."""
     import onnxruntime
@@ -176,7 +180,7 @@ def read_onnx(path):
     return lambda images: dict(zip(names, session.run(names, {INPUT: images.numpy()})))
 
 
-def read_pt2(path):
+def read_pt2(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
     """A file of torch.export: function as `read_onnx` gives it."""
     with open(path, "rb") as file, _quiet():
         module = torch.export.load(file).module()
@@ -194,7 +198,7 @@ READERS = {"onnx": read_onnx, "pt2": read_pt2}
 RUNTIMES = {"onnx": "ONNX Runtime", "pt2": "torch.export"}
 
 
-def require_packages(kind):
+def require_packages(kind: str) -> None:
     """Raises UserError where a package is missing that writing or running a kind of file needs."""
     for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
         if importlib.util.find_spec(name) is None:

@@ -3,6 +3,9 @@
 import csv
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,11 +30,12 @@ class Scoring:
         ages: of the patients in years; None where unknown.
     """
 
-    def __init__(self, scorer, batch_size, anonymous):
+    def __init__(self, scorer: Any, batch_size: int, anonymous: bool):
         self.scorer, self.batch_size, self.anonymous = scorer, batch_size, anonymous
-        self.start, self.seconds, self.ages = time.perf_counter(), 0.0, []
+        self.start, self.seconds = time.perf_counter(), 0.0
+        self.ages: list[float | None] = []
 
-    def batches(self, files):
+    def batches(self, files: Sequence[tuple[str, Any]]) -> Iterator[list[list[str]]]:
         """Yield batches of rows, lists of text: name, scores, calibrated score, `unlike_training`, and the error.
 
         Args:
@@ -64,7 +68,9 @@ class Scoring:
             yield rows
 
 
-def write_table(out, score_names, rows, anonymous):
+def write_table(
+    out: str | Path, score_names: Sequence[str], rows: Iterable[Sequence[str]], anonymous: bool
+) -> tuple[int, int]:
     """Write the CSV of all rows, or leave no file. Images with the same hash get names that differ.
 
     Returns:
@@ -81,7 +87,7 @@ def write_table(out, score_names, rows, anonymous):
     return failed, unlike
 
 
-def score_batch(scorer, images):
+def score_batch(scorer: Any, images: Sequence[np.ndarray]) -> Iterator[list[str] | None]:
     """Return an iterator of one row per image: its scores, its calibrated score and `unlike_training`, as text.
 
     The row of an image is None if one of its scores is not finite.

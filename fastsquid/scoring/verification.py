@@ -1,7 +1,10 @@
 """Whether an exported file answers as its run does: both on the same real images, with the speed of both."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,9 @@ ROUNDS = 3  # of which the fastest counts
 LIMIT = 1e-3
 
 
-def compare(scorer, exported, images):
+def compare(
+    scorer: Any, exported: Callable[[torch.Tensor], dict[str, np.ndarray]], images: torch.Tensor
+) -> tuple[dict[str, float], dict[int, tuple[float, float]]]:
     """What a file and its run give for the same images, and how fast.
 
     A logit is compared as it is, also where a group's score is the mean of standardized ones. What is made of residuals
@@ -49,7 +54,7 @@ def compare(scorer, exported, images):
     return largest, speeds
 
 
-def require_agreement(largest, what):
+def require_agreement(largest: dict[str, float], what: str | Path) -> None:
     """Raises UserError if a difference of `compare` is above the limit; `what` the file is called."""
     for name, difference in largest.items():
         if not difference <= LIMIT:  # which a NaN is not either

@@ -182,7 +182,7 @@ def seed_option(text: str) -> int:
     return int(text)
 
 
-def refuse_repeated(seeds: list[int]) -> None:
+def reject_repeated(seeds: list[int]) -> None:
     """Check the seeds of --seeds.
 
     Raises:
