@@ -309,7 +309,7 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
     assert "empty holds no images" in refuses(by_residual, given / "empty", "--out", out)
     assert "at least 1" in refuses(by_residual, val, "--out", out, "--batch-size", 0)
     assert "is a folder" in refuses(by_residual, val, "--out", out.parent)
-    assert "there is no folder" in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
+    assert "missing does not exist" in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
     assert "did you mean --labels" in refuses(by_residual, val, "--out", out, "--label", "x")
     assert "leave it out" in refuses(by_residual, val, "--images", val, "--out", out)
     assert "needs --images FOLDER" in refuses(by_residual, val / "NORMAL" / "IM-0182-0001.jpeg", "--out", out)

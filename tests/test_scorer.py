@@ -339,7 +339,7 @@ def test_resuming_a_finished_run_writes_maps_again(copied, run, command):
     (copied / "maps.safetensors").unlink()
     without = fastsquid.load(copied)
     np.testing.assert_array_equal(without.score(PATHS), run.score(PATHS))
-    with pytest.raises(UserError, match="has no maps for its best checkpoint: .* --resume"):
+    with pytest.raises(UserError, match="has no maps for its best checkpoint.* --resume"):
         without.heatmap(PATHS)
     assert command(train.main, "--resume", copied)[0] == 0
     assert (copied / "maps.safetensors").read_bytes() == before
@@ -373,7 +373,7 @@ def test_a_run_of_an_earlier_version(copied, run):
     rewrite_state(copied, without_quantiles)
     early = fastsquid.load(copied)
     np.testing.assert_array_equal(early.calibrated(early.score(PATHS)), run.calibrated(run.score(PATHS)))
-    with pytest.raises(UserError, match="there are no percentiles"):
+    with pytest.raises(UserError, match="no percentiles"):
         early.percentile(early.score(PATHS))
 
 

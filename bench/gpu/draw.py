@@ -35,7 +35,7 @@ def main(arguments=None):
 
 def figures(folder, runs):
     """Yields each figure's name and the figure."""
-    split = read_summary(runs[0])["split"]
+    split = read_summary(runs[0]).split
     if split is not None:
         read = [read_scores(run / f"scores-{split}.csv") for run in runs]
         labels, first = read[0][1], read[0][2]

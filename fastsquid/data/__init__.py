@@ -76,8 +76,8 @@ def open_data(
     source = source_of(root)
     if contamination and not source.has_abnormal_training(root):
         raise UserError(
-            f"contamination = {contamination} needs abnormal training images beside the normal ones, but {root} has none: "
-            "give a folder with train/NORMAL beside folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
+            f"contamination = {contamination} needs abnormal training images, but {root} has no folder of them: give "
+            "a folder with train/NORMAL and folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
     return source.open(root, ReadOptions(size, seed, skip_unreadable, splits, contamination, anonymous, crop))
 
