@@ -338,7 +338,7 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
     write_rows(scores, ["name", "label", "residual"], [name, "ill", value])
     assert "has the label 'ill' in line 2" in refuses(*of_csv)
     scores.write_bytes(b"name,residual\n" + b"x" * 200_000 + b",1\n")
-    assert "is no CSV (line 2: field larger than field limit" in refuses(*of_csv)
+    assert "is not a CSV (line 2: field larger than field limit" in refuses(*of_csv)
 
     labels = given / "labels.csv"
     of_labels = (by_residual, val, "--labels", labels, "--out", out)
