@@ -342,9 +342,9 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
 
     labels = given / "labels.csv"
     of_labels = (by_residual, val, "--labels", labels, "--out", out)
-    assert "labels.csv is no file" in refuses(*of_labels)
+    assert "labels.csv is not a file" in refuses(*of_labels)
     write_rows(labels, ["name", "label"], ["IM-0182-0001.jpeg", 0])
-    assert "labels IM-0182-0001.jpeg, which is none of the images: its names should be like NORMAL/" in refuses(
+    assert "labels IM-0182-0001.jpeg, which is not one of the images: its names should be like NORMAL/" in refuses(
         *of_labels
     )
     write_rows(labels, ["name", "label"], [name, "2"])
