@@ -15,7 +15,7 @@ test: .venv/ready
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	mkdir -p build/package/fastsquid  # as installed, with kernels inside
+	rm -rf build/package && mkdir -p build/package/fastsquid  # as installed, with kernels inside
 	ln -sfn $(CURDIR)/kernels $(CURDIR)/fastsquid/* build/package/fastsquid
 	.venv/bin/basedpyright
 	.venv/bin/python docs/options.py --check
