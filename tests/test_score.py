@@ -262,7 +262,7 @@ def test_scores_that_are_not_finite_are_errors(run, tmp_path, command, monkeypat
     assert code == 1 and "3 of 4 images scored" in out
     rows = rows_of(tmp_path / "s.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False, False]
-    assert "0001.jpeg has no finite scores" in rows[1]["error"]
+    assert "0001.jpeg has scores that are not finite" in rows[1]["error"]
     assert not any(rows[1][name] for name in (*SCORES, "calibrated"))
 
 
