@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw heat maps, and measure them where anomalies are known."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
-    from .drawing.papers import draw_maps
+    from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
     from .drawing.png import save_figure
     from .evaluation.localization import cell_table, healthy_images, locate, locate_synthetic, synthetic_table

@@ -102,7 +102,7 @@ def _score(options):
 
 
 def _finish(options, scoring, count, rows, parts=None):
-    """Makes the CSV of the rows, in the first process, and says what became of the images; the exit code."""
+    """Write the CSV in the first process and print a summary; return the exit code."""
     from .data.dicom.patients import warn_of_ages
     from .scoring.input_check import describe_unlike
     from .scoring.table import write_table

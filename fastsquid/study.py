@@ -2,7 +2,7 @@
 
     study.json           name, scale, data and seeds, written first
     ROW/seed-0/          a row of the grid is a group of ordinary runs
-    NAME.csv, NAME.png   a line a run and score, and the figure; written again after every run
+    NAME.csv, NAME.png   one line per run and score, and the figure; written again after every run
 
 A study that was stopped or killed goes on with the same command. `python -m fastsquid.compare` tells rows apart.
 """

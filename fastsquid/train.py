@@ -78,7 +78,7 @@ def _train_single(folder, run, options, device):
 
 
 def _train_group(folder, group, options, device):
-    """A run for each seed that has none or an unfinished one, and the summary of all; or of one seed its run."""
+    """Train every seed that is not finished and summarize all of them. With --only, train that seed alone."""
     from .runs.folder import is_finished
     from .runs.group import seed_run
     from .training.results import report_group
@@ -173,7 +173,7 @@ def parser() -> Parser:
 
 
 def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The command's options, and the config fields among them as a dict."""
+    """Return the options, and a dict of the configuration fields among them."""
     options = parser().parse_args(arguments)
     changes = {f.name: getattr(options, f.name) for f in _fields() if hasattr(options, f.name)}
     if options.data == "":

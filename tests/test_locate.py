@@ -17,8 +17,9 @@ from fastsquid import locate, train
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.sources import digits
-from fastsquid.drawing import papers, png
+from fastsquid.drawing import png
 from fastsquid.drawing.gallery import choose_images
+from fastsquid.drawing.maps import draw_maps
 from fastsquid.drawing.png import save_figure
 from fastsquid.errors import DivergedError
 from fastsquid.evaluation import localization
@@ -298,7 +299,7 @@ def test_a_diverged_detector_is_refused():
         detector.generator.student.output.bias.fill_(torch.nan)
     calibration = calibrate_maps(detector, split.images)
     for act in (
-        lambda: papers.draw_maps(detector, split, calibration, ""),
+        lambda: draw_maps(detector, split, calibration, ""),
         lambda: localization.locate(detector, split, split, calibration),
     ):
         with pytest.raises(DivergedError, match="residual map is not finite"):

@@ -1,4 +1,4 @@
-"""Names of image files whose paths should stay unknown: a hash of what is in the file."""
+"""Names for image files that do not show their paths. A name is a hash of the file's content."""
 
 import hashlib
 from collections import Counter

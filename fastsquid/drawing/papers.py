@@ -12,18 +12,15 @@ from threadpoolctl import threadpool_limits
 from ..data import to_unit
 from ..data.split import Split
 from ..errors import UserError
-from ..evaluation.localization import finite_maps
 from ..evaluation.summary import describe_checkpoint, describe_seeds
-from ..evaluation.validation import reported_split
+from ..evaluation.validation import reported_split, shown_split
 from ..model.detector import Detector
-from ..model.ensemble import Ensemble
 from ..runs.trained import TrainedRun
 from ..scoring.gradcam import grad_cam
-from ..scoring.maps import Moments
 from ..scoring.scores import Calibration, calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
 from .gallery import choose_images, spread
-from .pictures import heat_figure, map_figure, reconstruction_figure, slot_figure, tsne_figure
+from .pictures import heat_figure, reconstruction_figure, slot_figure, tsne_figure
 
 POINTS = 750  # slots that t-SNE takes, and as many patch features: less than half a minute on two cores
 
@@ -46,7 +43,7 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
         reason = "no labeled images"
     except UserError as error:
         labeled, reason = None, str(error)
-    name = labeled or next(name for name in ("test", "val", "train") if name in data)
+    name = shown_split(data)
     split = data[name]
     scores = score_images(detector, split.images)
     title = f"{describe_seeds(list(run.seeds))}, {describe_checkpoint(run.checkpoint, run.epoch)}"
@@ -198,28 +195,3 @@ def _by_group(
                     if label in labels
                 }
     return groups
-
-
-def draw_maps(detector: Detector | Ensemble, split: Split, calibration: dict[str, Moments], where: str) -> Figure:
-    """Draw eight images of a split, each with its reconstruction and every heat map.
-
-    Args:
-        detector: in eval mode.
-        split: its images are chosen as by `choose_images`.
-        calibration: as `calibrate_maps` returns it.
-        where: detector and images, for the title.
-
-    Returns:
-        a matplotlib figure.
-
-    Raises:
-        DivergedError: a map is not finite.
-    """
-    chosen = torch.as_tensor(choose_images(split))
-    images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
-    maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
-    _, student = detector.scores(images)
-    assert student is not None
-    captions = [split.caption(i) or Path(split.names[i]).name[-18:] for i in chosen.tolist()]
-    cells = None if split.cells is None else split.cells[chosen].numpy()
-    return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)

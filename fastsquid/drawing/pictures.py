@@ -1,4 +1,4 @@
-"""Figures of what a detector does: reconstructions, heat maps and its memory. Arrays in, matplotlib figures out."""
+"""Figures of reconstructions, heat maps and the memory. They take arrays and return matplotlib figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

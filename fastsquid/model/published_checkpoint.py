@@ -104,7 +104,7 @@ def infer_parts(config: Config, generator: Tensors) -> Config:
 
 
 def published_shapes(config: Config, system: str) -> tuple[Shapes, Shapes, Shapes]:
-    """Return {name: shape} of the published generator, of what nothing reads in it, and of the discriminator."""
+    """Return three dicts {name: shape}: the generator's tensors, its unused tensors, and the discriminator's."""
     with torch.device("meta"):
         detector = Detector(config)
         generator = published_generator_state(detector.generator.state_dict(), system, config.levels)

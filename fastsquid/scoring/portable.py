@@ -62,6 +62,7 @@ class Portable(nn.Module):
                 module.reads = None  # a graph counts nothing
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the outputs that the class describes, of images float32 (B, 1, S, S) in [0, 1]."""
         config = self.detector.config
         drawn = self.detector.draw(images)
         scores, _ = self.detector.scores(images, drawn)
