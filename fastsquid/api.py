@@ -24,6 +24,7 @@ from .model.ensemble import Ensemble
 from .runs.folder import why_uncalibrated
 from .runs.input_check import read_check, why_unchecked
 from .runs.trained import TrainedDetector, TrainedGroup, TrainedRun, load_maps, load_trained
+from .scoring.batches import gather
 from .scoring.input_check import InputCheck
 from .scoring.maps import Moments, anomaly_maps
 from .scoring.scores import Calibration, calibrated
@@ -361,11 +362,9 @@ class Scorer:
         cropped: bool = False,
     ) -> dict[str, NDArray[np.float32]]:
         """Return the results of `compute`, dicts of tensors (B, ...), over all batches."""
-        parts: dict[str, list[torch.Tensor]] = {}
-        for batch in unit_batches(images, self.image_size, batch_size, self.crop and not cropped):
-            for name, values in compute(batch.to(self.device)).items():
-                parts.setdefault(name, []).append(values.float().cpu())
-        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+        batches = unit_batches(images, self.image_size, batch_size, self.crop and not cropped)
+        found = gather(compute, (batch.to(self.device) for batch in batches))
+        return {name: values.numpy() for name, values in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tensors of a GPU could not be read on a machine without one.

@@ -16,6 +16,7 @@ from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..evaluation.validation import reported_split, shown_split
 from ..model.detector import Detector
 from ..runs.trained import TrainedRun
+from ..scoring.batches import split_batches
 from ..scoring.gradcam import grad_cam
 from ..scoring.scores import Calibration, calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
@@ -65,7 +66,7 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     score = detector.config.score
     captions = _captions(split, chosen, scores[score][chosen], calibration[score])
     images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(detector.parameters()).device)
-    student, teacher = reconstruct(detector, images)
+    student, teacher = draw_both(detector, images)
     heat = None if detector.discriminator is None else grad_cam(detector, images).cpu().numpy()
     images, student = (pictures[:, 0].cpu().numpy() for pictures in (images, student))
     teacher = None if teacher is None else teacher[:, 0].cpu().numpy()
@@ -95,7 +96,7 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     yield "score_histograms.png", histogram_figure(_by_group(detector, data, name, scores), where)
 
 
-def reconstruct(detector: Detector, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def draw_both(detector: Detector, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the reconstructions of student and teacher.
 
     Args:
@@ -130,8 +131,8 @@ def read_memory(detector: Detector, images: torch.Tensor, batch_size: int = 64) 
     handle = memory.register_forward_pre_hook(lambda module, inputs: queries.append(inputs[0].float().cpu()))
     try:
         with torch.no_grad():
-            for batch in images.split(batch_size):
-                detector.generator(detector.to_range(to_unit(batch.to(device))))
+            for batch in split_batches(images, device, batch_size):
+                detector.generator(detector.to_range(batch))
     finally:
         handle.remove()
     return torch.cat(queries).numpy()

@@ -14,6 +14,7 @@ from ..data.split import Split
 from ..errors import DivergedError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
+from ..scoring.batches import gather, split_batches
 from ..scoring.maps import Moments, anomaly_maps, by_cell
 from ..scoring.scores import score_images, spread_images
 from .metrics import aupro, evaluate, pixel_auroc
@@ -89,11 +90,9 @@ def measure_maps(
     """
     result = {}
     for kind in KINDS:
-        drawn, parts = draw_synthetic(images, kind), {}
-        for batch in drawn.images.split(batch_size):
-            for name, values in give(batch).items():
-                parts.setdefault(name, []).append(values.cpu())
-        maps = {name: torch.cat(values).numpy() for name, values in parts.items()}
+        drawn = draw_synthetic(images, kind)
+        batches = split_batches(drawn.images, drawn.images.device, batch_size)
+        maps = {name: values.numpy() for name, values in gather(give, batches).items()}
         maps[PRIOR] = lung_prior(images.shape[-1])[:, 0].expand(len(images), -1, -1).numpy()
         result[kind] = {
             name: {"pixel_auroc": pixel_auroc(drawn.masks, values), "aupro": aupro(drawn.masks, values)}
@@ -123,11 +122,12 @@ def locate(
         DivergedError: a map is not finite.
     """
     assert split.cells is not None and split.classes is not None and split.labels is not None
-    device, parts = next(detector.parameters()).device, {}
-    for batch in split.images.split(batch_size):
-        for name, values in finite_maps(detector, to_unit(batch.to(device)), calibration).items():
-            parts.setdefault(name, []).append(_by_cell(values).cpu())
-    cells = {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def measure(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: _by_cell(values) for name, values in finite_maps(detector, batch, calibration).items()}
+
+    batches = split_batches(split.images, next(detector.parameters()).device, batch_size)
+    cells = {name: values.numpy() for name, values in gather(measure, batches).items()}
     nearest, patches = nearest_scores(train.images, split.images, SIDE)
     largest = {f"largest {name}": values.max(1) for name, values in cells.items()}
     score = detector.config.score

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from ..config import COMBINED
-from ..data.images import to_unit
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..model.patches import to_patches
+from .batches import split_batches
 from .gradcam import grad_cam
 
 Moments = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of a map at every pixel
@@ -112,8 +112,8 @@ def calibrate_maps(
     """
     sums: dict[str, torch.Tensor] = {}
     device = next(detector.parameters()).device
-    for batch in images.split(batch_size):
-        for name, values in maps(detector, to_unit(batch.to(device))).items():
+    for batch in split_batches(images, device, batch_size):
+        for name, values in maps(detector, batch).items():
             values = values.cpu().double()  # MPS has no float64
             moments = torch.stack([values.sum(0), values.square().sum(0)])
             sums[name] = sums[name] + moments if name in sums else moments

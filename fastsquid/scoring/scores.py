@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.images import to_unit
 from ..data.split import Split
 from ..errors import DivergedError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
+from .batches import gather, split_batches
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,9 @@ def _score(
 ) -> dict[str, np.ndarray]:
     """Return `score_images` of a detector as it is, in eval mode."""
     device = next(detector.parameters()).device
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in detector.config.scores}
-    for batch in images.split(batch_size):
-        batch = to_unit(batch.to(device))
-        scores, _ = detector.scores(batch if change is None else change(batch))
-        for name in parts:
-            parts[name].append(scores[name].float().cpu())
-    result = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    batches = split_batches(images, device, batch_size)
+    found = gather(lambda batch: detector.scores(batch if change is None else change(batch))[0], batches)
+    result = {name: found[name].numpy() for name in detector.config.scores}
     for name, values in result.items():
         if not np.isfinite(values).all():
             raise DivergedError(f"the detector's {name} scores are not finite: its training has diverged")
