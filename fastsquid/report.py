@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 
     from .api import load
     from .data.dicom.patients import warn_of_ages
+    from .data.names import choose_names
     from .reporting.content import count_normal, page_data, page_title
     from .reporting.examine import examine_images
     from .reporting.images import csv_images, folder_images, label_images
@@ -29,11 +30,11 @@ def main(arguments: list[str] | None = None) -> int | None:
     scorer = load(options.run, None, options.device, options.impl)
     if scorer.calibration is None and scorer.run.record.converted:
         raise UserError(why_uncalibrated(options.run, scorer.run.record))
-    anonymous = options.anonymous or scorer.run.record.anonymous
+    names = choose_names(options.anonymous or scorer.run.record.anonymous)
     if options.images is None:
-        images = folder_images(options.source, anonymous)
+        images = folder_images(options.source, names)
     else:
-        images = csv_images(options.source, options.images, scorer.score_name, anonymous)
+        images = csv_images(options.source, options.images, scorer.score_name, names)
     if options.labels is not None:
         label_images(images, options.labels)
     normal = count_normal(scorer)
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         data = page_data(scorer, images)
         data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
         data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run.record.ages)}
-        data |= page_title(scorer.run, images, options.source, options.images, options.trained_on, anonymous)
+        data |= page_title(scorer.run, images, options.source, options.images, options.trained_on, names)
         file.write(page(data, strips))
     failed = sum(bool(image.error) for image in images)
     size = Path(options.out).stat().st_size / 1e6

@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 def _score(options):
     from .api import load
     from .data.listing import list_files
+    from .data.names import choose_names
     from .runs.folder import why_uncalibrated
     from .runs.input_check import why_unchecked
     from .scoring.parts import Parts, any_parts, digest
@@ -87,8 +88,9 @@ def _score(options):
         )
 
     anonymous = options.anonymous or scorer.run.record.anonymous
-    files = list_files(paths, anonymous)
-    scoring = Scoring(scorer, options.batch_size, anonymous)
+    names = choose_names(anonymous)
+    files = list_files(paths, names)
+    scoring = Scoring(scorer, options.batch_size, names)
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
     threshold = scorer.input_check and scorer.input_check.threshold
@@ -112,7 +114,7 @@ def _finish(options, scoring, count, rows, parts=None):
     ages: list[Any] = distributed.gather(scoring.ages)
     if not distributed.leads():
         return 0
-    failed, unlike = write_table(options.out, scoring.scorer.score_names, rows, scoring.anonymous)
+    failed, unlike = write_table(options.out, scoring.scorer.score_names, rows, scoring.names)
     seconds = time.perf_counter() - scoring.start
     scored = count - failed
     if parts is not None:

@@ -87,7 +87,7 @@ def test_window_and_rescale(tmp_path):
 def test_windows(tmp_path, tags, shown):
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, one value at a time."""
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    found, bits = read_dicom(write(tmp_path / "x.dcm", values, 12, **tags))
+    found, bits, _ = read_dicom(write(tmp_path / "x.dcm", values, 12, **tags))
     assert bits == 12 and np.abs(found - shown(values.astype(float)).clip(0, 1)).max() < 1e-6
 
 
@@ -154,13 +154,13 @@ def test_padding_is_black(tmp_path):
     """What the collimator covered, whichever end of the values the device fills it with."""
     values = radiograph(12).clip(10, 4000)
     values[:, :20], values[:, 20:30] = 0, 4095
-    found, _ = read_dicom(write(tmp_path / "a.dcm", values, 12, PixelPaddingValue=4095))
+    found, *_ = read_dicom(write(tmp_path / "a.dcm", values, 12, PixelPaddingValue=4095))
     assert (found[:, :30] == 0).all() and np.abs(found[:, 30:] - values[:, 30:] / 4095).max() < 1e-6
     tags = dict(PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=4095, PixelPaddingRangeLimit=4090)
-    found, _ = read_dicom(write(tmp_path / "b.dcm", values, 12, **tags))
+    found, *_ = read_dicom(write(tmp_path / "b.dcm", values, 12, **tags))
     assert (found[:, :20] == 1).all() and (found[:, 20:30] == 0).all()
     tags = dict(PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0)
-    found, _ = read_dicom(write(tmp_path / "c.dcm", values, 12, **tags))
+    found, *_ = read_dicom(write(tmp_path / "c.dcm", values, 12, **tags))
     assert (found[:, :20] == 0).all()
 
 
@@ -318,7 +318,7 @@ def test_pydicoms_examples_as_radiographs(tmp_path, name):
     shown = ((values - low) / (high - low)).clip(0, 1)
     if "PixelPaddingValue" in dataset:
         shown[dataset.pixel_array == dataset.PixelPaddingValue] = 0
-    found, bits = read_dicom(tmp_path / "x.dcm")
+    found, bits, _ = read_dicom(tmp_path / "x.dcm")
     assert bits == dataset.BitsStored and np.abs(found - shown).max() < 1e-6 and np.ptp(found) > 0
 
 

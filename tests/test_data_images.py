@@ -223,7 +223,7 @@ def test_read_images_keeps_the_order(tmp_path):
 def test_read_images_decodes_each_file_once(tmp_path, monkeypatch):
     paths = [save(tmp_path / f"{i}.png", np.zeros((4, 4), np.uint8)) for i in range(5)]
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or original(path))
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(Path(file.name)) or original(file))
     read_images(paths, 4)
     assert sorted(opened) == paths
 

@@ -1,6 +1,5 @@
 """Patients in one split only, their ages, and images that are called by what is in their files."""
 
-import builtins
 import hashlib
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ pydicom = pytest.importorskip("pydicom")
 from dicom_files import data_set, put_raw, radiograph, raw, write  # noqa: E402
 
 from fastsquid.data import find_images, open_data  # noqa: E402
+from fastsquid.data.decoding import decoded  # noqa: E402
 from fastsquid.data.dicom.patients import age_range, warn_of_ages  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
@@ -99,22 +99,28 @@ def test_a_file_that_is_not_read_shares_no_patient(data):
 
 def test_plain_images_are_opened_once_and_dicom_files_decoded_once(data, monkeypatch):
     shutil.copy(of(XRAYS, "train"), data / "train" / "NORMAL")
-    opened, decoded, original, read = [], [], builtins.open, pydicom.dcmread
+    opened, whole, original, read = [], [], Path.open, pydicom.dcmread
 
     def note_open(path, *more, **options):
-        opened.append(str(path))
+        opened.append(path)
         return original(path, *more, **options)
 
-    def note_read(path, stop_before_pixels=False):
+    def note_read(file, stop_before_pixels=False):
         if not stop_before_pixels:
-            decoded.append(path)
-        return read(path, stop_before_pixels=stop_before_pixels)
+            whole.append(Path(file.name))
+        return read(file, stop_before_pixels=stop_before_pixels)
 
-    monkeypatch.setattr(builtins, "open", note_open)
+    monkeypatch.setattr(Path, "open", note_open)
     monkeypatch.setattr(pydicom, "dcmread", note_read)
     train = open_data(data, 32, splits=("train",))["train"]
-    assert len(train) == 9 and sum(path.endswith(".jpeg") for path in opened) == 1
-    assert sorted(decoded) == sorted((data / "train").rglob("*.dcm"))
+    dicom_files = sorted((data / "train").rglob("*.dcm"))
+    assert len(train) == 9 and sum(path.suffix == ".jpeg" for path in opened) == 1
+    assert sorted(whole) == dicom_files
+
+    # Where no split needs the patients first, as in `score` and `report`, one opening gives pixels and age.
+    opened.clear()
+    batches = list(decoded([(path.name, path) for path in dicom_files], 32, 64))
+    assert sorted(opened) == dicom_files and all(item.image is not None for batch in batches for item in batch)
 
 
 # Ages

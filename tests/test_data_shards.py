@@ -260,7 +260,7 @@ def test_anonymous_messages_name_no_shard(unbroken, tmp_path):
         assert "Doe" not in text and f"a shard in {root} cannot be read as an uncompressed tar" in text
     put(root / "JaneDoe.png").write_bytes(png())
     for text in said(train_it, score_it):
-        assert "Doe" not in text and f"shards, as a shard in {root}" in text
+        assert "Doe" not in text and f"a shard in {root}" in text
 
 
 def test_dicom_in_shards(tmp_path):
@@ -379,7 +379,7 @@ def test_links_are_not_passed_over(tmp_path):
     "name, files, said",
     [
         ("train.tar", [("0.png", b""), ("0.cls", b"1")], "training shards of .* no normal images"),
-        ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], "val.tar/1.png has no class, where .*0.png has"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], "val.tar/1.png has no class.*0.png"),
         ("val.tar", [("NORMAL/0.png", b""), ("SICK/1.png", b"")], "NORMAL/0.png is in a class folder but has no class"),
         ("val.tar", [("0.png", b""), ("0.cls", b"sick")], "val.tar/0.png is no whole number"),
         ("val.tar", [("0.png", b""), ("0.cls", b"\xff")], "class of .*val.tar/0.png is no whole number"),
@@ -437,7 +437,7 @@ def test_images_beside_shards(shards, unbroken, tmp_path, refused):
     with pytest.raises(UserError, match="train-000000.tar"):
         open_data(shards, 8)
     said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
-    assert "holds both images, as" in said and "0.png, and shards, as" in said
+    assert str(shards / "deep" / "0.png") in said and ".tar" in said
 
 
 def test_shards_of_no_split_are_for_training(tmp_path):

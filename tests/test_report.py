@@ -21,6 +21,7 @@ from fastsquid import report, score
 from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import known_source, read_image
+from fastsquid.data.names import PATH_NAMES, HashNames
 from fastsquid.evaluation.metrics import bootstrap_auc
 from fastsquid.reporting import content
 from fastsquid.reporting.page import BUDGET, page, strip
@@ -157,13 +158,13 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     early = RunRecord(preset("squid"), "/home/someone/mine", 0)
     run = dataclasses.replace(early, trained_on={"images": 8, "source": None})
 
-    def said(record, text=None, named=True):
-        return content._trained_on(record, [0], text, named)
+    def said(record, text=None, names=PATH_NAMES):
+        return content._trained_on(record, [0], text, names)
 
     assert " mine, all taken as healthy" in said(run) and said(run).endswith("not recorded.")
     assert said(run, "adults").endswith("healthy: adults.")
     assert "trained on images of the folder mine" in said(early)
-    assert "mine" not in said(run, named=False)
+    assert "mine" not in said(run, names=HashNames())
     assert "DigitAnatomy" in said(RunRecord(preset("squid"), None, 0))
     assert said(dataclasses.replace(run, ages=[20.0, 81.5])).endswith("; patients of 20 to 81.5 years.")
     tuned = dataclasses.replace(run, init={"trained_on": {"images": 1241, "source": "zhanglab"}})

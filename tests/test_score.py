@@ -144,7 +144,7 @@ def test_worker_processes_change_nothing(run, tmp_path, command, monkeypatch):
     shutil.copy(folder / "0000.jpeg", os.fsencode(folder) + b"/caf\xe9.jpeg")
     here = command(score.main, run, folder, "--out", tmp_path / "here.csv", "--batch-size", 2)
     monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
-    monkeypatch.setattr(decoding, "read_image", None)  # of this process, where nothing is decoded
+    monkeypatch.setattr(decoding, "read_with_patient", None)  # of this process, where nothing is decoded
     there = command(score.main, run, folder, "--out", tmp_path / "there.csv", "--batch-size", 2)
     assert here[0] == there[0] == 1 and "1 of 5 images could not be read" in there[2]
     assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()

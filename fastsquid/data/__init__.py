@@ -8,6 +8,7 @@ from ..errors import UserError
 from .augment import augment
 from .filetypes import IMAGE_SUFFIXES
 from .images import ImageError, find_images, read_image, read_images, to_unit
+from .names import choose_names
 from .sources import Source, source_of
 from .split import SPLITS, ReadOptions, Split
 
@@ -79,7 +80,9 @@ def open_data(
             f"contamination = {contamination} needs abnormal training images, but {root} has no folder of them: give "
             "a folder with train/NORMAL and folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
-    return source.open(root, ReadOptions(size, seed, skip_unreadable, splits, contamination, anonymous, crop))
+    return source.open(
+        root, ReadOptions(size, seed, skip_unreadable, splits, contamination, choose_names(anonymous), crop)
+    )
 
 
 def known_source(path: str | os.PathLike | None) -> Source | None:

@@ -11,10 +11,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from .dicom.read import read_patient
 from .filetypes import ImageFile
-from .images import ImageError, read_image
-from .names import content_name
+from .images import ImageError, read_with_patient
+from .names import PATH_NAMES, Names
 
 # Up to this many files are decoded between batches, without workers: worker processes take two seconds to start.
 MAX_WITHOUT_WORKERS = 256
@@ -24,7 +23,7 @@ class Decoded(NamedTuple):
     """One decoded file.
 
     Attributes:
-        name: the image's name, as the caller gave it; a hash of the file if `anonymous`.
+        name: the image's name, by `Names.image_and_file`.
         image: as `read_image` returns it, or None if the file cannot be read.
         age: age of the patient in years, or None.
         error: why the file cannot be read, or "".
@@ -39,22 +38,19 @@ class Decoded(NamedTuple):
 class _Files(Dataset):
     """A `Decoded` for each of `files`, [(name, path)]."""
 
-    def __init__(self, files: Sequence[tuple[Any, ImageFile]], size: int, anonymous: bool, crop: bool) -> None:
-        self.files, self.size, self.anonymous, self.crop = files, size, anonymous, crop
+    def __init__(self, files: Sequence[tuple[Any, ImageFile]], size: int, names: Names, crop: bool) -> None:
+        self.files, self.size, self.names, self.crop = files, size, names, crop
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Decoded:
         name, path = self.files[index]
-        title = None
-        if self.anonymous:
-            name = title = content_name(path)
+        name, title = self.names.image_and_file(name, path)
         try:
-            image = read_image(path, self.size, title, self.crop)
+            image, patient = read_with_patient(path, self.size, title, self.crop)
         except ImageError as error:
             return Decoded(name, None, None, str(error))
-        patient = read_patient(path)
         return Decoded(name, image, patient and patient.age, "")
 
 
@@ -62,7 +58,7 @@ def decoded(
     files: Sequence[tuple[Any, ImageFile]],
     size: int,
     batch_size: int,
-    anonymous: bool = False,
+    names: Names = PATH_NAMES,
     crop: bool = False,
     processes: int = 1,
 ) -> Iterator[list[Decoded]]:
@@ -72,7 +68,7 @@ def decoded(
         files: [(name, path)], names of any type, paths a Path or a `ShardFile`.
         size: side of the square images in pixels.
         batch_size: files per batch; the last batch may hold fewer.
-        anonymous: name images and files by `content_name` instead, in errors too. Equal files get equal names.
+        names: how images are named. Equal files may get equal names.
         crop: as `read_image` takes it.
         processes: how many processes like this one share the machine's cores.
 
@@ -84,7 +80,7 @@ def decoded(
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size, anonymous, crop),
+        _Files(files, size, names, crop),
         batch_size,
         num_workers=max(1, min(8, _cores() // processes)) if workers else 0,
         collate_fn=list,

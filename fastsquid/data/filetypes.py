@@ -41,13 +41,17 @@ def is_image(path: Path) -> bool:
 
 def is_dicom(path: ImageFile) -> bool:
     """Return whether a file is DICOM by its first bytes. A file with an image's suffix is not, and is not opened."""
-    return path.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        return begins_as_dicom(file)
 
 
-def begins_as_dicom(path: ImageFile) -> bool:
-    """Return whether a file begins as DICOM files do, whatever its name.
+def begins_as_dicom(file: BinaryIO) -> bool:
+    """Return whether an open file begins as DICOM files do, whatever its name. It is left at its start.
 
     Source: DICOM PS3.10, section 7.1: 128 bytes, then DICM.
     """
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM"

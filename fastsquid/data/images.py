@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from ..utils.quiet import quiet
-from .dicom.read import read_dicom
-from .filetypes import DICOM_SUFFIXES, ImageFile, begins_as_dicom, is_dicom, is_image
+from .dicom.read import Patient, read_dicom
+from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom, is_image
 from .framing import exposed_field
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
@@ -59,12 +59,31 @@ def read_image(
     >>> square.shape, square.dtype, int(square.max())
     ((128, 128), dtype('uint8'), 128)
     """
+    return read_with_patient(path, size, name, crop)[0]
+
+
+def read_with_patient(
+    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False
+) -> tuple[np.ndarray, Patient | None]:
+    """Return what `read_image` returns, and the patient of a DICOM file. The file is opened once.
+
+    Args:
+        path, size, name, crop: as for `read_image`.
+
+    Returns:
+        the square, and a `Patient`, or None for other files.
+
+    Raises:
+        ImageError: as for `read_image`.
+    """
     file = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
-        if is_dicom(file):
-            return _dicom_square(file, size, crop)
-        with _open(file) as image:
-            return convert_image(image, size, crop)
+        with file.open("rb") as opened:
+            if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
+                gray, bits, patient = read_dicom(opened)
+                return _dicom_square(gray, bits, size, crop), patient
+            with _open(opened) as image:
+                return convert_image(image, size, crop), None
     except Exception as error:  # a damaged file makes decoders raise almost anything
         remedy = getattr(error, "remedy", "replace or remove it")
         raise ImageError(f"{name or path} cannot be read as an image ({_reason(file, error)}): {remedy}") from error
@@ -107,6 +126,8 @@ def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = Fal
             f"its shape is {values.shape}: give gray values as (height, width), both at least 1, and color as a PIL "
             "image"
         )
+    if not crop and values.shape == (size, size) and values.dtype in (np.uint8, np.uint16):
+        return np.array(values)  # as `read_image` made it
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return _gray_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)
     if values.dtype.kind != "f":
@@ -224,17 +245,16 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
 
 
-def _dicom_square(path, size, crop):
-    shown, bits = read_dicom(path)
+def _dicom_square(gray, bits, size, crop):
     depth = np.uint8 if bits <= 8 else np.uint16
-    image = Image.fromarray(shown * np.float32(np.iinfo(depth).max))
+    image = Image.fromarray(gray * np.float32(np.iinfo(depth).max))
     return np.rint(_resized(image, size, crop)).astype(depth)
 
 
-def _open(path):
+def _open(file):
     """Return Pillow's lazily opened image; reject a header that announces too many pixels."""
     with quiet:  # Pillow warns of too many pixels, which are rejected below
-        image = Image.open(path if isinstance(path, Path) else path.open("rb"))
+        image = Image.open(file)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         image.close()
         raise Image.DecompressionBombError
@@ -275,7 +295,9 @@ def _unidentified(path):
     with path.open("rb") as file:
         if not file.read(1):
             return "the file is empty"
-    if begins_as_dicom(path):
+        file.seek(0)
+        has_dicom_start = begins_as_dicom(file)
+    if has_dicom_start:
         return f"it is DICOM but named {path.suffix}, where .dcm would be right"
     if path.suffix.lower() in DICOM_SUFFIXES:
         return "it is named as DICOM but does not begin so, with 128 bytes and DICM"

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from ..errors import UserError
 from .images import find_images
-from .names import content_name
-from .sources.shards import ShardFile, find_shards, is_shard, read_shard, shard_title
+from .names import Names
+from .sources.shards import ShardFile, find_shards, is_shard, read_shard
 
 
-def list_files(paths: Sequence[Path], anonymous: bool) -> list[tuple[str, Path | ShardFile]]:
+def list_files(paths: Sequence[Path], names: Names) -> list[tuple[str, Path | ShardFile]]:
     """Return the name and the file of every image that paths stand for.
 
     Args:
         paths: of image files, shards, and folders that are searched for either. The images of a single folder or shard
             are named by their path inside it, all others by their path as given.
-        anonymous: do not name files in error messages.
+        names: what messages call files.
 
     Raises:
         UserError: a folder without images, or with both images and shards.
@@ -23,25 +23,24 @@ def list_files(paths: Sequence[Path], anonymous: bool) -> list[tuple[str, Path |
     files = []
     for path in paths:
         if path.is_dir() or is_shard(path):
-            found = _inside(path, anonymous)
+            found = _inside(path, names)
             files += [((file.relative_to(path) if len(paths) == 1 else file).as_posix(), file) for file in found]
         else:
             files.append((path.as_posix(), path))
     return files
 
 
-def _inside(path, anonymous):
-    """The images of a folder or shard."""
-    called = content_name if anonymous else str
+def _inside(path, names):
+    """Return the images of a folder or shard."""
     if not path.is_dir():
-        return [sample.image for sample in read_shard(path, called)]
-    images, title = find_images(path), shard_title(path, anonymous)
+        return [sample.image for sample in read_shard(path, names)]
+    images = find_images(path)
     shards = find_shards(path, images)
     if images and shards:
         raise UserError(
-            f"{path} holds both images, as {called(images[0])}, and shards, as {title or shards[0]}: move "
-            "one of them elsewhere, or give them one by one"
+            f"{path} holds both images, such as {names.file(images[0])}, and shards, such as "
+            f"{names.shard(shards[0], path)}: move one of them elsewhere, or give them one by one"
         )
     if not (images or shards):
         raise UserError(f"{path} holds no images")
-    return images or [sample.image for shard in shards for sample in read_shard(shard, called, title)]
+    return images or [sample.image for shard in shards for sample in read_shard(shard, names, path)]

@@ -1,7 +1,6 @@
 """What every source returns: a `Split` for each of train, val and test."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ import torch
 from ..errors import UserError
 from .filetypes import ImageFile
 from .images import read_images
-from .names import Distinct, content_name
+from .names import PATH_NAMES, Names
 
 SPLITS = ("train", "val", "test")
 
@@ -24,7 +23,7 @@ class ReadOptions:
         skip_unreadable: leave out files that cannot be read.
         splits: the splits to decode.
         contamination: share of abnormal training images, in [0, 1).
-        anonymous: name images by a hash of their files.
+        names: how images are named, in messages too.
         crop: crop every image to its exposed field.
     """
 
@@ -33,7 +32,7 @@ class ReadOptions:
     skip_unreadable: bool = False
     splits: Sequence[str] = SPLITS
     contamination: float = 0.0
-    anonymous: bool = False
+    names: Names = PATH_NAMES
     crop: bool = False
 
 
@@ -93,8 +92,7 @@ def read_split(
 
     Args:
         paths: N files.
-        names: N names of the images. With `options.anonymous` each image is named by its `content_name` instead, in
-            messages too.
+        names: N different names of the images by their paths; `options.names` gives the names of the Split.
         labels: N of 0 normal and 1 abnormal, or None.
         options: `ReadOptions`.
         ages: N ages of the patients in years, or None.
@@ -104,10 +102,7 @@ def read_split(
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
         UserError: every file was skipped.
     """
-    titles: Sequence[object] = paths
-    if options.anonymous:
-        with ThreadPoolExecutor() as pool:
-            titles = names = list(map(Distinct(), pool.map(content_name, paths)))
+    names, titles = options.names.images_and_files(names, paths)
     images, kept = read_images(paths, options.size, options.skip_unreadable, titles, options.crop)
     if not kept:
         raise UserError(

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from .. import __version__
 from ..api import Scorer
 from ..config import SCORES
+from ..data.names import Names
 from ..data.sources import describe_source
 from ..evaluation.metrics import at_sensitivity, bootstrap_auc
 from ..evaluation.summary import describe_checkpoint, describe_seeds
@@ -76,11 +77,11 @@ def page_title(
     source: str,
     folder: str | None,
     trained_on: str | None,
-    anonymous: bool,
+    names: Names,
 ) -> dict[str, str]:
     """Return the page's title, and sentences on the training patients.
 
-    Only a folder's own name is shown: its path could name people. An anonymous report shows no folder at all.
+    Only a folder's own name is shown: its path could name people. An anonymous report shows none.
 
     Args:
         run: that scored the images.
@@ -88,13 +89,12 @@ def page_title(
         source: folder of the images, or path of a CSV of their scores.
         folder: folder of the images of a CSV, or None.
         trained_on: who the training patients were; None for what the run recorded.
-        anonymous: leave out names.
+        names: what the report calls folders.
     """
     title = f"{len(images):,} images"
-    if not anonymous:
-        name = Path(source if folder is None else folder).resolve().name
-        title = name if folder is None else f"{Path(source).name} of {name}"
-    return {"title": title, "trained_on": _trained_on(run.record, run.seeds, trained_on, not anonymous)}
+    if name := names.folder(Path(source if folder is None else folder).resolve()):
+        title = name if folder is None else f"{names.folder(source)} of {name}"
+    return {"title": title, "trained_on": _trained_on(run.record, run.seeds, trained_on, names)}
 
 
 def _thresholds(validation, calibration, name):
@@ -131,24 +131,24 @@ def _points(x, y):
     return np.stack([x, y], 1).round(5).tolist()
 
 
-def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, named: bool) -> str:
+def _trained_on(record: RunRecord, seeds: Sequence[int], text: str | None, names: Names) -> str:
     """Return sentences on the training patients.
 
     Args:
         record: of the run, or of a group's first run.
         seeds: of its runs.
         text: who they are; None for what the run recorded.
-        named: name the folder of the training images.
+        names: what the report calls the folder of the training images.
     """
+    name = names.folder(record.data) if record.data else ""
+    folder = f" of the folder {name}" if name else ""
     if record.converted:
-        folder = f" of the folder {Path(record.data).name}" if named and record.data else ""
         return (
             f"Scored by published weights of {record.converted['system']}, which were not trained here: "
             f"{text or 'who the training patients were is not recorded'}. "
             f"Calibrated on {record.converted['images']:,} normal images{folder}."
         )
     trained_on = record.trained_on or {"images": None, "source": None}  # a run of an earlier version has none
-    folder = f" of the folder {Path(record.data).name}" if named and record.data else ""
     known = describe_source("digits" if record.data is None else trained_on["source"])
     words = text or known or "who the training patients were is not recorded"
     if record.ages and not known:

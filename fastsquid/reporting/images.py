@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.images import find_images
-from ..data.names import Distinct, content_name
+from ..data.names import PATH_NAMES, Names
 from ..data.sources.folder import folder_labels
 from ..errors import UserError
 
@@ -37,12 +37,12 @@ class ReportImage:
     unlike: float | None = None
 
 
-def folder_images(folder: str | Path, anonymous: bool = False) -> list[ReportImage]:
+def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportImage]:
     """Return all images below a folder. Class folders label them, if NORMAL is among them.
 
     Args:
         folder: to search.
-        anonymous: name images by a hash of their files, as `score --anonymous` does.
+        names: how images are named.
 
     Raises:
         UserError: the folder cannot be listed or holds no images.
@@ -51,26 +51,24 @@ def folder_images(folder: str | Path, anonymous: bool = False) -> list[ReportIma
     paths = find_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no images")
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    if anonymous:
-        names = list(map(Distinct(), map(content_name, paths)))
-    return list(map(ReportImage, names, paths, folder_labels(folder, paths)))
+    shown, _ = names.images_and_files([path.relative_to(folder).as_posix() for path in paths], paths)
+    return list(map(ReportImage, shown, paths, folder_labels(folder, paths)))
 
 
-def csv_images(path: str | Path, folder: str | Path, score: str, anonymous: bool = False) -> list[ReportImage]:
+def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = PATH_NAMES) -> list[ReportImage]:
     """Return one image per row of a CSV that `fastsquid.score` or a training run wrote.
 
     Args:
         path: of the CSV, with the columns name and `score`; label and error are read where they exist.
         folder: with the images.
         score: the column with the scores.
-        anonymous: the CSV names images by a hash of their files, not by their paths inside the folder.
+        names: how the CSV names images.
 
     Raises:
         UserError: a CSV that is not of this kind, or an image that is not below the folder.
     """
     rows = _read_rows(path, ["name", score])
-    known = {image.name: image for image in folder_images(folder, anonymous)}
+    known = {image.name: image for image in folder_images(folder, names)}
     images = []
     for line, row in rows:
         name = row["name"]
@@ -78,10 +76,9 @@ def csv_images(path: str | Path, folder: str | Path, score: str, anonymous: bool
             images.append(ReportImage(name, None, error=readable_error(error)))
             continue
         if name not in known:
-            what = "hashes of" if anonymous else "relative to, or --anonymous if they are hashes"
             raise UserError(
-                f"{path} names an image in line {line} that {folder} does not have: give --images the folder that its "
-                f"names are {what}"
+                f"{path} names an image in line {line} that {folder} does not have: give --images the folder "
+                f"{names.csv_hint}"
             )
         image = known[name]
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.decoding import decoded
-from ..data.names import Distinct
+from ..data.names import Names
 from ..utils import distributed
 from ..utils.files import replacing
 
@@ -22,7 +22,7 @@ class Scoring:
     Args:
         scorer: a `Scorer`.
         batch_size: images per batch.
-        anonymous: name images by a hash of their files.
+        names: how images are named.
 
     Attributes:
         start: when it began, in seconds of `time.perf_counter`.
@@ -30,8 +30,8 @@ class Scoring:
         ages: of the patients in years; None where unknown.
     """
 
-    def __init__(self, scorer: Any, batch_size: int, anonymous: bool):
-        self.scorer, self.batch_size, self.anonymous = scorer, batch_size, anonymous
+    def __init__(self, scorer: Any, batch_size: int, names: Names):
+        self.scorer, self.batch_size, self.names = scorer, batch_size, names
         self.start, self.seconds = time.perf_counter(), 0.0
         self.ages: list[float | None] = []
 
@@ -47,7 +47,7 @@ class Scoring:
                 files,
                 self.scorer.image_size,
                 self.batch_size,
-                self.anonymous,
+                self.names,
                 self.scorer.crop,
                 processes=distributed.local_processes(),
             ),
@@ -69,19 +69,19 @@ class Scoring:
 
 
 def write_table(
-    out: str | Path, score_names: Sequence[str], rows: Iterable[Sequence[str]], anonymous: bool
+    out: str | Path, score_names: Sequence[str], rows: Iterable[Sequence[str]], names: Names
 ) -> tuple[int, int]:
-    """Write the CSV of all rows, or leave no file. Images with the same hash get names that differ.
+    """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ.
 
     Returns:
         the number of images with an error, and the number of images unlike the training images.
     """
-    failed, unlike, distinct = 0, 0, Distinct()
+    failed, unlike, distinct = 0, 0, names.distinct()
     with replacing(out) as file:
         writer = csv.writer(file)
         writer.writerow(["name", *score_names, "calibrated", "unlike_training", "error"])
         for name, *cells, error in rows:
-            writer.writerow([distinct(name) if anonymous else name, *cells, error])
+            writer.writerow([distinct(name), *cells, error])
             failed += bool(error)
             unlike += float(cells[-1] or 0) > 1
     return failed, unlike

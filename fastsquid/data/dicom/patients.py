@@ -1,11 +1,12 @@
 """Patients of DICOM files: each in one split only, and their ages. What a tag says of a patient is never printed."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import UserError
 from ..filetypes import ImageFile
+from ..names import Names
 from .read import Patient, read_patient
 
 log = logging.getLogger(__name__)
@@ -17,14 +18,12 @@ def read_patients(paths: Iterable[ImageFile]) -> list[Patient | None]:
         return list(pool.map(read_patient, paths))
 
 
-def reject_shared_patients(
-    splits: Mapping[str, Sequence[tuple[ImageFile, Patient | None]]], called: Callable[[ImageFile], str]
-) -> None:
+def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patient | None]]], names: Names) -> None:
     """Reject a patient in two splits; warn of DICOM files without PatientID, for which this is not known.
 
     Args:
         splits: {split's name: [(path, `Patient` or None)]}.
-        called: function of a path; returns what messages call the file.
+        names: what messages call files.
 
     Raises:
         UserError: names a file of each split.
@@ -37,8 +36,8 @@ def reject_shared_patients(
             other, first = found.setdefault(patient.identity, (split, path))
             if other != split:
                 raise UserError(
-                    f"{called(first)} of {other} and {called(path)} of {split} have the same PatientID: put all images "
-                    "of a patient into one split, or empty PatientIDs that stand for nobody"
+                    f"{names.file(first)} of {other} and {names.file(path)} of {split} have the same PatientID: put "
+                    "all images of a patient into one split, or empty PatientIDs that stand for nobody"
                 )
     patients = [patient for files in splits.values() for _, patient in files if patient is not None]
     unknown = sum(patient.identity is None for patient in patients)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ...utils.quiet import quiet
-from ..filetypes import ImageFile, is_dicom
+from ..filetypes import IMAGE_SUFFIXES, ImageFile, begins_as_dicom
 from .gray import tone_curve
 from .tags import RejectedError, code, number, rejecting, text, values
 
@@ -53,21 +53,33 @@ class Patient(NamedTuple):
     age: float | None
 
 
-def read_dicom(path: ImageFile) -> tuple[np.ndarray, int]:
-    """Return the gray values of a radiograph as its file defines them for display (`tone_curve`): bright is dense.
+class Radiograph(NamedTuple):
+    """What is read of a DICOM file.
+
+    Attributes:
+        gray: float32 (H, W) in [0, 1]; bright is dense.
+        bits: number of bits of a stored value, at most 16.
+        patient: `Patient`.
+    """
+
+    gray: np.ndarray
+    bits: int
+    patient: Patient
+
+
+def read_dicom(file: Path | BinaryIO) -> Radiograph:
+    """Return a radiograph with the gray values that its file defines for display (`tone_curve`).
 
     Args:
-        path: Path or `ShardFile` of a DICOM file.
-
-    Returns:
-        float32 (H, W) in [0, 1], and the number of bits of a stored value, at most 16.
+        file: Path of a DICOM file, or the file opened at its start.
 
     Raises:
         RejectedError: not an accepted kind of image, damaged, or in need of a library that is not installed.
     """
     with quiet:
-        dataset = _open(path)
+        dataset = _open(file)
         _reject_other_kinds(dataset)
+        patient = Patient(_identity(dataset), _age(dataset))
         bits, compression = _pixel_format(dataset)
         with rejecting(
             f"its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind ({compression})"
@@ -84,7 +96,7 @@ def read_dicom(path: ImageFile) -> tuple[np.ndarray, int]:
     shown = curve[order]
     if shown.min() == shown.max() and order.min() < order.max():
         raise RejectedError("its window or table shows all of its values in one gray")
-    return shown, bits
+    return Radiograph(shown, bits, patient)
 
 
 def read_patient(path: ImageFile) -> Patient | None:
@@ -95,24 +107,26 @@ def read_patient(path: ImageFile) -> Patient | None:
         kind of image is not opened.
     """
     try:
-        if not is_dicom(path):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             return None
-        with quiet:
-            dataset = _open(path, stop_before_pixels=True)
+        with path.open("rb") as file, quiet:
+            if not begins_as_dicom(file):
+                return None
+            dataset = _open(file, stop_before_pixels=True)
             _reject_other_kinds(dataset)
             return Patient(_identity(dataset), _age(dataset))
     except (OSError, RejectedError):
         return None
 
 
-def _open(path: ImageFile, **options) -> Dataset:
+def _open(file: Path | BinaryIO, **options) -> Dataset:
     try:
         import pydicom
         import pydicom.pixels  # exists since pydicom 3
     except ImportError:
         raise RejectedError("reading DICOM needs pydicom 3", _INSTALL) from None
     with rejecting("its tags cannot be read"):
-        dataset = pydicom.dcmread(path if isinstance(path, Path) else path.open("rb"), **options)
+        dataset = pydicom.dcmread(file, **options)
     if not len(dataset):  # pydicom returns nothing where the end is missing
         raise RejectedError("it is cut short")
     return dataset

@@ -56,21 +56,20 @@ def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
 
     Returns:
         dict of split name to Split, without the splits that have no images. An image of one disease has its name as
-        class, one of several `abnormal`. Names are the Path column's or, if
-        `options.anonymous`, hashes of the files.
+        class, one of several `abnormal`. Names are the Path column's, unless `options.names` gives others.
 
     Raises:
         UserError: a missing column, a value that is no number, or no normal image to train on.
     """
     rows = {}
     if "train" in options.splits or "test" in options.splits:
-        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", options.anonymous))
+        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", options.names))
         if "train" in options.splits and not rows["train"]:
             raise UserError(
                 f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
             )
     if "val" in options.splits and (root / "valid.csv").is_file():
-        rows["val"] = _read_rows(root / "valid.csv", options.anonymous)
+        rows["val"] = _read_rows(root / "valid.csv", options.names)
     return {
         name: read_split(
             [_resolve(root, row.path) for row in rows[name]],
@@ -121,7 +120,7 @@ def _fill(chosen, rows, count):
     return chosen + [row for row in rows if row not in already][: max(0, count)]
 
 
-def _read_rows(path, anonymous):
+def _read_rows(path, names):
     """Read the frontal PA rows of a CSV that are clearly normal or abnormal."""
     kept = []
     with _reading(path) as reader:
@@ -134,8 +133,8 @@ def _read_rows(path, anonymous):
             where = f"{path} line {reader.line_num}"
             patient = re.search(r"patient\d+", row["Path"])
             if patient is None:
-                named = "" if anonymous else f" {row['Path']!r}"
-                raise UserError(f"{where}: Path{named} names no patient, such as patient00001")
+                shown = names.quote(row["Path"])
+                raise UserError(f"{where}: Path {shown} names no patient, such as patient00001")
             diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
             if diseases or _number(row, "No Finding", where) == 1:
                 kept.append(_Row(row["Path"], patient[0], int(bool(diseases)), diseases))

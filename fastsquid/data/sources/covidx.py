@@ -32,8 +32,8 @@ def open_covidx(root: Path, options: ReadOptions) -> dict[str, Split]:
         options: `ReadOptions`.
 
     Returns:
-        dict of split name to Split, without the splits that have no images. Names are the files' or, if
-        `options.anonymous`, hashes of the files.
+        dict of split name to Split, without the splits that have no images. Names are the
+        files', unless `options.names` gives others.
 
     Raises:
         UserError: several lists for a split, a malformed line, a B list (positive and negative only), or no normal
@@ -42,11 +42,11 @@ def open_covidx(root: Path, options: ReadOptions) -> dict[str, Split]:
     rows, folders = {}, {"train": root / "train", "val": root / "train", "test": root / "test"}
     train, test = _find_list(root, "train"), _find_list(root, "test")
     if train and ("train" in options.splits or "val" in options.splits):
-        rows["train"], rows["val"] = _hold_out(_read_list(train, options.anonymous))
+        rows["train"], rows["val"] = _hold_out(_read_list(train, options.names))
         if "train" in options.splits and not rows["train"]:
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
     if test and "test" in options.splits:
-        rows["test"] = _read_list(test, options.anonymous)
+        rows["test"] = _read_list(test, options.names)
     return {
         name: read_split(
             [folders[name] / row.file for row in rows[name]],
@@ -89,7 +89,7 @@ def _hold_out(rows):
     return [row for row in rows if row.label == "normal" and row.patient not in patients], val
 
 
-def _read_list(path, anonymous):
+def _read_list(path, names):
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -99,8 +99,8 @@ def _read_list(path, anonymous):
         if not line.strip():
             continue
         if len(line.split()) < 4:
-            found = "it" if anonymous else repr(line.strip())
-            raise UserError(f"{path} line {number}: {found} should be: patient file label source")
+            shown = names.quote(line.strip())
+            raise UserError(f"{path} line {number}: {shown} should be: patient file label source")
         patient, rest = line.split(maxsplit=1)
         file, label, _ = rest.rsplit(maxsplit=2)
         rows.append(_Row(patient, file, label.lower()))

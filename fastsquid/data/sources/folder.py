@@ -1,16 +1,14 @@
 """Folders of images: split and class folders as in ZhangLab (Kermany et al. 2018), or just images."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
-from ..filetypes import ImageFile
 from ..images import find_images
-from ..names import content_name
 from ..split import SPLITS, ReadOptions, Split, read_split
 
 # Normal training images of the ZhangLab release, and of its third version, whose names are longer. The numbers of the
@@ -27,8 +25,8 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     - class folders, NORMAL among them: one labeled "test" split.
     - images: one unlabeled "train" split, taken as normal.
 
-    Names are paths relative to the split's folder, with "/", and classes are the names of class folders. If
-    `options.anonymous`, names are hashes of the files, and classes `normal` and `abnormal`.
+    Names are paths relative to the split's folder, with "/", and classes are the names of class folders, unless
+    `options.names` gives others.
 
     No patient of DICOM files may be in two splits, also if a split is not decoded. In a `train` that is not decoded,
     the files in NORMAL count.
@@ -44,22 +42,23 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
         UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
             patient in two splits, or a data set deeper inside.
     """
-    called: Callable[[ImageFile], str] = content_name if options.anonymous else str
-    listed = _list(root, options, called)
+    listed = _list(root, options)
     patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
-    reject_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, called)
+    reject_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:
         if name in listed:
             folder, paths, labels = listed[name]
-            classes = None if labels is None else _classes(folder, paths, labels, options.anonymous)
+            classes = None
+            if labels is not None:
+                classes = options.names.classes([path.relative_to(folder).parts[0] for path in paths], labels)
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
             data[name] = read_split(paths, names, labels, options, ages, classes)
     return data
 
 
-def _list(root, options, called):
+def _list(root, options):
     """Return {split: (its folder, paths, labels)}. Labels of a split that is not to be decoded mean nothing."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if not folders and any(map(_is_normal, _class_folders(root))):
@@ -74,15 +73,8 @@ def _list(root, options, called):
         elif name == "train":
             listed[name] = folder, *_list_train(folder, options.contamination, options.seed)
         else:
-            listed[name] = folder, *_list_evaluation(folder, called)
+            listed[name] = folder, *_list_evaluation(folder, options.names)
     return listed
-
-
-def _classes(folder, paths, labels, anonymous):
-    """Return the names of the images' class folders; they are paths too, which `anonymous` hides."""
-    if anonymous:
-        return [("normal", "abnormal")[label] for label in labels]
-    return [path.relative_to(folder).parts[0] for path in paths]
 
 
 def _list_plain(root):
@@ -161,7 +153,7 @@ def _contaminate(folder, normal, contamination, seed):
     return paths, [0] * len(staying) + [1] * count
 
 
-def _list_evaluation(folder, called):
+def _list_evaluation(folder, names):
     """Return the paths and labels of a split's images."""
     loose, classed = _evaluation_images(folder)
     if not loose:
@@ -171,7 +163,7 @@ def _list_evaluation(folder, called):
         return classed, labels
     if classed:
         raise UserError(
-            f"{folder} holds images both in class folders and beside them, such as {Path(called(loose[0])).name}: "
+            f"{folder} holds images both in class folders and beside them, such as {names.file(loose[0])}: "
             "put all of them in class folders, or none"
         )
     return loose, None

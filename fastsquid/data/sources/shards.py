@@ -3,7 +3,7 @@
 import io
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -11,9 +11,9 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
-from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile
+from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from ..images import find_images
-from ..names import content_name
+from ..names import PATH_NAMES, Names
 from ..split import SPLITS, ReadOptions, Split, read_split
 
 # Compressed shards are found too, and then rejected: they can only be read from the beginning.
@@ -106,7 +106,7 @@ def _is_plain(shard):
     return shard.suffix.lower() == ".tar"
 
 
-def read_shard(shard: Path, called: Callable[[ImageFile], str] = str, title: str | None = None) -> list[Sample]:
+def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = None) -> list[Sample]:
     """Return the samples of a shard, in its order. Only headers are read; files other than image and class are skipped.
 
     A sample is defined as in WebDataset: files that follow each other and whose names are equal up to the first dot.
@@ -114,8 +114,8 @@ def read_shard(shard: Path, called: Callable[[ImageFile], str] = str, title: str
 
     Args:
         shard: Path of the archive.
-        called: function of a `ShardFile`; returns what messages call it.
-        title: what messages call the shard; its path by default.
+        names: what messages call the shard and its files.
+        folder: in which the shard was found; None if the user named the shard.
 
     Returns:
         list of `Sample`, at least one.
@@ -124,28 +124,30 @@ def read_shard(shard: Path, called: Callable[[ImageFile], str] = str, title: str
         UserError: webdataset is not installed; the archive is damaged, cut short, compressed, or several in one; a
             sample has several images, or a class and no image; an image is in no sample, or there twice; no images.
     """
-    title = title or f"the shard {shard}"
+    title = names.shard(shard, folder)
     try:
         from webdataset.tariterators import group_by_keys
     except ImportError:
         raise UserError(f"reading {title} needs webdataset: pip install 'fastsquid[shards]'") from None
     samples, images = [], {}
     try:
-        for fields in group_by_keys(_files(shard, called, images)):
+        for fields in group_by_keys(_files(shard, names, images)):
             found = [field for field in fields.values() if field in images]
             labels = [field for name, field in fields.items() if name[:2] != "__" and field.suffix.lower() == ".cls"]
             label = labels[0] if labels else None
             if len(labels) > 1:
-                raise UserError(f"{called(labels[0])} and {called(labels[1])} are of one sample: give each its own")
+                first, second = map(names.file, labels[:2])
+                raise UserError(f"{first} and {second} are of one sample: give each its own")
             if len(found) > 1:
+                first, second = map(names.file, found[:2])
                 raise UserError(
-                    f"{called(found[0])} and {called(found[1])} are one sample, their names being the same up to the "
-                    "first dot: give every image of a shard a name of its own before its first dot"
+                    f"{first} and {second} are one sample, because their names are the same up to the first dot: give "
+                    "every image of a shard a name of its own before its first dot"
                 )
             if found:
                 samples.append(Sample(found[0], label))
             elif label:
-                raise UserError(f"{called(label)} is a class without an image: let each follow its image in the shard")
+                raise UserError(f"{names.file(label)} is a class without an image: put it after its image in the shard")
     except UserError:
         raise
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:  # headers may say anything
@@ -161,17 +163,12 @@ def read_shard(shard: Path, called: Callable[[ImageFile], str] = str, title: str
         del images[sample.image]
     if images:
         raise UserError(
-            f"{called(next(iter(images)))!r} is in no sample, as WebDataset reads names: call it NAME.SUFFIX, with no "
-            "other dot, line break or __"
+            f"{names.file(next(iter(images)))!r} is in no sample, as WebDataset reads names: call it "
+            "NAME.SUFFIX, with no other dot, line break or __"
         )
     if not samples:
         raise UserError(f"{title} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
     return samples
-
-
-def shard_title(folder: Path, anonymous: bool) -> str | None:
-    """Return what messages call a shard in a folder if its name is to stay unknown; else None."""
-    return f"a shard in {folder}" if anonymous else None
 
 
 def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
@@ -181,8 +178,8 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
     split, all are for training.
 
     Classes are whole numbers in `.cls`: 0 is normal, every other number abnormal. Of `train` only the normal images are
-    read; all images, if none has a class. Names are the shard's path and the image's in it, or, if
-    `options.anonymous`, hashes of the images' files.
+    read; all images, if none has a class. Names are the shard's path and the image's in it, unless
+    `options.names` gives others.
 
     Args:
         root: Path of the folder.
@@ -195,14 +192,12 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
         UserError: images beside the shards, a shard of no split or one that cannot be read (`read_shard`), classes of
             some images only, no normal image to train on, or a patient in two splits.
     """
-    called: Callable[[ImageFile], str] = content_name if options.anonymous else str
-    title = shard_title(root, options.anonymous)
     found = _split_shards(root)
-    _reject_others(root, found, title)
+    _reject_others(root, found, options.names)
     listed = {}
     for name, shards in found.items():
-        samples = [sample for shard in shards for sample in read_shard(shard, called, title)]
-        classes = _classes(samples, called)
+        samples = [sample for shard in shards for sample in read_shard(shard, options.names, root)]
+        classes = _classes(samples, options.names)
         if name == "train" and classes is not None:
             samples = [sample for sample, number in zip(samples, classes) if not number]
             if not samples:
@@ -210,7 +205,7 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
             classes = [0] * len(samples)
         listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files) for name, (files, _) in listed.items()}
-    reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, called)
+    reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:
         if name in listed:
@@ -246,33 +241,37 @@ def _split_shards(root):
     return found
 
 
-def _reject_others(root, found, title):
+def _reject_others(root, found, names):
     """Raise a UserError for what would be left out in silence: images in no shard, and shards of no split."""
     first = next(iter(found.values()))[0]
     if find_images(root):
-        raise UserError(f"{root} holds both shards, as {title or first}, and other images: keep one of them there")
+        raise UserError(
+            f"{root} holds both shards, such as {names.shard(first, root)}, and other images: keep one of them there"
+        )
     known = {shard for shards in found.values() for shard in shards}
     if others := [shard for shard in find_shards(root) if shard not in known]:
         raise UserError(
-            f"{title or others[0]} is of no split: call shards train-000000.tar, val-000000.tar, test-000000.tar, or "
-            "put them right into folders train, val and test"
+            f"{names.shard(others[0], root)} is of no split: call shards train-000000.tar, val-000000.tar, "
+            "test-000000.tar, or put them right into folders train, val and test"
         )
 
 
-def _classes(samples, called):
+def _classes(samples, names):
     """Return the whole numbers in the `.cls` of samples, or None where none of them has one."""
     known = [sample for sample in samples if sample.label]
     if not known:
         for sample in samples:
             if "normal" in map(str.lower, sample.image.parts[:-1]):
                 raise UserError(
-                    f"{called(sample.image)} is in a class folder but has no class: write a .cls beside every image, 0 "
-                    "for normal and 1 for abnormal"
+                    f"{names.file(sample.image)} is in a class folder but has no class: write a .cls beside every "
+                    "image, 0 for normal and 1 for abnormal"
                 )
         return None
     if len(known) < len(samples):
         image = next(sample.image for sample in samples if not sample.label)
-        raise UserError(f"{called(image)} has no class, where {called(known[0].image)} has: give a .cls to all or none")
+        raise UserError(
+            f"{names.file(image)} has no class, but {names.file(known[0].image)} has one: give a .cls to all or none"
+        )
     classes = []
     for sample in samples:
         text = sample.label.read_bytes()
@@ -280,36 +279,36 @@ def _classes(samples, called):
             classes.append(int(text))
         except ValueError:
             raise UserError(
-                f"the class of {called(sample.image)} is no whole number: write 0 for normal and 1 for abnormal into "
-                "its .cls"
+                f"the class of {names.file(sample.image)} is no whole number: write 0 for normal and 1 for abnormal "
+                "into its .cls"
             ) from None
     return classes
 
 
-def _files(shard, called, images):
+def _files(shard, names, images):
     """Yield every regular file of an archive by its header, as webdataset groups them.
 
     Args:
         shard: Path of the archive.
-        called: function of a `ShardFile`; returns what messages call it.
+        names: what messages call its files.
         images: dict; the images become its keys.
     """
-    names = set()
+    seen = set()
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
             archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else tarfile keeps all of them
             file = ShardFile(shard, member.name, member.offset_data, member.size)
             suffix = file.suffix.lower()
             if (not member.isreg() and not member.isdir() or member.issparse()) and suffix in _SUFFIXES:
-                raise UserError(f"{called(file)} is a link or has holes: write the shard with whole files")
+                raise UserError(f"{names.file(file)} is a link or has holes: write the shard with whole files")
             if not member.isreg() or any(part[0] == "." and part != ".." for part in file.parts):
                 continue  # hidden, as in folders
             # As in folders, DICOM is recognized by its first bytes, whatever its name.
             archive.fileobj.seek(file.start + 128)
             if suffix in _SUFFIXES or archive.fileobj.read(4) == b"DICM" and file.size > 132:
-                if file.as_posix() in names:
-                    raise UserError(f"{called(file)} is there twice: give every image of a shard a name of its own")
-                names.add(file.as_posix())
+                if file.as_posix() in seen:
+                    raise UserError(f"{names.file(file)} is there twice: give every image of a shard a name of its own")
+                seen.add(file.as_posix())
                 images[file] = True
             yield {"fname": member.name, "data": file, "__url__": str(shard)}
         # tarfile takes a damaged or missing header for the end. The true end is a block of zeros with nothing after it.
