@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load
+    from .exporting.portable import READERS, WRITERS, require_packages
+    from .exporting.verification import IMAGES, agreement_table, compare, require_agreement
     from .runs.data import real_images
-    from .scoring.portable import READERS, WRITERS, require_packages
-    from .scoring.verification import IMAGES, agreement_table, compare, require_agreement
 
     if options.data is not None and not options.verify:
         raise UserError("--data is for --verify: add it, or leave --data out")

@@ -68,10 +68,10 @@ def _score(options):
     from .api import load
     from .data.listing import list_files
     from .data.names import choose_names
+    from .reporting.parts import Parts, any_parts, digest
+    from .reporting.table import Scoring
     from .runs.folder import why_uncalibrated
     from .runs.input_check import why_unchecked
-    from .scoring.parts import Parts, any_parts, digest
-    from .scoring.table import Scoring
     from .utils import distributed
 
     paths = [Path(image) for image in options.images]
@@ -106,8 +106,8 @@ def _score(options):
 def _finish(options, scoring, count, rows, parts=None):
     """Write the CSV in the first process and print a summary; return the exit code."""
     from .data.dicom.patients import warn_of_ages
+    from .reporting.table import write_table
     from .scoring.input_check import describe_unlike
-    from .scoring.table import write_table
     from .utils import distributed
 
     # This waits for all parts. A single process has no ages yet: writing the table fills its list.

@@ -16,7 +16,7 @@ from fastsquid.data import ImageError, find_images, open_data, read_image
 from fastsquid.data.framing import exposed_field
 from fastsquid.data.images import convert_array, convert_image
 from fastsquid.errors import UserError
-from fastsquid.scoring import portable
+from fastsquid.exporting import portable
 
 
 def gray(path):

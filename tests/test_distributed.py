@@ -22,8 +22,8 @@ from fastsquid import score, train
 from fastsquid.config import preset
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
+from fastsquid.reporting.parts import Parts, any_parts
 from fastsquid.runs import checkpoint
-from fastsquid.scoring.parts import Parts, any_parts
 from fastsquid.training import start
 from fastsquid.training.trainer import Trainer
 from fastsquid.utils import distributed

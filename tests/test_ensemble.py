@@ -23,9 +23,9 @@ from fastsquid.data import find_images, open_data, read_images
 from fastsquid.errors import UserError
 from fastsquid.evaluation.localization import draw_synthetic
 from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
+from fastsquid.exporting import portable, verification
+from fastsquid.reporting import parts as parts_of_files
 from fastsquid.runs import checkpoint, trained
-from fastsquid.scoring import parts as parts_of_files
-from fastsquid.scoring import portable, verification
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 from fastsquid.scoring.scores import Calibration
 

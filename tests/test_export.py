@@ -22,11 +22,11 @@ from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import find_images, read_images, to_unit
 from fastsquid.errors import UserError
+from fastsquid.exporting import portable, verification
 from fastsquid.model.detector import Detector
 from fastsquid.runs.data import real_images
 from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import TrainedRun
-from fastsquid.scoring import portable, verification
 from fastsquid.scoring.maps import calibrate_maps, forward_maps
 from fastsquid.scoring.scores import Calibration
 
@@ -265,7 +265,7 @@ def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, co
     out.write_text("old")
     code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
     assert code == 2 and "largest difference" in said
-    assert re.fullmatch(rf"error: {out} does not answer as the run does: score differs by \S+, and 0.001 is .*\n", err)
+    assert re.fullmatch(rf"error: {out} was not written, because its score differs .* by \S+, and 0.001 is .*\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["scorer.onnx"] and out.read_text() == "old"
 
 

@@ -89,7 +89,7 @@ def imports(path):
 LAYERS = [
     {"__main__"},
     {"train", "evaluate", "score", "report", "locate", "figures", "compare", "convert", "export", "study"},
-    {"estimator", "reporting"},
+    {"estimator", "exporting", "reporting"},
     {"api"},
     {"training"},
     {"drawing"},

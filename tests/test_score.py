@@ -21,8 +21,8 @@ from fastsquid import evaluate, score, train
 from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import decoding, read_image, to_unit
+from fastsquid.reporting import table
 from fastsquid.runs.trained import load_run
-from fastsquid.scoring import table
 from fastsquid.training import loop
 
 SCORES = preset("squid").scores
@@ -169,7 +169,7 @@ def test_an_interrupt_with_workers(run, tmp_path):
         import os, signal, time
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
         from fastsquid import score
-        from fastsquid.scoring import table
+        from fastsquid.reporting import table
         from fastsquid.utils import cli
         from fastsquid.data import decoding
         decoding.MAX_WITHOUT_WORKERS = 0

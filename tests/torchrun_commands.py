@@ -16,7 +16,7 @@ import sys
 import torchrun_training
 
 from fastsquid import score, train
-from fastsquid.scoring import table
+from fastsquid.reporting import table
 from fastsquid.training import loop, results
 from fastsquid.training.trainer import Trainer
 from fastsquid.utils.cli import run_command

@@ -1,1 +1,1 @@
-"""The HTML report."""
+"""Results as files: the table of scores and the HTML report."""

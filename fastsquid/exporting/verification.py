@@ -1,51 +1,53 @@
-"""Whether an exported file answers as its run does: both on the same real images, with the speed of both."""
+"""Compare an exported file with its run on the same real images: outputs and speed."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
 
+from ..api import Scorer
 from ..errors import UserError
 from ..model.ensemble import Ensemble
 from .portable import RUNTIMES, logit_name
 
-BATCHES = (1, 7)  # images a batch
+BATCHES = (1, 7)  # images per batch
 IMAGES = 66  # nine batches of seven, and one of three
-ROUNDS = 3  # of which the fastest counts
-LIMIT = 1e-3
+ROUNDS = 3  # the fastest counts
+LIMIT = 1e-3  # largest difference that is accepted
 
 
 def compare(
-    scorer: Any, exported: Callable[[torch.Tensor], dict[str, np.ndarray]], images: torch.Tensor
+    scorer: Scorer, exported: Callable[[torch.Tensor], dict[str, np.ndarray]], images: torch.Tensor
 ) -> tuple[dict[str, float], dict[int, tuple[float, float]]]:
-    """What a file and its run give for the same images, and how fast.
+    """Compare the outputs of a file and of its run, and measure the speed of both.
 
-    A logit is compared as it is, also where a group's score is the mean of standardized ones. What is made of residuals
-    counts in standard deviations from the training images: by itself its size says nothing.
+    Logits are compared as they are; a group's score, a mean of standardized logits, is compared in units of a logit.
+    Outputs that are made of residuals are compared in standard deviations from the training images.
 
     Args:
-        scorer: a `Scorer` of a finished run, on the CPU.
-        exported: function of images, as `portable.READERS` give it.
-        images: as `real_images` gives them.
+        scorer: of a finished run or group, on the CPU.
+        exported: function of images, as `portable.READERS` return it.
+        images: float32 (N, 1, S, S) in [0, 1].
 
     Returns:
-        {output: largest difference}, over all batch sizes, NaN where either gives one; and {images a batch: (images a
+        {output: largest difference over all batch sizes}, NaN if an output is NaN; and {images per batch: (images per
         second of the run, of the file)}.
     """
-    units, largest, speeds = _units(scorer), {}, {}
+    units = _units(scorer)
+    largest: dict[str, float] = {}
+    speeds: dict[int, tuple[float, float]] = {}
     for size in BATCHES:
         batches, fastest = images.split(size), [np.inf, np.inf]
-        for _ in range(ROUNDS):  # in turn, so that whatever else the machine does slows both
+        for _ in range(ROUNDS):  # in turn, so that other work on the machine slows both
             answers = []
             for who, answer in enumerate((lambda batch: _original(scorer, batch), exported)):
                 start = time.perf_counter()
                 answers.append([answer(batch) for batch in batches])
                 fastest[who] = min(fastest[who], time.perf_counter() - start)
-        speeds[size] = tuple(len(images) / seconds for seconds in fastest)
+        speeds[size] = len(images) / fastest[0], len(images) / fastest[1]
         for batch, ours, theirs in zip(batches, *answers):
             ours |= _residual_map(scorer, batch)
             for name, values in ours.items():
@@ -55,21 +57,29 @@ def compare(
 
 
 def require_agreement(largest: dict[str, float], what: str | Path) -> None:
-    """Raises UserError if a difference of `compare` is above the limit; `what` the file is called."""
+    """Check the differences that `compare` found.
+
+    Args:
+        largest: {output: largest difference}.
+        what: what the message calls the file.
+
+    Raises:
+        UserError: a difference is NaN or above `LIMIT`.
+    """
     for name, difference in largest.items():
-        if not difference <= LIMIT:  # which a NaN is not either
+        if not difference <= LIMIT:  # also true of a NaN
             raise UserError(
-                f"{what} does not answer as the run does: {name} differs by {difference:.2g}, and {LIMIT:g} is the "
-                "limit; it was not written"
+                f"{what} was not written, because its {name} differs from the run's by {difference:.2g}, and {LIMIT:g} "
+                "is the limit: report this as a bug, with the versions of PyTorch and ONNX Runtime"
             )
 
 
 def _units(scorer):
-    """By what the differences of each output are divided."""
+    """Return the unit in which each output's differences are measured."""
     name, score = scorer.score_name, 1
     if not name.startswith("discriminator") and (name != "combined" or isinstance(scorer.detector, Ensemble)):
         score = max(scorer.calibration[name].std, 1e-12)
-    elif isinstance(scorer.detector, Ensemble):  # what a difference of 1 in every run's logit makes
+    elif isinstance(scorer.detector, Ensemble):  # the effect of a difference of 1 in the logit of every run
         score = fmean(1 / moments[name][1] for moments in scorer.detector.moments)
     return {
         "score": score,
@@ -91,7 +101,7 @@ def _original(scorer, images):
 
 
 def _residual_map(scorer, images):
-    """The raw residual map, which a run's file has; not timed, because it may need a pass of its own."""
+    """Return the raw residual map, which the file of a run has. It is not timed: it may need a pass of its own."""
     if isinstance(scorer.detector, Ensemble):
         return {}
     mean, deviation = (moment.numpy() for moment in scorer.normal_map("residual"))
@@ -100,7 +110,7 @@ def _residual_map(scorer, images):
 
 
 def agreement_table(largest: dict[str, float], speeds: dict[int, tuple[float, float]], kind: str) -> str:
-    """Return what `compare` found as a table for people; `kind` is the kind of file."""
+    """Return the results of `compare` as a table for people; `kind` is `onnx` or `pt2`."""
     lines = [
         f"{IMAGES} images, in batches of {' and of '.join(map(str, BATCHES))}",
         f"{'':20}" + "".join(f"{name:>14}" for name in largest),

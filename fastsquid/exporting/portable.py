@@ -1,7 +1,7 @@
-"""A run as one graph of tensors, for other programs: what `python -m fastsquid.export` writes.
+"""A run as one graph of tensors for other programs, as `python -m fastsquid.export` writes it.
 
-The graph holds what turns an image into its score and maps, and nothing that is decided about them afterwards:
-threshold, quantiles and calibration are a JSON document beside it.
+The graph turns images into scores and maps. Threshold, quantiles and calibration are not part of it: they are in a JSON
+document inside the file.
 """
 
 import copy
@@ -19,37 +19,41 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..api import Scorer
 from ..data.framing import RULE
 from ..errors import UserError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..model.memory import SpaceAwareMemory
-from .maps import forward_maps
+from ..scoring.maps import forward_maps
 
 FORMAT = 1
 PROPERTY, DOCUMENT = "fastsquid", "fastsquid.json"  # where the JSON is, in ONNX's metadata and in a pt2 file
 INPUT, BATCH = "images", "batch"
-# The exporter's own: nothing is converted from one to another, and ONNX Runtime has read it since 1.14.
+# PyTorch's exporter writes this version itself, so nothing is converted. ONNX Runtime reads it since 1.14.
 OPSET = 18
 
 
 class Portable(nn.Module):
-    """Images, float32 (B, 1, S, S) in [0, 1] -> dict of float32 tensors, of any B from 1.
+    """Compute the score and the maps of images. The outputs are float32:
 
-    `score` (B,), the one that the run ranks by, larger = more abnormal; where there is a discriminator `logit` (B,),
-    what it says of the image or of its reconstruction, as the score asks, larger = more like a healthy one;
-    `residual_map` (B, S, S), the smoothed squared error; `anomaly_map` (B, S, S), the map that explains the score, in
-    standard deviations from the training images at each pixel. Of a group only `score` and `anomaly_map`, the means
-    over its runs.
+    - `score` (B,): the score that the run ranks by, larger = more abnormal.
+    - `logit` (B,): the discriminator's logit of the image or of its reconstruction, whichever the score uses; larger =
+      more like a healthy image. Absent without a discriminator.
+    - `residual_map` (B, S, S): the smoothed squared error.
+    - `anomaly_map` (B, S, S): the map that explains the score, in standard deviations from the training images at each
+      pixel.
+
+    A group has only `score` and `anomaly_map`, the means over its runs.
 
     Args:
-        scorer: a `Scorer` of a finished run or group, on the CPU; it is copied.
+        scorer: of a finished run or group, on the CPU; it is copied.
 
     Raises:
-        UserError: the run has no maps, as before it has finished.
+        UserError: the run has no maps, because it is not finished.
     """
 
-    def __init__(self, scorer: Any):
+    def __init__(self, scorer: Scorer) -> None:
         super().__init__()
         mean, deviation = scorer.normal_map()
         self.mean: torch.Tensor
@@ -62,10 +66,11 @@ class Portable(nn.Module):
                 module.reads = None  # a graph counts nothing
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the outputs that the class describes, of images float32 (B, 1, S, S) in [0, 1]."""
+        """Return {output: tensor} of images, float32 (B, 1, S, S) in [0, 1] with B at least 1."""
         config = self.detector.config
-        drawn = self.detector.draw(images)
-        scores, _ = self.detector.scores(images, drawn)
+        detector: Any = self.detector  # what `draw` returns differs between a detector and an ensemble
+        drawn = detector.draw(images)
+        scores, _ = detector.scores(images, drawn)
         maps = forward_maps(self.detector, images, drawn)
         anomaly = (maps[config.map] - self.mean) / self.deviation
         if isinstance(self.detector, Ensemble):
@@ -80,9 +85,10 @@ class Portable(nn.Module):
 
 
 def logit_name(detector: Detector | Ensemble) -> str | None:
-    """The score that is minus the logit; where the run ranks by another, the papers'; None without discriminator.
+    """Return the score that is minus the output `logit`.
 
-    None too of a group, whose scores are standardized.
+    If the run ranks by a score that is no logit, it is the papers' score. It is None without a discriminator, and for a
+    group, whose scores are standardized.
     """
     config = detector.config
     if not config.discriminator or isinstance(detector, Ensemble):
@@ -91,15 +97,16 @@ def logit_name(detector: Detector | Ensemble) -> str | None:
 
 
 def output_names(detector: Detector | Ensemble) -> list[str]:
-    """The outputs of a detector's graph, in their order."""
+    """Return the names of a graph's outputs, in their order."""
     if isinstance(detector, Ensemble):
         return ["score", "anomaly_map"]
     return ["score", *["logit"] * detector.config.discriminator, "residual_map", "anomaly_map"]
 
 
-def describe(scorer: Any) -> dict[str, Any]:
-    """What must be known to read the graph's numbers, JSON-able; of the run's folder and images nothing is named."""
+def describe(scorer: Scorer) -> dict[str, Any]:
+    """Return what a reader of the graph's numbers must know, as JSON values. It names no folder and no image."""
     config, run, name = scorer.detector.config, scorer.run, scorer.score_name
+    assert scorer.calibration is not None  # a run with maps is calibrated
     calibration = scorer.calibration[name]
     return {
         "format": FORMAT,
@@ -116,29 +123,29 @@ def describe(scorer: Any) -> dict[str, Any]:
         "quantiles": calibration.quantiles,
         "threshold": run.validation[name]["threshold"] if run.validation else None,
         "trained_on": run.record.trained_on,
-        "input_check": False,  # the graph has no `unlike_training`: whoever scores images must look at them
+        "input_check": False,  # the graph has no `unlike_training`: its user must look at the images
         "checkpoint": run.checkpoint,
         "epoch": run.epoch,
     }
 
 
-def exported(scorer: Any) -> torch.export.ExportedProgram:
-    """The run's `Portable` as a program of torch.export, without the paths of the code that it was made from."""
+def exported(scorer: Scorer) -> torch.export.ExportedProgram:
+    """Return the run's `Portable` as a program of torch.export, without paths of source files."""
     size = scorer.image_size
     with torch.no_grad(), _quiet():
         program = torch.export.export(
             Portable(scorer),
-            (torch.zeros(2, 1, size, size),),  # one image would be taken to mean that there is always one
+            (torch.zeros(2, 1, size, size),),  # with a batch of one, the exporter would fix the batch size
             dynamic_shapes={INPUT: {0: torch.export.Dim(BATCH)}},
             strict=False,
-        ).run_decompositions({})  # autocast regions, which a file cannot hold, become plain; scores not asked for go
+        ).run_decompositions({})  # removes autocast regions, which a file cannot hold, and unused scores
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
 
 
-def write_onnx(scorer: Any, file: IO[bytes]) -> None:
-    """Writes an ONNX file into an open one."""
+def write_onnx(scorer: Scorer, file: IO[bytes]) -> None:
+    """Write the run as ONNX into an open file."""
     program = exported(scorer)
     with _quiet():
         written = torch.onnx.export(
@@ -149,10 +156,10 @@ def write_onnx(scorer: Any, file: IO[bytes]) -> None:
             external_data=False,
             verbose=False,
         )
-    assert written is not None  # as it is without a path to write to
+    assert written is not None  # it is None only with a path to write to
     model = written.model_proto
     for part in (model.graph, *model.graph.node):
-        del part.metadata_props[:]  # from which line of whose code it is
+        del part.metadata_props[:]  # paths and lines of source files
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
     entry = model.metadata_props.add()
@@ -160,18 +167,21 @@ def write_onnx(scorer: Any, file: IO[bytes]) -> None:
     file.write(model.SerializeToString())
 
 
-def write_pt2(scorer: Any, file: IO[bytes]) -> None:
-    """Writes a file of torch.export into an open one."""
+def write_pt2(scorer: Scorer, file: IO[bytes]) -> None:
+    """Write the run as torch.export does into an open file."""
     program = exported(scorer)
-    content = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
+    content = io.BytesIO()  # PyTorch's own writer ends the process if the disk is full
     with _quiet():
         torch.export.save(program, content, extra_files={DOCUMENT: json.dumps(describe(scorer))})
     file.write(content.getbuffer())
 
 
 def read_onnx(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
-    """An ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch: function of images as `Portable`,
-    but that it gives arrays."""
+    """Open an ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch.
+
+    Returns:
+        a function that takes images as `Portable` does and returns {output: float32 array}.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -182,7 +192,7 @@ def read_onnx(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
 
 
 def read_pt2(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
-    """A file of torch.export: function as `read_onnx` gives it."""
+    """Open a file of torch.export; return a function like that of `read_onnx`."""
     with open(path, "rb") as file, _quiet():
         module = torch.export.load(file).module()
 
@@ -195,12 +205,16 @@ def read_pt2(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
 
 WRITERS = {"onnx": write_onnx, "pt2": write_pt2}
 READERS = {"onnx": read_onnx, "pt2": read_pt2}
-# What runs the file, for people.
+# The programs that run the files, for messages.
 RUNTIMES = {"onnx": "ONNX Runtime", "pt2": "torch.export"}
 
 
 def require_packages(kind: str) -> None:
-    """Raises UserError where a package is missing that writing or running a kind of file needs."""
+    """Check that the packages are installed that writing and running a kind of file need.
+
+    Raises:
+        UserError: one is missing.
+    """
     for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
         if importlib.util.find_spec(name) is None:
             raise UserError(f"--to {kind} needs the package {name}: pip install 'fastsquid[export]'")
@@ -208,7 +222,7 @@ def require_packages(kind: str) -> None:
 
 @contextmanager
 def _quiet():
-    """PyTorch's exporters warn of what PyTorch itself is made of, and log what else they could export."""
+    """Silence the warnings and log lines of PyTorch's exporters, which are about PyTorch's own code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

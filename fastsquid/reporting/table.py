@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..api import Scorer
 from ..data.decoding import decoded
 from ..data.names import Names
 from ..utils import distributed
@@ -20,17 +21,17 @@ class Scoring:
     """Score image files, and record time and ages.
 
     Args:
-        scorer: a `Scorer`.
+        scorer: of a run or group.
         batch_size: images per batch.
         names: how images are named.
 
     Attributes:
         start: when it began, in seconds of `time.perf_counter`.
-        seconds: that the scorer took.
+        seconds: time that the scorer took.
         ages: of the patients in years; None where unknown.
     """
 
-    def __init__(self, scorer: Any, batch_size: int, names: Names):
+    def __init__(self, scorer: Scorer, batch_size: int, names: Names) -> None:
         self.scorer, self.batch_size, self.names = scorer, batch_size, names
         self.start, self.seconds = time.perf_counter(), 0.0
         self.ages: list[float | None] = []
@@ -87,13 +88,14 @@ def write_table(
     return failed, unlike
 
 
-def score_batch(scorer: Any, images: Sequence[np.ndarray]) -> Iterator[list[str] | None]:
+def score_batch(scorer: Scorer, images: Sequence[np.ndarray]) -> Iterator[list[str] | None]:
     """Return an iterator of one row per image: its scores, its calibrated score and `unlike_training`, as text.
 
     The row of an image is None if one of its scores is not finite.
 
     Args:
-        scorer: a `Scorer`; the calibrated score is empty without a calibration, `unlike_training` without input check.
+        scorer: of a run or group. Without a calibration the calibrated score is empty, and without an input check
+            `unlike_training` is.
         images: list of arrays (H, W), uint8 or uint16, at the model's size, cropped where the run crops.
     """
     if not images:
