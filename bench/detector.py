@@ -2,7 +2,7 @@
 
 One group per variant, `OUT/VARIANT`, three seeds. Its small files go to `bench/results/zhanglab/detector/VARIANT`,
 with each run's AUC of perturbed images; `python bench/detector_table.py` makes the table. A variant that is finished is
-skipped and one that was stopped goes on, so the same command continues the study. `--share 0 2` and `--share 1 2` split
+skipped and a stopped one is resumed, so the same command continues the study. `--share 0 2` and `--share 1 2` split
 the variants between two processes.
 """
 

@@ -25,7 +25,7 @@ def read_evaluation(run):
 
 
 def variants():
-    """Markdown lines: one row per variant, what its last epoch is worth."""
+    """Markdown lines: one row per variant, with the metrics of its last epoch."""
     result = [
         "| variant | difference from the preset | seeds | clean | mean of battery | spread of clean | "
         "`discriminator` | `discriminator_image` |",

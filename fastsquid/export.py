@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = Path(options.out or f"scorer.{options.to}")
     require_place(out)
     scorer = load(options.run, device="cpu", impl="torch")
-    scorer.normal_map()  # or refused before there is work
+    scorer.normal_map()  # raises before there is work
     images = None
     if options.verify:
         images = real_images(

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     require_place(options.out)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
-    with distributed.job(lambda: "the same command goes on where this one was"):
+    with distributed.job(lambda: "give the same command again to continue"):
         return _score(options)
 
 

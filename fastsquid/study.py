@@ -4,7 +4,7 @@
     ROW/seed-0/          a row of the grid is a group of ordinary runs
     NAME.csv, NAME.png   one line per run and score, and the figure; written again after every run
 
-A study that was stopped or killed goes on with the same command. `python -m fastsquid.compare` tells rows apart.
+The same command continues a study that was stopped or killed. `python -m fastsquid.compare` compares two rows.
 """
 
 import gc

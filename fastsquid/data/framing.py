@@ -3,7 +3,7 @@
 import numpy as np
 
 ALIKE = 0.08  # of the image's gray range: how far a border's pixels are from its level
-MOSTLY = 0.8  # share of a line's pixels at the level: the search goes on, past text
+MOSTLY = 0.8  # share of a line's pixels at the level: the search continues, past text
 WHOLLY = 0.97  # share of a line's pixels at the level: the line can be the last one of a border
 # Of the gray range: a further border has nearly the first one's level, as air has, or clearly another, as a line has.
 NEAR, APART = 0.16, 0.24
@@ -23,9 +23,9 @@ def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
     """Find the part of a radiograph that was exposed, without a uniform border.
 
     Each of the four sides is searched from the outside inward, line by line. The border's level is the median of the
-    outermost line, and a pixel is at the level if it differs by at most 8 % of the image's gray range (between its
-    1st and 99th percentile). The search goes on while at least 80 % of a line are at the level, so that a text marker
-    does not end it. The border ends with the last line so far that has at least 97 % at the level.
+    outermost line. A pixel is at the level if it differs by at most 8 % of the image's gray range (between its 1st and
+    99th percentile). The search continues while at least 80 % of a line are at the level, so that a text marker does
+    not end it. The border ends with the last line so far that has at least 97 % at the level.
 
     This is repeated on what is left, at most four times, until nothing changes: a border may lie in a frame, or end in
     a thin line, or have air behind it. The level of a further border differs from the first one's on that side by at

@@ -45,9 +45,9 @@ def compare(first: Scored, second: Scored, resamples: int = 2000, seed: int = 0)
         resamples, seed: of the bootstrap.
 
     Returns:
-        dict: `difference`; `low` and `high` end of its 95 % bootstrap interval over images, each resample being the
-        same images for both groups and all their seeds; and `t` and `p` of Welch's test over seeds, which are None
-        where a group has fewer than two seeds, or the AUC is the same for every seed of both.
+        dict: `difference`; `low` and `high` end of its 95 % bootstrap interval over images; and `t` and `p` of Welch's
+        test over seeds. Each resample has the same images for both groups and all their seeds. `t` and `p` are None if
+        a group has fewer than two seeds, or if the AUC is the same for every seed of both.
     """
     aucs = bootstrap_aucs(first.labels, [*first.scores, *second.scores], resamples, seed)  # [runs of both, resamples]
     low, high = interval(aucs[len(first.scores) :].mean(0) - aucs[: len(first.scores)].mean(0))

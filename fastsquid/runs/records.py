@@ -165,7 +165,7 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Summary:
-    """summary.json: what the detector that a run stands for is worth.
+    """summary.json: the metrics of the run's chosen detector.
 
     Attributes:
         preset: of the configuration.

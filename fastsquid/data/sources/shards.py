@@ -317,4 +317,4 @@ def _files(shard, names, images):
             raise tarfile.ReadError("it is damaged or cut short")
         while rest := archive.fileobj.read(2**20):
             if rest.strip(b"\0"):
-                raise tarfile.ReadError("it goes on after its end, as several in one do")
+                raise tarfile.ReadError("data follow its end, as if it were several archives in one")
