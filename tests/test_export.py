@@ -265,7 +265,7 @@ def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, co
     out.write_text("old")
     code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
     assert code == 2 and "largest difference" in said
-    assert re.fullmatch(rf"error: {out} was not written, because its score differs .* by \S+, and 0.001 is .*\n", err)
+    assert re.fullmatch(rf"error: {out} was not written: its score differs by \S+ from .* 0.001 .*\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["scorer.onnx"] and out.read_text() == "old"
 
 

@@ -69,8 +69,8 @@ def require_agreement(largest: dict[str, float], what: str | Path) -> None:
     for name, difference in largest.items():
         if not difference <= LIMIT:  # also true of a NaN
             raise UserError(
-                f"{what} was not written, because its {name} differs from the run's by {difference:.2g}, and {LIMIT:g} "
-                "is the limit: report this as a bug, with the versions of PyTorch and ONNX Runtime"
+                f"{what} was not written: its {name} differs by {difference:.2g} from the run's, and {LIMIT:g} is the "
+                "limit. Report this as a bug, with the versions of PyTorch and ONNX Runtime"
             )
 
 
