@@ -1,0 +1,71 @@
+"""A few whole messages, word for word. All other tests look for what a message names, not for its words."""
+
+import numpy as np
+import pytest
+
+from fastsquid import score, train
+from fastsquid.config import ConfigError, preset
+from fastsquid.data import open_data, read_image
+from fastsquid.data.images import ImageError
+from fastsquid.errors import CheckpointError, DivergedError, UserError
+from fastsquid.estimator import AnomalyDetector
+from fastsquid.runs.folder import read_run
+
+
+def _image(folder):
+    (folder / "a.png").write_text("no image")
+    read_image(folder / "a.png", 16)
+
+
+MESSAGES = {
+    "a setting that does not fit another": (
+        lambda folder: preset("squid", top_k=201),
+        ConfigError,
+        "top_k = 201 is more than slots = 200: use top_k <= 200",
+    ),
+    "an unknown setting": (
+        lambda folder: preset("squid", slot=3),
+        ConfigError,
+        "unknown config field 'slot': did you mean slots?",
+    ),
+    "no image": (
+        _image,
+        ImageError,
+        "{folder}/a.png cannot be read as an image (the file is no image): replace or remove it",
+    ),
+    "an empty folder": (
+        lambda folder: open_data(folder, 16),
+        UserError,
+        "{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like",
+    ),
+    "no run folder": (
+        read_run,
+        CheckpointError,
+        "{folder} is not a run folder: it has no config.json; give the folder that fastsquid.train wrote",
+    ),
+    "an array of another shape": (
+        lambda folder: AnomalyDetector().fit(np.zeros((8, 4096))),
+        UserError,
+        "X has the shape (8, 4096): give images as (n, H, W), a single one as X[None]",
+    ),
+}
+
+
+@pytest.mark.parametrize("raises, kind, message", MESSAGES.values(), ids=MESSAGES)
+def test_messages(tmp_path, raises, kind, message):
+    with pytest.raises(UserError) as error:
+        raises(tmp_path)
+    assert type(error.value) is kind and str(error.value) == message.format(folder=tmp_path)
+
+
+def test_messages_of_commands(tmp_path, refused):
+    """Commands print an error in one line and exit with code 2."""
+    assert refused(train.main, "--slot", "3") == "error: unknown argument --slot: did you mean --slots?\n"
+    assert refused(score.main, tmp_path, "nowhere", "--out", tmp_path) == (
+        f"error: {tmp_path} is a folder: give the name of a file to write\n"
+    )
+
+
+def test_every_error_of_a_user_is_a_value_error():
+    for kind in (UserError, DivergedError, CheckpointError, ConfigError, ImageError):
+        assert issubclass(kind, UserError) and issubclass(kind, ValueError)
