@@ -124,7 +124,7 @@ def test_training_and_scores(system):
 
 
 def test_a_difference_is_found():
-    with pytest.raises(AssertionError, match="wrong: tensor 0 is off by"):
+    with pytest.raises(AssertionError, match="wrong.* tensor 0 "):
         operations.variants_of(
             {"right": lambda x: 2 * x, "wrong": lambda x: 2.001 * x}, lambda i: [torch.ones(3)], 1, "both"
         )
@@ -168,7 +168,7 @@ def test_a_near_tie_may_be_decided_either_way():
     other[1, 0, order[3:5]] = ~other[1, 0, order[3:5]]
     assert right[1, 0].sum() == other[1, 0].sum() == 4
     compare_reads(x, bank, right=right, other=other)
-    with pytest.raises(AssertionError, match="other: tensor 0 is off by"):  # what the near-tie is for
+    with pytest.raises(AssertionError, match="other.* tensor 0 "):  # what the near-tie is for
         functions = {"right": reading(right), "other": reading(other)}
         operations.variants_of(functions, lambda i: [x.clone(), bank.clone()], 1, "both")
 
@@ -179,17 +179,17 @@ def test_a_wrong_choice_of_slots_is_found():
     elsewhere, beside = right.clone(), right.clone()
     best = torch.einsum("c,nc->n", x[0, 1], bank[1]).argsort(descending=True)
     elsewhere[0, 1, best[3:5]] = ~elsewhere[0, 1, best[3:5]]
-    with pytest.raises(AssertionError, match="wrong: tensor 0 is off by"):
+    with pytest.raises(AssertionError, match="wrong.* tensor 0 "):
         compare_reads(x, bank, right=right, wrong=elsewhere)
     beside[1, 0, order[[3, 4, 9]]] = torch.tensor([False, False, True])
-    with pytest.raises(AssertionError, match="wrong: query 1 of region 0 reads none of the slots that tie"):
+    with pytest.raises(AssertionError, match="wrong.* query 1 .* region 0 "):
         compare_reads(x, bank, right=right, wrong=beside)
 
 
 def test_many_near_ties_are_no_comparison():
     x, bank, right, _ = near_tie()
     bank[0, 1:] = bank[0, :1]
-    with pytest.raises(AssertionError, match="150 of 300 queries tie"):
+    with pytest.raises(AssertionError, match=r"\b150\b.* 300 "):
         compare_reads(x, bank, right=right)
 
 
@@ -221,7 +221,7 @@ def run(*arguments, **environment):
 def test_without_the_option_it_says_how():
     result = run("-q")
     assert result.returncode == 0, result.stdout
-    assert "benchmarks run with: pytest bench/ --benchmark" in result.stdout and "passed" not in result.stdout
+    assert "pytest bench/ --benchmark" in result.stdout and "passed" not in result.stdout
 
 
 def test_rows_are_written_and_replaced(tmp_path):
@@ -264,5 +264,5 @@ def test_the_report_fits_exponents(tmp_path):
 
 def test_the_report_needs_rows(tmp_path, refused):
     (tmp_path / "empty.csv").write_text("")
-    assert "holds no benchmark rows" in refused(report.main, tmp_path / "empty.csv")
-    assert "does not exist" in refused(report.main, tmp_path / "none.csv")
+    assert f"{tmp_path / 'empty.csv'} " in refused(report.main, tmp_path / "empty.csv")
+    assert f"{tmp_path / 'none.csv'} " in refused(report.main, tmp_path / "none.csv")

@@ -35,22 +35,22 @@ def flip_a_byte(path):
 def test_a_damaged_checkpoint(damaged, refused, name):
     flip_a_byte(checkpoint.latest_checkpoint(damaged) / f"{name}.safetensors")
     # Whatever a command needs of it; training needs all three.
-    assert re.search(rf"{name}.safetensors is damaged: its checksum", refused(train.main, "--resume", damaged))
+    assert re.search(rf"{name}\.safetensors .*checksum", refused(train.main, "--resume", damaged))
 
 
 def test_a_missing_file(damaged, refused):
     (checkpoint.latest_checkpoint(damaged) / "last.safetensors").unlink()
-    assert "last.safetensors is missing" in refused(train.main, "--resume", damaged)
+    assert re.search(r"last\.safetensors .*missing", refused(train.main, "--resume", damaged))
 
 
 def test_a_state_that_is_no_json(damaged, refused):
     (checkpoint.latest_checkpoint(damaged) / "state.json").write_text('{"epoch": 3, ')
-    assert "state.json is damaged" in refused(train.main, "--resume", damaged)
+    assert re.search(r"state\.json .*JSON", refused(train.main, "--resume", damaged))
 
 
 def test_a_config_that_is_no_json(damaged, refused):
     (damaged / "config.json").write_text("[]")
-    assert "config.json is not a configuration" in refused(train.main, "--resume", damaged)
+    assert f"{damaged / 'config.json'} " in refused(train.main, "--resume", damaged)
 
 
 class Bomb:
@@ -61,9 +61,9 @@ class Bomb:
 def test_a_pickle_is_never_unpickled(damaged, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": Bomb()}, checkpoint.latest_checkpoint(damaged) / "last.safetensors")
-    assert "is a pickle" in refused(train.main, "--resume", damaged)
+    assert re.search(r"last\.safetensors .*pickle", refused(train.main, "--resume", damaged))
     torch.save(Bomb(), tmp_path / "model.pth")
-    assert "is a file, not a run folder" in refused(train.main, "--resume", tmp_path / "model.pth")
+    assert re.search(r"model\.pth .*pickle", refused(train.main, "--resume", tmp_path / "model.pth"))
     assert not Path("pickle-was-run").exists()
 
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_of_another_configuration(damaged, refused):
     run = json.loads(path.read_text())
     run["config"]["top_k"] = 3
     path.write_text(json.dumps(run))
-    assert "from another configuration: top_k is 5 there and 3" in refused(train.main, "--resume", damaged)
+    assert re.search(r"\btop_k\b.* 5 .* 3 ", refused(train.main, "--resume", damaged))
 
 
 def test_tensors_that_do_not_fit(damaged, refused):
@@ -86,7 +86,7 @@ def test_tensors_that_do_not_fit(damaged, refused):
     del state["state_sha256"]
     state["state_sha256"] = checkpoint._digest(state)
     (latest / "state.json").write_text(json.dumps(state))
-    assert "does not fit the run's configuration" in refused(train.main, "--resume", damaged)
+    assert "generator.student.output.bias" in refused(train.main, "--resume", damaged)
 
 
 def test_an_unknown_field_in_the_config(damaged, refused):
@@ -94,7 +94,7 @@ def test_an_unknown_field_in_the_config(damaged, refused):
     run = json.loads(path.read_text())
     run["config"]["slot"] = 3
     path.write_text(json.dumps(run))
-    assert "unknown config field 'slot': did you mean slots" in refused(train.main, "--resume", damaged)
+    assert re.search(r"'slot'.* slots\b", refused(train.main, "--resume", damaged))
 
 
 def test_any_flipped_bit_of_a_state_is_noticed(damaged):
@@ -120,13 +120,13 @@ def test_a_checkpoint_without_its_state_is_damaged_and_not_absent(damaged, refus
     (checkpoint.latest_checkpoint(damaged) / "state.json").unlink()
     before = sorted(damaged.rglob("*"))
     for main, arguments in ((train.main, ["--resume", damaged]), (score.main, [damaged, XRAYS])):
-        assert "has no state.json" in refused(main, *arguments)
+        assert re.search(r"checkpoint-\w+ .*state\.json\b", refused(main, *arguments))
     assert sorted(damaged.rglob("*")) == before
 
 
 def test_a_damaged_line_of_metrics(damaged, refused):
     (damaged / "metrics.jsonl").write_text("{\n{\n{\n")
-    assert "metrics.jsonl is damaged" in refused(train.main, "--resume", damaged)
+    assert f"{damaged / 'metrics.jsonl'} " in refused(train.main, "--resume", damaged)
 
 
 def test_a_config_that_lacks_something(damaged, refused):
@@ -134,7 +134,7 @@ def test_a_config_that_lacks_something(damaged, refused):
     run = json.loads(path.read_text())
     del run["seed"]
     path.write_text(json.dumps(run))
-    assert "config.json is damaged: it has no seed" in refused(train.main, "--resume", damaged)
+    assert re.search(r"config\.json .*\bseed\b", refused(train.main, "--resume", damaged))
 
 
 def test_optimizers_come_back(unbroken):

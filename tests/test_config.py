@@ -84,7 +84,7 @@ def test_a_record_of_an_earlier_version():
     assert Config.from_dict(record) == config and record["select"] == "synthetic"
     del record["crop"]
     assert Config.from_dict(record) == preset("fastsquid", crop=False)
-    with pytest.raises(ConfigError, match="select = 'synthetic' is not one of auc, last"):
+    with pytest.raises(ConfigError, match="select = 'synthetic' .*auc, last"):
         preset("fastsquid", select="synthetic")
 
 
@@ -106,33 +106,33 @@ def test_every_row_of_table_2_is_a_configuration(system, row):
     [
         (
             dict(image_size=130),
-            "image_size = 130 .*2 x 2 .* 16 .*: use image_size 128 or 160$",
+            "image_size = 130 .*2 x 2 .* 16 .*image_size 128 or 160$",
         ),
-        (dict(grid=3), "use image_size 96 or 144, or grid 1 or 2 or 4 or 8 with image_size 128"),
-        (dict(top_k=201), "top_k = 201 is more than slots = 200: use top_k <= 200"),
-        (dict(heads=7), "heads = 7 does not divide the token dimension 2048: use heads 1 or 2"),
+        (dict(grid=3), "image_size 96 or 144.* grid 1 or 2 or 4 or 8 .*image_size 128$"),
+        (dict(top_k=201), "top_k = 201 .*slots = 200.* top_k <= 200$"),
+        (dict(heads=7), "heads = 7 .* 2048.* heads 1 or 2"),
         (dict(image_size=32), "image_size = 32 .*discriminator_stride = 32"),
-        (dict(width=1, levels=1, combine=1, skips=1, decoder_memory=1), "use width 2 or 4"),
-        (dict(grid=1, border="mask"), "use border pad, or grid 2 or more"),
-        (dict(decoder_memory=3), r"decoder_memory = 3 reaches levels .* use decoder_memory <= 2"),
-        (dict(skips=3), "use skips <= 2"),
-        (dict(levels=2, combine=3), "combine = 3 should be between 0 and levels = 2"),
-        (dict(image_size=64, grid=1, levels=6), "use levels <= 5, or grid 2 or more"),
-        (dict(shortcut=0.0), "above 0 and at most 1"),
-        (dict(lr=float("nan")), "finite"),
-        (dict(slots=0), "at least 1"),
+        (dict(width=1, levels=1, combine=1, skips=1, decoder_memory=1), "width = 1 .* width 2 or 4$"),
+        (dict(grid=1, border="mask"), "border = mask .*1 x 1.* border pad.* grid 2"),
+        (dict(decoder_memory=3), "decoder_memory = 3 .*combine = 2.* decoder_memory <= 2$"),
+        (dict(skips=3), "skips = 3 .*combine = 2.* skips <= 2$"),
+        (dict(levels=2, combine=3), "combine = 3 .* 0 .*levels = 2"),
+        (dict(image_size=64, grid=1, levels=6), "levels = 6 .* levels <= 5.* grid 2"),
+        (dict(shortcut=0.0), r"shortcut = 0.0 .* 0 .* 1\b"),
+        (dict(lr=float("nan")), "^lr = nan "),
+        (dict(slots=0), "^slots = 0 .* 1$"),
         (
             dict(discriminator=False),
-            "score = discriminator is not one .*: use residual, patch_residual, memory_distance$",
+            "score = discriminator .* residual, patch_residual, memory_distance$",
         ),
-        (dict(inpainting="off", score="memory_distance"), "score = memory_distance is not one"),
-        (dict(averaging=0.9, discriminator=False, score="residual"), "averaging = 0.9 .*use averaging 0"),
-        (dict(entropy_weight=0.1), "entropy_weight = 0.1 .*: use shrinkage hard, or"),
-        (dict(averaging=1.0), "at least 0 and below 1"),
-        (dict(slots=2.5), "should be of type int"),
-        (dict(distillation=1), "should be of type bool"),
-        (dict(memory="queues"), r"queue, matrix \(did you mean queue\?\)"),
-        (dict(slot=3), "unknown config field 'slot': did you mean slots"),
+        (dict(inpainting="off", score="memory_distance"), "score = memory_distance .* residual, patch_residual"),
+        (dict(averaging=0.9, discriminator=False, score="residual"), "averaging = 0.9 .* averaging 0"),
+        (dict(entropy_weight=0.1), "entropy_weight = 0.1 .* shrinkage hard.* entropy_weight 0$"),
+        (dict(averaging=1.0), "averaging = 1.0 .* 0 .* 1$"),
+        (dict(slots=2.5), r"slots = 2.5 .*\bint$"),
+        (dict(distillation=1), r"distillation = 1 .*\bbool$"),
+        (dict(memory="queues"), r"memory = 'queues' .*queue, matrix \(.* queue\?\)$"),
+        (dict(slot=3), r"'slot'.* slots\b"),
     ],
 )
 def test_impossible_combinations_say_what_would_fit(changes, message):

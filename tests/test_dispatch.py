@@ -26,7 +26,7 @@ def test_auto_goes_by_the_device():
     assert use_triton("auto", x, can) == (DEVICE == "cuda")
     assert not use_triton("auto", x, cannot) and not use_triton("torch", x, None)  # which is not asked
     assert use_triton("triton", x, can)
-    with pytest.raises(ImplementationError, match="^impl='triton' .*: a reason$"):
+    with pytest.raises(ImplementationError, match="^impl='triton' .*a reason$"):
         use_triton("triton", x, cannot)
     with pytest.raises(ValueError, match="impl = 'cuda'"):
         use_triton("cuda", x, can)

@@ -151,14 +151,14 @@ def test_the_discriminator_learns_to_reject_them(head, norm):
 
 
 def test_bad_settings():
-    with pytest.raises(ConfigError, match="negatives = 'fog' is not one of none, haze"):
+    with pytest.raises(ConfigError, match="negatives = 'fog' .*none, haze"):
         preset("fastsquid", negatives="fog")
-    with pytest.raises(ConfigError, match="negatives = haze needs a discriminator"):
+    with pytest.raises(ConfigError, match="negatives = haze .*negatives none"):
         preset("auto-encoder", negatives="haze")
     for name, value in (("spectral_norm", True), ("gradient_penalty", 1.0)):
-        with pytest.raises(ConfigError, match=f"discriminator_head = cells cannot be used with {name}"):
+        with pytest.raises(ConfigError, match=f"discriminator_head = cells .*{name}"):
             preset("fastsquid", **{name: value})
-    with pytest.raises(ConfigError, match="discriminator_stride = 12 should be 8, 16 or 32"):
+    with pytest.raises(ConfigError, match="discriminator_stride = 12 .*8, 16 or 32"):
         preset("fastsquid", discriminator_stride=12)
-    with pytest.raises(ConfigError, match="negative_weight = -1.0 should be finite and not negative"):
+    with pytest.raises(ConfigError, match="^negative_weight = -1.0 "):
         preset("fastsquid", negative_weight=-1)

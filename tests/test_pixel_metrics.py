@@ -79,5 +79,5 @@ def test_ends_of_the_scale():
 @pytest.mark.parametrize("metric", [aupro, pixel_auroc])
 @pytest.mark.parametrize("kind", [False, True])
 def test_pixels_of_one_kind(metric, kind):
-    with pytest.raises(ValueError, match="all are of one kind"):
+    with pytest.raises(ValueError, match="normal and abnormal pixels"):
         metric(np.full((1, 4, 4), kind), np.zeros((1, 4, 4)))
