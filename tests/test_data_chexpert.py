@@ -1,4 +1,6 @@
 import csv
+import errno
+import os
 from collections import Counter
 from functools import partial
 from hashlib import sha256
@@ -93,7 +95,7 @@ def test_anonymous_names(tmp_path):
     files = [tmp_path.joinpath(*name.split("/")[1:]) for name in open_train()["train"].names]
     assert open_train(anonymous=True)["train"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
     write(tmp_path / "train.csv", [dict(row(1, No_Finding="1"), Path="doe.jpg")])
-    with pytest.raises(UserError, match="train.csv line 2: .*patient"):
+    with pytest.raises(UserError, match=r"train\.csv line 2: .*patient00001"):
         open_train(anonymous=True)
 
 
@@ -175,23 +177,23 @@ def test_missing_column(tmp_path, column):
 def test_missing_image_is_named_and_can_be_skipped(tmp_path):
     release(tmp_path, normals(0, 4))
     (tmp_path / "train/patient00002/study1/view1_frontal.jpg").unlink()
-    with pytest.raises(UserError, match="patient00002.*No such file"):
+    with pytest.raises(UserError, match=f"patient00002.*{os.strerror(errno.ENOENT)}"):
         open_data(tmp_path, size=8)
     train = open_data(tmp_path, size=8, skip_unreadable=True)["train"]
     assert train.skipped == 1 and len(train) == 3
 
 
 @pytest.mark.parametrize(
-    "rows, sentence",
+    "rows, message",
     [
-        ([row(1, No_Finding="yes")], "train.csv line 2: No Finding .*'yes'"),
-        ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], "train.csv line 3: Path 'a.jpg'"),
-        ([row(1, Edema="1")], "train.csv .*No Finding = 1"),
+        ([row(1, No_Finding="yes")], r"train\.csv line 2\b.*No Finding\b.*'yes'"),
+        ([row(1, No_Finding="1"), dict(row(2, No_Finding="1"), Path="a.jpg")], r"train\.csv line 3\b.*Path 'a\.jpg'"),
+        ([row(1, Edema="1")], r"train\.csv .*No Finding = 1"),
     ],
 )
-def test_bad_rows(tmp_path, rows, sentence):
+def test_bad_rows(tmp_path, rows, message):
     write(tmp_path / "train.csv", rows)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         open_data(tmp_path, size=8)
 
 

@@ -1,3 +1,5 @@
+import errno
+import os
 from collections import Counter
 from functools import partial
 from hashlib import sha256
@@ -53,7 +55,7 @@ def test_anonymous_names(tmp_path):
     files = [tmp_path / "test" / name for name in open_test()["test"].names]
     assert open_test(anonymous=True)["test"].names == [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
     (tmp_path / "test_COVIDx8A.txt").write_text("doe file normal\n")
-    with pytest.raises(UserError, match="test_COVIDx8A.txt line 1: .*patient file label source"):
+    with pytest.raises(UserError, match=r"test_COVIDx8A\.txt line 1\b.*patient file label source"):
         open_test(anonymous=True)
 
 
@@ -86,7 +88,7 @@ def test_test_list_alone(tmp_path):
 
 def test_b_lists_are_refused(tmp_path):
     release(tmp_path, [("a", "positive"), ("b", "negative")])
-    with pytest.raises(UserError, match="train_COVIDx8A.txt .*B list"):
+    with pytest.raises(UserError, match=r"train_COVIDx8A\.txt .*pneumonia"):
         open_data(tmp_path, size=8)
 
 
@@ -94,7 +96,7 @@ def test_malformed_line(tmp_path):
     release(tmp_path, TRAIN)
     with open(tmp_path / "train_COVIDx8A.txt", "a") as file:
         file.write("patient file normal\n")
-    with pytest.raises(UserError, match=f"train_COVIDx8A.txt line {len(TRAIN) + 2}: 'patient file normal'"):
+    with pytest.raises(UserError, match=rf"train_COVIDx8A\.txt line {len(TRAIN) + 2}\b.*'patient file normal'"):
         open_data(tmp_path, size=8)
 
 
@@ -113,7 +115,7 @@ def test_no_normal_images(tmp_path):
 def test_missing_image_is_named_and_can_be_skipped(tmp_path):
     release(tmp_path, TRAIN, TEST)
     (tmp_path / "test" / "2.png").unlink()
-    with pytest.raises(UserError, match="2.png.*No such file"):
+    with pytest.raises(UserError, match=rf"2\.png.*{os.strerror(errno.ENOENT)}"):
         open_data(tmp_path, size=8)
     test = open_data(tmp_path, size=8, skip_unreadable=True)["test"]
     assert test.skipped == 1 and test.labels.tolist() == [0, 1]

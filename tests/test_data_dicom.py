@@ -255,7 +255,8 @@ def test_a_frame_of_another_size_than_the_tags(tmp_path, name, tag, more):
     rows, columns = dataset.Rows, dataset.Columns
     setattr(dataset, tag, dataset[tag].value + more)
     dataset.save_as(tmp_path / "x.dcm")
-    assert f"its pixel data is of {rows} x {columns} pixels of 16 bits" in sentence(tmp_path / "x.dcm")
+    sizes = rf" {rows} x {columns} pixels .*\b16 bits\b.* {dataset.Rows} x {dataset.Columns} "
+    assert re.search(sizes, reason(tmp_path / "x.dcm"))
 
 
 def test_more_bits_than_the_tags_say(tmp_path):
@@ -264,13 +265,13 @@ def test_more_bits_than_the_tags_say(tmp_path):
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit = 7
     dataset.save_as(tmp_path / "x.dcm")
-    assert "pixels of 16 bits, where its tags have" in sentence(tmp_path / "x.dcm")
+    assert re.search(rf"\b16 bits\b.* {dataset.Rows} x {dataset.Columns} of 8\b", reason(tmp_path / "x.dcm"))
 
 
 @pytest.mark.parametrize("tags", [dict(SeriesDescription="CHEST LATERAL 2"), dict(ProtocolName="Thorax lat.")])
 def test_a_lateral_view_that_only_words_tell(tmp_path, tags):
-    said = sentence(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="", **tags))
-    assert "lateral view" in said and not any(word in said for word in tags.values())
+    found = reason(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="", **tags))
+    assert "lateral" in found and not any(word in found for word in tags.values())
     assert read_image(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="PA", **tags), 64).shape == (64, 64)
     words = dict(SeriesDescription="CHEST PA", ProtocolName="lateralised")
     assert read_image(write(tmp_path / "x.dcm", radiograph(), 12, ViewPosition="", **words), 64).shape == (64, 64)
@@ -323,27 +324,27 @@ def test_pydicoms_examples_as_radiographs(tmp_path, name):
 
 
 def test_pydicoms_own_examples_are_refused():
-    """None of them is a chest radiograph with pixels: each is refused by what it is, and no decoder is surprised."""
+    """None of them is a chest radiograph with pixels. Each is rejected for its reason; no decoder fails by surprise."""
     files = [path for path in find_images(SHIPPED) if path.suffix == ".dcm" and filetypes.is_dicom(path)]
     assert len(files) > 60
-    reasons = set()
-    for path in files:
-        with pytest.raises(ImageError, match="cannot be read as an image") as error:
-            read_image(path, 64)
-        assert "\n" not in str(error.value)
-        reasons.add(re.search(r"\((.*)\)", str(error.value))[1])
-    assert any("its modality is CT" in reason for reason in reasons) and "it is cut short" not in reasons
+    reasons = {reason(path) for path in files}
+    assert any(re.search(r"modality .*\bCT\b", found) for found in reasons)
+    assert not any("cut short)" in found for found in reasons)
 
 
 # Refusals
 
 
-def sentence(path):
-    """What reading a file that is to be refused says: one line that names it."""
+def reason(path):
+    """Read a file that fastsquid rejects. Return the reason and the remedy, as the message gives them.
+
+    The file's name is cut off, because the folders of a test are named after the test.
+    """
     with pytest.raises(ImageError) as error:
         read_image(path, 64)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
-    return str(error.value)
+    name, found = str(error.value).split(str(path))
+    assert not name and re.search(r"\(.+\): .+", found) and "\n" not in found
+    return found
 
 
 def view(meaning, value="1"):
@@ -355,101 +356,96 @@ def view(meaning, value="1"):
 @pytest.mark.parametrize(
     "tags, words",
     [
-        (dict(Modality="CT"), "its modality is CT"),
-        (dict(Modality="DR"), "its modality is DR"),
-        (dict(Modality=None), "its modality is not given"),
-        (dict(BodyPartExamined="KNEE"), "its body part is KNEE"),
-        (dict(BodyPartExamined="THORAX"), "its body part is THORAX"),
-        (dict(BodyPartExamined="CHEST_TO_ABDOMEN"), "its body part is CHEST_TO_ABDOMEN"),
-        (dict(NumberOfFrames=2), "it has 2 frames"),
+        (dict(Modality="CT"), r"modality .*\bCT\b"),
+        (dict(Modality="DR"), r"modality .*\bDR\b"),
+        (dict(Modality=None), r"modality .*\bCR\b.*\bDX\b"),
+        (dict(BodyPartExamined="KNEE"), r"body part .*\bKNEE\b"),
+        (dict(BodyPartExamined="THORAX"), r"body part .*\bTHORAX\b"),
+        (dict(BodyPartExamined="CHEST_TO_ABDOMEN"), r"body part .*\bCHEST_TO_ABDOMEN\b"),
+        (dict(NumberOfFrames=2), r"\b2 frames\b"),
         (dict(PresentationIntentType="FOR PROCESSING"), "FOR PROCESSING"),
         (dict(sop_class="1.2.840.10008.5.1.4.1.1.1.1.1"), "FOR PROCESSING"),
-        (dict(sop_class="1.2.840.10008.1.3.10"), "it is a DICOMDIR"),
-        (dict(ViewPosition="LL"), "lateral view (view position LL)"),
-        (dict(ViewPosition="LATERAL"), "lateral view (view position LATERAL)"),
-        (dict(ViewPosition="XTABLE LATERAL"), "lateral view (view position XTABLE LATERAL)"),
-        (dict(ViewPosition="AP LLD"), "decubitus view (view position AP LLD)"),
-        (dict(ViewPosition="RLO"), "oblique view (view position RLO)"),
-        (dict(ViewPosition="", ViewCodeSequence=view("Left lateral")), "lateral view (view code)"),
-        (dict(ViewPosition="", ViewCodeSequence=view("seitlich", "R-10236")), "lateral view (view code)"),
-        (dict(ViewPosition="", PatientOrientation=["P", "F"]), "lateral view (patient orientation P\\F)"),
-        (dict(PhotometricInterpretation="RGB"), "it is RGB"),
-        (dict(PhotometricInterpretation=None), "it is of no kind of pixel"),
-        (dict(PixelData=None), "it has no pixel data"),
-        (
-            dict(PixelData=b"\0" * 100),
-            "its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind (Explicit VR Little Endian)",
-        ),
-        (dict(PixelData=radiograph().tobytes() * 2), "its pixel data holds more than one frame"),
-        (dict(Rows=0), "it has 0 x 224 pixels"),
-        (dict(Rows=None), "it has no Rows"),
-        (dict(SamplesPerPixel=3), "pixels of 3 values"),
-        (dict(PixelRepresentation=None), "it has no PixelRepresentation"),
-        (dict(BitsStored=17, HighBit=16), "it stores 17 of 16 bits"),
-        (dict(BitsAllocated=32), "it stores 12 of 32 bits"),
-        (dict(HighBit=15), "it stores 12 of 16 bits up to bit 15"),
-        (dict(WindowCenter=0, WindowWidth=0), "its WindowWidth is 0, too small"),
-        (dict(WindowCenter=1, WindowWidth=-4, VOILUTFunction="SIGMOID"), "its WindowWidth is -4, too small"),
-        (dict(WindowCenter=1e9, WindowWidth=10), "shows all of its values in one gray"),
-        (dict(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), "its VOILUTFunction is CUBIC"),
-        (dict(RescaleSlope=0, RescaleIntercept=0), "its RescaleSlope is 0"),
-        (dict(VOILUTSequence=[table(range(256), 0, 7)]), "its VOILUTSequence is damaged"),
-        (dict(VOILUTSequence=[table(range(300), 0, 8)]), "its VOILUTSequence is damaged"),
-        (dict(VOILUTSequence=[table(range(256), 0, 12, b"short!")]), "its VOILUTSequence is damaged"),
-        (dict(ModalityLUTSequence=[Dataset()]), "its ModalityLUTSequence is damaged"),
+        (dict(sop_class="1.2.840.10008.1.3.10"), r"\bDICOMDIR\b"),
+        (dict(ViewPosition="LL"), r"lateral .*\(view position LL\)"),
+        (dict(ViewPosition="LATERAL"), r"lateral .*\(view position LATERAL\)"),
+        (dict(ViewPosition="XTABLE LATERAL"), r"lateral .*\(view position XTABLE LATERAL\)"),
+        (dict(ViewPosition="AP LLD"), r"decubitus .*\(view position AP LLD\)"),
+        (dict(ViewPosition="RLO"), r"oblique .*\(view position RLO\)"),
+        (dict(ViewPosition="", ViewCodeSequence=view("Left lateral")), r"lateral .*\(view code\)"),
+        (dict(ViewPosition="", ViewCodeSequence=view("seitlich", "R-10236")), r"lateral .*\(view code\)"),
+        (dict(ViewPosition="", PatientOrientation=["P", "F"]), r"lateral .*\(patient orientation P\\F\)"),
+        (dict(PhotometricInterpretation="RGB"), r"\bRGB\b.*\bgray\b"),
+        (dict(PhotometricInterpretation=None), r"\bpixel\b.*\bgray\b"),
+        (dict(PixelData=None), r"\(.*\bpixel data\)"),
+        (dict(PixelData=b"\0" * 100), r"decoded.*\(Explicit VR Little Endian\)"),
+        (dict(PixelData=radiograph().tobytes() * 2), r"pixel data .*\bframe\b"),
+        (dict(Rows=0), r"\b0 x 224 pixels"),
+        (dict(Rows=None), r"\bRows\b"),
+        (dict(SamplesPerPixel=3), r" x 224 pixels .*\b3\b"),
+        (dict(PixelRepresentation=None), r"\bPixelRepresentation\b"),
+        (dict(BitsStored=17, HighBit=16), r"\b17 of 16 bits\b"),
+        (dict(BitsAllocated=32), r"\b12 of 32 bits\b"),
+        (dict(HighBit=15), r"\b12 of 16 bits .*\bbit 15\b"),
+        (dict(WindowCenter=0, WindowWidth=0), r"WindowWidth .*\b0\b"),
+        (dict(WindowCenter=1, WindowWidth=-4, VOILUTFunction="SIGMOID"), r"WindowWidth .* -4\b"),
+        (dict(WindowCenter=1e9, WindowWidth=10), r"\bwindow\b.*\bgray\b"),
+        (dict(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), r"VOILUTFunction .*\bCUBIC\b"),
+        (dict(RescaleSlope=0, RescaleIntercept=0), r"RescaleSlope .*\b0\b"),
+        (dict(VOILUTSequence=[table(range(256), 0, 7)]), r"\bVOILUTSequence\b"),
+        (dict(VOILUTSequence=[table(range(300), 0, 8)]), r"\bVOILUTSequence\b"),
+        (dict(VOILUTSequence=[table(range(256), 0, 12, b"short!")]), r"\bVOILUTSequence\b"),
+        (dict(ModalityLUTSequence=[Dataset()]), r"\bModalityLUTSequence\b"),
     ],
 )
-def test_refused_by_name(tmp_path, tags, words):
-    assert words in sentence(write(tmp_path / "x.dcm", radiograph(), 12, **tags))
+def test_a_rejected_file_is_named_with_its_tag(tmp_path, tags, words):
+    assert re.search(words, reason(write(tmp_path / "x.dcm", radiograph(), 12, **tags)))
 
 
 @pytest.mark.parametrize(
     "tag, vr, value, words",
     [
-        ("WindowWidth", "DS", b"nan", "its WindowWidth is no number"),
-        ("WindowCenter", "DS", b"Doe^John", "its WindowCenter is no number"),
-        ("RescaleSlope", "DS", b"inf", "its RescaleSlope is no number"),
-        ("NumberOfFrames", "IS", b"Doe^John", "its NumberOfFrames is no number"),
-        ("PixelPaddingValue", "LO", b"Doe^John", "its PixelPaddingValue is no number"),
-        ("Modality", "CS", b"Doe^John", "its modality is ?"),
-        ("ViewPosition", "CS", b"Doe^John LL", "lateral view (view position ?)"),
-        ("PatientOrientation", "CS", b"A^Doe", "lateral view (patient orientation ?)"),
+        ("WindowWidth", "DS", b"nan", r"\bWindowWidth .*\bnumber\b"),
+        ("WindowCenter", "DS", b"Doe^John", r"\bWindowCenter .*\bnumber\b"),
+        ("RescaleSlope", "DS", b"inf", r"\bRescaleSlope .*\bnumber\b"),
+        ("NumberOfFrames", "IS", b"Doe^John", r"\bNumberOfFrames .*\bnumber\b"),
+        ("PixelPaddingValue", "LO", b"Doe^John", r"\bPixelPaddingValue .*\bnumber\b"),
+        ("Modality", "CS", b"Doe^John", r"\bmodality .* \?"),
+        ("ViewPosition", "CS", b"Doe^John LL", r"lateral .*\(view position \?\)"),
+        ("PatientOrientation", "CS", b"A^Doe", r"lateral .*\(patient orientation \?\)"),
     ],
 )
 def test_malformed_tags_are_named_and_not_quoted(tmp_path, tag, vr, value, words):
     path = write(tmp_path / "x.dcm", radiograph(), 12, WindowCenter=2000, WindowWidth=1000)
-    found = sentence(put_raw(path, raw(tag, vr, value)))
-    assert words in found and "doe" not in found.lower()
+    found = reason(put_raw(path, raw(tag, vr, value)))
+    assert re.search(words, found) and "doe" not in found.lower()
 
 
 def test_other_files(tmp_path, monkeypatch):
     path = write(tmp_path / "x.dcm", radiograph(), 12)
     content = path.read_bytes()
     (tmp_path / "bare.dcm").write_bytes(content[132:])
-    assert "named as DICOM but does not begin so" in sentence(tmp_path / "bare.dcm")
+    assert re.search(r"\bDICOM\b.*\bDICM\b", reason(tmp_path / "bare.dcm"))
     (tmp_path / "x.png").write_bytes(content)
-    assert "it is DICOM but named .png, where .dcm would be right" in sentence(tmp_path / "x.png")
+    assert re.search(r"\bDICOM\b.* \.png\b.* \.dcm\b", reason(tmp_path / "x.png"))
     (tmp_path / "half.dcm").write_bytes(content[: len(content) // 2])
-    assert "its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind" in sentence(
-        tmp_path / "half.dcm"
-    )
+    assert re.search(r"decoded.*\(Explicit VR Little Endian\)", reason(tmp_path / "half.dcm"))
     (tmp_path / "head.dcm").write_bytes(content[:132])
-    assert "it is cut short" in sentence(tmp_path / "head.dcm")
+    assert "cut short)" in reason(tmp_path / "head.dcm")
     (tmp_path / "empty.dcm").touch()
-    assert "the file is empty" in sentence(tmp_path / "empty.dcm")
+    assert "empty)" in reason(tmp_path / "empty.dcm")
     rle(path, tmp_path / "rle.dcm")
     (tmp_path / "rle.dcm").write_bytes((tmp_path / "rle.dcm").read_bytes()[:-2000])
-    assert "it is cut short" in sentence(tmp_path / "rle.dcm")
+    assert "cut short)" in reason(tmp_path / "rle.dcm")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 224 * 224 - 1)
-    assert "it has more than 50175 pixels, Pillow's limit" in sentence(path)
+    assert re.search(r"\b50175 pixels.*\bPillow\b", reason(path))
 
 
 @pytest.mark.parametrize(
     "syntax, words",
     [
-        (None, "it has no TransferSyntaxUID"),
-        ("1.2.3.4", "its TransferSyntaxUID is of no image compression"),
-        ("1.2.840.10008.1.2.4.100", "its TransferSyntaxUID is of no image compression"),  # MPEG2
+        (None, r"\bTransferSyntaxUID\)"),
+        ("1.2.3.4", r"\bTransferSyntaxUID .*compression"),
+        ("1.2.840.10008.1.2.4.100", r"\bTransferSyntaxUID .*compression"),  # MPEG2
     ],
 )
 def test_transfer_syntaxes_that_are_none(tmp_path, syntax, words):
@@ -461,7 +457,7 @@ def test_transfer_syntaxes_that_are_none(tmp_path, syntax, words):
     elif syntax.endswith(".100"):
         dataset.PixelData = encapsulate([b"film"])
     dataset.save_as(path, implicit_vr=False, little_endian=True)
-    assert words in sentence(path)
+    assert re.search(words, reason(path))
 
 
 def test_accepted_without_body_part_or_view(tmp_path):
@@ -501,9 +497,8 @@ def uninstall(monkeypatch, name):
 def test_without_pydicom(tmp_path, monkeypatch):
     path = write(tmp_path / "x.dcm", radiograph(), 12)
     uninstall(monkeypatch, "pydicom")
-    words = "cannot be read as an image (reading DICOM needs pydicom 3): pip install 'fastsquid[dicom]'"
-    assert words in sentence(path)
-    with pytest.raises(ImageError, match="or use --skip-unreadable"):
+    assert re.search(r"\bpydicom 3\): pip install 'fastsquid\[dicom\]'", reason(path))
+    with pytest.raises(ImageError, match="x.dcm .*--skip-unreadable"):
         open_data(tmp_path, 64)
     assert len(open_data(XRAYS, 64)) == 3
 
@@ -513,8 +508,7 @@ def test_without_gdcm(tmp_path, monkeypatch):
     jpeg("JPEGLosslessProcess14_1")(plain, tmp_path / "x.dcm")
     jpeg2000(plain, tmp_path / "y.dcm")
     uninstall(monkeypatch, "gdcm")
-    assert (
-        "x.dcm cannot be read as an image (decoding JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process "
-        "14 [Selection Value 1]) needs python-gdcm): pip install 'fastsquid[dicom]'"
-    ) in sentence(tmp_path / "x.dcm")
+    found = reason(tmp_path / "x.dcm")
+    assert "JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 [Selection Value 1])" in found
+    assert "python-gdcm): pip install 'fastsquid[dicom]'" in found
     np.testing.assert_array_equal(read_image(tmp_path / "y.dcm", 64), read_image(plain, 64))

@@ -236,26 +236,26 @@ def too_few_labels(folder):
 
 
 @pytest.mark.parametrize(
-    "damage, sentence",
+    "damage, message",
     [
-        (cut_gzip, "train-images-idx3-ubyte.gz cannot be read"),
-        (bad_gzip, "train-images-idx3-ubyte.gz cannot be read"),
-        (bad_magic, "train-images-idx3-ubyte.gz is no idx file"),
-        (negative_sizes, "train-images-idx3-ubyte.gz is no idx file"),
-        (cut_data, "train-images-idx3-ubyte.gz is no idx file .* or not all of it"),
-        (cut_header, "train-images-idx3-ubyte.gz is no idx file"),
+        (cut_gzip, r"train-images-idx3-ubyte\.gz .*\(.*\)"),
+        (bad_gzip, r"train-images-idx3-ubyte\.gz .*\(.*\)"),
+        (bad_magic, r"train-images-idx3-ubyte\.gz .*\bidx\b.*\b3-dim"),
+        (negative_sizes, r"train-images-idx3-ubyte\.gz .*\bidx\b.*\b3-dim"),
+        (cut_data, r"train-images-idx3-ubyte\.gz .*\bidx\b.*\b3-dim"),
+        (cut_header, r"train-images-idx3-ubyte\.gz .*\bidx\b.*\b3-dim"),
         (no_labels, "train-images-idx3-ubyte.gz .*train-labels-idx1-ubyte"),
         (too_few_labels, "180 images .* 3 labels"),
     ],
 )
-def test_damaged_mnist_is_named(tmp_path, damage, sentence):
+def test_damaged_mnist_is_named(tmp_path, damage, message):
     write_idx(tmp_path, "train", 180, compress=True)
     damage(tmp_path)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         open_data(tmp_path, size=18)
 
 
 def test_too_few_digits(tmp_path):
     write_idx(tmp_path, "train", 12)
-    with pytest.raises(UserError, match="digit 0 .*val"):
+    with pytest.raises(UserError, match=r"\bdigit 0 .*\bval\b"):
         open_data(tmp_path, size=18, splits=("val",))

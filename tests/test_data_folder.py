@@ -140,8 +140,8 @@ def test_without_contamination_abnormal_training_images_are_not_touched(ill):
 
 
 def test_too_few_abnormal_images_to_contaminate_with(ill):
-    sentence = "0.7 .* 8 .* 6 .*train .* 5 .* contamination <= 0.62"
-    with pytest.raises(UserError, match=sentence):
+    numbers = "0.7 .* 8 .* 6 .*train .* 5 .* contamination <= 0.62"
+    with pytest.raises(UserError, match=numbers):
         open_data(ill, size=8, contamination=0.7)
     for name in ("PNEUMONIA", "COVID"):
         shutil.rmtree(ill / "train" / name)
@@ -223,24 +223,24 @@ def test_nothing_readable(tmp_path):
 
 
 def test_missing_path(tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match="/nowhere .*DigitAnatomy"):
         open_data(tmp_path / "nowhere", size=8)
 
 
 def test_file_instead_of_folder(tmp_path):
-    with pytest.raises(UserError, match="a.png is a file"):
+    with pytest.raises(UserError, match=r"/a\.png .*DigitAnatomy"):
         open_data(put(tmp_path / "a.png"), size=8)
 
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match=rf"{tmp_path} .*\.png"):
         open_data(tmp_path, size=8)
 
 
 def test_empty_test_folder(xrays):
     shutil.rmtree(xrays / "test")
     (xrays / "test").mkdir()
-    with pytest.raises(UserError, match="test holds no images"):
+    with pytest.raises(UserError, match=rf"{xrays / 'test'} .*\.png"):
         open_data(xrays, size=8)
 
 

@@ -1,5 +1,8 @@
 import doctest
+import errno
 import importlib
+import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -148,14 +151,14 @@ def wide(path):
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (empty, "the file is empty"),
-        (text, "the file is no image"),
+        (empty, "empty"),
+        (text, "no image"),
         (truncated, "truncated"),
-        (directory, "Is a directory"),
-        (missing, "No such file"),
-        (floats, "mode F"),
-        (negative, "values -5 to -5 do not fit 16 bits"),
-        (wide, "values 70000 to 70000 do not fit 16 bits"),
+        (directory, os.strerror(errno.EISDIR)),
+        (missing, os.strerror(errno.ENOENT)),
+        (floats, r"\bmode F\b"),
+        (negative, r" -5 .* -5 .*\b16 bits\b"),
+        (wide, r" 70000 .* 70000 .*\b16 bits\b"),
     ],
 )
 def test_bad_file_is_named_with_its_reason(tmp_path, make, reason):
@@ -164,7 +167,7 @@ def test_bad_file_is_named_with_its_reason(tmp_path, make, reason):
     with pytest.raises(ImageError) as error:
         read_image(path, 16)
     assert isinstance(error.value, UserError)
-    assert str(path) in str(error.value) and reason in str(error.value)
+    assert re.search(rf"{path} .*\(.*{reason}.*\)", str(error.value))
     assert "\n" not in str(error.value)
 
 
@@ -172,10 +175,10 @@ def test_unreadable_permissions_are_named(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
 
     def refuse(*_):
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(errno.EACCES, "a reason", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)  # root, as tests often run, may read anything
-    with pytest.raises(ImageError, match="Permission denied"):
+    with pytest.raises(ImageError, match=f"{path} .*a reason"):
         read_image(path, 4)
 
 
@@ -186,9 +189,9 @@ def test_decompression_bomb_is_refused_before_decoding_and_in_silence(tmp_path, 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with pytest.raises(ImageError, match=f"more than {pixels} pixels"):
+        with pytest.raises(ImageError, match=rf"a\.png .*\b{pixels} pixels"):
             read_image(path, 4)
-        with pytest.raises(ImageError, match=f"more than {pixels} pixels"):
+        with pytest.raises(ImageError, match=rf"a\.png .*\b{pixels} pixels"):
             read_images([path] * 20, 4)
     assert not caught
 
@@ -245,7 +248,7 @@ def test_read_images_of_nothing_is_empty():
 def test_read_images_names_an_unreadable_file_or_skips_it(tmp_path):
     paths = [save(tmp_path / f"{i}.png", np.full((4, 4), i, np.uint8)) for i in range(3)]
     text(paths[1])
-    with pytest.raises(ImageError, match=r"1\.png .*or use --skip-unreadable"):
+    with pytest.raises(ImageError, match=r"1\.png .*--skip-unreadable"):
         read_images(paths, 4)
     images, kept = read_images(paths, 4, skip_unreadable=True)
     assert kept == [0, 2] and images[:, 0, 0, 0].tolist() == [0, 2]

@@ -1,6 +1,7 @@
 """WebDataset shards: the same images, labels and scores as of the files that are in them, and what is refused."""
 
 import builtins
+import hashlib
 import io
 import re
 import shutil
@@ -197,7 +198,7 @@ def test_only_the_splits_that_are_asked_for_are_decoded(tmp_path):
     put(tmp_path / "train.tar", ("0.png", b"no image"))
     put(tmp_path / "val.tar", ("0.png", png()))
     assert list(open_data(tmp_path, 8, splits=("val",))) == ["val"]
-    with pytest.raises(UserError, match="train.tar/0.png cannot be read as an image .*: replace"):
+    with pytest.raises(UserError, match=r"^\S*/train\.tar/0\.png .*\(.*no image\)"):
         open_data(tmp_path, 8)
 
 
@@ -212,10 +213,9 @@ def test_an_unreadable_image_is_an_error_in_its_row(unbroken, tmp_path, command)
     assert command(score.main, unbroken, shard, "--out", tmp_path / "s.csv")[0] == 1
     rows = rows_of(tmp_path / "s.csv")
     assert [bool(row["residual"]) for row in rows] == [True, False, False, False]
-    for row, why in zip(
-        rows, ("", "the file is empty", "the file is no image", "named as DICOM but does not begin so")
-    ):
-        assert why in row["error"] and (not why or f"{shard}/{row['name']} cannot be read" in row["error"])
+    assert not rows[0]["error"]
+    for row, why in zip(rows[1:], ("empty", "no image", "DICM")):
+        assert re.match(rf"{shard}/{row['name']} .*\(.*{why}\)", row["error"])
 
 
 def test_anonymous_names_are_of_the_images(unbroken, shards, tmp_path, command):
@@ -234,7 +234,7 @@ def test_anonymous_names_are_of_the_images(unbroken, shards, tmp_path, command):
         lambda: open_data(shards, 16, anonymous=True),
         lambda: score.main([str(unbroken), str(shards), "--anonymous", "--out", str(tmp_path / "s.csv")]),
     ):
-        with pytest.raises(UserError, match="are one sample") as error:
+        with pytest.raises(UserError, match=rf"{hashlib.sha256(png()).hexdigest()[:16]} .*\bsample\b") as error:
             refused()
         assert "Doe" not in str(error.value)
 
@@ -257,10 +257,10 @@ def test_anonymous_messages_name_no_shard(unbroken, tmp_path):
         score.main([str(unbroken), str(root), "--anonymous", "--out", str(tmp_path / "s.csv")])
 
     for text in said(train_it, score_it):
-        assert "Doe" not in text and f"a shard in {root} cannot be read as an uncompressed tar" in text
+        assert "Doe" not in text and re.search(rf"shard in {root} .*\btar\b", text)
     put(root / "JaneDoe.png").write_bytes(png())
     for text in said(train_it, score_it):
-        assert "Doe" not in text and f"a shard in {root}" in text
+        assert "Doe" not in text and re.search(rf"shards\b.* shard in {root}\b", text)
 
 
 def test_dicom_in_shards(tmp_path):
@@ -280,7 +280,7 @@ def test_dicom_in_shards(tmp_path):
     assert read_shard(root / "val.tar")[0].image.size > 1000
     for splits in (("train", "val"), ("val",)):
         with pytest.raises(
-            UserError, match="train.tar/1.dcm of train and .*val.tar/0.of_a_device of val have the same PatientID"
+            UserError, match=r"train\.tar/1\.dcm of train and .*val\.tar/0\.of_a_device of val .*\bPatientID\b"
         ):
             open_data(root, 32, splits=splits)
 
@@ -319,16 +319,16 @@ def test_a_damaged_shard(shards, tmp_path, change, unbroken, refused):
     change(shard)
     assert before == 3
     said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
-    assert re.search(f"the shard {shard}(.gz)? cannot be read as an uncompressed tar archive", said)
+    assert re.search(rf"shard {shard}(\.gz)? .*uncompressed tar\b", said)
     said = refused(train.main, "--data", shards, "--preset", "squid-small", "--out", tmp_path / "run")
-    assert re.search(f"the shard {shard}(.gz)? cannot be read", said)
+    assert re.search(rf"shard {shard}(\.gz)? ", said)
     assert not (tmp_path / "run").exists() and not (tmp_path / "s.csv").exists()
 
 
 def test_several_archives_in_one(tmp_path):
     one, other = (put(tmp_path / f"{i}.tar", (f"{i}.png", png())).read_bytes() for i in range(2))
     (tmp_path / "x.tar").write_bytes(one + other)
-    with pytest.raises(UserError, match="x.tar .*several in one"):
+    with pytest.raises(UserError, match=r"x\.tar .*uncompressed tar .*several"):
         read_shard(tmp_path / "x.tar")
 
 
@@ -337,25 +337,25 @@ def test_a_shard_cut_anywhere_never_loses_an_image_in_silence(tmp_path):
     end = max(sample.image.start for sample in read_shard(tmp_path / "x.tar")) + 1024
     for at in range(0, end, 64):
         (tmp_path / "x.tar").write_bytes(whole[:at])
-        with pytest.raises(UserError, match="cannot be read as an uncompressed tar"):
+        with pytest.raises(UserError, match=r"x\.tar .*uncompressed tar\b"):
             read_shard(tmp_path / "x.tar")
 
 
 @pytest.mark.parametrize(
     "files, said",
     [
-        ([("1.2.840.dcm", b""), ("1.2.841.dcm", b"")], "1.2.840.dcm and .*1.2.841.dcm are one sample"),
-        ([("0.png", b""), ("0.seg.png", b"")], "0.png .*0.seg.png are one sample"),
-        ([("0.png", b""), ("1.png", b""), ("1.png", b"")], "x.tar/1.png is there twice"),
-        ([("0.png", b""), ("1.png", b""), ("./0.png", b"")], "x.tar/0.png is there twice"),
-        ([("0.png", b""), ("0.cls", b"0"), ("0.a.cls", b"1")], "0.cls and .*0.a.cls are of one sample"),
-        ([("0.png", b""), ("0.cls", b"0"), ("0.cls", b"1")], "x.tar is no WebDataset"),
-        ([("0.png", b""), ("IM0001", b" " * 128 + b"DICM and more")], "x.tar/IM0001' is in no sample"),
-        ([("0.png", b""), ("1.png", b""), ("1.__bad__", b"1")], "x.tar/1.png' is in no sample"),
-        ([("0.png", b""), ("a.b\n/1.png", b"")], "is in no sample"),
-        ([("0.png", b""), ("1.png", b""), ("0.cls", b"0")], "x.tar/0.cls is a class without an image"),
-        ([("0.txt", b""), ("nodot", b"")], "x.tar holds no images"),
-        ([], "x.tar holds no images"),
+        ([("1.2.840.dcm", b""), ("1.2.841.dcm", b"")], r"x\.tar/1\.2\.840\.dcm .*x\.tar/1\.2\.841\.dcm .*\bsample\b"),
+        ([("0.png", b""), ("0.seg.png", b"")], r"x\.tar/0\.png .*x\.tar/0\.seg\.png .*\bsample\b"),
+        ([("0.png", b""), ("1.png", b""), ("1.png", b"")], r"x\.tar/1\.png .*\btwice\b"),
+        ([("0.png", b""), ("1.png", b""), ("./0.png", b"")], r"x\.tar/0\.png .*\btwice\b"),
+        ([("0.png", b""), ("0.cls", b"0"), ("0.a.cls", b"1")], r"x\.tar/0\.cls .*x\.tar/0\.a\.cls .*\bsample\b"),
+        ([("0.png", b""), ("0.cls", b"0"), ("0.cls", b"1")], r"x\.tar .*\bWebDataset\b.*\btwice\b"),
+        ([("0.png", b""), ("IM0001", b" " * 128 + b"DICM and more")], r"x\.tar/IM0001' .*NAME\.SUFFIX"),
+        ([("0.png", b""), ("1.png", b""), ("1.__bad__", b"1")], r"x\.tar/1\.png' .*NAME\.SUFFIX"),
+        ([("0.png", b""), ("a.b\n/1.png", b"")], r"x\.tar/a\.b\\n/1\.png' .*NAME\.SUFFIX"),
+        ([("0.png", b""), ("1.png", b""), ("0.cls", b"0")], r"x\.tar/0\.cls .*\bclass\b"),
+        ([("0.txt", b""), ("nodot", b"")], r"x\.tar .*\bimages\b.* \.png\b"),
+        ([], r"x\.tar .*\bimages\b.* \.png\b"),
     ],
 )
 def test_samples_that_make_no_sense(tmp_path, files, said, unbroken, refused):
@@ -371,20 +371,20 @@ def test_links_are_not_passed_over(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "0.png", "0.png")
         archive.add(tmp_path / "1.png", "1.png")
-    with pytest.raises(UserError, match="x.tar/1.png is a link or has holes"):
+    with pytest.raises(UserError, match=r"x\.tar/1\.png .*\blink\b"):
         read_shard(tmp_path / "x.tar")
 
 
 @pytest.mark.parametrize(
     "name, files, said",
     [
-        ("train.tar", [("0.png", b""), ("0.cls", b"1")], "training shards of .* no normal images"),
-        ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], "val.tar/1.png has no class.*0.png"),
-        ("val.tar", [("NORMAL/0.png", b""), ("SICK/1.png", b"")], "NORMAL/0.png is in a class folder but has no class"),
-        ("val.tar", [("0.png", b""), ("0.cls", b"sick")], "val.tar/0.png is no whole number"),
-        ("val.tar", [("0.png", b""), ("0.cls", b"\xff")], "class of .*val.tar/0.png is no whole number"),
-        ("extra.tar", [("0.png", b"")], "extra.tar is of no split"),
-        ("train/deep/0.tar", [("0.png", b"")], "0.tar is of no split"),
+        ("train.tar", [("0.png", b""), ("0.cls", b"1")], r"training shards .* \.cls .*\b0$"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"0"), ("1.png", b"")], r"val\.tar/1\.png .*val\.tar/0\.png .* \.cls "),
+        ("val.tar", [("NORMAL/0.png", b""), ("SICK/1.png", b"")], r"val\.tar/NORMAL/0\.png .*folder.* \.cls "),
+        ("val.tar", [("0.png", b""), ("0.cls", b"sick")], r"val\.tar/0\.png .*\bnumber\b.* \.cls$"),
+        ("val.tar", [("0.png", b""), ("0.cls", b"\xff")], r"val\.tar/0\.png .*\bnumber\b.* \.cls$"),
+        ("extra.tar", [("0.png", b"")], r"/extra\.tar .*\bsplit\b.*train-000000\.tar"),
+        ("train/deep/0.tar", [("0.png", b"")], r"/train/deep/0\.tar .*\bsplit\b.*train-000000\.tar"),
     ],
 )
 def test_data_that_make_no_sense(tmp_path, name, files, said):
@@ -416,7 +416,7 @@ def test_headers_that_say_anything(tmp_path, size, kind):
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(10240))
-    with pytest.raises(UserError, match="cannot be read as an uncompressed tar archive|holds no images"):
+    with pytest.raises(UserError, match=r"x\.tar .*(\btar archive\b|\bimages\b.* \.png\b)"):
         read_shard(tmp_path / "x.tar")
 
 
@@ -437,7 +437,7 @@ def test_images_beside_shards(shards, unbroken, tmp_path, refused):
     with pytest.raises(UserError, match="train-000000.tar"):
         open_data(shards, 8)
     said = refused(score.main, unbroken, shards, "--out", tmp_path / "s.csv")
-    assert str(shards / "deep" / "0.png") in said and ".tar" in said
+    assert re.search(rf"{shards} .*images.*{shards / 'deep' / '0.png'}.*shards.*\.tar\b", said)
 
 
 def test_shards_of_no_split_are_for_training(tmp_path):
@@ -447,7 +447,7 @@ def test_shards_of_no_split_are_for_training(tmp_path):
     assert list(data) == ["train"] and data["train"].names == ["000000.tar/0.png", "000001.tar/1.png"]
     assert data["train"].labels is None
     put(tmp_path / "000001.tar", ("1.png", png()), ("1.cls", b"1"))
-    with pytest.raises(UserError, match="0.png has no class"):
+    with pytest.raises(UserError, match=r"000000\.tar/0\.png .*000001\.tar/1\.png .* \.cls "):
         open_data(tmp_path, 8)
     # Beside images an archive is something else, as any other file is.
     (tmp_path / "train" / "NORMAL").mkdir(parents=True)
@@ -470,4 +470,4 @@ def test_without_webdataset(written, unbroken, tmp_path, monkeypatch, refused):
 
     monkeypatch.setattr(builtins, "__import__", without)
     said = refused(score.main, unbroken, written, "--out", tmp_path / "s.csv")
-    assert "needs webdataset: pip install 'fastsquid[shards]'" in said
+    assert re.search(r"\bwebdataset\b.*pip install 'fastsquid\[shards\]'", said)
