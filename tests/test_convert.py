@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def leftovers(folder):
 def test_scores_are_the_published_codes(published, tmp_path, command):
     run = tmp_path / "run"
     code, out, err = command(convert.main, *published.arguments(run))
-    assert code == 0 and not err and "64 x 64 pixels, width 4, 4 levels, 2 x 2 patches" in out and "top-5" in out
+    assert code == 0 and not err
+    assert all(size in out for size in ("64 x 64 ", "width 4,", "4 levels", "2 x 2 patches", "top-5"))
     detector = load_run(run).detector
     config = preset(f"{published.system}-published", image_size=64, width=4, slots=20, memory=detector.config.memory)
     assert detector.config == config
@@ -176,11 +178,12 @@ def test_a_transformer_that_was_never_trained_is_not_in_use(simsid, tmp_path, co
     simsid.generator["inpaint_block.bottleneck_conv1.1.weight"] *= 1.01  # of the trained rest
     simsid.save(simsid.generator, simsid.discriminator)
     code, out, _ = command(convert.main, *simsid.arguments(tmp_path / "run"))
-    assert code == 0 and "never trained" in out
+    assert code == 0 and "transformer" in out.replace(str(tmp_path), "")
     assert read_run(tmp_path / "run").config.inpainting == "memory"
     simsid.generator["inpaint_block.attn_norm2.bias"] += 0.01
     simsid.save(simsid.generator, simsid.discriminator)
-    assert command(convert.main, *simsid.arguments(tmp_path / "other"))[0] == 0
+    code, out, _ = command(convert.main, *simsid.arguments(tmp_path / "other"))
+    assert code == 0 and "transformer" not in out.replace(str(tmp_path), "")
     assert read_run(tmp_path / "other").config.inpainting == "transformer"
 
 
@@ -274,17 +277,17 @@ def test_which_images_are_normal(squid, tmp_path, command, folders, count):
 def test_commands_take_it(calibrated, tmp_path, command):
     run = shutil.copytree(calibrated, tmp_path / "run")
     code, out, err = command(evaluate.main, run, "--device", "cpu", "--json", tmp_path / "metrics.json")
-    assert code == 0 and "val split: 3 normal, 3 abnormal; converted weights\n" in out
+    assert code == 0 and re.search(r"^val\b.* 3 .* 3 .*\bconverted\b", out, re.M)
     left = json.loads((run / "summary.json").read_text())
     assert json.loads((tmp_path / "metrics.json").read_text())["scores"] == left["scores"]
     assert command(locate.main, run, "--device", "cpu")[0] == 0 and (run / "localization" / "maps.png").is_file()
     page = tmp_path / "report.html"
     assert command(report.main, run, XRAYS / "val", "--out", page, "--device", "cpu")[0] == 0
     text = page.read_text(encoding="utf-8")
-    assert (
-        "Scored by published weights of squid" in text and "Calibrated on 8 normal images of the folder xrays" in text
-    )
-    assert "trained on 8" not in text and "converted weights" in text and "epochs" not in text.split('"Preset"')[1][:60]
+    assert re.search(r"published [^.\"]*\bsquid\b", text)
+    assert re.search(r"Calibrated [^.\"]*\b8\b[^.\"]*\bxrays\b", text)
+    assert not re.search(r"\btrained [^.\"]*\b8\b", text)
+    assert "converted weights" in text and "epochs" not in text.split('"Preset"')[1][:60]
 
 
 def test_figures_take_it(calibrated, tmp_path, command, monkeypatch):
@@ -322,7 +325,7 @@ def test_code_in_a_file_is_never_run(squid, tmp_path, refused, monkeypatch, new)
     monkeypatch.chdir(tmp_path)
     torch.save({**squid.generator, "more": Bomb()}, squid.files[0], _use_new_zipfile_serialization=new)
     said = refused(convert.main, *squid.arguments(tmp_path / "run"))
-    assert f"{squid.files[0]} holds Python objects" in said
+    assert re.search(rf"{squid.files[0]} .*\bPython\b", said)
     assert not Path("pickle-was-run").exists() and not leftovers(tmp_path)
     torch.load(squid.files[0], weights_only=False)  # it is a bomb
     assert Path("pickle-was-run").exists()
@@ -331,11 +334,11 @@ def test_code_in_a_file_is_never_run(squid, tmp_path, refused, monkeypatch, new)
 @pytest.mark.parametrize(
     "content, message",
     [
-        (lambda whole: whole[: len(whole) // 2], "is damaged"),
-        (lambda whole: whole[:-50], "is damaged"),
-        (lambda whole: b"weights, they said\n" * 9, "is damaged"),
-        (lambda whole: b"", "is damaged"),
-        (lambda whole: None, "does not exist"),
+        (lambda whole: whole[: len(whole) // 2], "damaged"),
+        (lambda whole: whole[:-50], "damaged"),
+        (lambda whole: b"weights, they said\n" * 9, "damaged"),
+        (lambda whole: b"", "damaged"),
+        (lambda whole: None, "not exist"),
     ],
     ids=["half", "cut", "text", "empty", "missing"],
 )
@@ -346,15 +349,15 @@ def test_files_that_are_none(squid, tmp_path, refused, content, message, which):
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert f"{path} {message}" in refused(convert.main, *squid.arguments(tmp_path / "run"))
+    assert re.search(rf"{path} .*\b{message}\b", refused(convert.main, *squid.arguments(tmp_path / "run")))
     assert not leftovers(tmp_path)
 
 
 @pytest.mark.parametrize(
     "value, message",
     [
-        (torch.ones(3), "holds Tensor"),
-        ({}, "holds dict"),
+        (torch.ones(3), r"\bTensor\b"),
+        ({}, r"\bdict\b"),
         ({"state_dict": {"a": torch.ones(2)}}, "'state_dict'"),
         ({"a": torch.ones(2, 2).to_sparse()}, "'a'"),
         ({"a": torch.ones(1).expand(10**6, 10**6)}, "'a'"),
@@ -363,7 +366,7 @@ def test_files_that_are_none(squid, tmp_path, refused, content, message, which):
             "nested",
             "'a'",
         ),
-        ({"a": torch.ones(2)}, "missing in_conv.conv.conv1.0.weight"),
+        ({"a": torch.ones(2)}, "in_conv.conv.conv1.0.weight"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -371,7 +374,7 @@ def test_other_things_that_torch_saves(squid, tmp_path, refused, value, message)
     if value == "nested":
         value = {"a": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}
     torch.save(value, squid.files[0])
-    assert message in refused(convert.main, *squid.arguments(tmp_path / "run"))
+    assert re.search(f"{squid.files[0]} .*{message}", refused(convert.main, *squid.arguments(tmp_path / "run")))
 
 
 def changed(state, drop=(), **more):
@@ -383,12 +386,12 @@ def changed(state, drop=(), **more):
     [
         (
             lambda g, d: (changed(g, ["up_blocks.1.conv.conv2.3.bias"]), d),
-            "model.pth cannot be read as a generator of squid: missing up_blocks.1.conv.conv2.3.bias\n",
+            r"model\.pth .*generator.*squid.* missing up_blocks\.1\.conv\.conv2\.3\.bias\n",
         ),
         (
             lambda g, d: ({k: v for k, v in g.items() if "down_blocks.2." not in k}, d),
-            ": missing down_blocks.2.mpconv.conv1.0.weight, down_blocks.2.mpconv.conv1.0.bias, "
-            "down_blocks.2.mpconv.conv1.1.weight and 15 more\n",
+            " missing down_blocks.2.mpconv.conv1.0.weight, down_blocks.2.mpconv.conv1.0.bias, "
+            "down_blocks.2.mpconv.conv1.1.weight .*15",
         ),
         (
             lambda g, d: (changed(g, ["inpaint_block.memory.3.memMatrix"]), d),
@@ -397,11 +400,11 @@ def changed(state, drop=(), **more):
         (lambda g, d: ({**g, "head.weight": torch.ones(2)}, d), "unexpected head.weight\n"),
         (
             lambda g, d: ({**g, "out_conv.conv.weight": torch.ones(1, 5, 1, 1)}, d),
-            "of another shape out_conv.conv.weight (1 x 5 x 1 x 1, expected 1 x 4 x 1 x 1)\n",
+            r"shape out_conv\.conv\.weight \(1 x 5 x 1 x 1, .*1 x 4 x 1 x 1\)\n",
         ),
         (
             lambda g, d: ({**g, "in_conv.conv.conv1.1.num_batches_tracked": torch.ones(2, 2)}, d),
-            "of another shape in_conv.conv.conv1.1.num_batches_tracked (2 x 2, expected a single number)\n",
+            r"shape in_conv\.conv\.conv1\.1\.num_batches_tracked \(2 x 2, ",
         ),
         (
             lambda g, d: (changed(g, ["out_conv.conv.bias"], more=torch.ones(1)), d),
@@ -409,29 +412,32 @@ def changed(state, drop=(), **more):
         ),
         (
             lambda g, d: ({**g, "out_conv.conv.bias": torch.tensor([torch.nan])}, d),
-            "not finite out_conv.conv.bias\n",
+            "finite out_conv.conv.bias\n",
         ),
         (
             lambda g, d: ({**g, "in_conv.conv.conv1.1.running_var": torch.tensor([1.0, 1.0, -1e-9, 1.0])}, d),
             "negative in_conv.conv.conv1.1.running_var\n",
         ),
-        (lambda g, d: (g, changed(d, ["regressor.bias"])), "as a discriminator of squid: missing regressor.bias\n"),
+        (
+            lambda g, d: (g, changed(d, ["regressor.bias"])),
+            r"discriminator\.pth .*discriminator.*squid.* missing regressor\.bias\n",
+        ),
         (
             lambda g, d: (g, {**d, "regressor.weight": torch.ones(1, 2048)}),
-            "of another shape regressor.weight (1 x 2048, expected 1 x 512)\n",
+            r"shape regressor\.weight \(1 x 2048, .*1 x 512\)\n",
         ),
         (lambda g, d: (g, {**d, "conv_model.14.weight": torch.ones(2)}), "unexpected conv_model.14.weight\n"),
         (
             lambda g, d: ({**g, "inpaint_block.memory.0.memMatrix": torch.ones(20, 60)}, d),
-            "inpaint_block.memory.0.memMatrix has 60 features",
+            r"inpaint_block\.memory\.0\.memMatrix .*\b60\b",
         ),
-        (lambda g, d: (d, g), "model.pth holds a discriminator"),
-        (lambda g, d: (g, g), "discriminator.pth holds a generator"),
+        (lambda g, d: (d, g), r"model\.pth [^:]*discriminator: "),
+        (lambda g, d: (g, g), r"discriminator\.pth [^:]*generator: "),
     ],
 )
 def test_what_does_not_fit_is_named(squid, tmp_path, refused, change, message):
     squid.save(*change(squid.generator, squid.discriminator))
-    assert message in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
+    assert re.search(message, refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS)))
     assert not leftovers(tmp_path)
 
 
@@ -439,8 +445,8 @@ def test_what_does_not_fit_is_named(squid, tmp_path, refused, change, message):
     "bank, message",
     [
         (None, "missing inpaint_block.memory.1.memMatrix\n"),
-        (torch.ones(20, 8), "of another shape inpaint_block.memory.1.memMatrix (20 x 8, expected 20 x 64)\n"),
-        (torch.ones(20, 64).to(torch.complex64), "not finite inpaint_block.memory.1.memMatrix\n"),
+        (torch.ones(20, 8), r"shape inpaint_block\.memory\.1\.memMatrix \(20 x 8, .*20 x 64\)\n"),
+        (torch.ones(20, 64).to(torch.complex64), "finite inpaint_block.memory.1.memMatrix\n"),
     ],
 )
 def test_banks_that_do_not_fit_are_named(simsid, tmp_path, refused, bank, message):
@@ -448,14 +454,14 @@ def test_banks_that_do_not_fit_are_named(simsid, tmp_path, refused, bank, messag
     name = "inpaint_block.memory.1.memMatrix"
     state = changed(simsid.generator, [name]) if bank is None else {**simsid.generator, name: bank}
     simsid.save(state, simsid.discriminator)
-    assert message in refused(convert.main, *simsid.arguments(tmp_path / "run"))
+    assert re.search(message, refused(convert.main, *simsid.arguments(tmp_path / "run")))
 
 
 def test_the_other_system(squid, simsid, tmp_path, refused):
     for theirs, other in ((squid, "simsid"), (simsid, "squid")):
         said = refused(convert.main, other, *theirs.arguments(tmp_path / "run")[1:])
-        assert f"{theirs.files[0]} holds a generator of {theirs.system}" in said and other in said
-    assert "invalid choice: 'memae'" in refused(convert.main, "memae", *squid.arguments(tmp_path / "run")[1:])
+        assert re.search(rf"{theirs.files[0]} .*\b{theirs.system}\b.* {other}$", said.strip())
+    assert "'memae'" in refused(convert.main, "memae", *squid.arguments(tmp_path / "run")[1:])
 
 
 def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
@@ -473,7 +479,7 @@ def test_nothing_half_written(squid, tmp_path, refused, monkeypatch):
         raise OSError(28, "No space left on device", "gallery.png")
 
     monkeypatch.setattr(results, "report_run", full)
-    assert "disk is full" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
+    assert "gallery.png" in refused(convert.main, *squid.arguments(tmp_path / "run", "--data", XRAYS))
     assert not leftovers(tmp_path)
 
 
@@ -559,7 +565,7 @@ def test_memories_that_there_are_not(squid, change, arguments, message):
 
 
 def test_channels_that_do_not_divide(squid):
-    with pytest.raises(ValueError, match="channels = 7 does not divide slot_dim = 128"):
+    with pytest.raises(ValueError, match="channels = 7 .*slot_dim = 128"):
         SpaceAwareMemory.from_published(squid.generator, "memory_blocks.3.", channels=7)
 
 
