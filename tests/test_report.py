@@ -140,19 +140,18 @@ def test_thresholds(by_residual, written):
 def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     assert json.loads((by_residual / "config.json").read_text())["trained_on"] == {"images": 8, "source": "zhanglab"}
     data, _ = parts(written)
-    assert data["trained_on"].startswith("Scored by a run that was trained on 8 images of the folder xrays")
-    assert "children of one to five years, from one hospital" in data["trained_on"]
+    assert re.search(r"\b8 images\b.*\bxrays\b.*\bchildren\b", data["trained_on"])
     facts = dict(data["run"])
-    assert facts["Map"].endswith("at each pixel")
+    assert "pixel" in facts["Map"]
     assert data["map"] == "residual"
-    assert content._map_of(preset("simsid")).endswith("; the score goes by something else")
+    assert re.search("pixel.*; the score ", content._map_of(preset("simsid")))
     for ranked_by, judged in (
         ("combined", "the image and of its reconstruction"),
         ("discriminator_image", "the image"),
         ("discriminator", "the reconstruction"),
     ):
         text = content._map_of(preset("fastsquid", score=ranked_by))
-        assert text.startswith(f"how abnormal the discriminator finds each cell of {judged}, in standard deviations")
+        assert re.search(rf"\bdiscriminator\b.*\bcell of {judged}, .*\bstandard deviations\b", text)
     assert facts["Date"] == datetime.date.today().isoformat() and facts["Preset"] == "squid-small, 3 epochs, seed 0"
     assert str(XRAYS.parent) not in written.read_text()  # folders by their names alone
     early = RunRecord(preset("squid"), "/home/someone/mine", 0)
@@ -161,14 +160,14 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     def said(record, text=None, names=PATH_NAMES):
         return content._trained_on(record, [0], text, names)
 
-    assert " mine, all taken as healthy" in said(run) and said(run).endswith("not recorded.")
-    assert said(run, "adults").endswith("healthy: adults.")
-    assert "trained on images of the folder mine" in said(early)
+    assert " mine, " in said(run) and said(run).endswith("not recorded.")
+    assert said(run, "adults").endswith(" adults.")
+    assert " mine" in said(early)
     assert "mine" not in said(run, names=HashNames())
     assert "DigitAnatomy" in said(RunRecord(preset("squid"), None, 0))
-    assert said(dataclasses.replace(run, ages=[20.0, 81.5])).endswith("; patients of 20 to 81.5 years.")
+    assert "20 to 81.5 years" in said(dataclasses.replace(run, ages=[20.0, 81.5]))
     tuned = dataclasses.replace(run, init={"trained_on": {"images": 1241, "source": "zhanglab"}})
-    assert "the weights of a run that was trained on 1,241 images: chest X-rays of children" in said(tuned)
+    assert re.search(r"\bweights\b.*\b1,241 images\b.*\bchildren\b", said(tuned))
 
 
 def test_known_sources(tmp_path):
@@ -212,14 +211,14 @@ def test_what_it_is_made_from_is_kept(by_residual, tmp_path, refused):
     scores = Path(shutil.copy(by_residual / "scores-val.csv", tmp_path))
     before = scores.read_bytes()
     said = refused(report.main, by_residual, scores, "--images", XRAYS / "val", "--out", scores)
-    assert "would take the place of what it is made from" in said and scores.read_bytes() == before
+    assert f"--out {scores} " in said and scores.read_bytes() == before
 
 
 def test_only_labeled_images_count(by_residual, tmp_path, command):
     """Class folders label what is in them, in the folder itself and in its val and test, but not in train."""
     out = tmp_path / "r.html"
     code, text, _ = command(report.main, by_residual, XRAYS, "--out", out)
-    assert code == 0 and text.startswith(f"20 of 20 images shown: {out} (")
+    assert code == 0 and re.match(rf"20 of 20 images .*{out} \(", text)
     data, _ = parts(out)
     labels = dict(zip(data["names"], data["labels"]))
     assert {name: label for name, label in labels.items() if label is not None} == {
@@ -275,9 +274,9 @@ def test_unreadable_images_are_listed_and_exit_code_1(by_residual, tmp_path, com
     assert command(score.main, by_residual, folder, "--out", scores)[0] == 1
     for source in ([folder], [scores, "--images", folder]):
         code, text, err = command(report.main, by_residual, *source, "--out", out)
-        assert code == 1 and text.startswith("3 of 4 images shown") and "1 of 4 images could not be read" in err
+        assert code == 1 and text.startswith("3 of 4 images") and "1 of 4 images" in err
         data, strips = parts(out)
-        assert data["errors"] == {"1": "cannot be read as an image (the file is empty)"}
+        assert list(data["errors"]) == ["1"] and re.search(r"\(.*empty\)$", data["errors"]["1"])
         assert data["scores"][1] is None and data["percentiles"][1] is None and strips[1] == b"" and all(strips[2:])
         assert str(tmp_path) not in out.read_text()  # where the folder is, is nobody's business
         out.unlink()
@@ -287,7 +286,7 @@ def test_unreadable_images_are_listed_and_exit_code_1(by_residual, tmp_path, com
     for name in ("0000", "0001", "0002", "0003"):
         (folder / f"{name}.jpeg").write_bytes(b"GIF89a")
     code, _, err = command(report.main, by_residual, folder, "--out", tmp_path / "none.html")
-    assert code == 2 and "none of the 4 images could be read; of the first: cannot be read as an image (" in err
+    assert code == 2 and re.search(r"\b4 images\b.*\(.*no image\)", err)
     assert not (tmp_path / "none.html").exists()
 
 
@@ -305,51 +304,50 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
     head, first, *_ = read_rows(by_residual / "scores-val.csv")
     name, value = first[0], float(first[head.index("residual")])
 
-    assert "is not a run folder" in refuses(given, val, "--out", out)
-    assert "nowhere does not exist" in refuses(by_residual, "nowhere", "--out", out)
-    assert "empty holds no images" in refuses(by_residual, given / "empty", "--out", out)
-    assert "at least 1" in refuses(by_residual, val, "--out", out, "--batch-size", 0)
-    assert "is a folder" in refuses(by_residual, val, "--out", out.parent)
-    assert "missing does not exist" in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
-    assert "did you mean --labels" in refuses(by_residual, val, "--out", out, "--label", "x")
-    assert "leave it out" in refuses(by_residual, val, "--images", val, "--out", out)
+    assert f"{given} " in refuses(given, val, "--out", out)
+    assert "nowhere " in refuses(by_residual, "nowhere", "--out", out)
+    assert "/empty " in refuses(by_residual, given / "empty", "--out", out)
+    assert re.search("--batch-size 0 .* 1$", refuses(by_residual, val, "--out", out, "--batch-size", 0).strip())
+    assert f"{out.parent} " in refuses(by_residual, val, "--out", out.parent)
+    assert "/missing " in refuses(by_residual, val, "--out", tmp_path / "missing" / "r.html")
+    assert re.search("--label:? .*--labels", refuses(by_residual, val, "--out", out, "--label", "x"))
+    assert re.search(f"{val} .*--images ", refuses(by_residual, val, "--images", val, "--out", out))
     assert "needs --images FOLDER" in refuses(by_residual, val / "NORMAL" / "IM-0182-0001.jpeg", "--out", out)
 
     scores = given / "scores.csv"
     of_csv = (by_residual, scores, "--images", val, "--out", out)
     write_rows(scores, ["name", "patch_residual"], ["NORMAL/IM-0182-0001.jpeg", 1])
-    assert "--images nowhere is no folder" in refuses(by_residual, scores, "--images", "nowhere", "--out", out)
-    assert "should have one column 'residual', but its columns are name, patch_residual" in refuses(*of_csv)
+    assert "--images nowhere " in refuses(by_residual, scores, "--images", "nowhere", "--out", out)
+    assert re.search(f"{scores} .*'residual'.* name, patch_residual", refuses(*of_csv))
     write_rows(scores, ["name", "residual"])
-    assert "has no rows" in refuses(*of_csv)
+    assert re.search(f"{scores} .* rows", refuses(*of_csv))
     write_rows(scores)
-    assert "its columns are none" in refuses(*of_csv)
+    assert re.search(f"{scores} .* columns .* none", refuses(*of_csv))
     write_rows(scores, ["name", "residual"], ["NORMAL/IM-0182-0001.jpeg"])
-    assert "has 1 cells in line 2 and 2 in its first line" in refuses(*of_csv)
+    assert re.search(rf"{scores} .*\b1 .*\bline 2\b.*\b2\b", refuses(*of_csv))
     write_rows(scores, ["name", "residual"], [name, value], [name, value])
-    assert f"names {name} twice (line 3)" in refuses(*of_csv)
+    assert re.search(rf"{scores} .*\b{name} .*\bline 3\b", refuses(*of_csv))
     for text in ("", "nan", "much"):
         write_rows(scores, ["name", "residual"], [name, text])
-        assert f"has {text!r} as residual in line 2" in refuses(*of_csv)
+        assert re.search(rf"{scores} .*{text!r} .*\bresidual\b.*\bline 2\b", refuses(*of_csv))
     for missing in ("IM-0182-0001.jpeg", str(val / name), "../val/" + name):
         write_rows(scores, ["name", "residual"], [name, value], [missing, value])
-        assert f"names an image in line 3 that {val} does not have" in refuses(*of_csv)
+        assert re.search(rf"{scores} .*\bline 3\b.*{val} ", refuses(*of_csv))
     write_rows(scores, ["name", "residual"], [name, value + 1])
-    assert "are of another run, checkpoint or image" in refuses(*of_csv)
+    assert re.search(rf"\b{name}\b.*{by_residual} .*python -m fastsquid\.score", refuses(*of_csv))
     write_rows(scores, ["name", "label", "residual"], [name, "ill", value])
-    assert "has the label 'ill' in line 2" in refuses(*of_csv)
+    assert re.search(rf"{scores} .*\blabel 'ill' .*\bline 2\b", refuses(*of_csv))
     scores.write_bytes(b"name,residual\n" + b"x" * 200_000 + b",1\n")
-    assert "is not a CSV (line 2: field larger than field limit" in refuses(*of_csv)
+    assert re.search(rf"{scores} .*\bCSV\b.*\bline 2\b", refuses(*of_csv))
 
     labels = given / "labels.csv"
     of_labels = (by_residual, val, "--labels", labels, "--out", out)
-    assert "labels.csv is not a file" in refuses(*of_labels)
+    assert re.search(f"{labels} .* name, label", refuses(*of_labels))
     write_rows(labels, ["name", "label"], ["IM-0182-0001.jpeg", 0])
-    assert "labels IM-0182-0001.jpeg, which is not one of the images: its names should be like NORMAL/" in refuses(
-        *of_labels
-    )
+    assert re.search(rf"{labels} .* IM-0182-0001\.jpeg.* NORMAL/", refuses(*of_labels))
     write_rows(labels, ["name", "label"], [name, "2"])
-    assert "has the label '2' in line 2: it should be 0 or normal, 1 or abnormal, or empty" in refuses(*of_labels)
+    said = refuses(*of_labels)
+    assert re.search(rf"{labels} .*\blabel '2' .*\bline 2\b.*\b0 or normal, 1 or abnormal\b", said)
     write_rows(labels, ["name", "label"], [name, "0"], [name, "1"])
     assert "twice" in refuses(*of_labels)
 
@@ -359,10 +357,10 @@ def test_runs_that_cannot_be_reported(by_residual, tmp_path, refused, monkeypatc
     (run / "maps.safetensors").unlink()
     out = tmp_path / "r.html"
     error = refused(report.main, run, XRAYS / "val", "--out", out)
-    assert "has no maps for its best checkpoint" in error and f"--resume {run}" in error
+    assert re.search(f"{run} .* maps .*best checkpoint.* --resume {run}", error)
     shutil.copy(by_residual / "maps.safetensors", run)
     (run / "scores-val.csv").unlink()
-    assert "scores-val.csv is missing" in refused(report.main, run, XRAYS / "val", "--out", out)
+    assert re.search(r"/scores-val\.csv .*--resume ", refused(report.main, run, XRAYS / "val", "--out", out))
 
     def diverged(*arguments, **options):
         scores, drawn, heat = examine(*arguments, **options)
@@ -370,9 +368,9 @@ def test_runs_that_cannot_be_reported(by_residual, tmp_path, refused, monkeypatc
 
     examine = Scorer.examine
     monkeypatch.setattr(Scorer, "examine", diverged)
-    assert "its training has diverged" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert re.search(f"{by_residual} .*finite", refused(report.main, by_residual, XRAYS / "val", "--out", out))
     monkeypatch.setattr(features, "check", lambda name: name != "webp")
-    assert "Pillow cannot write WebP" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert re.search(r"\bWebP\b.*pip install .*pillow", refused(report.main, by_residual, XRAYS / "val", "--out", out))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -392,7 +390,7 @@ def test_a_run_of_an_earlier_version(by_residual, tmp_path, command):
     assert command(report.main, run, XRAYS / "val", "--out", out, "--trained-on", "children")[0] == 0
     data, _ = parts(out)
     assert data["percentiles"] is None and data["normal"] is None and len(data["thresholds"]) == 3
-    assert "trained on images of the folder xrays, all taken as healthy: children." in data["trained_on"]
+    assert re.search(r"\bxrays\b.*\bchildren\.$", data["trained_on"])
 
 
 def test_sixteen_bits_and_floats_make_the_same_strip():
@@ -463,5 +461,5 @@ def test_a_full_disk_keeps_the_old_report(by_residual, tmp_path, refused, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fastsquid.utils.files.os.fsync", full)
-    assert f"{out}: the disk is full" in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert f"{out}: " in refused(report.main, by_residual, XRAYS / "val", "--out", out)
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -1,5 +1,6 @@
 """The score and evaluate commands on a trained run."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -111,7 +112,7 @@ def test_an_unreadable_image_is_a_row_and_exit_code_1(run, tmp_path, command):
     (folder / "0002.jpeg").write_bytes((folder / "0002.jpeg").read_bytes()[:3000])
     code, _, err = command(score.main, run, folder, "--out", tmp_path / "s.csv")
     rows = rows_of(tmp_path / "s.csv")
-    assert code == 1 and "2 of 4 images could not be read" in err
+    assert code == 1 and "2 of 4 images" in err
     assert [bool(row["error"]) for row in rows] == [False, True, True, False]
     assert all(bool(row["error"]) != bool(row["residual"]) for row in rows) and "0001.jpeg" in rows[1]["error"]
 
@@ -120,12 +121,12 @@ def test_nothing_is_written_of_a_refused_call(run, tmp_path, refused):
     out = tmp_path / "out" / "s.csv"
     out.parent.mkdir()
     (tmp_path / "empty").mkdir()
-    assert "nowhere does not exist" in refused(score.main, run, "nowhere", "--out", out)
-    assert "empty holds no images" in refused(score.main, run, tmp_path / "empty", "--out", out)
-    assert "is not a run folder" in refused(score.main, tmp_path, XRAYS, "--out", out)
-    assert "did you mean --out" in refused(score.main, run, XRAYS, "--ou", out)
-    assert "at least 1" in refused(score.main, run, XRAYS, "--out", out, "--batch-size", 0)
-    assert "is a folder" in refused(score.main, run, XRAYS, "--out", out.parent)
+    assert "nowhere " in refused(score.main, run, "nowhere", "--out", out)
+    assert "/empty " in refused(score.main, run, tmp_path / "empty", "--out", out)
+    assert f"{tmp_path} " in refused(score.main, tmp_path, XRAYS, "--out", out)
+    assert re.search("--ou:? .*--out", refused(score.main, run, XRAYS, "--ou", out))
+    assert re.search("--batch-size 0 .* 1$", refused(score.main, run, XRAYS, "--out", out, "--batch-size", 0).strip())
+    assert f"{out.parent} " in refused(score.main, run, XRAYS, "--out", out.parent)
     assert not list(out.parent.iterdir())
     assert str(tmp_path / "missing") in refused(score.main, run, XRAYS, "--out", tmp_path / "missing" / "s.csv")
 
@@ -146,7 +147,7 @@ def test_worker_processes_change_nothing(run, tmp_path, command, monkeypatch):
     monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
     monkeypatch.setattr(decoding, "read_with_patient", None)  # of this process, where nothing is decoded
     there = command(score.main, run, folder, "--out", tmp_path / "there.csv", "--batch-size", 2)
-    assert here[0] == there[0] == 1 and "1 of 5 images could not be read" in there[2]
+    assert here[0] == there[0] == 1 and "1 of 5 images" in there[2]
     assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
 
 
@@ -160,7 +161,7 @@ def test_a_worker_that_is_killed(run, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(table, "score_batch", score_batch)
     monkeypatch.setattr(decoding, "MAX_WITHOUT_WORKERS", 0)
     error = refused(score.main, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", 1)
-    assert "a process that decodes images has died" in error and not list(tmp_path.iterdir())
+    assert re.search("decodes .*--batch-size", error) and not list(tmp_path.iterdir())
 
 
 def test_an_interrupt_with_workers(run, tmp_path):
@@ -182,7 +183,7 @@ def test_an_interrupt_with_workers(run, tmp_path):
         text=True,
         start_new_session=True,
     )
-    assert (result.returncode, result.stderr) == (130, "error: interrupted\n") and not list(tmp_path.iterdir())
+    assert result.returncode == 130 and re.fullmatch("error: .+\n", result.stderr) and not list(tmp_path.iterdir())
 
 
 def test_the_speed(run, tmp_path, command):
@@ -190,7 +191,7 @@ def test_the_speed(run, tmp_path, command):
     folder.mkdir()
     (folder / "empty.png").touch()
     code, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
-    assert code == 1 and out == f"0 of 1 images scored: {tmp_path / 's.csv'}\n"
+    assert code == 1 and re.fullmatch(f"0 of 1 images .*{tmp_path / 's.csv'}\n", out)
     shutil.copy(XRAYS / "test" / "0000.jpeg", folder)
     _, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
     line = (
@@ -245,7 +246,7 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
     )
-    assert result.returncode == 2 and f"{out}: the disk is full" in result.stderr and result.stderr.count("\n") == 1
+    assert result.returncode == 2 and re.fullmatch(f"error: {out}: .*{os.strerror(errno.EFBIG)}.*\n", result.stderr)
     assert out.read_text() == "old" and os.listdir(tmp_path) == ["s.csv"]
 
 
@@ -259,10 +260,10 @@ def test_scores_that_are_not_finite_are_errors(run, tmp_path, command, monkeypat
 
     monkeypatch.setattr(Scorer, "scores", scores)
     code, out, err = command(score.main, run, XRAYS / "test", "--out", tmp_path / "s.csv")
-    assert code == 1 and "3 of 4 images scored" in out
+    assert code == 1 and "3 of 4 images" in out
     rows = rows_of(tmp_path / "s.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False, False]
-    assert "0001.jpeg has scores that are not finite" in rows[1]["error"]
+    assert re.search(r"\b0001\.jpeg\b.*\bfinite\b", rows[1]["error"])
     assert not any(rows[1][name] for name in (*SCORES, "calibrated"))
 
 
@@ -273,14 +274,14 @@ def test_a_missing_folder_is_named(run, tmp_path, refused):
 
 def test_evaluate(run, tmp_path, command):
     code, out, _ = command(evaluate.main, run, "--json", tmp_path / "e.json", "--out", tmp_path / "pictures")
-    assert code == 0 and "val split: 3 normal, 3 abnormal; best checkpoint" in out
+    assert code == 0 and re.search(r"^val\b.* 3 .* 3 .*\bbest checkpoint\b", out, re.M)
     result = json.loads((tmp_path / "e.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
     assert result["scores"] == summary["scores"] and result["split"] == summary["split"] == "val"
     assert tuple(result["scores"]) == SCORES
     assert sorted(os.listdir(tmp_path / "pictures")) == ["precision_recall.png", "roc.png"]
     code, out, _ = command(evaluate.main, run, "--checkpoint", "last", "--out", tmp_path / "pictures")
-    assert code == 0 and "last checkpoint, epoch 2" in out
+    assert code == 0 and re.search(r"\blast checkpoint\b.* 2\b", out)
 
 
 def test_evaluate_of_other_data_keeps_the_validation_threshold(run, tmp_path, command):
@@ -310,9 +311,12 @@ def test_evaluate_of_an_unreadable_image(run, tmp_path, command, refused):
 
 
 def test_evaluate_refuses(run, tmp_path, refused):
-    assert "no labeled images" in refused(evaluate.main, run, "--data", XRAYS / "test", "--out", tmp_path)
+    assert re.search(
+        f"{XRAYS / 'test'} .*labeled", refused(evaluate.main, run, "--data", XRAYS / "test", "--out", tmp_path)
+    )
     only = shutil.copytree(XRAYS / "val" / "NORMAL", tmp_path / "data" / "test" / "NORMAL").parent.parent
-    assert "has no abnormal ones" in refused(evaluate.main, run, "--data", only, "--out", tmp_path / "pictures")
+    error = refused(evaluate.main, run, "--data", only, "--out", tmp_path / "pictures")
+    assert re.search(r"\btest split\b.*\babnormal\b", error)
     assert not (tmp_path / "pictures").exists()
     assert "nowhere" in refused(evaluate.main, run, "--data", "nowhere")
 
@@ -339,9 +343,9 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path, command, monkeypatch, 
 
     monkeypatch.setattr(loop.Run, "_finish", stop)
     assert command(train.main, *arguments)[0] == 130
-    assert "use --checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
+    assert "--checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
     code, _, err = command(score.main, folder, XRAYS / "test", "--out", tmp_path / "s.csv")
-    assert code == 0 and "not calibrated" in err
+    assert code == 0 and "calibrated" in err and f"--resume {folder}" in err
     assert all(row["calibrated"] == "" and row["residual"] for row in rows_of(tmp_path / "s.csv"))
     shutil.rmtree(next(folder.glob("checkpoint-*")))
-    assert "has no checkpoint yet" in refused(score.main, folder, XRAYS / "test")
+    assert f"--resume {folder}\n" in refused(score.main, folder, XRAYS / "test")

@@ -250,27 +250,27 @@ def test_batch_size_does_not_matter(run):
 
 GOOD, BAD = np.zeros((8, 8)), np.full((8, 8), 0.5)
 REFUSED = {
-    "NaN": ([GOOD, BAD * np.nan], "image 1, counted from 0, cannot be used: it has values that are not finite"),
-    "infinite": (GOOD + np.inf, "image 0, .* not finite"),
-    "over 1": (torch.stack([torch.zeros(8, 8), torch.full((8, 8), 255.0)]), "image 1, .* reach from 255 to 255"),
-    "just over 1": (BAD * 2.0000001, r"reach from 1.00000005 to 1.00000005"),
-    "negative": (BAD - 1, "reach from -0.5 to -0.5"),
-    "bool": (GOOD > 0, "its dtype is bool: give uint8, uint16, or floats from 0 to 1"),
-    "int64": (GOOD.astype(int), "its dtype is int64"),
-    "complex": (GOOD.astype(complex), "its dtype is complex128"),
-    "objects": (GOOD.astype(object), "its dtype is object"),
-    "colour (H, W, 3)": (np.zeros((8, 8, 3)), r"its shape is \(8, 8, 3\): .* color as a PIL image"),
-    "colour (N, H, W, 3)": (np.zeros((2, 8, 8, 3)), "color as a PIL image"),
-    "colour (N, 3, H, W)": ([GOOD, torch.zeros(2, 3, 8, 8)], "image 1, .* color as a PIL image"),
-    "one axis": (np.zeros(8), r"its shape is \(8,\)"),
-    "no pixels": (np.zeros((3, 8, 0)), r"image 0, .* \(8, 0\)"),
-    "no images": ([], "there are no images"),
-    "no images in an array": (np.zeros((0, 8, 8)), "there are no images"),
-    "None": (None, "image 0, .* NoneType"),
-    "numbers": ([[0.5, 0.5], [0.5, 0.5]], "image 0, .* float"),
-    "bytes": ([GOOD, b"P5 1 1 255 a"], "image 1, .* bytes"),
-    "missing file": (["nowhere.png"], "nowhere.png cannot be read as an image"),
-    "PIL of a float mode": (Image.new("F", (8, 8)), "image 0, .* Pillow's mode F"),
+    "NaN": ([GOOD, BAD * np.nan], r"^image 1\b.*\bfinite\b"),
+    "infinite": (GOOD + np.inf, r"^image 0\b.*\bfinite\b"),
+    "over 1": (torch.stack([torch.zeros(8, 8), torch.full((8, 8), 255.0)]), r"^image 1\b.* 255 to 255\b"),
+    "just over 1": (BAD * 2.0000001, r"^image 0\b.* 1\.00000005 to 1\.00000005\b"),
+    "negative": (BAD - 1, r"^image 0\b.* -0\.5 to -0\.5\b"),
+    "bool": (GOOD > 0, r"^image 0\b.*\bdtype .*\bbool\b.*\buint8, uint16\b"),
+    "int64": (GOOD.astype(int), r"^image 0\b.*\bdtype .*\bint64\b"),
+    "complex": (GOOD.astype(complex), r"^image 0\b.*\bdtype .*\bcomplex128\b"),
+    "objects": (GOOD.astype(object), r"^image 0\b.*\bdtype .*\bobject\b"),
+    "color (H, W, 3)": (np.zeros((8, 8, 3)), r"^image 0\b.*\bshape .*\(8, 8, 3\).*\bPIL\b"),
+    "color (N, H, W, 3)": (np.zeros((2, 8, 8, 3)), r"^image 0\b.*\bshape .*\(2, 8, 8, 3\).*\bPIL\b"),
+    "color (N, 3, H, W)": ([GOOD, torch.zeros(2, 3, 8, 8)], r"^image 1\b.*\bshape .*\(2, 3, 8, 8\).*\bPIL\b"),
+    "one axis": (np.zeros(8), r"^image 0\b.*\bshape .*\(8,\)"),
+    "no pixels": (np.zeros((3, 8, 0)), r"^image 0\b.*\bshape .*\(8, 0\)"),
+    "no images": ([], "no images"),
+    "no images in an array": (np.zeros((0, 8, 8)), "no images"),
+    "None": (None, r"^image 0\b.*\bNoneType\b"),
+    "numbers": ([[0.5, 0.5], [0.5, 0.5]], r"^image 0\b.* float\b"),
+    "bytes": ([GOOD, b"P5 1 1 255 a"], r"^image 1\b.*\bbytes\b"),
+    "missing file": (["nowhere.png"], r"^nowhere\.png "),
+    "PIL of a float mode": (Image.new("F", (8, 8)), r"^image 0\b.*\bmode F\b"),
 }
 
 
@@ -283,7 +283,7 @@ def test_what_is_no_image_is_refused(run, images, message):
 
 def test_a_damaged_pil_image_is_refused(run, tmp_path):
     (tmp_path / "cut.jpeg").write_bytes(PATHS[0].read_bytes()[:3000])  # which shows when it is decoded
-    with Image.open(tmp_path / "cut.jpeg") as image, pytest.raises(UserError, match="image 1, .* truncated"):
+    with Image.open(tmp_path / "cut.jpeg") as image, pytest.raises(UserError, match=r"^image 1\b.*truncated"):
         run.score([SQUARES[0], image])
 
 
@@ -304,11 +304,11 @@ def test_a_map_that_there_is_not(run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(checkpoint="latest"), "checkpoint = 'latest' is not one of 'best', 'last', None"),
-        (dict(precision="fp16"), "precision = 'fp16' is not one of"),
-        (dict(impl="cuda"), "impl = 'cuda' is not one of"),
-        (dict(device="cuda:77"), "device 'cuda:77' cannot be used here"),
-        (dict(run=XRAYS), "is not a run folder"),
+        (dict(checkpoint="latest"), "checkpoint = 'latest' .*'best', 'last', None"),
+        (dict(precision="fp16"), "precision = 'fp16' .*'bf16'"),
+        (dict(impl="cuda"), "impl = 'cuda' .*'triton'"),
+        (dict(device="cuda:77"), r"device 'cuda:77' .*\bcpu\b"),
+        (dict(run=XRAYS), rf"{XRAYS} .*config\.json"),
     ],
 )
 def test_load_refuses(unbroken, arguments, message):
@@ -339,7 +339,7 @@ def test_resuming_a_finished_run_writes_maps_again(copied, run, command):
     (copied / "maps.safetensors").unlink()
     without = fastsquid.load(copied)
     np.testing.assert_array_equal(without.score(PATHS), run.score(PATHS))
-    with pytest.raises(UserError, match="has no maps for its best checkpoint.* --resume"):
+    with pytest.raises(UserError, match=f"{copied} .* maps .*best checkpoint.* --resume {copied}"):
         without.heatmap(PATHS)
     assert command(train.main, "--resume", copied)[0] == 0
     assert (copied / "maps.safetensors").read_bytes() == before
@@ -352,7 +352,7 @@ def test_maps_of_another_detector_are_not_used(copied):
     maps = checkpoint.read_maps(copied, checkpoint.hashlib.sha256(path.read_bytes()).hexdigest())
     assert set(maps) == {"residual", "memory_distance"}
     checkpoint.save_maps(copied, maps, "another's")
-    with pytest.raises(UserError, match="has no maps for its best checkpoint"):
+    with pytest.raises(UserError, match=f"{copied} .* maps .*best checkpoint.* --resume {copied}"):
         fastsquid.load(copied).heatmap(PATHS)
 
 
@@ -360,7 +360,7 @@ def test_maps_of_another_detector_are_not_used(copied):
 def test_damaged_maps(copied, content):
     path = copied / "maps.safetensors"
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(UserError, match="maps.safetensors is damaged: remove it, and python -m fastsquid.train"):
+    with pytest.raises(UserError, match=rf"{path} .*python -m fastsquid\.train --resume {copied} "):
         fastsquid.load(copied)
 
 
@@ -373,7 +373,7 @@ def test_a_run_of_an_earlier_version(copied, run):
     rewrite_state(copied, without_quantiles)
     early = fastsquid.load(copied)
     np.testing.assert_array_equal(early.calibrated(early.score(PATHS)), run.calibrated(run.score(PATHS)))
-    with pytest.raises(UserError, match="no percentiles"):
+    with pytest.raises(UserError, match=r"\bpercentiles\b.*\bNORMAL\b"):
         early.percentile(early.score(PATHS))
 
 
@@ -382,7 +382,7 @@ def test_an_unfinished_run_is_not_calibrated(copied, run):
     unfinished = fastsquid.load(copied)
     np.testing.assert_array_equal(unfinished.score(PATHS), run.score(PATHS))
     for method in (unfinished.calibrated, unfinished.percentile):
-        with pytest.raises(UserError, match="has not finished"):
+        with pytest.raises(UserError, match=f"--resume {copied}$"):
             method(unfinished.score(PATHS))
 
 
@@ -393,7 +393,7 @@ def test_without_labels_there_are_no_percentiles(tmp_path, command):
     run = fastsquid.load(folder)
     assert {values.quantiles for values in run.calibration.values()} == {None}
     assert run.run.checkpoint == "last" and run.heatmap(PATHS).shape == (4, 64, 64)
-    with pytest.raises(UserError, match="no labeled validation images"):
+    with pytest.raises(UserError, match=r"\bpercentiles\b.*\bNORMAL\b"):
         run.percentile(run.score(PATHS))
 
 
@@ -417,7 +417,7 @@ def test_a_pickle_from_a_device_that_is_gone(run):
 
 def test_the_door_is_opened_when_it_is_asked_for():
     assert fastsquid.load is api.load
-    with pytest.raises(AttributeError, match="module 'fastsquid' has no attribute 'lode'"):
+    with pytest.raises(AttributeError, match="'fastsquid' .*'lode'"):
         fastsquid.lode  # noqa: B018
 
 

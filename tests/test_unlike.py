@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import shutil
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_a_saved_check_is_the_same(check, unseen, tmp_path):
 def test_a_damaged_check_is_rejected(run, content):
     path = run / INPUT_CHECK
     path.write_bytes((run / "maps.safetensors").read_bytes() if content == "another" else content)
-    with pytest.raises(UserError, match="input-check.safetensors is damaged: remove it, and python -m fastsquid.train"):
+    with pytest.raises(UserError, match=rf"{path} .*python -m fastsquid\.train --resume {run} "):
         fastsquid.load(run)
 
 
@@ -197,9 +198,9 @@ def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
     (run / INPUT_CHECK).unlink()
     code, out, err = command(score.main, run, mixed, "--out", tmp_path / "s.csv")
     assert code == 1 and "unlike" not in out
-    assert f"the unlike_training column stays empty: {run} has no input check" in err and f"--resume {run}" in err
+    assert re.search(rf"\bunlike_training\b.* {run} .*--resume {run}\b", err)
     assert [row["unlike_training"] for row in rows_of(tmp_path / "s.csv")] == [""] * 4
-    with pytest.raises(UserError, match="has no input check: python -m fastsquid.train --resume"):
+    with pytest.raises(UserError, match=f"{run} .*input check.* --resume {run}"):
         fastsquid.load(run).unlike_training(mixed / "a.png")
     code, _, err = command(report.main, run, XRAYS / "val", "--out", tmp_path / "r.html")
     assert code == 0 and "unlike" not in err and '"unlike":null' in (tmp_path / "r.html").read_text()
@@ -232,20 +233,20 @@ def test_score_says_how_many_and_which(unbroken, mixed, tmp_path, command):
     code, said, _ = command(score.main, unbroken, mixed, "--out", out, "--device", "cpu")
     rows = rows_of(out)
     assert code == 1 and list(rows[0])[-2:] == ["unlike_training", "error"]
-    assert said.splitlines()[-1].startswith("2 of 3 images are unlike the training images (unlike_training above 1): ")
+    assert re.match(r"2 of 3 images .*\bunlike_training\b.* 1\): ", said.splitlines()[-1])
     ratios = [row["unlike_training"] for row in rows]
     assert float(ratios[0]) <= 1 < float(ratios[1]) and ratios[2:] == ["99", ""]
     files = [mixed / row["name"] for row in rows[:3]]
     expected = fastsquid.load(unbroken, device="cpu").unlike_training(files)
     np.testing.assert_allclose(list(map(float, ratios[:3])), expected, rtol=1e-3)
     _, said, _ = command(score.main, unbroken, XRAYS / "test", "--out", out, "--device", "cpu")
-    assert said.splitlines()[-1] == "0 of 4 images are unlike the training images (unlike_training above 1)"
+    assert re.match(r"0 of 4 images .*\bunlike_training\b", said.splitlines()[-1])
 
 
 def test_a_run_of_digits_says_that_xrays_are_none(run, digits, tmp_path, command):
     save_check(run, fit_check(digits["train"].images))
     _, said, _ = command(score.main, run, XRAYS, "--out", tmp_path / "s.csv")
-    assert "20 of 20 images are unlike the training images" in said
+    assert re.search(r"^20 of 20 images .*\bunlike_training\b", said, re.M)
 
 
 def test_evaluate_warns_in_one_line(unbroken, tmp_path, command):
@@ -256,13 +257,13 @@ def test_evaluate_warns_in_one_line(unbroken, tmp_path, command):
     with Image.open(path) as image:
         image.rotate(90).save(path)
     _, _, err = command(evaluate.main, unbroken, "--data", turned.parent, "--out", tmp_path)
-    assert err.startswith("warning: 1 of 6 images are unlike the training images") and err.count("\n") == 1
+    assert re.fullmatch("warning: 1 of 6 images .*unlike.*\n", err)
 
 
 def test_the_report_has_what_score_writes(unbroken, mixed, tmp_path, command):
     command(score.main, unbroken, mixed, "--out", tmp_path / "s.csv", "--device", "cpu")
     _, _, err = command(report.main, unbroken, mixed, "--out", tmp_path / "r.html", "--device", "cpu")
-    assert "warning: 2 of 3 images are unlike the training images" in err
+    assert re.search("^warning: 2 of 3 images .*unlike", err, re.M)
     text = (tmp_path / "r.html").read_text()
     data = json.loads(text.partition('<script id="data" type="application/json">')[2].partition("</script>")[0])
     rows = rows_of(tmp_path / "s.csv")
