@@ -69,7 +69,7 @@ def test_get_and_set_params():
     assert detector.set_params(epochs=3, config={"width": 4}, random_state=7) is detector
     assert (detector.epochs, detector.config, detector.random_state) == (3, {"width": 4}, 7)
     assert detector._config() == preset("fastsquid-small", epochs=3, width=4, select="last")
-    with pytest.raises(ValueError, match="Invalid parameter 'width'"):
+    with pytest.raises(ValueError, match="'width'"):
         detector.set_params(width=4)
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_set_in_init():
 
 @pytest.mark.parametrize("method", ["score_samples", "decision_function", "predict"])
 def test_unfitted_error(method):
-    with pytest.raises(NotFittedError, match="not fitted yet"):
+    with pytest.raises(NotFittedError, match="AnomalyDetector"):
         getattr(tiny(), method)(X)
 
 
@@ -145,7 +145,7 @@ def test_order_invariance(fitted, method):
 def test_nan_is_refused(fitted, method, value):
     images = X / 255
     images[5, 3, 3] = value
-    with pytest.raises(ValueError, match="image 5, .* not finite"):
+    with pytest.raises(ValueError, match=r"\bimage 5\b.*\bfinite\b"):
         getattr(copy.copy(fitted), method)(images)
 
 
@@ -319,20 +319,20 @@ def test_pipeline(fitted):
 @pytest.mark.parametrize(
     "parameters, message",
     [
-        (dict(contamination=0.6), "contamination = 0.6 should be a share from 0 to 0.5"),
-        (dict(contamination=np.nan), "contamination = nan should be"),
-        (dict(contamination="auto"), "contamination = 'auto' should be"),
-        (dict(preset="fastsquid-smal"), "unknown preset 'fastsquid-smal': did you mean fastsquid-small?"),
-        (dict(config={"slot": 3}), "unknown config field 'slot': did you mean slots?"),
-        (dict(config={"top_k": 500}), "top_k = 500 is more than slots = 100"),
-        (dict(config={"select": "auc"}), "config has 'select'"),
-        (dict(config={"contamination": 0.1}), "config has 'contamination'"),
-        (dict(config="width 4"), "config = 'width 4' should be a dict"),
-        (dict(epochs=0), "epochs = 0 should be at least 1"),
-        (dict(epochs=1.5), "epochs = 1.5 should be of type int"),
-        (dict(random_state=-1), "random_state = -1 should be from 0"),
-        (dict(random_state="seed"), "'seed' cannot be used to seed"),
-        (dict(device="cuda:77"), "device 'cuda:77' cannot be used here"),
+        (dict(contamination=0.6), "^contamination = 0.6 .* 0 .* 0.5$"),
+        (dict(contamination=np.nan), "^contamination = nan "),
+        (dict(contamination="auto"), "^contamination = 'auto' "),
+        (dict(preset="fastsquid-smal"), r"'fastsquid-smal'.* fastsquid-small\b"),
+        (dict(config={"slot": 3}), r"'slot'.* slots\b"),
+        (dict(config={"top_k": 500}), "top_k = 500 .*slots = 100"),
+        (dict(config={"select": "auc"}), r"\bconfig .*'select'"),
+        (dict(config={"contamination": 0.1}), r"\bconfig .*'contamination'"),
+        (dict(config="width 4"), r"config = 'width 4' .*\bdict\b"),
+        (dict(epochs=0), "epochs = 0 .* 1$"),
+        (dict(epochs=1.5), r"epochs = 1.5 .*\bint$"),
+        (dict(random_state=-1), "random_state = -1 .* 0 "),
+        (dict(random_state="seed"), "^'seed' "),
+        (dict(device="cuda:77"), "device 'cuda:77' "),
     ],
 )
 def test_parameters_out_of_range(parameters, message):
@@ -343,13 +343,13 @@ def test_parameters_out_of_range(parameters, message):
 @pytest.mark.parametrize(
     "images, message",
     [
-        (X.reshape(8, -1), r"X has the shape \(8, 4096\): give images as \(n, H, W\), a single one as X\[None\]"),
-        (torch.zeros(64, 64), r"X has the shape \(64, 64\)"),
-        (X[:0], "there are no images"),
-        ([], "there are no images"),
-        (X.astype(int), "image 0, .* its dtype is int64"),
-        (np.repeat(X[..., None], 3, -1), "color as a PIL image"),
-        (X.astype(float), "reach from"),
+        (X.reshape(8, -1), r"\bX .*\(8, 4096\).*\(n, H, W\).*X\[None\]"),
+        (torch.zeros(64, 64), r"\bX .*\(64, 64\)"),
+        (X[:0], "no images"),
+        ([], "no images"),
+        (X.astype(int), r"\bimage 0\b.*\bint64\b"),
+        (np.repeat(X[..., None], 3, -1), r"\(8, 64, 64, 3\).*\bPIL\b"),
+        (X.astype(float), rf"\bimage 0\b.* {X[0].min()} .*\b{X[0].max()}\b"),
     ],
 )
 def test_what_is_no_array_of_images(fitted, images, message):
@@ -359,7 +359,7 @@ def test_what_is_no_array_of_images(fitted, images, message):
 
 
 def test_a_training_that_diverges():
-    with pytest.raises(DivergedError, match="at step .* of epoch .*: training stopped; a lower lr in config may help"):
+    with pytest.raises(DivergedError, match=r"\bstep \d+ of epoch \d+\b.*\blr\b.*\bconfig\b"):
         tiny(epochs=3, config={**CONFIG, "lr": 1e30}).fit(X)
 
 

@@ -1,6 +1,7 @@
 """The train command: what it leaves, the same bits twice, killed and resumed, bad input."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -215,8 +216,7 @@ def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeyp
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, err = command(train.main, *tiny(run))
     assert code == 130 and f"python -m fastsquid.train --resume {run}" in out
-    failed = "warning: the step that the signal interrupted has failed: CppCompileError: C++ compile error\n"
-    assert err == (failed if how == "the compiler dies" else "")
+    assert re.fullmatch("warning: .*CppCompileError: .*\n" if how == "the compiler dies" else "", err)
     before = checkpoint.latest_checkpoint(run)
     assert before is None or json.loads((before / "state.json").read_text())["iteration"] == 0
     assert command(train.main, "--resume", run)[0] == 0
@@ -300,7 +300,7 @@ def test_digits_without_arguments(tmp_path, command, monkeypatch):
     code, out, _ = command(train.main, "--width", "2", "--slots", "8", "--epochs", "1", "--device", "cpu")
     assert (
         code == 0
-        and "test split: 200 normal, 200 abnormal; last checkpoint" in out
+        and re.search(r"^test\b.* 200 .* 200 .*\blast checkpoint\b", out, re.M)
         and "run folder: runs/digits-1" in out
     )
     assert set(json.loads(Path("runs/digits-1/summary.json").read_text())["scores"]["residual"]["auc_by_kind"]) == {
@@ -328,7 +328,7 @@ def test_an_x_ray_preset_without_data_takes_the_digits(tmp_path, command):
         *("--preset", "auto-encoder-small", "--width", "4", "--epochs", "1", "--batch-size", "64"),
         *("--device", "cpu", "--out", tmp_path / "run"),
     )
-    assert code == 0 and "200 normal, 200 abnormal; best checkpoint" in out
+    assert code == 0 and re.search(r" 200 .* 200 .*\bbest checkpoint\b", out)
 
 
 def test_an_unlabeled_folder_trains(tmp_path, command):
@@ -350,12 +350,12 @@ def data(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--preset", "squids"], "'squids': did you mean squid?"),
-        (["--slot", "3"], "--slot: did you mean --slots?"),
+        (["--preset", "squids"], r"'squids'.* squid\b"),
+        (["--slot", "3"], r"--slot\b.* --slots\b"),
         (["--slots", "many"], "--slots"),
         (["--top-k", "500"], "top_k <= 200"),
         (["--image-size", "50"], "image_size = 50"),
-        (["--memory", "queu"], "did you mean queue?"),
+        (["--memory", "queu"], r"memory = 'queu' .* queue\?"),
         (["--distillation", "perhaps"], "distillation"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "cuda:77"], "'cuda:77'"),
@@ -370,7 +370,7 @@ def data(tmp_path):
 )
 def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(train.main, *arguments)
+    assert re.search(message, refused(train.main, *arguments))
     assert not list(tmp_path.iterdir())
 
 
@@ -436,9 +436,9 @@ def test_a_loss_that_is_not_finite(tmp_path, refused, monkeypatch):
         return original(self, images, iteration, eager)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
-    sentence = refused(train.main, *tiny(run))
+    message = refused(train.main, *tiny(run))
     kept = checkpoint.latest_checkpoint(run)
-    assert "step 2 of epoch 2" in sentence and str(kept) in sentence
+    assert "step 2 of epoch 2" in message and str(kept) in message
     saved = load_file(kept / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
 
@@ -457,17 +457,16 @@ def test_a_last_step_that_breaks_the_detector(tmp_path, refused, monkeypatch, im
         return losses
 
     monkeypatch.setattr(loop.Trainer, "step", step)
-    sentence = refused(train.main, *tiny(run, "--data", images))
-    assert "after step 3 of epoch 2" in sentence and str(checkpoint.latest_checkpoint(run)) in sentence
+    message = refused(train.main, *tiny(run, "--data", images))
+    assert "step 3 of epoch 2" in message and str(checkpoint.latest_checkpoint(run)) in message
     saved = load_file(checkpoint.latest_checkpoint(run) / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
 
 
 def test_a_learning_rate_that_explodes(tmp_path, refused):
     for lr in ("10", "1e30"):
-        assert "of epoch" in refused(
-            train.main, *tiny(tmp_path / lr, "--lr", lr, "--epochs", "5", "--batch-size", "16")
-        )
+        message = refused(train.main, *tiny(tmp_path / lr, "--lr", lr, "--epochs", "5", "--batch-size", "16"))
+        assert re.search(r"\bstep \d+ of epoch \d+\b.*--lr\b", message)
 
 
 def full_disk(limit):
@@ -486,7 +485,8 @@ def test_a_full_disk(unbroken, tmp_path, command, kill):
         text=True,
         preexec_fn=full_disk(100_000),
     )
-    assert full.returncode == 2 and full.stderr.count("\n") == 1 and "the disk is full" in full.stderr, full.stderr
+    assert full.returncode == 2 and full.stderr.count("\n") == 1, full.stderr
+    assert os.strerror(errno.EFBIG) in full.stderr
     assert checkpoint.latest_checkpoint(run) == before and not list(run.glob(".*"))
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
