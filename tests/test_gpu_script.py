@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_pictures_are_drawn_afterwards(unpacked, capsys):
 
 
 def test_pictures_need_a_finished_seed(tmp_path, refused):
-    assert "has no finished seed" in refused(draw.main, tmp_path)
+    assert re.search(f"{tmp_path}.* seed", refused(draw.main, tmp_path))
 
 
 def test_the_table(unpacked):
@@ -219,17 +220,17 @@ def test_the_page_has_the_scripts_seconds_and_files():
 @pytest.mark.parametrize(
     "arguments, environment, message",
     [
-        (["nonsense"], {}, "there is no phase nonsense: the phases are facts check kernels step"),
-        ([], {"SESSION_SECONDS": 500}, "these phases need 460 s and there are 350 s"),
-        (["--plan", *FILES, "squid", "memae"], {}, "these phases need 640 s and there are 600 s"),
-        ([], {"COMMAND_SECONDS": "ten"}, "whole numbers of seconds, not ten"),
-        (["fastsquid"], {"CUDA_VISIBLE_DEVICES": ""}, "PyTorch finds no GPU here; SMALLEST=1 tries everything"),
+        (["nonsense"], {}, r"\bnonsense\b.* facts check kernels step\b"),
+        ([], {"SESSION_SECONDS": 500}, r"\b460 s\b.*\b350 s\b"),
+        (["--plan", *FILES, "squid", "memae"], {}, r"\b640 s\b.*\b600 s\b"),
+        ([], {"COMMAND_SECONDS": "ten"}, r"seconds.*\bten\b"),
+        (["fastsquid"], {"CUDA_VISIBLE_DEVICES": ""}, r"\bGPU\b.*\bSMALLEST=1\b"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(arguments, environment, message):
     done = script(*arguments, **environment)
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert re.fullmatch(f"error: .*{message}.*\n", done.stderr)
 
 
 # In the place of Python: a phase fails, one hangs, one leaves no file, one does what it should.
@@ -268,7 +269,7 @@ def test_a_compile_cache_is_brought_along(tmp_path, stub):
     assert found == ["one"]
     (tmp_path / "compiled.tar.xz").write_text("damaged")
     done = script("score", COMPILED=tmp_path / "compiled.tar.xz", WORK=tmp_path / "again", **environment)
-    assert done.returncode == 0 and "compiled.tar.xz cannot be unpacked: everything is compiled here" in done.stdout
+    assert done.returncode == 0 and "WARNING" in done.stdout and "compiled.tar.xz " in done.stdout
 
 
 def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path, stub):
@@ -340,7 +341,7 @@ def test_a_seed_that_is_not_done_in_time_is_stopped_and_its_metrics_come_back(tm
     monkeypatch.setattr(train_phase, "start", start)
     monkeypatch.setattr(train_phase, "left", lambda: train_phase.STOPPING + 1 - (time.monotonic() - begin))
     assert train_phase.main("fastsquid") == 1
-    assert "fastsquid, seed 1: stopped; go on with" in capsys.readouterr().out
+    assert "fastsquid, seed 1: stopped" in capsys.readouterr().out
     with tarfile.open(tmp_path / "fastsquid.tar.gz") as archive:
         assert "fastsquid/seed-0-unfinished/metrics.jsonl" in archive.getnames()
 
@@ -377,7 +378,7 @@ def test_packed_xrays_are_the_same_bits(tmp_path, refused, capsys):
     for name, split in before.items():
         assert torch.equal(split.images, after[name].images) and split.names == after[name].names
         assert split.labels is None or torch.equal(split.labels, after[name].labels)
-    assert "exists: give a folder to make" in refused(pack.main, XRAYS, tmp_path / "packed")
+    assert f"{tmp_path / 'packed'} " in refused(pack.main, XRAYS, tmp_path / "packed")
 
 
 def test_packed_images_keep_sixteen_bits(tmp_path, refused, capsys):
@@ -389,7 +390,7 @@ def test_packed_images_keep_sixteen_bits(tmp_path, refused, capsys):
     pack.main([str(tmp_path / "data"), str(tmp_path / "packed"), "32"])
     before, after = (open_data(tmp_path / name, 32)["train"].images for name in ("data", "packed"))
     assert before.dtype == after.dtype == torch.uint16 and torch.equal(before.int(), after.int())
-    assert "has no folder train" in refused(pack.main, folder, tmp_path / "other")
+    assert re.search(rf"{folder} .*\btrain\b", refused(pack.main, folder, tmp_path / "other"))
 
 
 def test_the_cache_is_filled_for_phases_that_compile(tmp_path, monkeypatch, capsys):
@@ -411,7 +412,7 @@ def test_only_finished_runs_are_collected(tmp_path, capsys):
     (tmp_path / "group" / "seed-0").mkdir(parents=True)
     with pytest.raises(SystemExit):
         collect.collect(tmp_path / "group", tmp_path / "kept")
-    assert "has no finished run" in capsys.readouterr().err and not (tmp_path / "kept").exists()
+    assert f"{tmp_path / 'group'} " in capsys.readouterr().err and not (tmp_path / "kept").exists()
     run = tmp_path / "group" / "seed-1"
     run.mkdir()
     (run / "summary.json").write_text("{}")
