@@ -23,7 +23,9 @@ def collect(run, target, more=()):
     for path in inside:
         collect(path, target / path.name, more)
     if not inside and not (run / "summary.json").is_file():
-        print(f"error: {run} has no finished run: go on with python -m fastsquid.train --resume {run}", file=sys.stderr)
+        print(
+            f"error: {run} has no finished run: continue with python -m fastsquid.train --resume {run}", file=sys.stderr
+        )
         sys.exit(2)
     keep(run, target, more)
 

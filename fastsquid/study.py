@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int | None:
                 continue
             if not unbroken:
                 again = sys.argv[1:] if arguments is None else arguments
-                print(f"\nstopped; go on with: {shlex.join(['python', '-m', 'fastsquid.study', *again])}")
+                print(f"\nstopped; continue with: {shlex.join(['python', '-m', 'fastsquid.study', *again])}")
                 return 130
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
             torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up

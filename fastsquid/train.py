@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         run = read_run(folder)
         if run.converted:
             raise UserError(
-                f"{folder} was converted from published weights, which have no training to go on with: convert them "
+                f"{folder} was converted from published weights, which have no training to continue: convert them "
                 f"again, or begin a run with them by --init {folder}"
             )
         return _train_single(folder, run, options, device)
@@ -111,7 +111,7 @@ def _speed(options):
 def _stopped(folder):
     from .utils import distributed
 
-    print(f"\nstopped; go on with: {distributed.command('fastsquid.train')} --resume {folder}")
+    print(f"\nstopped; continue with: {distributed.command('fastsquid.train')} --resume {folder}")
     return 130
 
 
@@ -152,7 +152,7 @@ def parser() -> Parser:
         help="train one seed of the group, beside processes that train its others; --resume GROUP then summarizes them",
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run or group, as it was begun")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")
     add_reading_options(parser)
     add_training_options(parser)
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
@@ -190,7 +190,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
         for argument in given:
             if argument.startswith("--") and argument.split("=")[0] not in allowed:
                 raise UserError(
-                    f"{argument.split('=')[0]} cannot be changed in a resumed run, which goes on as it was begun "
+                    f"{argument.split('=')[0]} cannot be changed in a resumed run, which keeps its settings "
                     f"(only {', '.join(allowed[1:])} may be given)"
                 )
     return options, changes

@@ -159,7 +159,8 @@ def killed(tmp_path_factory):
 def test_a_signal_to_one_process_stops_all_of_them(job):
     folder, result = job
     assert (
-        result.stdout.count(f"stopped; go on with: torchrun ... -m fastsquid.train --resume {folder / 'stopped'}") == 1
+        result.stdout.count(f"stopped; continue with: torchrun ... -m fastsquid.train --resume {folder / 'stopped'}")
+        == 1
     )
     resumed, unbroken = files_of(folder / "stopped"), files_of(folder / "unbroken")
     assert {**resumed, "state": None} == {**unbroken, "state": None}

@@ -406,8 +406,11 @@ def change_scores(change):
 
 
 DAMAGED = {
-    "unfinished": (lambda group: (group / "seed-5" / "summary.json").unlink(), "is not finished (seed 5): go on with"),
-    "not begun": (lambda group: shutil.rmtree(group / "seed-5"), "is not finished (seed 5): go on with"),
+    "unfinished": (
+        lambda group: (group / "seed-5" / "summary.json").unlink(),
+        "is not finished (seed 5): continue with",
+    ),
+    "not begun": (lambda group: shutil.rmtree(group / "seed-5"), "is not finished (seed 5): continue with"),
     "another configuration": (damaged_record, "seed-5 is not a run of this group: its config"),
     "weights": (damaged_weights, "best.safetensors is damaged: its checksum"),
     "no scores": (lambda group: (group / "seed-5" / "scores-val.csv").unlink(), "seed-5/scores-val.csv is missing"),

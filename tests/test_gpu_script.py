@@ -315,7 +315,7 @@ def test_phases_end_with_the_session(tmp_path):
 
 HANGING = """
 import signal, sys, time
-signal.signal(signal.SIGINT, lambda *_: (print("stopped; go on with"), sys.exit(130)))
+signal.signal(signal.SIGINT, lambda *_: (print("stopped; continue with"), sys.exit(130)))
 print("began", flush=True)
 time.sleep(60)
 """

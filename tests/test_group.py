@@ -391,7 +391,7 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     summary.write_text("{}")
     assert f"{summary} is not the summary of a run" in refusal(pair[1])
     summary.unlink()
-    assert f"{pair[1]} is not finished (seed 2): go on with python -m fastsquid.train --resume" in refusal(pair[1])
+    assert f"{pair[1]} is not finished (seed 2): continue with python -m fastsquid.train --resume" in refusal(pair[1])
 
 
 def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):

@@ -65,8 +65,8 @@ def _augment_widely(images, shift, zoom, rotation, closer):
 def change_appearance(images: torch.Tensor, strength: float) -> torch.Tensor:
     """Give every image of a batch a gamma, a blur and noise of its own, as other devices and exposures would.
 
-    At strength 1 the logarithm of gamma is uniform in +-0.3. Half of the images are blurred by a Gaussian of 1/64 of the
-    side, mixed in by a share uniform in [0, 1]. Normal noise has a deviation of up to 0.05, mostly less.
+    At strength 1 the logarithm of gamma is uniform in +-0.3. Half of the images are blurred by a Gaussian of 1/64 of
+    the side, mixed in by a share uniform in [0, 1]. Normal noise has a deviation of up to 0.05, mostly less.
 
     Args:
         images: float (B, 1, H, H) in [0, 1].

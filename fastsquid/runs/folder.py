@@ -51,7 +51,7 @@ def seed_folder(folder: str | Path, seed: int) -> Path:
 def reject_existing(folder: str | Path) -> None:
     """Raise a UserError if a new run's folder exists."""
     if Path(folder).exists():
-        raise UserError(f"{folder} exists: choose another --out, or go on with --resume {folder}")
+        raise UserError(f"{folder} exists: choose another --out, or continue with --resume {folder}")
 
 
 def create_run(folder: str | Path, record: RunRecord) -> None:

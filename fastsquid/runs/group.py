@@ -78,7 +78,7 @@ def finished_runs(folder: str | Path) -> dict[int, Path]:
     for seed, run_folder in runs.items():
         if not is_finished(run_folder):
             raise CheckpointError(
-                f"{folder} is not finished (seed {seed}): go on with python -m fastsquid.train --resume {folder}"
+                f"{folder} is not finished (seed {seed}): continue with python -m fastsquid.train --resume {folder}"
             )
     return runs
 

@@ -181,7 +181,9 @@ def _load(
     record = read_run(folder)
     latest = latest_checkpoint(folder)
     if latest is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet: go on with python -m fastsquid.train --resume {folder}")
+        raise CheckpointError(
+            f"{folder} has no checkpoint yet: continue with python -m fastsquid.train --resume {folder}"
+        )
     state = read_state(latest, record.config)
     name = which or state.chosen
     known = state.detector(name)

@@ -62,7 +62,7 @@ def train_run(
     def remedy() -> str:
         if not begun.exists():
             return "give the same command again"
-        return f"go on with {distributed.command('fastsquid.train')} --resume {begun}"
+        return f"continue with {distributed.command('fastsquid.train')} --resume {begun}"
 
     try:
         with distributed.job(remedy):

@@ -94,7 +94,7 @@ def job(remedy: Callable[[], str]) -> Iterator[None]:
     """Turn the end of another process, or a request to end, into a UserError inside this block.
 
     Args:
-        remedy: returns how to go on; the message ends with it.
+        remedy: returns how to continue; the message ends with it.
 
     Raises:
         UserError: another process of the job has ended, or torchrun has asked this one to end.
