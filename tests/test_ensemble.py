@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import shutil
 from contextlib import redirect_stdout
 from functools import partial
@@ -171,7 +172,7 @@ def test_without_labels_training_images_standardize(tmp_path):
         assert ensemble.calibration[name] == Calibration(0, 1) and found[name].std() < 1.001
     assert ensemble.run.checkpoint == "last" and ensemble.run.validation is None
     np.testing.assert_allclose(ensemble.calibrated([0.0, 2.0]), [0.5, 1 / (1 + np.exp(-2))])
-    with pytest.raises(UserError, match="no labeled validation images"):
+    with pytest.raises(UserError, match=r"percentiles.*\bNORMAL\b"):
         ensemble.percentile([0.0])
 
 
@@ -235,10 +236,11 @@ def test_evaluate(group, ensemble, runs, validation, tmp_path, command):
     aucs = [roc_auc_score(labels, run.score(validation.images)) for run in runs]
     assert result["runs"] == [{"seed": seed, "auc": pytest.approx(auc)} for seed, auc in zip((3, 5), aucs)]
     auc = result["scores"]["discriminator_image"]["auc"]
-    assert f"AUC of discriminator_image: ensemble {auc:.3f}; seed 3: {aucs[0]:.3f}, seed 5: {aucs[1]:.3f}\n" in said
+    found = rf"discriminator_image\b.* {auc:.3f}\b.* 3: {aucs[0]:.3f}\b.* 5: {aucs[1]:.3f}$"
+    assert re.search(found, said, re.M)
     epochs = [run.run.epoch for run in runs]
     assert result["checkpoint"]["epoch"] == epochs
-    assert f"best checkpoint of each run, epochs {epochs[0]}, {epochs[1]} (chosen by validation AUC of" in said
+    assert re.search(rf"\bbest checkpoint\b.* {epochs[0]}, {epochs[1]} \(.*validation AUC\b", said)
 
 
 def test_a_single_run_is_evaluated_as_before(group, tmp_path, command):
@@ -256,9 +258,9 @@ def test_report(group, ensemble, tmp_path, command):
     np.testing.assert_allclose(data["scores"], ensemble.score(order), atol=1e-4)
     assert len(strips) == 6 and data["normal"] == 3 and sorted(data["percentiles"])[0] == 0
     facts = dict(data["run"])
-    assert "mean of all runs, each standardized" in facts["Score"] and facts["Preset"].endswith("seeds 3, 5")
-    assert facts["Checkpoint"].startswith("best checkpoint of each run, epochs ")
-    assert data["trained_on"].startswith("Scored by 2 runs, each trained on 8 images of the folder xrays")
+    assert "mean" in facts["Score"] and facts["Preset"].endswith("seeds 3, 5")
+    assert re.match(r"best checkpoint .* \d+, \d+", facts["Checkpoint"])
+    assert re.search(r"\b2 runs\b.*\b8 images\b.*\bxrays\b", data["trained_on"])
     assert data["thresholds"][0][0] == ensemble.run.validation["discriminator_image"]["threshold"]
     assert command(score.main, group, folder, "--out", scores, "--device", "cpu")[0] == 0
     assert command(report.main, group, scores, "--images", folder, "--out", out, "--device", "cpu")[0] == 0
@@ -268,7 +270,7 @@ def test_report(group, ensemble, tmp_path, command):
 def test_scores_of_one_of_its_runs_are_not_the_groups(group, tmp_path, refused):
     scores = group / "seed-3" / "scores-val.csv"
     said = refused(report.main, group, scores, "--images", XRAYS / "val", "--out", tmp_path / "report.html")
-    assert "its scores are of another run, checkpoint or image" in said
+    assert f"{group} " in said and "python -m fastsquid.score" in said
 
 
 def test_locate(group, tmp_path, command):
@@ -300,7 +302,7 @@ def test_locate_in_digits(tmp_path, command, monkeypatch):
     options = "--preset digits --width 4 --slots 8 --epochs 1 --score residual --device cpu --seeds 0 1 --out"
     assert command(train.main, *options.split(), tmp_path / "group")[0] == 0
     code, said, _ = command(locate.main, tmp_path / "group", "--device", "cpu")
-    assert code == 0 and "last checkpoint of each run, epochs 1, 1\n" in said
+    assert code == 0 and re.search(r"\blast checkpoint\b.* 1, 1$", said, re.M)
     result = json.loads((tmp_path / "group" / "localization" / "locate.json").read_text())
     test = open_data(None, 48, splits=("test",))["test"]
     scores = fastsquid.load(tmp_path / "group").score(test.images)
@@ -405,19 +407,26 @@ def change_scores(change):
     return rewrite
 
 
+# The damage, and what the message says of it.
 DAMAGED = {
     "unfinished": (
         lambda group: (group / "seed-5" / "summary.json").unlink(),
-        "is not finished (seed 5): continue with",
+        r"/group .*\bseed 5\b.* --resume \S*/group",
     ),
-    "not begun": (lambda group: shutil.rmtree(group / "seed-5"), "is not finished (seed 5): continue with"),
-    "another configuration": (damaged_record, "seed-5 is not a run of this group: its config"),
-    "weights": (damaged_weights, "best.safetensors is damaged: its checksum"),
-    "no scores": (lambda group: (group / "seed-5" / "scores-val.csv").unlink(), "seed-5/scores-val.csv is missing"),
-    "scores": (change_scores(lambda rows: [row[:-1] for row in rows[:3]] + rows[3:]), "scores-val.csv is damaged"),
-    "a score less": (change_scores(lambda rows: [row[:-1] for row in rows]), "has no memory_distance scores: python"),
-    "other images": (change_scores(lambda rows: rows[:-1]), "did not validate on the same images"),
-    "group.json": (lambda group: (group / "group.json").write_text("{}"), "is not a group of this version"),
+    "not begun": (lambda group: shutil.rmtree(group / "seed-5"), r"/group .*\bseed 5\b.* --resume \S*/group"),
+    "another configuration": (damaged_record, r"/seed-5 .*\bconfig\b.*\bgroup\.json"),
+    "weights": (damaged_weights, r"/best\.safetensors .*checksum"),
+    "no scores": (lambda group: (group / "seed-5" / "scores-val.csv").unlink(), r"/seed-5/scores-val\.csv .*missing"),
+    "scores": (
+        change_scores(lambda rows: [row[:-1] for row in rows[:3]] + rows[3:]),
+        r"/seed-5/scores-val\.csv .*damaged",
+    ),
+    "a score less": (
+        change_scores(lambda rows: [row[:-1] for row in rows]),
+        r"/scores-val\.csv .*\bmemory_distance\b.* --resume ",
+    ),
+    "other images": (change_scores(lambda rows: rows[:-1]), r"/seed-5 .*/seed-3 .*validate"),
+    "group.json": (lambda group: (group / "group.json").write_text("{}"), r"/group\.json .*version"),
 }
 
 
@@ -433,10 +442,9 @@ def test_a_group_that_cannot_be_opened(copied, tmp_path, refused, name):
         export: ("--to", "pt2", "--out", tmp_path / "scorer.pt2"),
     }
     for command, options in arguments.items():
-        assert message in refused(command.main, copied, *options), command
-    with pytest.raises(UserError) as refusal:
+        assert re.search(message, refused(command.main, copied, *options).strip()), command
+    with pytest.raises(UserError, match=message):
         fastsquid.load(copied)
-    assert message in str(refusal.value)
     assert [path.name for path in tmp_path.iterdir()] == ["group"]
 
 
@@ -444,5 +452,5 @@ def test_a_run_without_maps_scores_all_the_same(copied, ensemble):
     (copied / "seed-5" / "maps.safetensors").unlink()
     without = fastsquid.load(copied, device="cpu")
     np.testing.assert_array_equal(without.score(PATHS), ensemble.score(PATHS))
-    with pytest.raises(UserError, match="group has no maps for its best checkpoint.* --resume .*seed-3 and --resume"):
+    with pytest.raises(UserError, match="group .*best checkpoint.* --resume .*seed-3 .*--resume .*seed-5"):
         without.heatmap(PATHS)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -135,59 +136,59 @@ def test_seeds_of_a_group_one_by_one(trained, tmp_path, command, refused):
     folder = tmp_path / "group"
     assert command(train.main, *tiny(folder, "--epochs", "1", "--seeds", *SEEDS, "--only", "1"))[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["group.json", "seed-1"]
-    assert "its seeds are 0, 1" in refused(train.main, "--resume", folder, "--only", "2")
+    assert re.search("--only 2 .* 0, 1", refused(train.main, "--resume", folder, "--only", "2"))
     assert command(train.main, "--resume", folder, "--only", "0")[0] == 0
     assert not (folder / "summary.json").exists()
     code, out, _ = command(train.main, "--resume", folder)
     assert code == 0 and "seed-0 is finished" in out and "seed-1 is finished" in out
     assert left(folder) == left(trained)
-    assert "is a single run: leave --only out" in refused(train.main, "--resume", folder / "seed-0", "--only", "0")
+    assert re.search("/seed-0 .*--only ", refused(train.main, "--resume", folder / "seed-0", "--only", "0"))
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--seeds", "0", "--seed", "0"], "use --seed for one run, --seeds for a group of runs"),
-        (["--seeds", "1", "2", "01"], "--seeds has 1 more than once"),
-        (["--seeds", "0", "one"], "'one' should be a whole number from 0 to 2**64 - 1"),
-        (["--seeds", "-1"], "'-1' should be a whole number"),
-        (["--seeds"], "expected at least one argument"),
-        (["--only", "0"], "give the group by --seeds or --resume"),
-        (["--seeds", "0", "--only", "1"], "its seeds are 0"),
-        (["--seeds", "0", "--data", "nowhere"], "nowhere does not exist"),
+        (["--seeds", "0", "--seed", "0"], "--seed .*--seeds "),
+        (["--seeds", "1", "2", "01"], r"--seeds .*\b1\b"),
+        (["--seeds", "0", "one"], r"--seeds.*'one' .* 0 .*2\*\*64 - 1"),
+        (["--seeds", "-1"], r"--seeds.*'-1' .* 0 .*2\*\*64 - 1"),
+        (["--seeds"], "--seeds: .*argument"),
+        (["--only", "0"], "--only .*--seeds .*--resume"),
+        (["--seeds", "0", "--only", "1"], r"--only 1 .* 0\b"),
+        (["--seeds", "0", "--data", "nowhere"], "nowhere "),
     ],
 )
 def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(train.main, *arguments)
+    assert re.search(message, refused(train.main, *arguments))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_group_that_exists_or_is_changed(trained, tmp_path, refused):
-    assert "exists: choose another --out" in refused(train.main, *tiny(trained, "--seeds", "0"))
-    assert "--seeds cannot be changed in a resumed run" in refused(train.main, "--resume", trained, "--seeds", "5")
+    assert re.search(f"{trained} .*--out", refused(train.main, *tiny(trained, "--seeds", "0")))
+    assert "--seeds " in refused(train.main, "--resume", trained, "--seeds", "5")
     folder = shutil.copytree(trained, tmp_path / "group")
     shutil.rmtree(folder / "seed-1")
     shutil.copytree(folder / "seed-0", folder / "seed-1")
-    assert "seed-1 is not a run of this group: its seed" in refused(train.main, "--resume", folder)
+    assert re.search(r"/seed-1 .*\bseed\b.*group\.json", refused(train.main, "--resume", folder))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda record: "no json", "is damaged: it is not JSON"),
-        (lambda record: "[]", "is not a group of this version"),
-        (lambda record: json.dumps({**record, "format": 0}), "is not a group of this version"),
-        (lambda record: json.dumps({k: v for k, v in record.items() if k != "data"}), "it has no data"),
-        (lambda record: json.dumps({**record, "seeds": [0, "1"]}), "its seeds should be"),
-        (lambda record: json.dumps({**record, "seeds": []}), "its seeds should be"),
-        (lambda record: json.dumps({**record, "config": {"slot": 3}}), "did you mean slots?"),
+        (lambda record: "no json", r"/group\.json .*\bJSON\b"),
+        (lambda record: "[]", r"/group\.json .*\bversion\b"),
+        (lambda record: json.dumps({**record, "format": 0}), r"/group\.json .*\bversion\b"),
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "data"}), r"/group\.json .*\bdata\b"),
+        (lambda record: json.dumps({**record, "seeds": [0, "1"]}), r"/group\.json .*\bseeds\b.*2\*\*64"),
+        (lambda record: json.dumps({**record, "seeds": []}), r"/group\.json .*\bseeds\b.*2\*\*64"),
+        (lambda record: json.dumps({**record, "config": {"slot": 3}}), r"'slot'.* slots\b"),
     ],
 )
 def test_a_damaged_record(trained, tmp_path, refused, change, message):
     record = json.loads((trained / "group.json").read_text())
     (tmp_path / "group.json").write_text(change(record))
-    assert message in refused(train.main, "--resume", tmp_path)
+    assert re.search(message, refused(train.main, "--resume", tmp_path))
 
 
 # Groups whose scores are given
@@ -286,7 +287,7 @@ def test_both_groups_are_judged_by_the_same_resamples(tmp_path):
 def test_identical_groups_do_not_differ(pair, command):
     code, out, _ = command(compare.main, pair[0], pair[0])
     assert code == 0 and "+0.000" in out and "[+0.000, +0.000]" in out and "p = 1\n" in out
-    assert out.endswith(f"No difference between {pair[0]} and {pair[0]} is shown.\n")
+    assert re.search(f"^No .*{pair[0]} .*{pair[0]} ", out.splitlines()[-1])
 
 
 def test_a_known_difference_is_found(tmp_path, command):
@@ -297,14 +298,14 @@ def test_a_known_difference_is_found(tmp_path, command):
     for order, sign in (((poor, good), "+"), ((good, poor), "-")):
         code, out, _ = command(compare.main, *order, "--score", "residual")
         difference = result_of(*order)["difference"]
-        assert code == 0 and "test split: 60 normal, 30 abnormal; AUC of residual" in out
+        assert code == 0 and re.search(r"^test .* 60 .* 30 .*\bresidual$", out, re.M)
         assert f"{sign}{abs(difference):.3f}" in out and abs(difference) > 0.2
-        assert f"{good} has a higher AUC than {poor} by {abs(difference):.3f}: more than the choice of images or" in out
+        assert re.search(rf"^{good} .*{poor} .*{abs(difference):.3f}\b.*images or ", out, re.M)
 
 
 def test_single_runs_have_no_welch_test(pair, command):
     code, out, _ = command(compare.main, pair[0] / "seed-1", pair[1])
-    assert code == 0 and "not defined, since it needs two seeds or more in each group" in out
+    assert code == 0 and re.search("not defined.* two seeds ", out)
     assert result_of(pair[0] / "seed-1", pair[1])["p"] is None
 
 
@@ -312,28 +313,23 @@ def test_seeds_that_do_not_vary_have_no_welch_test(tmp_path, command):
     scores = noisy(1, 90, 0.5, 0)
     groups = (made(tmp_path / f"{seeds}", list(range(seeds)), np.repeat(scores, seeds, 0)) for seeds in (2, 3))
     code, out, _ = command(compare.main, *groups)
-    assert code == 0 and "not defined, since the AUC is the same for every seed of both groups" in out
-    assert out.endswith("is shown.\n")
+    assert code == 0 and re.search("not defined.* same ", out)
 
 
 @pytest.mark.parametrize(
-    "low, high, p, sentence",
+    "low, high, p, words",
     [
-        (0.01, 0.05, 0.01, "b has a higher AUC than a by 0.030: more than the choice of images or that of seeds"),
-        (
-            0.01,
-            0.05,
-            0.2,
-            "b has a higher AUC than a by 0.030: more than the choice of images explains, but other seeds",
-        ),
-        (0.01, 0.05, None, "b has a higher AUC than a by 0.030: more than the choice of images explains; what other"),
-        (-0.01, 0.07, 0.01, "b has a higher AUC than a by 0.030: more than the choice of seeds explains, but other im"),
-        (-0.01, 0.07, 0.2, "No difference between a and b is shown."),
-        (-0.01, 0.07, None, "No difference between a and b is shown."),
+        (0.01, 0.05, 0.01, r"b .* a .*\b0\.030: .*\bimages or [^,;]*\bseeds\b"),
+        (0.01, 0.05, 0.2, r"b .* a .*\b0\.030: .*\bimages [^,;]*, but other seeds\b"),
+        (0.01, 0.05, None, r"b .* a .*\b0\.030: .*\bimages [^,;]*; .*\bseeds\b"),
+        (-0.01, 0.07, 0.01, r"b .* a .*\b0\.030: .*\bseeds [^,;]*, but other images\b"),
+        (-0.01, 0.07, 0.2, "No .* a .* b "),
+        (-0.01, 0.07, None, "No .* a .* b "),
     ],
 )
-def test_the_conclusion(low, high, p, sentence):
-    assert comparison.conclusion("a", "b", {"difference": 0.03, "low": low, "high": high, "p": p}).startswith(sentence)
+def test_the_conclusion(low, high, p, words):
+    result = {"difference": 0.03, "low": low, "high": high, "p": p}
+    assert re.match(words, comparison.conclusion("a", "b", result))
 
 
 def test_groups_of_other_images_are_not_compared(tmp_path, refused):
@@ -350,48 +346,45 @@ def test_groups_of_other_images_are_not_compared(tmp_path, refused):
         options = {"labels": labels, **options}
         second = made(tmp_path / name, [0, 1], scores[:, : len(options["labels"])], **options)
         found[name] = refused(compare.main, first, second)
-        assert f"{first} and {second} did not score the same images" in found[name]
-    assert "'0.png' with label 0 in one is '0' with label 0 in the other" in found["names"]
-    assert "'4.png' with label 0 in one is '4.png' with label 1 in the other" in found["labels"]
-    assert "6 and 5 of the test split" in found["count"]
-    assert "the test split in one, the val split in the other" in found["split"]
+        assert f"{first} and {second} " in found[name]
+    assert re.search(r"'0\.png' .*label 0\b.*'0' .*label 0\b", found["names"])
+    assert re.search(r"'4\.png' .*label 0\b.*'4\.png' .*label 1\b", found["labels"])
+    assert re.search(r"\b6 and 5\b.*\btest split\b", found["count"])
+    assert re.search(r"\btest split\b.*\bval split\b", found["split"])
     shutil.copy(tmp_path / "labels/seed-1/scores-test.csv", first / "seed-1/scores-test.csv")
-    assert f"{first}/seed-0 and {first}/seed-1 did not score" in refused(compare.main, first, first)
+    assert f"{first}/seed-0 and {first}/seed-1 " in refused(compare.main, first, first)
 
 
 def test_what_cannot_be_compared(pair, tmp_path, refused):
     def refusal(*arguments):
         return refused(compare.main, pair[0], *arguments)
 
-    assert "required: GROUP" in refusal()
-    assert "--score: invalid choice: 'auc'" in refusal(pair[1], "--score", "auc")
-    assert "nowhere is not a run folder" in refusal("nowhere")
-    assert f"has no config.json; give the folder that fastsquid.train wrote, such as {pair[0] / 'seed-0'}" in refused(
-        figures.main, pair[0]
-    )
+    assert "GROUP" in refusal()
+    assert re.search("--score.*'auc'", refusal(pair[1], "--score", "auc"))
+    assert "nowhere " in refusal("nowhere")
+    assert re.search(rf"config\.json.*fastsquid\.train.* {pair[0] / 'seed-0'}$", refused(figures.main, pair[0]).strip())
     scores, summary = (pair[1] / "seed-2" / name for name in ("scores-test.csv", "summary.json"))
     text = scores.read_text()
     for damaged, message in (
-        (text.replace("residual", "residue"), "has no residual scores: choose --score discriminator or"),
-        (text.replace(",1,", ",,"), "each row should be a name, a label 0 or 1, and finite scores"),
-        (text.replace(",1,", ",0,"), "has no abnormal ones"),
-        (text.rpartition(",")[0], "is damaged"),
-        (text.replace("0.png,0,", "0.png,0,nan"), "is damaged"),
-        (text.splitlines()[0], "is damaged"),
-        ("", "is damaged"),
+        (text.replace("residual", "residue"), r" residual .*--score discriminator\b"),
+        (text.replace(",1,", ",,"), r" damaged\b.*\blabel 0 or 1\b"),
+        (text.replace(",1,", ",0,"), " abnormal "),
+        (text.rpartition(",")[0], " damaged"),
+        (text.replace("0.png,0,", "0.png,0,nan"), " damaged"),
+        (text.splitlines()[0], " damaged"),
+        ("", " damaged"),
     ):
         scores.write_text(damaged)
-        sentence = refusal(pair[1], "--score", "residual")
-        assert message in sentence and str(scores) in sentence
+        assert re.search(f"{scores}.*{message}", refusal(pair[1], "--score", "residual"))
     scores.unlink()
-    assert f"{scores} is missing: python -m fastsquid.train --resume {pair[1] / 'seed-2'}" in refusal(pair[1])
+    assert re.search(rf"{scores} .*missing.* --resume {pair[1] / 'seed-2'}", refusal(pair[1]))
     record = json.loads(summary.read_text())
     write_json(summary, {**record, "split": None})
-    assert "seed-2 has no labeled images to compare" in refusal(pair[1])
+    assert re.search("/seed-2 .* labeled ", refusal(pair[1]))
     summary.write_text("{}")
-    assert f"{summary} is not the summary of a run" in refusal(pair[1])
+    assert re.search(f"{summary} .*--resume ", refusal(pair[1]))
     summary.unlink()
-    assert f"{pair[1]} is not finished (seed 2): continue with python -m fastsquid.train --resume" in refusal(pair[1])
+    assert re.search(rf"{pair[1]} .*\bseed 2\b.*python -m fastsquid\.train --resume ", refusal(pair[1]))
 
 
 def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
@@ -399,16 +392,16 @@ def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
     report_group(folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["scores"]["residual"]["auc"]["std"] is None and summary["scores"]["residual"]["f1"] is None
-    assert "1 seed on the test split" in capsys.readouterr().out
+    assert re.search(r"\b1 seed\b.*\btest\b", capsys.readouterr().out)
     for path in folder.glob("seed-*/summary.json"):
         write_json(path, {**json.loads(path.read_text()), "split": None, "images": None, "scores": {}})
     report_group(folder)
-    assert "no labeled images" in capsys.readouterr().out
+    assert "no labeled" in capsys.readouterr().out
 
 
 def test_a_summary_of_runs_on_other_images(tmp_path):
     folder = made(tmp_path / "a", [0, 1], noisy(2, 90, 1, 0))
     path = folder / "seed-1" / "summary.json"
     write_json(path, {**json.loads(path.read_text()), "split": "val"})
-    with pytest.raises(UserError, match="seed-1 was evaluated on other images than .*seed-0"):
+    with pytest.raises(UserError, match="/seed-1 .*/seed-0: .*--resume"):
         report_group(folder)
