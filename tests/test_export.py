@@ -1,6 +1,8 @@
 """Exported files: every output against the scorer's, the format, what is written beside, --verify and its failures."""
 
+import errno
 import json
+import os
 import re
 import resource
 import shutil
@@ -265,7 +267,7 @@ def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, co
     out.write_text("old")
     code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
     assert code == 2 and "largest difference" in said
-    assert re.fullmatch(rf"error: {out} was not written: its score differs by \S+ from .* 0.001 .*\n", err)
+    assert re.fullmatch(rf"error: {out} .*\bscore\b.* [\d.e-]+ .*\b{verification.LIMIT}\b.*\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["scorer.onnx"] and out.read_text() == "old"
 
 
@@ -281,7 +283,7 @@ def test_a_difference_in_one_output_of_one_batch_size_is_found(ours, output, siz
 
     largest, _ = verification.compare(ours, other, IMAGES[:10])
     assert {name for name, difference in largest.items() if difference > 1e-3} == {output}
-    with pytest.raises(UserError, match=f"{output} differs by 0.002"):
+    with pytest.raises(UserError, match=rf"^it .*\b{output} .*\b0.002\b"):
         verification.require_agreement(largest, "it")
 
 
@@ -299,7 +301,7 @@ def test_residual_scores_count_in_deviations():
 
 
 def test_not_a_number_is_a_difference():
-    with pytest.raises(UserError, match="score differs by nan"):
+    with pytest.raises(UserError, match=r"^it .*\bscore .*\bnan\b"):
         verification.require_agreement({"score": float("nan")}, "it")
     verification.require_agreement({"score": 1e-3}, "it")
 
@@ -326,20 +328,20 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
     def error(*arguments):
         return refused(export.main, *arguments, "--out", out)
 
-    assert "--data is for --verify" in error(unbroken, "--to", "pt2", "--data", XRAYS)
-    assert "--data is empty" in error(unbroken, "--to", "pt2", "--verify", "--data", "")
-    assert "invalid choice: 'coreml'" in error(unbroken, "--to", "coreml")
-    assert "is not a run folder" in error(tmp_path, "--to", "onnx")
-    assert "nowhere does not exist" in error(unbroken, "--to", "onnx", "--verify", "--data", "nowhere")
+    assert re.search("--data .*--verify", error(unbroken, "--to", "pt2", "--data", XRAYS))
+    assert re.search("--data .*empty", error(unbroken, "--to", "pt2", "--verify", "--data", ""))
+    assert "'coreml'" in error(unbroken, "--to", "coreml")
+    assert f"{tmp_path} " in error(tmp_path, "--to", "onnx")
+    assert "nowhere " in error(unbroken, "--to", "onnx", "--verify", "--data", "nowhere")
     unfinished = shutil.copytree(unbroken, tmp_path / "run")
     (unfinished / "maps.safetensors").unlink()
     said = error(unfinished, "--to", "onnx")
     assert f"{unfinished} has no maps" in said and f"python -m fastsquid.train --resume {unfinished}" in said
-    assert "is a folder" in refused(export.main, unbroken, "--to", "pt2", "--out", out.parent)
+    assert f"{out.parent} " in refused(export.main, unbroken, "--to", "pt2", "--out", out.parent)
     for name in ("onnx", "onnxscript", "onnxruntime"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
-            assert f"needs the package {name}: pip install 'fastsquid[export]'" in error(unbroken, "--to", "onnx")
+            assert re.search(rf"\b{name}\b.*pip install 'fastsquid\[export\]'", error(unbroken, "--to", "onnx"))
             portable.require_packages("pt2")
     assert not list(out.parent.iterdir())
 
@@ -353,5 +355,5 @@ def test_a_full_disk(by_residual, tmp_path):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the disk is full" in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and os.strerror(errno.EFBIG) in done.stderr
     assert (tmp_path / "s").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_aucs_of_digits(run, located):
 def test_the_printed_table(run, located):
     lines = located[0].splitlines()
     result = json.loads((run / "localization" / "locate.json").read_text())
-    assert lines[0] == "test split: 12 normal, 12 abnormal; last checkpoint, epoch 3"
+    assert re.fullmatch(r"test\b.* 12 .* 12 .*\blast\b.* 3", lines[0])
     tables = "\n".join(lines).split("\n\n")[1:3]
     for table, key in zip(tables, ("cell_auc", "image_auc")):
         head, *rows = table.splitlines()
@@ -178,7 +179,7 @@ def test_the_figure_of_digits(run, located):
     split, (maps, student) = data["test"], expected_maps(run, data, "test")
     chosen = choose_images(split)
     *axes, bar = located[1].axes
-    assert bar.get_xlabel().startswith("standard deviations above normal") and bar.get_xlim() == (0, 5)
+    assert "standard deviations" in bar.get_xlabel() and bar.get_xlim() == (0, 5)
     assert [axis.get_title() for axis in axes[:5]] == [
         "input",
         "reconstruction",
@@ -236,7 +237,7 @@ def test_x_rays(unbroken, tmp_path):
             assert found[name]["pixel_auroc"] == pytest.approx(pixel_auroc(drawn.masks, values), abs=1e-3)
             assert found[name]["aupro"] == pytest.approx(aupro(drawn.masks, values), abs=1e-2)
     lines = out.splitlines()
-    assert lines[0] == "3 healthy val images with synthetic anomalies; last checkpoint, epoch 3"
+    assert re.fullmatch(r"3 .*\bval\b.*\bsynthetic\b.*\blast\b.* 3", lines[0])
     assert lines[2].split() == ["haze", "opacity"]
     for line, name in zip(lines[4:8], [*MAPS, "lung_prior"]):
         numbers = [f"{synthetic[kind][name][metric]:.3f}" for kind in ANOMALIES for metric in ("pixel_auroc", "aupro")]
@@ -254,7 +255,7 @@ def test_unlabeled_images_and_one_that_cannot_be_read(unbroken, tmp_path, refuse
     assert "--skip-unreadable" in refused(locate.main, unbroken, "--data", data, "--out", tmp_path / "out")
     out, figure, _ = run_and_keep(unbroken, "--data", data, "--skip-unreadable", "--out", tmp_path / "out")
     said = out.splitlines()
-    assert "skipped 1 unreadable image" in caplog.text and "no healthy images" in said[0]
+    assert "1 unreadable" in caplog.text and "no healthy" in said[0]
     assert os.listdir(tmp_path / "out") == ["maps.png"]
     names = sorted(path.name for path in data.iterdir() if path.name != "broken.png")
     assert [axis.get_ylabel() for axis in figure.axes[:-1][::5]] == names
@@ -282,11 +283,13 @@ def test_cells_of_a_side_that_three_does_not_divide():
 
 def test_refusals(run, tmp_path, refused):
     out = tmp_path / "out"
-    assert "has no training images" in refused(locate.main, run, "--data", XRAYS / "train", "--out", out)
-    assert "is not a run folder" in refused(locate.main, tmp_path)
-    assert "does not exist" in refused(locate.main, run, "--data", tmp_path / "nowhere", "--out", out)
-    assert "no best checkpoint" in refused(locate.main, run, "--checkpoint", "best")
-    assert "did you mean --data" in refused(locate.main, run, "--dat", XRAYS)
+    assert re.search(
+        rf"{XRAYS / 'train'} .*train/NORMAL", refused(locate.main, run, "--data", XRAYS / "train", "--out", out)
+    )
+    assert f"{tmp_path} " in refused(locate.main, tmp_path)
+    assert "/nowhere " in refused(locate.main, run, "--data", tmp_path / "nowhere", "--out", out)
+    assert "--checkpoint last" in refused(locate.main, run, "--checkpoint", "best")
+    assert re.search("--dat:? .*--data", refused(locate.main, run, "--dat", XRAYS))
     assert not out.exists()
     out.write_text("")
     assert str(out) in refused(locate.main, run, "--out", out)
@@ -302,5 +305,5 @@ def test_a_diverged_detector_is_refused():
         lambda: draw_maps(detector, split, calibration, ""),
         lambda: localization.locate(detector, split, split, calibration),
     ):
-        with pytest.raises(DivergedError, match="residual map is not finite"):
+        with pytest.raises(DivergedError, match=r"\bresidual map\b"):
             act()

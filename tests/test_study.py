@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -148,7 +149,7 @@ def test_a_finished_study_trains_nothing(done, tmp_path, command, monkeypatch):
     monkeypatch.setattr(start, "train_run", None)
     code, out, _ = command(study.main, "sweep", "--out", folder)
     assert code == 0 and f"study folder: {folder}" in out
-    assert "run 1 of 2: squid, base, seed 0 is finished\nrun 2 of 2: squid, slots 8, seed 0 is finished\n" in out
+    assert re.search(r"^run 1 of 2: .*\bbase\b.* 0 .*\nrun 2 of 2: .*\bslots 8\b.* 0 .*\n", out, re.M)
     assert lines_of(folder) == lines_of(done) and (folder / "sweep.png").is_file()
 
 
@@ -170,7 +171,7 @@ def test_an_interrupted_study_goes_on(done, tmp_path, command, monkeypatch):
     assert steps == [6, 6, 8]
     assert {line["row"] for line in lines_of(folder)} == {"base"} and (folder / "sweep.png").is_file()
     code, out, _ = command(study.main, "sweep", "--device", "cpu")
-    assert code == 0 and "run 1 of 2: squid, base, seed 0 is finished\n" in out
+    assert code == 0 and re.search(r"^run 1 of 2: .*\bbase\b.* 0 .* finished$", out, re.M)
     assert steps == [6, 6, 8, 8], "no step was repeated or left out"
     assert len(lines_of(folder)) == len(lines_of(done))
 
@@ -223,7 +224,7 @@ def test_figures_of_several_seeds_and_systems(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["sweeps"], "invalid choice: 'sweeps'"),
+        (["sweeps"], "'sweeps'"),
         (["sweep", "--scale", "full"], "--data"),
         (["sweep", "--data", XRAYS], "--scale full"),
         (["sweep", "--scale", "full", "--data", "nowhere"], "nowhere"),
@@ -241,13 +242,13 @@ def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["ablations"], "name sweep, not ablations"),
-        (["sweep", "--scale", "full", "--data", XRAYS], "scale small, not full"),
-        (["sweep", "--seeds", "0", "1"], "seeds 0, not 0 1"),
+        (["ablations"], "name .*sweep.*ablations"),
+        (["sweep", "--scale", "full", "--data", XRAYS], "scale .*small.*full"),
+        (["sweep", "--seeds", "0", "1"], "seeds .*0.* 0 1"),
     ],
 )
 def test_another_study_in_the_folder(done, refused, arguments, message):
-    assert message in refused(study.main, *arguments, "--out", done)
+    assert re.search(f"{done} .*{message}.*--out", refused(study.main, *arguments, "--out", done))
 
 
 def test_a_folder_that_is_no_study_or_a_damaged_one(tmp_path, refused, done):
