@@ -169,8 +169,8 @@ def test_the_commands_do_what_they_are_to(session):
     for name in refused:
         said = session.says[name][1]
         assert said.startswith("error: ") and said.count("\n") == 1
-    assert "have the same PatientID" in session.says["train on a leak"][1] == session.says["evaluate a leak"][1]
-    assert "none of the 4 images could be read" in session.says["skip odd files"][1]
+    assert "PatientID" in session.says["train on a leak"][1] == session.says["evaluate a leak"][1]
+    assert re.search(r"\b4 images\b", session.says["skip odd files"][1])
     assert not (session.out / "none").exists()
     with open(session.out / "odd.csv", newline="") as file:
         errors = [row["error"] for row in csv.DictReader(file)]
@@ -248,11 +248,11 @@ def test_errors_name_files_as_the_run_does(session):
     first, second = find_images(session.leaking / "train")[0], find_images(session.leaking / "test")[0]
     if session.anonymous:
         first, second = (hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (first, second))
-    assert f"error: {first} of train and {second} of test have" in session.says["train on a leak"][1]
+    assert session.says["train on a leak"][1].startswith(f"error: {first} of train and {second} of test ")
     with open(session.out / "odd.csv", newline="") as file:
         for row in csv.DictReader(file):
             name = row["name"].removesuffix("-2") if session.anonymous else session.odd / row["name"]
-            assert not row["error"] or row["error"].startswith(f"{name} cannot be read as an image (")
+            assert not row["error"] or re.match(rf"{name} .*\(.+\): ", row["error"])
 
 
 def test_worker_processes_say_no_more(plain, tmp_path):
@@ -266,14 +266,14 @@ def test_worker_processes_say_no_more(plain, tmp_path):
     """
     arguments = [plain.run, plain.odd, "--out", tmp_path / "odd.csv", "--anonymous"]
     result = subprocess.run([sys.executable, "-W", "always", "-c", code, *arguments], capture_output=True)
-    assert result.returncode == 1 and b"13 of 17 images could not be read" in result.stderr
+    assert result.returncode == 1 and b"13 of 17 images" in result.stderr
     for text in (result.stdout, result.stderr, (tmp_path / "odd.csv").read_bytes()):
         assert not re.search(PLANTED, text) and not re.search(IN_A_PATH, text)
 
 
 def test_anonymous_evaluation_of_a_run_that_is_not(plain, refused):
     error = refused(evaluate.main, plain.run, "--data", plain.leaking, "--anonymous")
-    assert "have the same PatientID" in error and not re.search(IN_A_PATH, error.encode())
+    assert "PatientID" in error and not re.search(IN_A_PATH, error.encode())
 
 
 # Ages of a run, from its config.json
@@ -326,4 +326,4 @@ def test_runs_that_know_of_no_ages(plain, aged, tmp_path, command, changes):
 
 def test_damaged_ages(aged, refused):
     for ages in ("old", [3], [3, None]):
-        assert "its ages should be two numbers or null" in refused(evaluate.main, aged(ages=ages))
+        assert re.search(r"config\.json .*\bages\b.*\bnull\b", refused(evaluate.main, aged(ages=ages)))

@@ -158,10 +158,7 @@ def killed(tmp_path_factory):
 
 def test_a_signal_to_one_process_stops_all_of_them(job):
     folder, result = job
-    assert (
-        result.stdout.count(f"stopped; continue with: torchrun ... -m fastsquid.train --resume {folder / 'stopped'}")
-        == 1
-    )
+    assert result.stdout.count(f"torchrun ... -m fastsquid.train --resume {folder / 'stopped'}\n") == 1
     resumed, unbroken = files_of(folder / "stopped"), files_of(folder / "unbroken")
     assert {**resumed, "state": None} == {**unbroken, "state": None}
     assert json.loads((folder / "unbroken" / "summary.json").read_text())["processes"] == 2
@@ -197,7 +194,7 @@ def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path
         ("cpu", 2, "cpu"),
         ("auto", 2, "cuda:1"),
         ("cuda", 2, "cuda:1"),
-        ("cuda", 1, "2 processes .* 1 GPU:.* --device cpu"),
+        ("cuda", 1, "2 processes .* 1 GPU.* --device cpu"),
         ("cuda:0", 2, "device 'cuda:0'"),
         ("mps", 0, "device 'mps'"),
     ],
@@ -255,11 +252,11 @@ def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed
     # Killed once more, and started again by torchrun, which would start again because of the unreadable image too.
     result = commands("kill:1", ("score", *arguments, "--out", out), restarts=2)
     code, printed, _ = command(score.main, *arguments, "--out", copy)
-    assert code == 1 and "error: 1 of 20 images could not be read" in said(result)[-1]
+    assert code == 1 and "1 of 20 images" in said(result)[-1]
     for text in (result.stdout, printed):
-        assert text.count("19 of 20 images scored") == 1
-    assert f"({len(left)} before, the rest at" in printed
-    assert len(left) <= int(re.search(r"\((\d+) before, the rest at", result.stdout)[1]) < 20
+        assert text.count("19 of 20 images") == 1
+    assert f"({len(left)} before" in printed
+    assert len(left) <= int(re.search(r"\((\d+) before", result.stdout)[1]) < 20
     assert "(exitcode: -9)" in result.stderr
     for path in (out, copy):
         assert os.listdir(path.parent) == ["s.csv"]
