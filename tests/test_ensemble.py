@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -323,29 +324,19 @@ def test_the_input_check_is_the_first_runs(ensemble, runs, validation, copied):
 
 
 @pytest.fixture(scope="module")
-def files(group, ensemble, tmp_path_factory):
-    """{kind: (file, what the command said)}, verified, of one program: to make it takes longer than to write it."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    folder, program, result = tmp_path_factory.mktemp("files"), portable.exported(ensemble), {}
-    for kind in portable.WRITERS:
-        path, said = folder / f"scorer.{kind}", StringIO()
-        with (
-            mock.patch.object(portable, "exported", lambda _: program),
-            mock.patch.object(verification, "ROUNDS", 1),
-            redirect_stdout(said),
-        ):
-            export.main([str(group), "--to", kind, "--out", str(path), "--verify"])
-        result[kind] = path, said.getvalue()
-    return result
+def exported(group, tmp_path_factory):
+    """A verified file of the ensemble, and what the command said."""
+    path, said = tmp_path_factory.mktemp("files") / "scorer.pt2", StringIO()
+    with mock.patch.object(verification, "ROUNDS", 1), redirect_stdout(said):
+        export.main([str(group), "--to", "pt2", "--out", str(path), "--verify"])
+    return path, said.getvalue()
 
 
-@pytest.mark.parametrize("kind", portable.WRITERS)
-def test_an_exported_file_is_the_ensemble(files, ensemble, kind):
-    path, said = files[kind]
+def test_an_exported_file_is_the_ensemble(exported, ensemble):
+    """The other kind of file is written of the same program."""
+    path, said = exported
     assert said.splitlines()[1].split() == ["score", "anomaly_map"]
-    answer = portable.READERS[kind](str(path))
+    answer = portable.READERS["pt2"](str(path))
     images = read_images(PATHS, 64)[0] / 255
     expected = {"score": ensemble.score(PATHS), "anomaly_map": ensemble.heatmap(PATHS)}
     for size in (1, 7):
@@ -357,11 +348,10 @@ def test_an_exported_file_is_the_ensemble(files, ensemble, kind):
             np.testing.assert_allclose(found, values, rtol=1e-3, atol=1e-2 * values.std())
 
 
-def test_the_document_is_the_ensembles(files, ensemble, runs):
-    import onnx
-
-    (entry,) = onnx.load(files["onnx"][0]).metadata_props
-    found, usual = json.loads(entry.value), ensemble.calibration["discriminator_image"]
+def test_the_document_is_the_ensembles(exported, ensemble, runs):
+    with zipfile.ZipFile(exported[0]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(portable.DOCUMENT)]
+        found, usual = json.loads(archive.read(name)), ensemble.calibration["discriminator_image"]
     assert found["calibration"] == {"mean": usual.mean, "std": usual.std}
     assert found["quantiles"] == usual.quantiles and found["logit"] is None
     assert found["threshold"] == ensemble.run.validation["discriminator_image"]["threshold"]

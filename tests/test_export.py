@@ -36,7 +36,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-SYSTEMS = ["squid-small", "simsid-small", "fastsquid-small", "auto-encoder-small", "memae-small"]
+SYSTEMS = ["squid-small", "fastsquid-small", "memae-small"]  # SimSID differs in sizes, the auto-encoder has no memory
 KINDS = list(portable.WRITERS)
 IMAGES = to_unit(read_images(find_images(XRAYS), 64)[0])
 
