@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_reading_options, run_command
+from .utils.cli import Parser, add_reading_options, add_threads_option, run_command
 from .utils.files import replacing, require_place
 
 
@@ -26,6 +26,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--data", help="data whose images --verify takes; default: what the run was trained with")
     add_reading_options(parser)
+    add_threads_option(parser)
     return parser
 
 

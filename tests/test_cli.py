@@ -40,6 +40,32 @@ def test_help_needs_no_pytorch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RecursionError", "ImportError"])
+def test_ctrl_c_during_imports_is_one_line(error):
+    """What is imported may turn the interruption into another error."""
+    code = f"""if True:
+        import os, signal, time
+        from fastsquid.utils.cli import run_command
+
+        def main():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                raise {error} from None
+
+        run_command(main)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "error: interrupted\n"
+
+
+def test_an_error_without_ctrl_c_is_not_hidden():
+    code = "from fastsquid.utils.cli import run_command\nrun_command(lambda: 1 / 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
 def test_one_command_for_all(tmp_path, command, refused):
     assert command(console.main, "--version")[1] == f"fastsquid {fastsquid.__version__}\n"
     code, out, _ = command(console.main)

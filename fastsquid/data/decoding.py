@@ -1,7 +1,6 @@
 """Image files decoded in batches, in worker processes, while the caller uses the batches before."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
+from ..utils.threads import available_cores
 from .filetypes import ImageFile
 from .images import ImageError, read_with_patient
 from .names import PATH_NAMES, Names
@@ -82,7 +82,7 @@ def decoded(
     loader = DataLoader(
         _Files(files, size, names, crop),
         batch_size,
-        num_workers=max(1, min(8, _cores() // processes)) if workers else 0,
+        num_workers=max(1, min(8, available_cores() // processes)) if workers else 0,
         collate_fn=list,
         multiprocessing_context=_worker_context() if workers else None,
     )
@@ -98,11 +98,6 @@ def decoded(
             f"a process that decodes images has died ({error}), usually because memory ran out: free some memory, or "
             "use a smaller --batch-size"
         ) from error
-
-
-def _cores():
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _worker_context():

@@ -5,13 +5,15 @@ import difflib
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from .threads import let_idle_threads_sleep, set_threads
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Parse arguments as `ArgumentParser.parse_args` does, and show the library's log from now on.
+        """Parse arguments as `ArgumentParser.parse_args` does, show the library's log, and set the number of threads.
 
         Raises:
             UserError: an argument is unknown or invalid.
@@ -47,6 +49,8 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help")
             )
+        if "threads" in parsed:
+            set_threads(parsed.threads)  # imports PyTorch
         return parsed
 
 
@@ -101,14 +105,31 @@ def _show_log() -> None:
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device and --impl."""
+    """Add --device, --threads and --impl."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: auto, a GPU if there is one")
+    add_threads_option(parser)
     parser.add_argument(
         "--impl",
         default="auto",
         choices=["auto", "triton", "torch"],
         help="implementation of memory read and neighbor attention; auto: Triton where it can run",
     )
+
+
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="CPU threads of PyTorch; default: OMP_NUM_THREADS, or the cores that the process may use",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least 1")
+    return int(text)
 
 
 def add_run_options(parser: argparse.ArgumentParser, data: str) -> None:
@@ -154,7 +175,7 @@ def add_anonymous_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add --compile, --precision, --device and --impl, which change only rounding and speed."""
+    """Add --compile, --precision, --device, --threads and --impl, which change only rounding and speed."""
     parser.add_argument(
         "--compile",
         default="auto",
@@ -194,12 +215,22 @@ def reject_repeated(seeds: list[int]) -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit. Bad input is reported in one line, with exit code 2.
+    """Run a command and exit. Bad input is reported in one line, with exit code 2; Ctrl-C too, with exit code 130.
 
     Args:
         main: of the command; it returns an exit code, or None for 0.
     """
+    pressed: list[bool] = []
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # not if a shell has started this in the background
+        signal.signal(signal.SIGINT, note)
     try:
+        let_idle_threads_sleep()
         code = main() or 0
         sys.stdout.flush()  # the reader of buffered output may have ended
     except _user_errors() as error:
@@ -215,8 +246,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             code = _fail(f"{where}{error.strerror}")
         else:
             raise
-    except KeyboardInterrupt:
+    except BaseException as error:
+        # While modules are imported, Ctrl-C may come out as any other error.
+        if isinstance(error, SystemExit) or not (pressed or isinstance(error, KeyboardInterrupt)):
+            raise
         code = _fail("interrupted", 130)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     stop_compile_workers()
     if job := _job():
         job.finish()
