@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..utils.bars import bar
 from ..utils.quiet import quiet
 from .dicom.read import Patient, read_dicom
 from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom, is_image
@@ -215,7 +216,7 @@ def read_images(
             raise ImageError(f"{error}, or use --skip-unreadable") from error
 
     with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(read, paths, names or paths))
+        decoded = list(bar(pool.map(read, paths, names or paths), "reading images", total=len(paths)))
     kept = [i for i, square in enumerate(decoded) if square is not None]
     squares = [square for square in decoded if square is not None]
     images = np.empty((len(kept), 1, size, size), np.result_type(np.uint8, *(square.dtype for square in squares)))

@@ -11,6 +11,7 @@ import torch
 from ..api import Scorer
 from ..errors import UserError
 from ..model.ensemble import Ensemble
+from ..utils.bars import bar
 from .portable import RUNTIMES, logit_name
 
 BATCHES = (1, 7)  # images per batch
@@ -41,7 +42,9 @@ def compare(
     speeds: dict[int, tuple[float, float]] = {}
     for size in BATCHES:
         batches, fastest = images.split(size), [np.inf, np.inf]
-        for _ in range(ROUNDS):  # in turn, so that other work on the machine slows both
+        for _ in bar(
+            range(ROUNDS), f"comparing, batches of {size}"
+        ):  # in turn, so that other work on the machine slows both
             answers = []
             for who, answer in enumerate((lambda batch: _original(scorer, batch), exported)):
                 start = time.perf_counter()

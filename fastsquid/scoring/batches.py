@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from ..data.images import to_unit
+from ..utils.bars import bar
 
 
 def split_batches(images: torch.Tensor, device: torch.device, batch_size: int = 64) -> Iterator[torch.Tensor]:
-    """Yield batches of images as a detector takes them.
+    """Yield batches of images as a detector takes them, with a progress bar on a terminal.
 
     Args:
         images: uint8 or uint16 (N, 1, H, W), or float32 in [0, 1], on any device.
@@ -18,7 +19,7 @@ def split_batches(images: torch.Tensor, device: torch.device, batch_size: int = 
     Yields:
         float32 (B, 1, H, W) in [0, 1], on the device.
     """
-    for batch in images.split(batch_size):
+    for batch in bar(images.split(batch_size), "scoring"):
         yield to_unit(batch.to(device))
 
 
