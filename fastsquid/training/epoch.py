@@ -43,6 +43,9 @@ class Steps:
         self.done = torch.zeros((), dtype=torch.int64, device=device)  # steps of this epoch
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_losses = torch.zeros(len(self.names), device=device)
+        self.loss: float | None = None  # as the GPU last reported it, by way of `report`, which is filled at `reported`
+        self.report = torch.zeros(2, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self.reported: torch.cuda.Event | None = None
         self.graphs: dict[bool, _Captured] | None = {} if trainer.compiled and device.type == "cuda" else None
         self.stream = torch.cuda.Stream(device) if self.graphs is not None else None
 
@@ -135,6 +138,28 @@ class Steps:
         counts = {name: count for name, count in self.trainer.loss_counts(iteration).items() if count}
         sums = dict(zip(self.names, self.sums.tolist()))
         return {name: sums[name] for name in counts}, counts
+
+    def loss_so_far(self) -> float | None:
+        """Return the mean loss of the generator over this epoch's steps, as the device last reported it, or None.
+
+        This never waits for the device: on a GPU the number is that of a few steps ago.
+        """
+        index = self.names.index("generator")
+        if self.sums.device.type != "cuda":
+            return self._mean(float(self.sums[index]), int(self.done))
+        if self.reported is None or self.reported.query():
+            if self.reported is not None:
+                total, done = self.report.tolist()
+                self.loss = self._mean(total, int(done))
+            # Both are doubles: a count of steps is exact, and so is a float32 sum.
+            self.report.copy_(torch.stack([self.sums[index].double(), self.done.double()]), non_blocking=True)
+            self.reported = torch.cuda.Event()
+            self.reported.record()
+        return self.loss
+
+    def _mean(self, total: float, steps: int) -> float | None:
+        count = self.trainer.loss_counts(steps)["generator"]
+        return total / count if count else None
 
     def broken(self) -> tuple[int, str, float] | None:
         """Return (step from 0, name, value) of the first loss that was not finite, or None.

@@ -5,14 +5,12 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..data.split import Split
 from ..drawing.curves import draw_curves
@@ -28,7 +26,9 @@ from ..utils import distributed
 from ..utils.devices import device_name, peak_memory_mb
 from ..utils.files import replacing
 from .epoch import Steps
+from .progress import Progress, duration
 from .results import report_run
+from .tensorboard import Board
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Run:
         seed: of order, augmentation and all other random numbers of training.
         compile, precision: as for `Trainer`.
         uncropped: the labeled `val` as `perturbed_aucs` takes it, for a config with `monitor` and `crop`.
+        tensorboard: write losses and validation for TensorBoard too.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another configuration.
@@ -61,6 +62,7 @@ class Run:
         compile: bool = False,
         precision: str = "fp32",
         uncropped: Split | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.folder, self.detector, self.config, self.data, self.seed = folder, detector, detector.config, data, seed
         self.device = next(detector.parameters()).device
@@ -87,9 +89,11 @@ class Run:
                 if leftover.is_file():
                     leftover.unlink()
         self.steps = Steps(self.trainer, self.images)
+        self.progress = Progress(self.steps, self.config.epochs)
         self.best_tensors: ckpt.Tensors | None = None  # of a best detector that no checkpoint holds yet
         self.saved = -float("inf")
         self.history = self._read_history() if distributed.leads() else []
+        self.board = Board(folder, self.state.epoch) if tensorboard and distributed.leads() else None
         self.stop = False
 
     def train(self) -> bool:
@@ -129,20 +133,9 @@ class Run:
     def _train_epoch(self) -> bool:
         """Run the rest of the current epoch; return False if a signal came."""
         epoch, state = self.state.epoch, self.state
-        bar = tqdm(
-            self.steps.epoch(self.seed, epoch, state.iteration, state.sums),
-            desc=f"epoch {epoch + 1}/{self.config.epochs}",
-            unit="step",
-            leave=False,
-            initial=state.iteration,
-            total=self.steps.per_epoch,
-            disable=not (distributed.leads() and sys.stderr.isatty()),
-        )
-        # The loss of the previous epoch: this one's losses stay on the device until the epoch ends.
-        loss = {"loss": self.history[-1]["losses"]["generator"]} if self.history else {}
-        bar.set_postfix(lr=f"{self.trainer.learning_rate(epoch):.2g}", **loss)
+        steps = self.steps.epoch(self.seed, epoch, state.iteration, state.sums)
         try:
-            for _ in bar:
+            for _ in self.progress.epoch(steps, epoch, state.iteration):
                 state.iteration += 1
                 if self.first_step:
                     self._note_first_step()
@@ -198,17 +191,20 @@ class Run:
         if perturbed:
             line["perturbed"] = perturbed
         line["seconds"] = round(time.monotonic() - self.started, 3)
+        seconds = line["seconds"] - (self.history[-1]["seconds"] if self.history else 0)
         last = DetectorState(line["epoch"], validation, criterion=criterion)
         state.last = last
         if better:
             state.best = last
             self.best_tensors = {name: t.detach().clone() for name, t in self.judge.state_dict().items()}
         self.history.append(line)
+        if self.board is not None:
+            self.board.add(line)
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
-        log.info(_epoch_line(line, self.config.epochs, self.config.score, better))
+        log.info(_epoch_line(line, seconds, self.config.epochs, self.config.score, better))
 
     def _finish(self) -> None:
         """Calibrate the last and the best detector, mark the run as finished and save.
@@ -217,6 +213,7 @@ class Run:
         """
         last, best = self.state.last, self.state.best
         assert last is not None  # every epoch sets it
+        log.info("calibrating the scores on %d training images", len(self.images))
         try:
             last.calibration = calibrate(self.judge, self.images, self.validation)
             if best is not None and best.epoch == last.epoch:
@@ -347,13 +344,12 @@ class Run:
             os.write(2, b"\nstopping after the first step, which compiles; Ctrl-C again stops at once\n")
 
 
-def _epoch_line(line: dict[str, Any], epochs: int, score: str, better: bool) -> str:
-    """Return the line that the console shows after an epoch."""
-    parts = [
-        f"epoch {line['epoch']}/{epochs}",
-        *(f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student") if name in line["losses"]),
-    ]
+def _epoch_line(line: dict[str, Any], seconds: float, epochs: int, score: str, better: bool) -> str:
+    """Return the line that the console shows after an epoch, which took so many seconds."""
+    losses = [f"{name} {line['losses'][name]:.4g}" for name in ("discriminator", "student") if name in line["losses"]]
+    parts = [f"epoch {line['epoch']}/{epochs}, {duration(seconds)}", f"loss: {', '.join(losses)}"]
     if "validation" in line:
         shown = (score, *(name for name in ("residual", "patch_residual") if name != score))
-        parts.append("validation AUC: " + "  ".join(f"{name} {line['validation'][name]:.3f}" for name in shown))
-    return "  ".join([*parts, f"{line['seconds']:.0f} s", *(["best so far"] if better else [])])
+        aucs = ", ".join(f"{name} {line['validation'][name]:.3f}" for name in shown)
+        parts.append(f"validation AUC: {aucs}{' (best so far)' if better else ''}")
+    return "; ".join(parts)

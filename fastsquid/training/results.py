@@ -59,11 +59,13 @@ def report_run(
     known, config = state.detector(state.chosen), detector.config
     assert known is not None and known.calibration is not None  # the run is finished
     detector = detector.eval().frozen()
+    log.info("scoring %d images of val and test", sum(len(split) for name, split in data.items() if name != "train"))
     scores = score_splits(detector, data)
     write_scores(folder, data, scores)
     metrics = evaluate_run(data, scores, config, state.chosen, known.epoch, known.validation)
     summary = Summary(preset=config.preset, seed=seed, facts=facts, **metrics)
     draw_gallery(detector, data[summary.split or "train"], known.calibration, folder / GALLERY)
+    log.info("calibrating the heat maps and the input check on %d normal images", len(normal))
     ckpt.save_maps(folder, calibrate_maps(detector, normal, maps=forward_maps), state.sha256[state.chosen])
     save_check(folder, fit_check(normal))
     write_json(folder / SUMMARY, summary.to_json())  # last: it marks the run as finished

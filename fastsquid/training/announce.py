@@ -1,0 +1,52 @@
+"""What training says before it begins: data, settings and device."""
+
+from collections import Counter
+
+import torch
+
+from ..config import Config
+from ..data.split import Split
+
+
+def describe_data(path: str | None, data: dict[str, Split]) -> str:
+    """Return the images of every split for people, one line per split.
+
+    Args:
+        path: of the data, or None for DigitAnatomy.
+        data: splits by name.
+    """
+    lines = [f"data: {path or 'DigitAnatomy, made from the digits of scikit-learn'}"]
+    return "\n".join([*lines, *(f"  {name:5}  {_describe(name, split)}" for name, split in data.items())])
+
+
+def describe_settings(config: Config, seed: int, device: torch.device, precision: str, compiled: bool) -> str:
+    """Return the settings of a run for people, in two lines.
+
+    Args:
+        config: of the run.
+        seed: of the run.
+        device: to train on.
+        precision: `fp32` or `bf16`.
+        compiled: whether torch.compile compiles the networks.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
+    full = config.preset.removesuffix("-small")
+    hint = f" (--preset {full} is the full size)" if full != config.preset else ""
+    return (
+        f"preset: {config.preset}{hint}, seed {seed}; {config.image_size} x {config.image_size} pixels, "
+        f"{config.epochs} epochs, {config.batch_size} images per batch\n"
+        f"device: {name}{threads}, precision {precision}{', compiled' * compiled}"
+    )
+
+
+def _describe(name: str, split: Split) -> str:
+    count = f"{len(split):,} images"
+    if name == "train":
+        abnormal = 0 if split.labels is None else int(split.labels.sum())
+        return f"{count}, all taken as healthy" + (f"; {abnormal:,} of them are not (contamination)" * bool(abnormal))
+    if split.labels is None:
+        return f"{count}, unlabeled"
+    classes = split.classes or ["abnormal" if label else "normal" for label in split.labels.tolist()]
+    numbers = Counter(zip(split.labels.tolist(), classes))
+    return f"{count}: " + ", ".join(f"{number:,} {kind}" for (_, kind), number in sorted(numbers.items()))
