@@ -22,7 +22,7 @@ lint: .venv/ready
 
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,triton,dicom,export,shards]'
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,triton,dicom,export,shards,tensorboard]'
 	touch $@
 
 NULLCUDA = .venv-nullcuda

@@ -51,6 +51,7 @@ setup(
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with
         "lint": ["ruff>=0.12", "basedpyright>=1.31"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     },

@@ -22,6 +22,9 @@ from .utils.cli import (
     seed_option,
 )
 
+# Options that change only rounding and speed: a resumed run may have others.
+SPEED = ("--device", "--threads", "--impl", "--compile", "--precision")
+
 
 def main(arguments: list[str] | None = None) -> int | None:
     """Train a run or a group; return the exit code, or None."""
@@ -32,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .runs.folder import read_run, reject_existing
     from .runs.group import is_group, read_group
     from .runs.records import GroupRecord
-    from .training.start import describe_init
+    from .training.settings import Settings, read_settings
+    from .training.start import default_preset, describe_init
     from .utils.devices import choose_device
 
     device = choose_device(options.device)
@@ -49,17 +53,21 @@ def main(arguments: list[str] | None = None) -> int | None:
                 f"again, or begin a run with them by --init {folder}"
             )
         return _train_single(folder, run, options, device)
-    init, begun = (None, None) if options.init is None else describe_init(options.init)
-    config = begun.config if begun and options.preset is None else preset(options.preset or "digits")
-    data = str(Path(options.data).resolve()) if options.data else None
+    given = read_settings(options.config) if options.config else Settings()
+    if given.preset and options.preset:
+        raise UserError(f"--preset and --config {options.config} both give a preset: leave one of them out")
+    init, begun = (given.init, None) if options.init is None else describe_init(options.init)
+    data = str(Path(options.data).resolve()) if options.data else given.data
     if begun and data is None:
         data = data_of(str(options.init), begun)
+    name = options.preset or given.preset
+    config = begun.config if begun and name is None else preset(name or default_preset(data, device))
     group = GroupRecord(
-        config=dataclasses.replace(config, **changes),
+        config=Config.from_dict({**config.to_dict(), **given.fields, **changes}),
         data=data,
-        seeds=options.seeds or [options.seed or 0],
-        skip_unreadable=options.skip_unreadable,
-        anonymous=options.anonymous or bool(begun and begun.anonymous),
+        seeds=options.seeds or [options.seed if options.seed is not None else given.seed or 0],
+        skip_unreadable=options.skip_unreadable or given.skip_unreadable,
+        anonymous=options.anonymous or given.anonymous or bool(begun and begun.anonymous),
         init=init,
     )
     folder = Path(options.out) if options.out else _free_folder(config.preset)
@@ -72,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 def _train_single(folder, run, options, device):
     from .training.start import train_run
 
-    if not train_run(folder, run, _speed(options), device):
+    if not train_run(folder, run, _speed(options), device, tensorboard=options.tensorboard):
         return _stopped(folder)
     print(f"run folder: {folder}")
 
@@ -94,7 +102,7 @@ def _train_group(folder, group, options, device):
         run_folder, run = seed_run(folder, group, seed)
         finished = is_finished(run_folder)
         print(f"seed {seed} ({number} of {len(group.seeds)}): {run_folder}{' is finished' * finished}", flush=True)
-        if not finished and not train_run(run_folder, run, _speed(options), device, group):
+        if not finished and not train_run(run_folder, run, _speed(options), device, group, options.tensorboard):
             return _stopped(folder)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
     if options.only is None and distributed.leads():
@@ -130,12 +138,20 @@ def parser() -> Parser:
         help="folder of images, MNIST files, WebDataset shards, CheXpert or COVIDx release; "
         "default: scikit-learn's digits",
     )
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: digits")
+    parser.add_argument(
+        "--preset",
+        help=f"{', '.join(PRESETS)}; default: fastsquid, on a CPU fastsquid-small, without --data digits",
+    )
     parser.add_argument(
         "--init",
         metavar="RUN",
         help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
         "configuration are then the default of --data, --preset and every field",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="JSON or YAML file with fields of the configuration; a run's config.json repeats that run",
     )
     parser.add_argument("--seed", type=seed_option, help="seed of weights, order and augmentation; default: 0")
     parser.add_argument(
@@ -154,6 +170,9 @@ def parser() -> Parser:
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")
     add_reading_options(parser)
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write losses and validation for TensorBoard into the run folder"
+    )
     add_training_options(parser)
     group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
     for f in _fields():
@@ -186,7 +205,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
         reject_repeated(options.seeds)
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
-        allowed = ("--resume", "--only", "--device", "--impl", "--compile", "--precision")
+        allowed = ("--resume", "--only", "--tensorboard", *SPEED)
         for argument in given:
             if argument.startswith("--") and argument.split("=")[0] not in allowed:
                 raise UserError(

@@ -1,6 +1,7 @@
 """From a run's record to a trained run: open its data, build its detector, make or resume its folder."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from ..config import Config
 from ..data import known_source, to_unit
 from ..data.dicom.patients import age_range
+from ..data.sources import source_of
 from ..data.split import Split
 from ..errors import UserError
 from ..model.detector import Detector
@@ -20,7 +22,11 @@ from ..runs.group import create_group
 from ..runs.records import GroupRecord, RunRecord
 from ..runs.trained import load_run
 from ..utils import distributed
+from .announce import describe_data, describe_settings
 from .loop import Run
+from .tensorboard import require_tensorboard
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,12 @@ class Speed:
 
 
 def train_run(
-    folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None = None
+    folder: Path,
+    record: RunRecord,
+    speed: Speed,
+    device: torch.device,
+    group: GroupRecord | None = None,
+    tensorboard: bool = False,
 ) -> bool:
     """Train one run to its end and write its report.
 
@@ -49,6 +60,7 @@ def train_run(
         speed: compilation, precision and kernels.
         device: to train on.
         group: the group that a new run belongs to, or None.
+        tensorboard: write losses and validation for TensorBoard too.
 
     Returns:
         False if a signal stopped the training; the folder can be resumed.
@@ -66,11 +78,27 @@ def train_run(
 
     try:
         with distributed.job(remedy):
-            return _train_run(folder, record, speed, device, group)
+            return _train_run(folder, record, speed, device, group, tensorboard)
     except KeyboardInterrupt:
         if not (folder / CONFIG).is_file():
             raise
         return False
+
+
+def default_preset(data: str | None, device: torch.device) -> str:
+    """Return the preset of a new run for which none is given.
+
+    Args:
+        data: path of the data, or None for DigitAnatomy.
+        device: to train on.
+
+    Returns:
+        `digits` for DigitAnatomy; for other data `fastsquid`, or on a CPU `fastsquid-small`, which takes minutes
+        instead of hours there.
+    """
+    if data is None or (Path(data).is_dir() and source_of(Path(data)).name == "digits"):
+        return "digits"
+    return "fastsquid-small" if device.type == "cpu" else "fastsquid"
 
 
 def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
@@ -92,11 +120,17 @@ def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
     return {**init, "trained_on": theirs.record.trained_on}, theirs.record
 
 
-def _train_run(folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None) -> bool:
+def _train_run(
+    folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None, tensorboard: bool
+) -> bool:
+    if tensorboard:
+        require_tensorboard()
     compile, precision = _choose_speed(speed, device)
     data = open_training_data(record)
     if "train" not in data:
         raise UserError(f"{record.data} has no training images: put normal images in train/NORMAL")
+    log.info(describe_data(record.data, data))
+    log.info(describe_settings(record.config, record.seed, device, precision, compile))
     fingerprint = fingerprint_of(data["train"])
     _check_processes(record.config, len(data["train"]), fingerprint)
 
@@ -115,7 +149,8 @@ def _train_run(folder: Path, record: RunRecord, speed: Speed, device: torch.devi
             f"{record.data or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    return Run(folder, detector, data, record.seed, compile, precision, _open_uncropped(record)).train()
+    uncropped = _open_uncropped(record)
+    return Run(folder, detector, data, record.seed, compile, precision, uncropped, tensorboard).train()
 
 
 def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: Split, fingerprint: str) -> None:
