@@ -21,35 +21,29 @@ class Score:
 
     Attributes:
         label: name of the score in figures and reports.
-        short: name of the score above a small picture.
         color: of its curves. Neighbors in `SCORES` have colors that differ for people who are color-blind.
         given: function that takes a `Config` and returns whether its detector gives the score.
     """
 
     label: str
-    short: str
     color: str
     given: Callable[["Config"], bool]
 
 
 # A new score needs an entry here and in `Config.score`, and its value in `Detector.scores`.
 SCORES: dict[str, Score] = {
-    "discriminator": Score("discriminator (the papers' score)", "D", "#d55e00", lambda c: c.discriminator),
+    "discriminator": Score("discriminator (the papers' score)", "#d55e00", lambda c: c.discriminator),
     "discriminator_running": Score(
         "discriminator, running statistics",
-        "D running",
         "#e69f00",
         lambda c: c.discriminator and c.discriminator_norm == "batch",
     ),
-    "discriminator_image": Score(
-        "discriminator of the image itself", "D of image", "#cc79a7", lambda c: c.discriminator
-    ),
-    "residual": Score("residual", "residual", "#0072b2", lambda c: True),
-    "patch_residual": Score("worst patch's residual", "patch", "#009e73", lambda c: True),
-    "memory_distance": Score("distance to memory", "memory", "#56b4e9", lambda c: c.inpainting != "off"),
+    "discriminator_image": Score("discriminator of the image itself", "#cc79a7", lambda c: c.discriminator),
+    "residual": Score("residual", "#0072b2", lambda c: True),
+    "patch_residual": Score("worst patch's residual", "#009e73", lambda c: True),
+    "memory_distance": Score("distance to memory", "#56b4e9", lambda c: c.inpainting != "off"),
     "combined": Score(
         "combined: both of the discriminator",
-        "combined",
         "#000000",
         lambda c: c.discriminator and c.score == "combined",
     ),

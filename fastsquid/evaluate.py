@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from .data.dicom.patients import warn_of_ages
     from .drawing.curves import precision_recall_figure, roc_figure
-    from .drawing.png import save_figure
+    from .drawing.save import save_figure
     from .evaluation.robustness import confounds, confounds_table, perturbed_scores, robustness, robustness_table
     from .evaluation.summary import describe_runs, evaluate_run, run_table
     from .evaluation.validation import reported_split
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = Path(options.out or Path(options.run) / "evaluation")
     pictures.mkdir(parents=True, exist_ok=True)
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
-        save_figure(draw(labels, scores), pictures / f"{kind}.png")
+        save_figure(draw(labels, scores, config.score), pictures / f"{kind}.png")
     result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
     print(f"\n{run_table(result)}")
     if of_runs:

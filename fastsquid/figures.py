@@ -5,8 +5,6 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import Parser, add_device_options, add_reading_options, run_command
 
-LARGEST = 300_000  # bytes of a PNG
-
 
 def parser() -> Parser:
     """Return the command's argument parser."""
@@ -20,6 +18,13 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder for the figures; default: RUN/figures; several runs need it"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=["png", "pdf", "svg"],
+        default=["png"],
+        help="file formats, one or several; a PNG is at least 1,500 pixels wide; default: png",
     )
     parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
     parser.add_argument(
@@ -35,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .drawing.papers import draw_figures
-    from .drawing.png import save_figure
+    from .drawing.save import save_figure
     from .runs.data import data_of, open_run_data
     from .runs.folder import why_uncalibrated
     from .runs.group import read_agreeing_runs
@@ -59,8 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(figure, str):
             print(f"{name} skipped: {figure}")
         else:
-            save_figure(figure, folder / name, LARGEST)
-            print(folder / name)
+            for kind in options.format:
+                save_figure(figure, folder / f"{name}.{kind}")
+                print(folder / f"{name}.{kind}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
-    from .drawing.png import save_figure
+    from .drawing.save import save_figure
     from .evaluation.localization import cell_table, healthy_images, locate, locate_synthetic, synthetic_table
     from .evaluation.summary import describe_checkpoint, describe_seeds
     from .evaluation.validation import shown_split
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     split, detector = data[shown], run.detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)
     which = f"{describe_seeds(run.seeds)}, {describe_checkpoint(run.checkpoint, run.epoch)}"
-    where = f"{config.preset}, {which}, {shown} split; the map of the score: {MAPS[config.map]}"
+    where = f"{config.preset}, {which}, {shown} split; the map of the score: {' '.join(MAPS[config.map].split())}"
     figure = draw_maps(detector, split, calibration, where)
 
     folder = Path(options.out or Path(options.run) / "localization")

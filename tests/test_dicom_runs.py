@@ -29,7 +29,7 @@ from dicom_files import PLANTED, data_set, mark, plant, put_raw, raw  # noqa: E4
 from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E402
 from fastsquid.data import find_images  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
-from fastsquid.drawing import png  # noqa: E402
+from fastsquid.drawing import save as saving  # noqa: E402
 from fastsquid.utils.cli import run_command  # noqa: E402
 
 IN_A_PATH = rb"(?i)nq\w*nq"
@@ -111,7 +111,7 @@ def material(tmp_path_factory):
 def hold_session(material, out, *more):
     """What every command said, whether it did its work or was refused, and the texts in figures."""
     data, flat, leaking, odd = material.data, material.flat, material.leaking, material.odd
-    captions, original = [], png.save_figure
+    captions, original = [], saving.save_figure
 
     def save_figure(figure, *arguments):
         captions.extend(text.get_text() for text in figure.findobj(Text))
@@ -120,7 +120,7 @@ def hold_session(material, out, *more):
     run = out / "run"
     tiny = [*TINY, "--data", data, "--epochs", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(png, "save_figure", save_figure)
+        patch.setattr(saving, "save_figure", save_figure)
         says = {
             "train": said(train.main, *tiny, "--out", run),
             **({"resume": said(train.main, "--resume", run)} if more else {}),

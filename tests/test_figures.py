@@ -21,9 +21,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from fastsquid import figures, train
 from fastsquid.config import SCORES, preset
 from fastsquid.data import Split, open_data, to_unit
-from fastsquid.drawing import curves, gallery, papers, png
+from fastsquid.drawing import curves, gallery, papers
+from fastsquid.drawing import save as saving
 from fastsquid.drawing.pictures import slot_figure, tsne_figure
-from fastsquid.drawing.png import save_figure
+from fastsquid.drawing.save import save_figure
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Reconstruction
@@ -82,12 +83,12 @@ def run_and_keep(*arguments):
     """Runs the command: what it prints, and its figures by file name."""
     kept, out = {}, io.StringIO()
 
-    def save(figure, path, largest):
+    def save(figure, path):
         kept[path.name] = figure
-        save_figure(figure, path, largest)
+        save_figure(figure, path)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(png, "save_figure", save)
+        patch.setattr(saving, "save_figure", save)
         figures.main([str(argument) for argument in arguments])
     return out.getvalue().splitlines(), kept
 
@@ -140,6 +141,12 @@ def noisy(runs=3, count=60):
     return labels, {name: (rng.normal(size=(runs, count)) + s * labels).round(1) for name, s in strength.items()}
 
 
+def bold_first(scores):
+    """The names of scores, that of the ranking score first, which is the last one here."""
+    *others, ranking = scores
+    return [ranking, *others]
+
+
 def rates(labels, scores, threshold):
     called = scores >= threshold
     return called[labels == 0].mean(), called[labels == 1].mean(), labels[called].mean()
@@ -147,10 +154,12 @@ def rates(labels, scores, threshold):
 
 def test_roc_of_several_runs():
     labels, scores = noisy()
-    (axis,) = curves.roc_figure(labels, scores, "here").axes
-    assert len(axis.lines) == 5 and len(axis.collections) == 4  # the last line is chance
-    assert axis.get_title() == "ROC: mean ± standard deviation of 3 runs\nhere\n40 normal and 20 abnormal images"
-    for i, (name, runs) in enumerate(scores.items()):
+    names = bold_first(scores)
+    (axis,) = curves.roc_figure(labels, scores, names[0], "here").axes
+    assert len(axis.lines) == 5 and len(axis.collections) == 1  # the last line is chance
+    assert axis.get_title().splitlines()[1:] == ["here", "40 normal and 20 abnormal images"]
+    for i, name in enumerate(names):
+        runs = scores[name]
         areas = [roc_auc_score(labels, row) for row in runs]
         assert texts(axis)[i] == f"{SCORES[name].label}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
         x = axis.lines[i].get_xdata()
@@ -160,16 +169,19 @@ def test_roc_of_several_runs():
             drawn.append(np.interp(x + 1e-9, *points.T))  # the upper end of a vertical step
         mean, std = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1)
         np.testing.assert_allclose(axis.lines[i].get_ydata(), mean, atol=1e-12)
-        np.testing.assert_allclose(bounds(axis.collections[i]), [x, mean - std, mean + std], atol=1e-12)
+        if i == 0:
+            np.testing.assert_allclose(bounds(axis.collections[0]), [x, mean - std, mean + std], atol=1e-12)
         assert std.max() > 0.02
 
 
 def test_precision_recall_of_several_runs():
     labels, scores = noisy()
-    (axis,) = curves.precision_recall_figure(labels, scores).axes
-    assert len(axis.lines) == 5 and len(axis.collections) == 4
+    names = bold_first(scores)
+    (axis,) = curves.precision_recall_figure(labels, scores, names[0]).axes
+    assert len(axis.lines) == 5 and len(axis.collections) == 1
     assert axis.lines[-1].get_ydata()[0] == pytest.approx(1 / 3)
-    for i, (name, runs) in enumerate(scores.items()):
+    for i, name in enumerate(names):
+        runs = scores[name]
         areas = [average_precision_score(labels, row) for row in runs]
         assert texts(axis)[i] == f"{SCORES[name].label}: {np.mean(areas):.3f} ± {np.std(areas, ddof=1):.3f}"
         x = axis.lines[i].get_xdata()
@@ -179,17 +191,76 @@ def test_precision_recall_of_several_runs():
             drawn.append([next(p for recall, p in points if recall >= at - 1e-12) for at in x])
         mean, std = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1)
         np.testing.assert_allclose(axis.lines[i].get_ydata(), mean, atol=1e-12)
-        np.testing.assert_allclose(bounds(axis.collections[i]), [x, mean - std, mean + std], atol=1e-12)
+        if i == 0:
+            np.testing.assert_allclose(bounds(axis.collections[0]), [x, mean - std, mean + std], atol=1e-12)
 
 
 @pytest.mark.parametrize("draw", [curves.roc_figure, curves.precision_recall_figure])
 def test_curves_of_one_run_have_no_band(draw):
     labels, scores = noisy(runs=1)
-    (axis,) = draw(labels, {name: runs[0] for name, runs in scores.items()}).axes
-    (same,) = draw(labels, scores).axes
+    (axis,) = draw(labels, {name: runs[0] for name, runs in scores.items()}, "residual").axes
+    (same,) = draw(labels, scores, "residual").axes
     assert len(axis.lines) == 5 and not axis.collections and not any("±" in text for text in texts(axis))
     for a, b in zip(axis.lines, same.lines):
         np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
+
+
+@pytest.mark.parametrize("draw", [curves.roc_figure, curves.precision_recall_figure])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_ranking_score_is_emphasized(draw, runs):
+    labels, scores = noisy(runs)
+    (axis,) = draw(labels, scores, "residual").axes
+    first, *others = axis.lines[:-1]
+    assert first.get_label().startswith(SCORES["residual"].label) and first.get_color() == SCORES["residual"].color
+    for line in others:
+        assert line.get_linewidth() <= first.get_linewidth() / 2 and line.get_alpha() <= 0.5
+        assert line.get_zorder() < first.get_zorder() and first.get_alpha() is None
+    weights = [text.get_fontweight() for text in axis.get_legend().get_texts()]
+    assert weights[0] == "bold" and "bold" not in weights[1:]
+    # The legend is outside of the axes.
+    axis.figure.draw_without_rendering()
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def test_legends_of_training_curves_cover_no_line(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: kept.append(figure))
+    losses = dict.fromkeys(("discriminator", "generator", "student", "adversarial", "teacher", "distillation"), 1.0)
+    line = {"epoch": 1, "losses": losses, "validation": dict.fromkeys(SCORES, 0.5)}
+    for history in ([line], [line, {**line, "epoch": 2}], [{**line, "validation": {}}]):
+        curves.draw_curves(history, tmp_path / "curves.png")
+        figure = kept.pop()
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            assert len(texts(axis)) == (7 if axis.get_ylabel() == "AUC" else 6)
+            assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def test_the_gallery_explains_itself(monkeypatch, tmp_path, data, unbroken):
+    """Full names of scores beside the first column, numbers of each image, a color bar for the difference."""
+    kept, run = [], load_run(unbroken)
+    monkeypatch.setattr(gallery, "save_figure", lambda figure, path: kept.append(figure))
+    gallery.draw_gallery(run.detector, data["val"], run.calibration, tmp_path / "gallery.png")
+    (figure,) = kept
+    first = [text.get_text() for text in figure.axes[0].texts]
+    for name in ("discriminator", "residual", "patch_residual"):
+        assert SCORES[name].label in first
+    scores = score_images(run.detector, data["val"].images[gallery.choose_images(data["val"])])
+    for column, axis in enumerate(figure.axes[:6]):
+        for name in ("discriminator", "residual", "patch_residual"):
+            mean, std = run.calibration[name].mean, run.calibration[name].std
+            shown = [float(text.get_text()) for text in axis.texts if re.fullmatch(r"[-+][\d.]+", text.get_text())]
+            assert min(abs(value - (scores[name][column] - mean) / std) for value in shown) < 0.06
+    (bar,) = figure.axes[-1].child_axes
+    assert bar.get_ylabel() and bar.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_the_same_figure_is_the_same_file(tmp_path, kind):
+    labels, scores = noisy()
+    for name in ("a", "b"):
+        save_figure(curves.roc_figure(labels, scores, "residual"), tmp_path / f"{name}.{kind}")
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
 def test_histograms_of_scores_that_are_almost_the_same():
@@ -289,7 +360,7 @@ def test_curves_of_two_runs(drawn, loaded, data):
     assert (scores[0]["residual"] != scores[1]["residual"]).all()
     for name, measure in (("roc.png", roc_auc_score), ("precision_recall.png", average_precision_score)):
         (axis,) = drawn[name].axes
-        assert len(axis.collections) == len(scores[0]) and "squid-small, seeds 0, 1, val split" in axis.get_title()
+        assert len(axis.collections) == 1 and "squid-small, seeds 0, 1, val split" in axis.get_title()
         for text, score in zip(texts(axis), scores[0]):
             values = [measure(split.labels, one[score]) for one in scores]
             assert text.endswith(f": {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
@@ -380,7 +451,7 @@ def test_slots_of_many_regions_and_of_one_query(tmp_path):
         share = np.eye(regions, 5)
         usage = {"dead": 5 - share.sum(1).astype(int), "entropy": np.zeros(regions)}
         figure = slot_figure(share, usage)
-        save_figure(figure, tmp_path / "s.png", figures.LARGEST)
+        save_figure(figure, tmp_path / "s.png")
         assert len(figure.axes[0].child_axes) == (regions == 1)
 
 
@@ -403,18 +474,28 @@ def test_the_command(result):
     folder, lines, _ = result
     assert sorted(os.listdir(folder)) == FILES and sorted(lines) == [str(folder / name) for name in FILES]
     for name in FILES:
-        assert (folder / name).stat().st_size < 300_000
         with Image.open(folder / name) as image:
-            assert image.format == "PNG" and min(image.size) > 300
+            assert image.format == "PNG" and image.width >= 1500 and image.height > 300
+
+
+def test_other_formats(bare, tmp_path, refused):
+    lines, _ = run_and_keep(bare, "--out", tmp_path / "f", "--format", "pdf", "svg")
+    names = ("gradcam", "reconstructions", "score_histograms")
+    files = [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
+    assert sorted(os.listdir(tmp_path / "f")) == files and set(files) <= {Path(line).name for line in lines}
+    for name in files:
+        start = (tmp_path / "f" / name).read_bytes()[:5]
+        assert start == (b"%PDF-" if name.endswith("pdf") else b"<?xml")
+    assert "--format" in refused(figures.main, bare, "--format", "gif")
 
 
 def test_a_run_without_labels_teacher_or_memory(bare):
     lines, drawn = run_and_keep(bare)
     assert [line.split(" ")[0] for line in lines if "skipped" in line] == [
-        "roc.png",
-        "precision_recall.png",
-        "memory_tsne.png",
-        "slot_usage.png",
+        "roc",
+        "precision_recall",
+        "memory_tsne",
+        "slot_usage",
     ]
     kept = ["gradcam.png", "reconstructions.png", "score_histograms.png"]
     assert sorted(os.listdir(bare / "figures")) == sorted(drawn) == kept
@@ -431,7 +512,7 @@ def test_a_labeled_split_of_one_class(bare):
     run = load_run(bare)
     data = {"test": open_data(XRAYS, 64, splits=("train",))["train"]}  # labeled, all of them normal
     (roc, no_roc), (pr, no_pr) = itertools.islice(papers.draw_figures([run], data), 2)
-    assert [roc, pr] == ["roc.png", "precision_recall.png"] and no_roc == no_pr and "abnormal" in no_roc
+    assert [roc, pr] == ["roc", "precision_recall"] and no_roc == no_pr and "abnormal" in no_roc
 
 
 def test_refusals(runs, bare, tmp_path, refused):

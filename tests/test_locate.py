@@ -18,10 +18,10 @@ from fastsquid import locate, train
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.sources import digits
-from fastsquid.drawing import png
+from fastsquid.drawing import save as saving
 from fastsquid.drawing.gallery import choose_images
 from fastsquid.drawing.maps import draw_maps
-from fastsquid.drawing.png import save_figure
+from fastsquid.drawing.save import save_figure
 from fastsquid.errors import DivergedError
 from fastsquid.evaluation import localization
 from fastsquid.evaluation.localization import KINDS as ANOMALIES
@@ -68,7 +68,7 @@ def run_and_keep(*arguments):
         return ranked[-1]
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(png, "save_figure", save)
+        patch.setattr(saving, "save_figure", save)
         patch.setattr(localization, "score_images", scored)
         locate.main([str(argument) for argument in (*arguments, "--device", "cpu")])
     (figure,) = kept

@@ -12,10 +12,9 @@ import numpy as np
 from fastsquid.drawing.curves import histogram_figure, precision_recall_figure, roc_figure
 from fastsquid.drawing.papers import embed
 from fastsquid.drawing.pictures import tsne_figure
-from fastsquid.drawing.png import save_figure
+from fastsquid.drawing.save import save_figure
 from fastsquid.errors import UserError
-from fastsquid.figures import LARGEST
-from fastsquid.runs.folder import read_scores, read_summary
+from fastsquid.runs.folder import read_run, read_scores, read_summary
 from fastsquid.utils.cli import run_command
 
 
@@ -29,7 +28,7 @@ def main(arguments=None):
             raise UserError(f"{folder} has no finished seed: give the folder of a preset, with seed-0 and others in it")
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in figures(folder, runs):
-            save_figure(figure, folder / "figures" / name, LARGEST)
+            save_figure(figure, folder / "figures" / name)
             print(folder / "figures" / name)
 
 
@@ -41,8 +40,9 @@ def figures(folder, runs):
         labels, first = read[0][1], read[0][2]
         stacked = {score: np.stack([scores[score] for _, _, scores in read]) for score in first}
         where = f"{folder.name}, {', '.join(run.name for run in runs)}, {split} split"
-        yield "roc.png", roc_figure(labels, stacked, where)
-        yield "precision_recall.png", precision_recall_figure(labels, stacked, where)
+        ranking = read_run(runs[0]).config.score
+        yield "roc.png", roc_figure(labels, stacked, ranking, where)
+        yield "precision_recall.png", precision_recall_figure(labels, stacked, ranking, where)
         groups = {s: {g: v[labels == i] for i, g in enumerate(("normal", "abnormal"))} for s, v in first.items()}
         yield "score_histograms.png", histogram_figure(groups, f"{folder.name}, {runs[0].name}, {split} split")
     for path in folder.glob("seed-*/memory.npz"):

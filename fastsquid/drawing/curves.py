@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from ..config import SCORES
-from .png import save_figure
+from .save import save_figure
 
 GROUPS = {"training": "#777777", "normal": "#0072b2", "abnormal": "#d55e00", "unlabeled": "#009e73"}
 # False positive rates and recalls at which curves of several runs are averaged. Rates are fractions that often equal a
@@ -38,29 +38,33 @@ def draw_curves(history: list[dict[str, Any]], path: str | Path) -> None:
         xlabel="epoch", ylabel="loss, unweighted (generator, discriminator: weighted sum)", yscale="log", title="Losses"
     )
     axes[0].yaxis.label.set_size(8)
-    axes[0].legend(fontsize=8)
     if labeled:
         for name in history[0]["validation"]:
             aucs = [line["validation"][name] for line in history]
             axes[1].plot(epochs, aucs, label=SCORES[name].label, color=SCORES[name].color, marker=marker)
         axes[1].axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
         axes[1].set(xlabel="epoch", ylabel="AUC", ylim=(0, 1.02), title="Validation AUC")
-        axes[1].legend(fontsize=8, loc="lower right")
     for axis in axes:
+        # Below the axes, where no line is.
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     save_figure(figure, path)
 
 
-def roc_figure(labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], where: str = "") -> Figure:
-    """Draw the ROC curve of every score, with its AUC.
+def roc_figure(
+    labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], ranking: str, where: str = ""
+) -> Figure:
+    """Draw the ROC curve of every score, with its AUC. The curve of the ranking score is bold, the others are light.
 
     For several runs the curve is the mean of the true positive rates at each false positive rate (vertical averaging).
-    A band shows plus and minus one sample standard deviation. The AUC has mean and standard deviation too.
+    A band shows plus and minus one sample standard deviation of the ranking score. All AUCs have mean and standard
+    deviation.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal, both present.
         scores: {name: (N,)} of one run or {name: (S, N)} of S runs, larger = more abnormal.
+        ranking: name of the score that ranks the images.
         where: run and images of the scores, for the title.
 
     Returns:
@@ -68,14 +72,13 @@ def roc_figure(labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarra
     """
     figure = Figure(figsize=(5.4, 5.4))
     axis = figure.subplots()
-    for name, values in scores.items():
-        runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(values)]
-        areas = [auc(false, true) for false, true in runs]
-        color, label = SCORES[name].color, f"{SCORES[name].label}: {mean_deviation(areas)}"
+    for name in _ranking_first(scores, ranking):
+        runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(scores[name])]
+        style = _style(name, ranking, [auc(false, true) for false, true in runs])
         if len(runs) == 1:
-            axis.plot(*runs[0], color=color, label=label)
+            axis.plot(*runs[0], **style)
         else:
-            _draw_band(axis, GRID, [np.interp(GRID + ROUNDING, *run) for run in runs], color, label)
+            _draw_mean(axis, GRID, [np.interp(GRID + ROUNDING, *run) for run in runs], style, name == ranking)
     axis.plot([0, 1], [0, 1], color="gray", linewidth=0.8, linestyle=":", label="chance: 0.500")
     axis.set(
         xlabel="false positive rate (1 - specificity)",
@@ -84,12 +87,12 @@ def roc_figure(labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarra
         ylim=(0, 1.02),
         aspect="equal",
     )
-    _finish(axis, "ROC", "AUC", labels, scores, where)
+    _finish(axis, "ROC", "AUC", labels, scores, ranking, where)
     return figure
 
 
 def precision_recall_figure(
-    labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], where: str = ""
+    labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray], ranking: str, where: str = ""
 ) -> Figure:
     """Draw the precision-recall curve of every score, with its average precision.
 
@@ -97,7 +100,7 @@ def precision_recall_figure(
     runs are averaged as in `roc_figure`.
 
     Args:
-        labels, scores, where: as for `roc_figure`.
+        labels, scores, ranking, where: as for `roc_figure`.
 
     Returns:
         a matplotlib figure.
@@ -105,21 +108,20 @@ def precision_recall_figure(
     figure = Figure(figsize=(5.4, 5.4))
     axis = figure.subplots()
     recalls = GRID[1:]  # at recall 0 there is no precision
-    for name, values in scores.items():
-        rows = np.atleast_2d(values)
+    for name in _ranking_first(scores, ranking):
+        rows = np.atleast_2d(scores[name])
         runs = [precision_recall_curve(labels, row)[:2] for row in rows]
-        precisions = [average_precision_score(labels, row) for row in rows]
-        color, label = SCORES[name].color, f"{SCORES[name].label}: {mean_deviation(precisions)}"
+        style = _style(name, ranking, [float(average_precision_score(labels, row)) for row in rows])
         if len(runs) == 1:
-            axis.plot(*runs[0][::-1], color=color, label=label, drawstyle="steps-post")
+            axis.plot(*runs[0][::-1], **style, drawstyle="steps-post")
         else:
             ascending = [(precision[::-1], recall[::-1]) for precision, recall in runs]
             stairs = [precision[np.searchsorted(recall, recalls - ROUNDING)] for precision, recall in ascending]
-            _draw_band(axis, recalls, stairs, color, label)
+            _draw_mean(axis, recalls, stairs, style, name == ranking)
     share = np.asarray(labels, dtype=float).mean()
     axis.axhline(share, color="gray", linewidth=0.8, linestyle=":", label=f"all called abnormal: {share:.3f}")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    _finish(axis, "Precision and recall", "average precision", labels, scores, where)
+    _finish(axis, "Precision and recall", "average precision", labels, scores, ranking, where)
     return figure
 
 
@@ -154,11 +156,24 @@ def histogram_figure(scores: Mapping[str, Mapping[str, np.ndarray]], where: str 
     return figure
 
 
-def _draw_band(axis: Axes, x: np.ndarray, runs: Sequence[np.ndarray], color: str, label: str) -> None:
-    """Draw the mean of curves on the same x, and a band of plus and minus one standard deviation."""
+def _ranking_first(scores: Mapping[str, np.ndarray], ranking: str) -> list[str]:
+    """Return the names of the scores, the ranking score first."""
+    return [ranking, *(name for name in scores if name != ranking)]
+
+
+def _style(name: str, ranking: str, areas: Sequence[float]) -> dict[str, Any]:
+    """Return how a score's curve is drawn and named: bold and above the others if the score ranks the images."""
+    label = f"{SCORES[name].label}: {mean_deviation(areas)}"
+    bold = {"linewidth": 2.5, "zorder": 3} if name == ranking else {"linewidth": 1.0, "alpha": 0.5}
+    return {"color": SCORES[name].color, "label": label, **bold}
+
+
+def _draw_mean(axis: Axes, x: np.ndarray, runs: Sequence[np.ndarray], style: dict[str, Any], band: bool) -> None:
+    """Draw the mean of curves on the same x, with or without a band of plus and minus one standard deviation."""
     mean, deviation = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
-    axis.plot(x, mean, color=color, label=label)
-    axis.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+    axis.plot(x, mean, **style)
+    if band:
+        axis.fill_between(x, mean - deviation, mean + deviation, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def mean_deviation(values: Sequence[float]) -> str:
@@ -172,16 +187,19 @@ def _finish(
     measure: str,
     labels: np.ndarray | torch.Tensor,
     scores: Mapping[str, np.ndarray],
+    ranking: str,
     where: str,
 ) -> None:
     """Add the title (the curve, its images and the meaning of the band) and a legend below the axes."""
     labels = np.asarray(labels)
-    runs = max(np.atleast_2d(values).shape[0] for values in scores.values())
+    runs = len(np.atleast_2d(scores[ranking]))
     lines = [
-        what + (f": mean ± standard deviation of {runs} runs" if runs > 1 else ""),
+        what + (f": mean of {runs} runs; band: ± one standard deviation" if runs > 1 else ""),
         where,
         f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images",
     ]
     axis.set_title("\n".join(filter(None, lines)), fontsize=10)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), title=measure, title_fontsize=8)
+    title = f"{measure} (bold: the score that ranks the images)"
+    legend = axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), title=title, title_fontsize=8)
+    legend.get_texts()[0].set_fontweight("bold")  # of the ranking score
     axis.grid(alpha=0.3)

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ..config import SCORES, Config
 from ..data.images import to_unit
 from ..data.split import Split
 from ..model.detector import Detector
 from ..scoring.scores import Calibration
-from .png import save_figure
+from .pictures import frame_cells
+from .save import save_figure
 
 
 def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibration], path: str | Path) -> None:
@@ -28,21 +28,19 @@ def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibr
     images = to_unit(split.images[chosen])
     scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
     assert reconstructions is not None
-    titles = []
-    for row, index in enumerate(chosen.tolist()):
-        lines = [split.caption(index)]
-        for short, name in _shown(detector.config):
-            deviations = (scores[name][row].item() - calibration[name].mean) / max(calibration[name].std, 1e-12)
-            lines.append(f"{short} {deviations:+.1f}")
-        titles.append("\n".join(filter(None, lines)))
+    deviations = {}
+    for name in _shown(detector.config):
+        mean, std = calibration[name].mean, max(calibration[name].std, 1e-12)
+        deviations[name] = (scores[name].double().cpu().numpy() - mean) / std
+    captions = [split.caption(index) for index in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
-    _draw(images[:, 0].numpy(), reconstructions[:, 0].cpu().numpy(), titles, cells, path)
+    drawn = reconstructions[:, 0].cpu().numpy()
+    save_figure(_figure(images[:, 0].numpy(), drawn, captions, deviations, detector.config.score, cells), path)
 
 
-def _shown(config: Config) -> list[tuple[str, str]]:
-    """Return (short, full) names of scores: the one that ranks, and both residuals."""
-    names = {config.score, "residual", "patch_residual"}
-    return [(score.short, name) for name, score in SCORES.items() if name in names]
+def _shown(config: Config) -> list[str]:
+    """Return the names of the scores above the pictures: the one that ranks, then both residuals."""
+    return list(dict.fromkeys((config.score, "residual", "patch_residual")))
 
 
 def choose_images(split: Split) -> np.ndarray:
@@ -68,20 +66,27 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[[(2 * i + 1) * len(indices) // (2 * count) for i in range(count)]]
 
 
-def _draw(
-    images: np.ndarray, reconstructions: np.ndarray, titles: list[str], cells: np.ndarray | None, path: str | Path
-) -> None:
-    """Draw input, reconstruction and difference, one column per image, with anomalous cells framed.
+def _figure(
+    images: np.ndarray,
+    reconstructions: np.ndarray,
+    captions: list[str],
+    deviations: dict[str, np.ndarray],
+    ranking: str,
+    cells: np.ndarray | None,
+) -> Figure:
+    """Draw input, reconstruction and difference, one column per image, its scores above, anomalous cells framed.
 
     Args:
         images, reconstructions: (N, H, W) in [0, 1].
-        titles: N texts above the columns.
+        captions: N texts above the columns; they may be empty.
+        deviations: {score: (N,)} in standard deviations of normal images.
+        ranking: the score among them that ranks the images.
         cells: bool (N, G * G), the anomalous cells of a G x G grid; or None.
-        path: PNG to write.
     """
     count = len(images)
     figure = Figure(figsize=(1.75 * count, 5.9))
     grid = figure.subplots(3, count, squeeze=False)
+    figure.subplots_adjust(wspace=0.06, hspace=0.05)
     differences = np.abs(images - reconstructions)
     largest = max(float(np.quantile(differences, 0.995)), 1e-6)
     rows = [
@@ -90,17 +95,30 @@ def _draw(
         ("difference", differences, "inferno", largest),
     ]
     for row, (name, pictures, colors, top) in enumerate(rows):
-        grid[row, 0].set_ylabel(name, fontsize=9)
+        grid[row, 0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
         for column in range(count):
-            grid[row, column].imshow(pictures[column], vmin=0, vmax=top, cmap=colors, interpolation="nearest")
+            shown = grid[row, column].imshow(pictures[column], vmin=0, vmax=top, cmap=colors, interpolation="nearest")
             grid[row, column].set(xticks=[], yticks=[])
+    bar = figure.colorbar(shown, cax=grid[-1, -1].inset_axes((1.05, 0, 0.06, 1)), extend="max")
+    bar.set_label("|input - reconstruction|,\ngray values 0 to 1", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     for column in range(count):
-        grid[0, column].set_title(titles[column], fontsize=8)
+        # One line above the other, the names of the scores at the left: a table on top of the pictures.
+        lines = [(name, f"{values[column]:+.1f}") for name, values in reversed(deviations.items())]
+        for line, (name, text) in enumerate([*lines, ("", captions[column])]):
+            style = {"fontsize": 8, "fontweight": "bold" if name == ranking else "normal", "va": "bottom"}
+            place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+            grid[0, column].annotate(text, (0.5, 1), (0, 4 + 12 * line), ha="center", **place, **style)
+            if name and column == 0:
+                label = SCORES[name].label
+                grid[0, 0].annotate(label, (0, 1), (-4, 4 + 12 * line), ha="right", **place, **style)
         if cells is not None:
-            side = round(cells.shape[1] ** 0.5)
-            cell = images.shape[-1] / side
-            for index in np.flatnonzero(cells[column]):
-                corner = (index % side * cell - 0.5, index // side * cell - 0.5)
-                grid[0, column].add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=1.6))
-    figure.subplots_adjust(wspace=0.06, hspace=0.05)
-    save_figure(figure, path)
+            frame_cells(grid[0, column], cells[column], images.shape[-1], width=1.6)
+    notes = [
+        "Numbers: standard deviations of a score above its mean over normal training images. Larger is more abnormal; "
+        "the bold score ranks the images.",
+        "The residual is the mean squared difference over the image; the worst patch's residual, over the patch where "
+        "it is largest." + ("" if cells is None else " Anomalous cells are framed in red."),
+    ]
+    figure.text(0.125, 0.085, "\n".join(notes), fontsize=8, va="top")
+    return figure

@@ -27,7 +27,7 @@ POINTS = 750  # slots that t-SNE takes, and as many patch features: less than ha
 
 
 def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tuple[str, Figure | str]]:
-    """Yield the name of each figure's file, and the figure or the reason why there is none.
+    """Yield the name of each figure, and the figure or the reason why there is none.
 
     Args:
         runs: of one configuration. The curves are of all runs, every other figure is of the first.
@@ -51,16 +51,16 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     where = f"{record.config.preset}, {title}, {name} split"
 
     if labeled is None:
-        yield "roc.png", reason
-        yield "precision_recall.png", reason
+        yield "roc", reason
+        yield "precision_recall", reason
     else:
         assert split.labels is not None
         every = [scores, *(score_images(other.detector, split.images) for other in runs[1:])]
         stacked = {score: np.stack([one[score] for one in every]) for score in scores}
         seeds = ", ".join(str(seed) for one in runs for seed in one.seeds)
         which = where if len(runs) == 1 else f"{detector.config.preset}, seeds {seeds}, {name} split"
-        yield "roc.png", roc_figure(split.labels, stacked, which)
-        yield "precision_recall.png", precision_recall_figure(split.labels, stacked, which)
+        yield "roc", roc_figure(split.labels, stacked, record.config.score, which)
+        yield "precision_recall", precision_recall_figure(split.labels, stacked, record.config.score, which)
 
     chosen = choose_images(split)
     score = detector.config.score
@@ -70,30 +70,30 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     heat = None if detector.discriminator is None else grad_cam(detector, images).cpu().numpy()
     images, student = (pictures[:, 0].cpu().numpy() for pictures in (images, student))
     teacher = None if teacher is None else teacher[:, 0].cpu().numpy()
-    yield "reconstructions.png", reconstruction_figure(images, student, teacher, captions, where)
+    yield "reconstructions", reconstruction_figure(images, student, teacher, captions, where)
     if heat is None or detector.discriminator is None:
-        yield "gradcam.png", "this configuration has no discriminator"
+        yield "gradcam", "this configuration has no discriminator"
     else:
         side = detector.discriminator.side
         judged = "image" if score == "discriminator_image" else "reconstruction"
         coarse = f"{where}; {side} x {side} cells, interpolated"
-        yield "gradcam.png", heat_figure(images, student, heat, judged, captions, coarse)
+        yield "gradcam", heat_figure(images, student, heat, judged, captions, coarse)
 
     if detector.generator.inpaint is None:
-        yield "memory_tsne.png", "this configuration has no in-painting memory"
-        yield "slot_usage.png", "this configuration has no in-painting memory"
+        yield "memory_tsne", "this configuration has no in-painting memory"
+        yield "slot_usage", "this configuration has no in-painting memory"
     else:
         memory = detector.generator.inpaint.memory
         queries = read_memory(detector, split.images)
         filled = int(memory.filled) if memory.kind == "queue" else None
         slots = memory.bank.detach()[:, :filled].float().cpu().numpy()
-        yield "memory_tsne.png", tsne_figure(*embed(slots, queries), detector.config.grid, where)
+        yield "memory_tsne", tsne_figure(*embed(slots, queries), detector.config.grid, where)
         usage = {key: value.cpu().numpy() for key, value in memory.usage().items()}
         assert memory.reads is not None
         share = memory.reads[:, : slots.shape[1]].cpu().numpy() / len(queries)
-        yield "slot_usage.png", slot_figure(share, usage, where)
+        yield "slot_usage", slot_figure(share, usage, where)
 
-    yield "score_histograms.png", histogram_figure(_by_group(detector, data, name, scores), where)
+    yield "score_histograms", histogram_figure(_by_group(detector, data, name, scores), where)
 
 
 def draw_both(detector: Detector, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -18,9 +18,9 @@ _REGIONS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#
 MAPS = {
     "residual": "residual",
     "memory_distance": "memory distance",
-    "discriminator": "D (drawn)",
-    "discriminator_image": "D (image)",
-    "combined": "D (both)",
+    "discriminator": "discriminator\non reconstruction",
+    "discriminator_image": "discriminator\non image",
+    "combined": "discriminator\non both",
     "grad_cam": "Grad-CAM",
 }
 _MOST = 5  # standard deviations at the end of a map's color scale
@@ -239,22 +239,22 @@ def _picture_table(
     count = len(captions)
     rows, blocks = (-(-count // 2), 2) if count > 1 else (1, 1)
     width, side, margin = len(columns), 1.05, 1.15  # in inches: side of a picture, width of the captions
-    figure = Figure(figsize=(blocks * (width * side + margin), rows * side + 1.3))
+    figure = Figure(figsize=(blocks * (width * side + margin), rows * side + 1.45))
     across, down = figure.get_size_inches()
     for i in range(count):
         block, row = divmod(i, rows)
         for column, (heading, layers) in enumerate(columns):
             left = block * (width * side + margin) + margin + column * side
-            bottom = down - 0.75 - (row + 1) * side
+            bottom = down - 0.9 - (row + 1) * side
             axis = figure.add_axes((left / across, bottom / down, 0.96 * side / across, 0.96 * side / down))
             axis.set(xticks=[], yticks=[])
             for pictures, colors, norm, alpha in layers:
                 shown = None if alpha is None else alpha[i]
                 axis.imshow(pictures[i], cmap=colors, norm=norm, alpha=shown, interpolation="nearest")
             if cells is not None:
-                _frame(axis, cells[i], layers[0][0].shape[-1])
+                frame_cells(axis, cells[i], layers[0][0].shape[-1], width=1.2)
             if row == 0:
-                axis.set_title(heading, fontsize=9)
+                axis.set_title(heading, fontsize=8)
             if column == 0:
                 axis.set_ylabel(captions[i], fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
     colors, norm, label = bar
@@ -266,13 +266,13 @@ def _picture_table(
     return figure
 
 
-def _frame(axis: Axes, cells: np.ndarray, size: int) -> None:
-    """Frame the cells (G * G,) of a G x G grid over a picture with `size` pixels per side."""
+def frame_cells(axis: Axes, cells: np.ndarray, size: int, width: float) -> None:
+    """Frame the cells (G * G,) of a G x G grid over a picture of `size` pixels per side. Lines have `width` points."""
     side = round(len(cells) ** 0.5)
     cell = size / side
     for index in np.flatnonzero(cells):
         corner = (index % side * cell - 0.5, index // side * cell - 0.5)
-        axis.add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=1.2))
+        axis.add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=width))
 
 
 def _region_colors(count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..config import SCORES
-from .png import save_figure
+from .save import save_figure
 
 LARGEST = 300_000  # bytes of a PNG
 
