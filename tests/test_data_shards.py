@@ -470,4 +470,4 @@ def test_without_webdataset(written, unbroken, tmp_path, monkeypatch, refused):
 
     monkeypatch.setattr(builtins, "__import__", without)
     said = refused(score.main, unbroken, written, "--out", tmp_path / "s.csv")
-    assert re.search(r"\bwebdataset\b.*pip install 'fastsquid\[shards\]'", said)
+    assert re.search(r"\bwebdataset\b.*pip install webdataset", said)

@@ -217,7 +217,7 @@ def require_packages(kind: str) -> None:
     """
     for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"--to {kind} needs the package {name}: pip install 'fastsquid[export]'")
+            raise UserError(f"--to {kind} needs the package {name}: pip install onnx onnxruntime onnxscript")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ else:
 def _without_triton() -> str | None:
     """Return why there is no Triton to run kernels with, or None."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; on Linux, pip install 'fastsquid[triton]' brings it"
+        return "Triton is not installed; on Linux: pip install triton"
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:  # PyTorch's nightly builds have names of their own

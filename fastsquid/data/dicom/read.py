@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_INSTALL = "pip install 'fastsquid[dicom]'"
+_INSTALL = "pip install pydicom python-gdcm"
 
 # Words of ViewPosition that are not frontal: the standard's, and others in use.
 _VIEWS = {

@@ -128,7 +128,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
     try:
         from webdataset.tariterators import group_by_keys
     except ImportError:
-        raise UserError(f"reading {title} needs webdataset: pip install 'fastsquid[shards]'") from None
+        raise UserError(f"reading {title} needs webdataset: pip install webdataset") from None
     samples, images = [], {}
     try:
         for fields in group_by_keys(_files(shard, names, images)):
