@@ -6,14 +6,36 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 # Read as text: a build has no need to import the package.
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "fastsquid/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+# The address of the repository, once it has one. A package index then shows README's pictures and pages from there.
+REPOSITORY = None
+
+
+def long_description() -> str:
+    """Return README for a package index, which has neither the pictures nor the pages that it links to.
+
+    With an address their links become absolute. Without one each link is its text alone, a picture is a note of where
+    it is, and the first paragraph says so.
+    """
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    relative = r"\((?!https?://|#)([^)\s]+)\)"
+    if REPOSITORY:
+        text = re.sub(r"(!\[[^\]]*\])" + relative, rf"\1({REPOSITORY}/raw/main/\2)", text)
+        return re.sub(r"(\[[^\]]*\])" + relative, rf"\1({REPOSITORY}/blob/main/\2)", text)
+    text = re.sub(r"!\[([^\]]*)\]" + relative, r"[Picture `\2`: \1]", text)
+    text = re.sub(r"\[([^\]]*)\]" + relative, r"\1", text)
+    note = "The pictures and pages that this text names are in the source distribution, in `docs/`.\n\n"
+    title, _, rest = text.partition("\n\n")
+    return f"{title}\n\n{note}{rest}"
+
 
 setup(
     name="fastsquid",
     version=VERSION,
     author="The fastsquid authors",
     description="Unsupervised anomaly detection in chest X-rays: SQUID and SimSID, right, reproducible and fast",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    project_urls={"Source": REPOSITORY} if REPOSITORY else {},
     license="MIT",
     license_files=["LICENSE"],
     classifiers=[
