@@ -24,6 +24,8 @@ from .utils.cli import (
 
 # Options that change only rounding and speed: a resumed run may have others.
 SPEED = ("--device", "--threads", "--impl", "--compile", "--precision")
+# Fields of the configuration that --help shows first.
+_OFTEN = ("epochs", "batch_size", "lr", "image_size", "width", "slots", "score", "select", "monitor")
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -142,12 +144,8 @@ def parser() -> Parser:
         "--preset",
         help=f"{', '.join(PRESETS)}; default: fastsquid, on a CPU fastsquid-small, without --data digits",
     )
-    parser.add_argument(
-        "--init",
-        metavar="RUN",
-        help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
-        "configuration are then the default of --data, --preset and every field",
-    )
+    parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -167,20 +165,25 @@ def parser() -> Parser:
         metavar="SEED",
         help="train one seed of the group, beside processes that train its others; --resume GROUP then summarizes them",
     )
-    parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
-    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")
+    parser.add_argument(
+        "--init",
+        metavar="RUN",
+        help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
+        "configuration are then the default of --data, --preset and every field",
+    )
     add_reading_options(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="write losses and validation for TensorBoard into the run folder"
     )
     add_training_options(parser)
-    group = parser.add_argument_group("configuration", "change a field of the preset, which is the default of each")
-    for f in _fields():
+    often = parser.add_argument_group("configuration, most used", "each changes a field of the preset")
+    others = parser.add_argument_group("configuration, other fields")
+    for f in sorted(_fields(), key=lambda f: _OFTEN.index(f.name) if f.name in _OFTEN else len(_OFTEN)):
         names = dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"])
         field_type: Any = f.type
         choices = get_args(field_type)
         kind: Any = type(choices[0]) if choices else {bool: _boolean}.get(field_type, field_type)
-        group.add_argument(
+        (often if f.name in _OFTEN else others).add_argument(
             *names,
             dest=f.name,
             default=argparse.SUPPRESS,

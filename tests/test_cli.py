@@ -1,6 +1,7 @@
 """What every command does besides its own work."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,32 @@ def every_option():
 def test_options_are_frozen():
     """A script that uses an option must not break in silence: who changes one changes this list."""
     assert list(every_option()) == OPTIONS.read_text().splitlines()
+
+
+@pytest.mark.parametrize("command", console.COMMANDS)
+def test_help_is_short_and_has_defaults(command):
+    """The usage names what is required; every option has one name, and its default where it has one."""
+    parser = importlib.import_module(f"fastsquid.{command}").parser()
+    said = parser.format_help()
+    usage, *_ = said.split("\n\n")
+    optional = [a for a in parser._actions if a.option_strings and not a.required]
+    assert "[option ...]" in usage and not any(f"{a.option_strings[-1]} " in usage for a in optional)
+    entries = re.findall(r"^  --\S+", said, re.M)  # and -h, --help
+    assert len(entries) == len(set(entries)) == sum(bool(a.option_strings) for a in parser._actions) - 1
+    assert not re.search(r"--\w+_", said)
+    for action in optional:
+        default = action.default[0] if isinstance(action.default, list) else action.default
+        if default not in (None, False, "==SUPPRESS=="):
+            assert f"default: {default}" in " ".join((action.help or "").split()), action.option_strings
+
+
+def test_help_of_train_begins_with_what_is_used_most():
+    parser = importlib.import_module("fastsquid.train").parser()
+    groups = {group.title: [a.option_strings[0] for a in group._group_actions] for group in parser._action_groups}
+    order = [title for title in groups if groups[title]]
+    assert groups[order[0]][1:5] == ["--data", "--preset", "--out", "--resume"]
+    assert order[1:3] == ["reading images", "device and speed"] and len(order) == 5
+    assert groups[order[3]][:3] == ["--epochs", "--batch-size", "--lr"] and len(groups[order[3]]) < 12
 
 
 def test_help_needs_no_pytorch():

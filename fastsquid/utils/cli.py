@@ -18,6 +18,25 @@ from .threads import let_idle_threads_sleep, set_threads
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Help that fits on a screen: a usage of what is required, every option by one name, and numbers named INT."""
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Name positionals and required options only."""
+        self._prog += " [option ...]"
+        super().add_usage(usage, [action for action in actions if action.required], [], prefix)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(name for name in action.option_strings if "_" not in name)
+        taken = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{names} {taken}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.type.__name__.upper() if action.type in (int, float) else action.dest.upper()
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports an error as one line, and names the option nearest to an unknown one.
 
@@ -26,11 +45,21 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError with this message."""
         raise UserError(message)
+
+    def group(self, title: str) -> Any:
+        """Return the group of options with this title, which is made when it is first asked for.
+
+        Groups appear in the help after the command's own options, in the order in which they were made.
+        """
+        for group in self._action_groups:
+            if group.title == title:
+                return group
+        return self.add_argument_group(title)
 
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -104,21 +133,22 @@ def _show_log() -> None:
         logger.setLevel(logging.INFO)
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: Parser) -> None:
     """Add --device, --threads and --impl."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: auto, a GPU if there is one")
+    group = parser.group("device and speed")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: auto, a GPU if there is one")
     add_threads_option(parser)
-    parser.add_argument(
+    group.add_argument(
         "--impl",
         default="auto",
         choices=["auto", "triton", "torch"],
-        help="implementation of memory read and neighbor attention; auto: Triton where it can run",
+        help="implementation of memory read and neighbor attention; default: auto, Triton where it can run",
     )
 
 
-def add_threads_option(parser: argparse.ArgumentParser) -> None:
+def add_threads_option(parser: Parser) -> None:
     """Add --threads."""
-    parser.add_argument(
+    parser.group("device and speed").add_argument(
         "--threads",
         type=_positive,
         metavar="N",
@@ -132,7 +162,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def add_run_options(parser: argparse.ArgumentParser, data: str) -> None:
+def add_run_options(parser: Parser, data: str) -> None:
     """Add RUN and the options that choose its detector, the data and the device.
 
     Args:
@@ -148,7 +178,7 @@ def add_run_options(parser: argparse.ArgumentParser, data: str) -> None:
     add_device_options(parser)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: Parser) -> None:
     """Add the positional argument RUN, a run or a group."""
     parser.add_argument(
         "run",
@@ -157,39 +187,40 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
+def add_reading_options(parser: Parser) -> None:
     """Add --skip-unreadable and --anonymous, for reading a folder of images."""
-    parser.add_argument(
+    parser.group("reading images").add_argument(
         "--skip-unreadable", action="store_true", help="skip images that cannot be read, and count them"
     )
     add_anonymous_option(parser)
 
 
-def add_anonymous_option(parser: argparse.ArgumentParser) -> None:
+def add_anonymous_option(parser: Parser) -> None:
     """Add --anonymous."""
-    parser.add_argument(
+    parser.group("reading images").add_argument(
         "--anonymous",
         action="store_true",
         help="name images by a hash of their files, not by their paths; always on for a run trained with it",
     )
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add --compile, --precision, --device, --threads and --impl, which change only rounding and speed."""
-    parser.add_argument(
+def add_training_options(parser: Parser) -> None:
+    """Add --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
+    add_device_options(parser)
+    group = parser.group("device and speed")
+    group.add_argument(
         "--compile",
         default="auto",
         choices=["auto", "on", "off"],
-        help="torch.compile for both networks, and CUDA graphs of whole steps; auto: on a GPU. The first step then "
-        "takes minutes, unless PyTorch's cache holds the compilations of an earlier run",
+        help="torch.compile for both networks, and CUDA graphs of whole steps. The first step then takes minutes, "
+        "unless PyTorch's cache holds the compilations of an earlier run; default: auto, on a GPU",
     )
-    parser.add_argument(
+    group.add_argument(
         "--precision",
         default="auto",
         choices=["auto", "fp32", "bf16"],
-        help="precision of convolutions and projections in training; auto: bf16 on a GPU that supports it",
+        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU that supports it",
     )
-    add_device_options(parser)
 
 
 def seed_option(text: str) -> int:
