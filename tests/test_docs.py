@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 
 from fastsquid.config import ABLATIONS, PRESETS, Config, preset
 
@@ -28,6 +29,7 @@ LARGEST = 300_000  # bytes of a picture
 sys.path[:0] = [str(ROOT / "bench"), str(DOCS)]
 import cases  # noqa: E402
 import options  # noqa: E402
+import tour  # noqa: E402
 
 from fastsquid.__main__ import COMMANDS  # noqa: E402
 from fastsquid.training import start  # noqa: E402
@@ -186,7 +188,10 @@ def test_every_option_named_anywhere_exists():
         "--max-restarts",
         "--plan",
         "--mnist",
-    }  # of pytest bench/, bench/resources.py, bench/unlike.py, pip, torchrun, bench/gpu.sh
+        "--index-url",
+        "--find-links",
+        *("--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
+    }  # of pytest bench/, bench/resources.py, bench/unlike.py, pip, torchrun, bench/gpu.sh, docker
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
         assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from
@@ -209,7 +214,7 @@ def test_commands_can_be_parsed(path):
                 assert not unknown, line
 
 
-@pytest.mark.parametrize("path", PAGES, ids=relative)
+@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "tour.md"], ids=relative)
 def test_quoted_output_is_what_comes_out(path, command, monkeypatch):
     """A console block is a command, run in the project's root, and all that it says; paths below the root relative."""
     monkeypatch.chdir(ROOT)
@@ -221,6 +226,22 @@ def test_quoted_output_is_what_comes_out(path, command, monkeypatch):
             code, out, err = command(importlib.import_module(module).main, *arguments)
             assert (out + err).replace(f"{ROOT}/", "").rstrip("\n") == said.rstrip("\n"), line
             assert (code == 0) == (not said.startswith("error: ")), line
+
+
+def test_the_tour_runs(tmp_path, monkeypatch):
+    """What its commands and its Python print has the form of the page. Numbers depend on the machine."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = page("tour.md")
+    new = tour.run(text, tmp_path)
+    assert "Traceback" not in new and [form(line) for line in new.splitlines()] == list(map(form, text.splitlines()))
+    assert {path.name for path in tmp_path.iterdir()} >= {"curves.png", "scores.csv", "report.html", "new.csv"}
+    broken = re.findall(r"^broken\.jpeg,.*$", new, re.M)
+    assert len(broken) == 1 and not re.search(r"\d\.\d", broken[0])
+
+
+def form(line):
+    """A line without its numbers and the width of its columns."""
+    return re.sub(r" +", " ", re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "0", line))
 
 
 # Tables that follow from the code
@@ -271,6 +292,41 @@ def measured_table():
             cells = [f"{float(row['p50_ms']):.2f}" for row in (theirs, ours)] + [f"{float(ours['floor_ms']):.2f}"]
             lines.append(f"| {group} | {shape} | {' | '.join(cells)} | {float(ours['percent_of_floor']):.0f} % |")
     return lines
+
+
+def training_time_table():
+    """Lines: what the committed runs of each preset took, over their seeds."""
+    lines = [
+        "| preset | data | threads | precision | seconds per epoch | epochs | largest memory, MB |",
+        "|---|---|---:|---|---:|---:|---:|",
+    ]
+    for folder in (*sorted((RESULTS / "zhanglab/small").glob("*/")), RESULTS / "digits", RESULTS / "digits/fastsquid"):
+        runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*/summary.json"))]
+        (same,) = {(run["preset"], run["threads"], run["precision"], run["epochs"]) for run in runs}
+        ends = [json.loads(path.read_text().splitlines()[-1]) for path in sorted(folder.glob("seed-*/metrics.jsonl"))]
+        seconds = sorted(end["seconds"] / end["epoch"] for end in ends)
+        assert len(runs) == 3 and {run["device"] for run in runs} == {"cpu (2 cores)"}
+        name, threads, precision, epochs = same
+        data = "X-rays" if folder.parent.name == "small" else "DigitAnatomy"
+        span, memory = f"{seconds[0]:.0f} to {seconds[-1]:.0f}", max(run["peak_memory_mb"] for run in runs)
+        lines.append(f"| `{name}` | {data} | {threads} | {precision} | {span} | {epochs} | {memory} |")
+    return lines
+
+
+def full_size_table():
+    """Lines: images per second of both papers' systems at full size on the CPU that was measured."""
+    with open(RESULTS / "amd-epyc-2-threads.csv", newline="") as file:
+        rates = {
+            (row["group"], row["case"]): float(row["images_per_s"])
+            for row in csv.DictReader(file)
+            if row["variant"] == "torch" and row["group"] in ("training iteration", "scoring")
+        }
+    lines = ["| preset | training, images/s | scoring, images/s |", "|---|---:|---:|"]
+    for name in ("squid", "simsid"):
+        training, scoring = rates["training iteration", name], rates["scoring", f"{name} 16"]
+        lines.append(f"| `{name}` | {training:.1f} | {scoring:.1f} |")
+    unmeasured = " | ".join(["not measured"] * 2)
+    return [*lines, f"| `fastsquid`, `memae`, `auto-encoder` | {unmeasured} |"]
 
 
 def tile_table():
@@ -372,6 +428,16 @@ def test_what_was_measured_is_committed():
         assert limit in page("kernels.md")
 
 
+def test_times_are_the_committed_ones():
+    text = page("hardware.md")
+    for name, lines in (("training", training_time_table()), ("full size", full_size_table())):
+        table = "\n".join(lines)
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in text, table
+    measured = (RESULTS / "zhanglab/training-time.md").read_text()
+    alone = re.findall(r"^\| `fastsquid-small` \| ([\d.]+) \| ([\d.]+) \|$", measured, re.M)
+    assert f"an epoch of `fastsquid-small` takes {fmean(map(float, alone[0])):.0f} s" in text
+
+
 def test_tiles_are_the_kernels():
     pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
     assert_has("kernels.md", tile_table())
@@ -429,11 +495,11 @@ def test_robustness_is_that_of_the_committed_run():
 # Examples
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "python.md"], ids=relative)
+@pytest.mark.parametrize("path", [path for path in PAGES if path.name not in ("python.md", "tour.md")], ids=relative)
 def test_python_examples_run(path, tmp_path, monkeypatch):
     """One after the other in one namespace; a block that begins with a file's name is that file (below).
 
-    test_readme.py runs those of python.md, which are independent and use the repository's X-rays.
+    test_readme.py runs those of python.md, which are independent and use the repository's X-rays; tour.py its own.
     """
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -487,3 +553,42 @@ def test_the_data_source_of_the_example_works(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^[5-9] passed", done.stdout, re.M), done.stdout
+
+
+# Docker
+
+
+def kept(path):
+    """Whether .dockerignore keeps a file for the build."""
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert patterns[0] == "*" and "**/__pycache__" in patterns
+    top = Path(path).parts[0]
+    return f"!{top}" in patterns and "__pycache__" not in path
+
+
+def test_the_image_has_what_the_package_needs(tmp_path):
+    """No Docker here: the package is installed from what Docker would copy, as its last pip command does."""
+    lines = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text()).splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    assert steps[0][0] == "FROM" and dict(steps)["USER"] not in ("root", "0")
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dict(steps)["RUN"] + str(steps))
+    assert set(extras.split(",")) == {"dicom", "export", "shards"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    files = [path for path in tracked if kept(path)]
+    assert {"setup.py", "pyproject.toml", "constraints.txt", "fastsquid/reporting/report.html"} <= set(files)
+    assert not any(path.startswith(("tests/", "bench/", "docs/")) for path in files)
+    for path in files:
+        (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / "src" / path)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", tmp_path / "installed", tmp_path / "src"], check=True)
+    (command,) = json.loads(dict(steps)["ENTRYPOINT"])
+    assert (tmp_path / "installed/bin" / command).exists() and (tmp_path / "installed/fastsquid/kernels").is_dir()
+    answer = subprocess.run(
+        [sys.executable, "-m", command, "--version"],
+        cwd=tmp_path / "installed",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.startswith("fastsquid ")

@@ -31,6 +31,34 @@ def rows(text):
     ]
 
 
+def package_facts(monkeypatch, text=None):
+    """What setup.py tells setuptools; `text` in place of its own."""
+    setuptools, facts = pytest.importorskip("setuptools"), {}
+    monkeypatch.setattr(setuptools, "setup", lambda **given: facts.update(given))
+    monkeypatch.chdir(ROOT)
+    source = text or page("setup.py")
+    exec(compile(source, str(ROOT / "setup.py"), "exec"), {"__file__": str(ROOT / "setup.py"), "__name__": "setup"})
+    return facts
+
+
+def test_a_package_index_shows_no_dead_links(monkeypatch):
+    facts = package_facts(monkeypatch)
+    links = re.findall(r"\]\(([^)]*)\)", facts["long_description"])
+    assert links and all(link.startswith(("http", "#")) for link in links)
+    assert "`docs/pictures/xray-maps.png`" in facts["long_description"] and not facts["project_urls"]
+    assert facts["long_description"].startswith("# fastsquid\n\n")
+
+
+def test_with_an_address_links_are_absolute(monkeypatch):
+    address = "https://example.org/fastsquid"
+    facts = package_facts(monkeypatch, page("setup.py").replace("REPOSITORY = None", f'REPOSITORY = "{address}"'))
+    assert f"]({address}/raw/main/docs/pictures/xray-maps.png)" in facts["long_description"]
+    assert f"]({address}/blob/main/docs/README.md)" in facts["long_description"]
+    links = re.findall(r"\]\(([^)]*)\)", facts["long_description"])
+    assert all(link.startswith(("http", "#")) for link in links)
+    assert facts["project_urls"] == {"Source": address}
+
+
 def test_readme_is_short():
     assert len(README.splitlines()) <= 180 and len(README.split()) <= 1250
 
