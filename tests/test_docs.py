@@ -190,7 +190,7 @@ def test_every_option_named_anywhere_exists():
         "--mnist",
         "--index-url",
         "--find-links",
-        *("--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
+        *("--version", "--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
     }  # of pytest bench/, bench/resources.py, bench/unlike.py, pip, torchrun, bench/gpu.sh, docker
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
