@@ -62,7 +62,7 @@ def output_of(line: str) -> str:
             run_command(lambda: main(words[3:]))
         except SystemExit:
             pass
-    return out.getvalue()
+    return out.getvalue().replace(f"{ROOT}/", "")
 
 
 @contextmanager
