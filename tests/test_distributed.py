@@ -331,7 +331,7 @@ def test_processes_end_with_torchrun(job, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
         text=True,
     )
-    assert process.stdout.readline().startswith("epoch 1/1000")
+    assert next(line for line in process.stdout if line.startswith("epoch 1/1000"))
     process.kill()
     out, error = process.communicate(timeout=60)  # which ends when no process holds the pipe any more
     assert f"--resume {tmp_path / 'run'}" in out + error
