@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_reading_options, add_threads_option, run_command
-from .utils.files import replacing, require_place
+from .utils.cli import Parser, add_overwrite_option, add_reading_options, add_threads_option, run_command
+from .utils.files import replacing, require_new
 
 
 def parser() -> Parser:
@@ -18,6 +18,7 @@ def parser() -> Parser:
         "--to", required=True, choices=["onnx", "pt2"], help="onnx, or pt2, which torch.export.load opens"
     )
     parser.add_argument("--out", metavar="FILE", help="file to write; default: scorer.onnx or scorer.pt2")
+    add_overwrite_option(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -33,6 +34,8 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     """Write a run as one file for other programs."""
     options = parser().parse_args(arguments)
+    out = Path(options.out or f"scorer.{options.to}")
+    require_new(out, options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load
     from .exporting.portable import READERS, WRITERS, require_packages
@@ -45,8 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--data is empty: give a folder, or leave it out for the run's own data")
     require_packages(options.to)
 
-    out = Path(options.out or f"scorer.{options.to}")
-    require_place(out)
     scorer = load(options.run, device="cpu", impl="torch")
     scorer.normal_map()  # raises before there is work
     images = None

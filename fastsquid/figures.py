@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_device_options, add_reading_options, run_command
+from .utils.cli import Parser, add_device_options, add_overwrite_option, add_reading_options, run_command
+from .utils.files import require_new_in
+
+# What `drawing.papers.draw_figures` names its figures.
+FIGURES = ("roc", "precision_recall", "reconstructions", "gradcam", "memory_tsne", "slot_usage", "score_histograms")
 
 
 def parser() -> Parser:
@@ -26,6 +30,7 @@ def parser() -> Parser:
         default=["png"],
         help="file formats, one or several; a PNG is at least 1,500 pixels wide; default: png",
     )
+    add_overwrite_option(parser)
     parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
     parser.add_argument(
         "--checkpoint", choices=["best", "last"], help="which detector; default: each run's best, where it has one"
@@ -38,6 +43,10 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     """Draw the figures of the papers."""
     options = parser().parse_args(arguments)
+    if len(options.runs) > 1 and options.out is None:
+        raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
+    folder = Path(options.out or Path(options.runs[0]) / "figures")
+    require_new_in(folder, [f"{name}.{kind}" for name in FIGURES for kind in options.format], options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .drawing.papers import draw_figures
     from .drawing.save import save_figure
@@ -47,9 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     from .runs.trained import load_run
     from .utils.devices import choose_device
 
-    if len(options.runs) > 1 and options.out is None:
-        raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
-
     device = choose_device(options.device)
     first = read_agreeing_runs(options.runs)
     source = data_of(options.runs[0], first, options.data)
@@ -58,7 +64,6 @@ def main(arguments: list[str] | None = None) -> None:
     for run in runs:
         if run.calibration is None:
             raise UserError(why_uncalibrated(run.folder, run.record))
-    folder = Path(options.out or Path(options.runs[0]) / "figures")
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_figures(runs, data):
         if isinstance(figure, str):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_run_options, run_command
-from .utils.files import write_json
+from .utils.cli import Parser, add_overwrite_option, add_run_options, run_command
+from .utils.files import require_new_in, write_json
 
 LARGEST = 300_000  # bytes of the PNG
 
@@ -20,12 +20,15 @@ def parser() -> Parser:
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder for maps.png and locate.json; default: RUN/localization"
     )
+    add_overwrite_option(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw heat maps, and measure them where anomalies are known."""
     options = parser().parse_args(arguments)
+    folder = Path(options.out or Path(options.run) / "localization")
+    require_new_in(folder, ("maps.png", "locate.json"), options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
@@ -53,7 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     where = f"{config.preset}, {which}, {shown} split; the map of the score: {' '.join(MAPS[config.map].split())}"
     figure = draw_maps(detector, split, calibration, where)
 
-    folder = Path(options.out or Path(options.run) / "localization")
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"checkpoint": {"name": run.checkpoint, "epoch": run.epoch}, "map": config.map}
     result = None

@@ -265,7 +265,7 @@ def test_verify_fails_where_a_weight_is_another(by_residual, files, tmp_path, co
     monkeypatch.setitem(portable.WRITERS, "onnx", tampered)
     out = tmp_path / "scorer.onnx"
     out.write_text("old")
-    code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--verify")
+    code, said, err = command(export.main, by_residual, "--to", "onnx", "--out", out, "--overwrite", "--verify")
     assert code == 2 and "largest difference" in said
     assert re.fullmatch(rf"error: {out} .*\bscore\b.* [\d.e-]+ .*\b{verification.LIMIT}\b.*\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["scorer.onnx"] and out.read_text() == "old"
@@ -346,11 +346,21 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
     assert not list(out.parent.iterdir())
 
 
+def test_an_existing_file_is_kept(by_residual, files, tmp_path, command, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "scorer.pt2"  # the default
+    out.write_text("old")
+    said = refused(export.main, "no run at all", "--to", "pt2")
+    assert f"{out.name} exists" in said and "--overwrite" in said and out.read_text() == "old"
+    monkeypatch.setitem(portable.WRITERS, "pt2", lambda _, file: file.write(b"new"))
+    assert command(export.main, by_residual, "--to", "pt2", "--overwrite")[0] == 0 and out.read_text() == "new"
+
+
 def test_a_full_disk(by_residual, tmp_path):
     """Where PyTorch's own writer would end the process."""
     (tmp_path / "s").write_text("old")
     done = subprocess.run(
-        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", "pt2", "--out", tmp_path / "s"],
+        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", "pt2", "--out", tmp_path / "s", "--overwrite"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),

@@ -528,6 +528,17 @@ def test_refusals(runs, bare, tmp_path, refused):
     assert str(out) in refused(figures.main, runs[0], "--out", out)
 
 
+def test_existing_figures_are_kept(result, refused):
+    folder, printed, kept = result
+    assert set(kept) <= set(figures.FILES) and {line.split("/")[-1].split()[0] for line in printed} == set(
+        figures.FILES
+    )
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    said = refused(figures.main, "no run at all", "--out", folder)
+    assert f"{folder}/" in said and "--overwrite" in said
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_an_unfinished_run_is_refused(bare, tmp_path, refused):
     run = shutil.copytree(bare, tmp_path / "run")
     latest, config = checkpoint.latest_checkpoint(run), read_run(run).config

@@ -70,7 +70,7 @@ def run_and_keep(*arguments):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(saving, "save_figure", save)
         patch.setattr(localization, "score_images", scored)
-        locate.main([str(argument) for argument in (*arguments, "--device", "cpu")])
+        locate.main([str(argument) for argument in (*arguments, "--overwrite", "--device", "cpu")])
     (figure,) = kept
     return out.getvalue(), figure, ranked
 
@@ -288,11 +288,19 @@ def test_refusals(run, tmp_path, refused):
     )
     assert f"{tmp_path} " in refused(locate.main, tmp_path)
     assert "/nowhere " in refused(locate.main, run, "--data", tmp_path / "nowhere", "--out", out)
-    assert "--checkpoint last" in refused(locate.main, run, "--checkpoint", "best")
+    assert "--checkpoint last" in refused(locate.main, run, "--checkpoint", "best", "--out", out)
     assert re.search("--dat:? .*--data", refused(locate.main, run, "--dat", XRAYS))
     assert not out.exists()
     out.write_text("")
     assert str(out) in refused(locate.main, run, "--out", out)
+
+
+def test_existing_maps_are_kept(run, tmp_path, refused, monkeypatch):
+    (tmp_path / "locate.json").write_text("old")
+    monkeypatch.setattr("fastsquid.runs.trained.load_trained", None)  # nothing is loaded before
+    said = refused(locate.main, run, "--out", tmp_path)
+    assert f"{tmp_path / 'locate.json'} exists" in said and "--overwrite" in said
+    assert (tmp_path / "locate.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_diverged_detector_is_refused():

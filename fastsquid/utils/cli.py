@@ -204,6 +204,11 @@ def add_anonymous_option(parser: Parser) -> None:
     )
 
 
+def add_overwrite_option(parser: Parser) -> None:
+    """Add --overwrite, as `files.require_new` takes it."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out names, where it exists already")
+
+
 def add_training_options(parser: Parser) -> None:
     """Add --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
     add_device_options(parser)

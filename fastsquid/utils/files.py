@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,40 @@ def require_place(path: str | Path) -> None:
         raise UserError(f"{path} is a folder: give the name of a file to write")
     if not path.parent.is_dir():
         raise UserError(f"{path} cannot be written, because the folder {path.parent} does not exist: make it")
+
+
+def require_new(path: str | Path, overwrite: bool) -> None:
+    """Check that a file can have this path, and that nothing is lost by writing it.
+
+    Args:
+        path: of the file.
+        overwrite: whether the user allows replacing an existing file.
+
+    Raises:
+        UserError: as for `require_place`; or the file exists and `overwrite` is false.
+    """
+    require_place(path)
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path} exists: give another --out, or add --overwrite to replace it")
+
+
+def require_new_in(folder: str | Path, names: Iterable[str], overwrite: bool) -> None:
+    """Check that files can be written to a folder, and that nothing is lost by writing them.
+
+    Args:
+        folder: which need not exist.
+        names: of the files.
+        overwrite: as for `require_new`.
+
+    Raises:
+        UserError: the folder is a file; or one of the files exists and `overwrite` is false.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder")
+    if folder.is_dir():
+        for name in names:
+            require_new(folder / name, overwrite)
 
 
 @contextmanager
