@@ -1,7 +1,7 @@
 """The detector: generator and discriminator of one configuration, and the anomaly scores they give."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -120,11 +120,11 @@ class Detector(nn.Module):
             return inputs, self.generator(inputs)
 
     def scores(
-        self, images: Tensor, drawn: Drawn | None = None, fast: bool = False
+        self, images: Tensor, drawn: Drawn | None = None, names: Collection[str] | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the anomaly scores of images and their healthy reconstructions, without gradients.
 
-        The scores are those in the config's `scores`, larger = more abnormal:
+        The config's `scores` are, larger = more abnormal:
 
         - `discriminator`: minus the discriminator's logit on the reconstruction, each image normalized by its own
           statistics (the papers' score as their code computes it, SQUID 3.4).
@@ -141,10 +141,11 @@ class Detector(nn.Module):
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
             drawn: what `draw` returned for them, if it ran already.
-            fast: return `discriminator_image` alone, for which the generator does not run; the reconstruction is None.
+            names: which scores to compute; None for all. The generator does not run for `discriminator_image` alone.
 
         Returns:
-            dict of float32 tensors (B,), and the reconstruction (B, 1, H, W) in [0, 1].
+            dict of float32 tensors (B,), and the reconstruction (B, 1, H, W) in [0, 1]; None if the generator did not
+            run.
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -153,10 +154,7 @@ class Detector(nn.Module):
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
         # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
         with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
-            if fast:
-                judged = {"discriminator_image": self._judge(self.to_range(images))}
-                return self._of_discriminator(judged), None
-            return self._scores(images, drawn)
+            return self._scores(images, drawn, self.config.scores if names is None else names)
 
     def judge_cells(self, images: Tensor, drawn: Drawn | None = None) -> dict[str, Tensor]:
         """Return minus the discriminator's logit of every cell of images and of their reconstructions.
@@ -189,29 +187,38 @@ class Detector(nn.Module):
             values = torch.as_tensor(scores[name], dtype=torch.float64)
             moments[0], moments[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
 
-    def _scores(self, images: Tensor, drawn: Drawn | None) -> tuple[dict[str, Tensor], Tensor]:
+    def _scores(
+        self, images: Tensor, drawn: Drawn | None, names: Collection[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        needed = {*names, *(COMBINED if "combined" in names else ())}
+        scores: dict[str, Tensor] = {}
+        if drawn is None and needed == {"discriminator_image"}:
+            scores["discriminator_image"] = self._pool(self._judge(self.to_range(images)))
+            return scores, None
         inputs, out = drawn or self.draw(images)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
         reconstruction = self.from_range(student)
-        errors = to_patches((self.from_range(inputs) - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
-        errors = errors.view(-1, self.config.patches)
-        scores = {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
-        if self.discriminator is not None:
-            scores |= self._of_discriminator(self.judge_cells(images, (inputs, out)))
-        if self.config.score == "combined":
+        if "residual" in needed or "patch_residual" in needed:
+            errors = to_patches((self.from_range(inputs) - reconstruction) ** 2, self.config.grid).mean((1, 2, 3))
+            errors = errors.view(-1, self.config.patches)
+            scores |= {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
+        for name, seen in (("discriminator", student), ("discriminator_image", inputs)):
+            if name in needed:
+                scores[name] = self._pool(self._judge(seen))
+        if "combined" in needed:
             moments = zip(COMBINED, self.usual)
             parts = [(scores[name].float() - mean) / deviation for name, (mean, deviation) in moments]
             scores["combined"] = sum(parts[1:], start=parts[0])
-        if "discriminator_running" in self.config.scores and self.discriminator is not None:
+        if "discriminator_running" in needed and self.discriminator is not None:
             scores["discriminator_running"] = -self.discriminator(student)
         if out.memory_distance is not None:
             scores["memory_distance"] = out.memory_distance.mean(1)
-        return {name: scores[name] for name in self.config.scores}, self.restore(reconstruction, images)
+        return {name: scores[name] for name in names}, self.restore(reconstruction, images)
 
-    def _of_discriminator(self, judged: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the scores (B,) of images from their cells, as `judge_cells` returns them."""
-        return {name: -soft_minimum(-cells) if self.has_cells else cells.flatten() for name, cells in judged.items()}
+    def _pool(self, cells: Tensor) -> Tensor:
+        """Return the scores (B,) of images from their cells, as `_judge` returns them."""
+        return -soft_minimum(-cells) if self.has_cells else cells.flatten()
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

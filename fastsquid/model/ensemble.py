@@ -1,6 +1,6 @@
 """Several detectors as one: the mean of their standardized scores, of their maps and of their reconstructions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -42,26 +42,27 @@ class Ensemble(nn.Module):
         return [member.draw(images) for member in self.members]
 
     def scores(
-        self, images: torch.Tensor, drawn: list[tuple] | None = None, fast: bool = False
+        self, images: torch.Tensor, drawn: list[tuple] | None = None, names: Collection[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return the mean of the members' standardized scores, and the mean of their reconstructions.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
             drawn: what `draw` returned for them, where it is there already.
-            fast: as for `Detector.scores`.
+            names: as for `Detector.scores`.
 
         Returns:
-            dict of float32 tensors (B,) by score, larger = more abnormal; and float32 (B, 1, H, W) in [0, 1].
+            dict of float32 tensors (B,) by score, larger = more abnormal; and float32 (B, 1, H, W) in [0, 1], or None
+            as for `Detector.scores`.
 
         Raises:
             RuntimeError: a member is in training mode.
         """
         every = drawn or [None] * len(self.members)
-        found = [member.scores(images, one, fast) for member, one in zip(self.members, every)]
+        found = [member.scores(images, one, names) for member, one in zip(self.members, every)]
         scores = self.combine([scores for scores, _ in found])
         drawings = [drawing for _, drawing in found if drawing is not None]
-        return scores, None if fast else sum(drawings[1:], start=drawings[0]) / len(found)
+        return scores, sum(drawings[1:], start=drawings[0]) / len(found) if drawings else None
 
     def combine(self, found: Sequence[dict[str, Values]]) -> dict[str, Values]:
         """Return the ensemble's scores from those of its members.
