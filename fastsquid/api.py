@@ -2,22 +2,15 @@
 
 import copy
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from .data.images import (
-    convert_array,
-    convert_image,
-    read_image,  # pyright: ignore[reportUnknownVariableType]
-    to_unit,
-)
+from .data.inputs import Images, unit_batches
 from .errors import UserError
 from .model.detector import Detector
 from .model.ensemble import Ensemble
@@ -28,10 +21,13 @@ from .scoring.batches import gather
 from .scoring.input_check import InputCheck
 from .scoring.maps import Moments, anomaly_maps
 from .scoring.scores import Calibration, calibrated
+from .scoring.thresholds import Threshold, offered_thresholds
 from .utils.devices import choose_device
 
-# One image, several in one array, or any iterable of these.
-Images: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | Iterable["Images"]
+NO_PERCENTILES = (
+    "the run has no percentiles, because it had no labeled validation images, or an earlier version made it: train or "
+    "convert one with a val folder of NORMAL and other classes"
+)
 
 _Scored: TypeAlias = tuple[dict[str, torch.Tensor], "torch.Tensor | None"]
 
@@ -83,14 +79,17 @@ def load(
 class Scorer:
     """A detector for scoring. Every method takes images and returns arrays with one entry per image, in their order.
 
-    Images can be a path, a PIL image, an array or a tensor, or any iterable of these. One array can hold several:
+    Images can be a path, the bytes of a file, a file opened with mode "rb", a PIL image, a pydicom dataset, an array
+    or a tensor; a folder, which stands for all images below it; or any iterable of these. One array can hold several:
     (H, W), (N, H, W) or (N, 1, H, W), uint8, uint16, or floats in [0, 1], of any size. Each image becomes a square of
     the model's size as files do (`data.read_image`), but floats are not rounded to 8 or 16 bits. If the run crops,
-    all results, maps included, are of the exposed field of an image. DICOM files are read as
-    `python -m fastsquid.score` reads them. Only one batch of an iterable is in memory at a time.
+    all results, maps included, are of the exposed field of an image. DICOM is read as `python -m fastsquid.score`
+    reads it. Do not give the `pixel_array` of a dataset: it is neither windowed nor inverted, and 12 bits in uint16
+    are nearly black. Only one batch of an iterable is in memory at a time.
 
-    An image that cannot be used raises a UserError, which is a ValueError. Its message has the image's path, or its
-    number from 0.
+    Of several images, one whose file cannot be read has results of NaN, and a warning in the log names it. A single
+    image that cannot be read raises a UserError, and so do several of which none can. An array of another shape, dtype
+    or range always does. A UserError is a ValueError. Its message has the image's path, or its number from 0.
 
     The score of a group is the mean of its runs' scores. Each run's scores are standardized first, on its own normal
     validation images, or on its training images if there are none. Maps and reconstructions are means over the runs.
@@ -151,6 +150,25 @@ class Scorer:
             raise UserError("this detector has no run folder: fastsquid.load gives one that has")
         return self._trained
 
+    def __repr__(self) -> str:
+        config, run = self.detector.config, self._trained
+        facts: dict[str, object] = {"preset": config.preset, "score": self.score_name, "image_size": self.image_size}
+        if isinstance(run, (TrainedRun, TrainedGroup)):
+            facts = {"run": str(run.folder), **facts, "seeds": run.seeds, "checkpoint": run.checkpoint}
+        facts["device"] = str(self.device)
+        return f"Scorer({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
+
+    @property
+    def has_percentiles(self) -> bool:
+        """Whether `percentile` works: the run is calibrated and had labeled validation images."""
+        return self.calibration is not None and self.calibration[self.score_name].quantiles is not None
+
+    @property
+    def thresholds(self) -> list[Threshold]:
+        """The thresholds of the preset's score that the run offers, the one that `score` and `report` use first."""
+        validation = getattr(self._trained, "validation", None)
+        return offered_thresholds(self.score_name, validation, self.calibration)
+
     @property
     def detector(self) -> Detector | Ensemble:
         """The frozen detector, or the ensemble of a group."""
@@ -169,22 +187,30 @@ class Scorer:
         Raises:
             UserError: no image, or one that cannot be used.
         """
-        return self.scores(images, batch_size)[self.score_name]
+        return self.scores(images, batch_size, names=[self.score_name])[self.score_name]
 
-    def scores(self, images: Images, batch_size: int = 64, cropped: bool = False) -> dict[str, NDArray[np.float32]]:
+    def scores(
+        self, images: Images, batch_size: int = 64, cropped: bool = False, names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Return all scores, larger = more abnormal.
 
         Args:
             images, batch_size: as for `score`.
             cropped: the images are as `data.read_image` returns them for this run, so they are not cropped again.
+            names: which of `score_names`; None for all. Only what these need is computed: `discriminator_image` needs
+                no generator.
 
         Returns:
             {score: float32 (N,)}.
 
         Raises:
-            UserError: as for `score`.
+            UserError: as for `score`; or the run has no such score.
         """
-        return self._gather(images, batch_size, lambda batch: self._scored(batch, self.fast)[0], cropped)
+        names = self.score_names if names is None else names
+        for name in names:
+            if name not in self.score_names:
+                raise UserError(f"there is no score {name!r}: give some of {', '.join(map(repr, self.score_names))}")
+        return self._gather(images, batch_size, lambda batch: self._scored(batch, names)[0], cropped)
 
     def reconstruct(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
         """Return healthy images as the generator draws them, in the exposure of the given ones.
@@ -200,8 +226,8 @@ class Scorer:
         """
 
         def draw(batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            student = self._scored(batch)[1]
-            assert student is not None  # only fast scores have none
+            student = self._scored(batch, ())[1]
+            assert student is not None  # only `discriminator_image` needs none
             return {"student": student[:, 0]}
 
         return self._gather(images, batch_size, draw)["student"]
@@ -301,10 +327,7 @@ class Scorer:
         """
         quantiles = self._calibration().quantiles
         if quantiles is None:
-            raise UserError(
-                "the run has no percentiles, because it had no labeled validation images, or an earlier version made "
-                "it: train or convert one with a val folder of NORMAL and other classes"
-            )
+            raise UserError(NO_PERCENTILES)
         return np.interp(np.asarray(scores, np.float64), quantiles, np.arange(101.0))
 
     def normal_map(self, kind: str | None = None) -> Moments:
@@ -333,9 +356,9 @@ class Scorer:
             raise UserError(f"there is no {kind!r} map: give one of {', '.join(map(repr, self._maps))}")
         return self._maps[kind]
 
-    def _scored(self, batch: torch.Tensor, fast: bool = False) -> _Scored:
+    def _scored(self, batch: torch.Tensor, names: Sequence[str]) -> _Scored:
         detector: Any = self.detector
-        return detector.scores(batch, fast=fast)
+        return detector.scores(batch, names=names)
 
     @torch.inference_mode()
     def _examine(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -343,7 +366,7 @@ class Scorer:
         drawn = detector.draw(batch)
         found: _Scored = detector.scores(batch, drawn)
         scores, reconstructions = found
-        assert reconstructions is not None  # only fast scores have none
+        assert reconstructions is not None  # it is drawn already
         maps = anomaly_maps(detector, batch, {self.map_name: self.normal_map()}, drawn)
         given = {name: scores[name] for name in self.score_names}
         return {**given, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
@@ -362,8 +385,11 @@ class Scorer:
         cropped: bool = False,
     ) -> dict[str, NDArray[np.float32]]:
         """Return the results of `compute`, dicts of tensors (B, ...), over all batches."""
-        batches = unit_batches(images, self.image_size, batch_size, self.crop and not cropped)
+        unreadable: set[int] = set()
+        batches = unit_batches(images, self.image_size, batch_size, self.crop and not cropped, unreadable)
         found = gather(compute, (batch.to(self.device) for batch in batches))
+        for values in found.values():
+            values[sorted(unreadable)] = torch.nan
         return {name: values.numpy() for name, values in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -378,69 +404,3 @@ class Scorer:
         except UserError:
             self.device = torch.device("cpu")
         self.detector.to(self.device)
-
-
-def unit_batches(images: Images, size: int, batch_size: int = 64, crop: bool = False) -> Iterator[torch.Tensor]:
-    """Yield batches of images that a `Scorer` takes, at the model's size.
-
-    Args:
-        images: as for `Scorer.score`.
-        size: side of the square images in pixels.
-        batch_size: images per batch.
-        crop: crop every image to its exposed field first.
-
-    Yields:
-        float32 (B, 1, size, size) in [0, 1], on the CPU.
-
-    Raises:
-        UserError: no image, one that cannot be used, or a batch size that is not a whole number above 0.
-    """
-    whole = isinstance(batch_size, (int, np.integer))  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not whole or batch_size < 1:
-        raise UserError(f"batch_size = {batch_size!r} should be a whole number, at least 1")
-    batch: list[torch.Tensor] = []
-    number = -1
-    for number, image in enumerate(_single(images)):
-        batch.append(to_unit(torch.as_tensor(_square(image, size, number, crop))))
-        if len(batch) == batch_size:
-            yield torch.stack(batch)[:, None]
-            batch = []
-    if number < 0:
-        raise UserError("there are no images: give at least one")
-    if batch:
-        yield torch.stack(batch)[:, None]
-
-
-def _single(images: Any) -> Iterator[Any]:
-    """Yield one image after the other. What is not an image is passed on: `_square` rejects it by its number."""
-    if isinstance(images, (np.ndarray, torch.Tensor)):
-        images = cast(Any, images)
-        if images.ndim == 4 and images.shape[1] == 1:
-            images = images[:, 0]
-        if images.ndim == 3 and images.shape[2] not in (3, 4):  # 3 or 4 are colors, not columns of an X-ray
-            yield from images
-        else:
-            yield images
-    elif isinstance(images, Iterable) and not isinstance(images, (str, bytes)):
-        for image in cast("Iterable[Any]", images):
-            yield from _single(image)
-    else:
-        yield images
-
-
-def _square(image: Any, size: int, number: int, crop: bool) -> NDArray[Any]:
-    """Return the square that `read_image`, `convert_image` or `convert_array` makes of one image."""
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(cast(Any, image)), size, crop=crop)
-    try:
-        if isinstance(image, Image.Image):
-            return convert_image(image, size, crop)
-        if isinstance(image, torch.Tensor):
-            image = image.detach().cpu()
-            # NumPy has no bfloat16.
-            image = (image.float() if image.is_floating_point() else image).numpy()
-        if isinstance(image, np.ndarray):
-            return convert_array(cast("NDArray[Any]", image), size, crop)
-        raise ValueError(f"its type is {type(image).__name__}; give a path, a PIL image, an array or a tensor")
-    except Exception as error:  # decoders raise errors of almost any type for a damaged PIL image
-        raise UserError(f"image {number}, counted from 0, cannot be used: {error}") from error

@@ -14,7 +14,8 @@ from sklearn.utils.validation import (  # pyright: ignore[reportMissingTypeStubs
 )
 
 from . import config as configuration
-from .api import Images, Scorer, unit_batches
+from .api import Scorer
+from .data.inputs import Images, unit_batches
 from .errors import UserError
 from .model.detector import Detector
 from .runs.trained import TrainedDetector
@@ -106,14 +107,17 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         maps = calibrate_maps(detector, images, maps=forward_maps)
         trained = TrainedDetector(detector, calibrate(detector, images))
         self.scorer_ = Scorer(trained, maps, input_check=fit_check(images))
-        scores = self.scorer_.scores(images, cropped=True)[config.score].astype(np.float64)
+        scores = self.scorer_.scores(images, cropped=True, names=[config.score])[config.score].astype(np.float64)
         self.offset_ = float(np.percentile(-scores, 100 * contamination))
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
         """Return minus the preset's anomaly scores of images X, larger = more normal: float64 (n,)."""
         check_is_fitted(self)
-        return -self.scorer_.score(_several(X)).astype(np.float64)
+        scores = self.scorer_.score(_several(X)).astype(np.float64)
+        if np.isnan(scores).any():  # which `predict` would call normal
+            raise UserError(f"image {np.isnan(scores).argmax()}, counted from 0, cannot be read: leave it out of X")
+        return -scores
 
     def decision_function(self, X: Images) -> NDArray[np.float64]:
         """Return `score_samples` of images X minus `offset_`, below 0 = abnormal: float64 (n,)."""

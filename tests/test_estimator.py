@@ -98,6 +98,15 @@ def test_fit_returns_self():
     assert detector.fit(X[:2], y=np.ones(2)) is detector
 
 
+def test_a_broken_file_is_not_called_normal(fitted, tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for method in (fitted.predict, fitted.score_samples, fitted.fit):
+        with pytest.raises(ValueError, match=r"^image 1\b|b\.png"):
+            method(files)
+
+
 def test_fit_is_idempotent(fitted):
     """Whatever was fitted before, and whatever the global random state; which it leaves as it was."""
     again = tiny(epochs=1, random_state=5).fit(X[:3]).set_params(epochs=2, random_state=0)

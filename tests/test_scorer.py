@@ -3,6 +3,7 @@
 import copy
 import csv
 import doctest
+import io
 import json
 import pickle
 import shutil
@@ -129,14 +130,66 @@ def test_percentiles_are_among_normal_validation_images(run, data):
 
 
 def test_the_command_writes_the_same_bits(run, unbroken, tmp_path, command):
-    assert command(score.main, unbroken, XRAYS, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0
+    assert command(score.main, unbroken, XRAYS, "--out", tmp_path / "s.csv", "--device", "cpu", "--all-scores")[0] == 0
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     scores = run.scores(find_images(XRAYS))
     for name, values in scores.items():
         np.testing.assert_array_equal(np.array([row[name] for row in rows], np.float32), values)
-    shown = [float(row["calibrated"]) for row in rows]
-    np.testing.assert_allclose(run.calibrated(scores["discriminator"]), shown, rtol=1e-5)
+    np.testing.assert_array_equal(np.array([row["score"] for row in rows], np.float32), run.score(find_images(XRAYS)))
+    shown = [float(row["percentile"]) for row in rows]
+    np.testing.assert_allclose(run.percentile(scores["discriminator"]), shown, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_one_score_is_the_same_as_among_all(run, name):
+    (alone,) = run.scores(SQUARES, names=[name]).values()
+    np.testing.assert_array_equal(alone, run.scores(SQUARES)[name])
+
+
+def test_a_score_of_the_image_needs_no_generator(run, monkeypatch):
+    expected = run.scores(SQUARES)["discriminator_image"]
+    monkeypatch.setattr(run.detector.generator, "forward", None)
+    np.testing.assert_array_equal(run.scores(SQUARES, names=["discriminator_image"])["discriminator_image"], expected)
+    with pytest.raises(UserError, match="'combined': .*'discriminator_image'"):
+        run.scores(SQUARES, names=["combined"])
+
+
+def test_a_run_that_ranks_by_the_image_needs_no_generator():
+    detector = Detector(preset("fastsquid-small", width=4, slots=8, score="discriminator_image")).eval().frozen()
+    scorer = Scorer(TrainedDetector(detector, None), None)
+    detector.generator.forward = None
+    assert scorer.score(SQUARES).shape == (4,)
+
+
+def test_combined_needs_its_two_parts_alone(monkeypatch):
+    detector = Detector(preset("fastsquid-small", width=4, slots=8, discriminator_norm="batch")).eval().frozen()
+    scorer = Scorer(TrainedDetector(detector, None), None)
+    expected, norms = scorer.scores(SQUARES)["combined"], []
+    forward = detector.discriminator.forward
+
+    def judge(images, **options):
+        norms.append(options.get("norm"))
+        return forward(images, **options)
+
+    monkeypatch.setattr(detector.discriminator, "forward", judge)
+    np.testing.assert_array_equal(scorer.score(SQUARES), expected)
+    assert norms == ["image"] * 2  # not the one of running statistics
+
+
+def test_what_it_says_of_itself(run, unbroken):
+    said = repr(run)
+    for fact in (str(unbroken), "squid-small", "'discriminator'", "64", "(0,)", "'best'", "'cpu'"):
+        assert fact in said
+    detector = Detector(preset("auto-encoder-small", width=4)).eval().frozen()
+    assert "seeds" not in repr(Scorer(TrainedDetector(detector, None), None))
+
+
+def test_thresholds(run, unbroken):
+    value, _ = run.thresholds[0]
+    assert value == load_run(unbroken).validation["discriminator"]["threshold"] and len(run.thresholds) == 3
+    image_only = fastsquid.load(unbroken, device="cpu", fast=True)
+    assert image_only.thresholds[0][0] == load_run(unbroken).validation["discriminator_image"]["threshold"]
 
 
 # Which images
@@ -169,6 +222,9 @@ def test_every_kind_of_image_gives_the_same(run, tmp_path):
         "float64 tensor with a gradient": torch.tensor(SQUARES / 255, requires_grad=True)[:, None],
         "a list of everything": [files[0], SQUARES[1], [Image.fromarray(SQUARES[2])], torch.tensor(SQUARES[3:] / 255)],
         "a generator": (square for square in SQUARES),
+        "a folder": tmp_path,
+        "bytes": [path.read_bytes() for path in files],
+        "open files": [io.BytesIO(path.read_bytes()) for path in files],
     }
     expected = run.scores(SQUARES)
     for kind, images in kinds.items():
@@ -268,8 +324,11 @@ REFUSED = {
     "no images in an array": (np.zeros((0, 8, 8)), "no images"),
     "None": (None, r"^image 0\b.*\bNoneType\b"),
     "numbers": ([[0.5, 0.5], [0.5, 0.5]], r"^image 0\b.* float\b"),
-    "bytes": ([GOOD, b"P5 1 1 255 a"], r"^image 1\b.*\bbytes\b"),
-    "missing file": (["nowhere.png"], r"^nowhere\.png "),
+    "bytes of nothing": (b"", r"^image 0\b.*\bempty\b"),
+    "bytes of no image": (b"no image at all", r"^image 0\b.*\bno image\b"),
+    "a file open as text": (io.StringIO("a"), r"^image 0\b.* 'rb'"),
+    "missing file": ("nowhere.png", r"^nowhere\.png "),
+    "missing files": (["nowhere.png", "nor here.png"], r"^nowhere\.png "),
     "PIL of a float mode": (Image.new("F", (8, 8)), r"^image 0\b.*\bmode F\b"),
 }
 
@@ -283,8 +342,57 @@ def test_what_is_no_image_is_refused(run, images, message):
 
 def test_a_damaged_pil_image_is_refused(run, tmp_path):
     (tmp_path / "cut.jpeg").write_bytes(PATHS[0].read_bytes()[:3000])  # which shows when it is decoded
-    with Image.open(tmp_path / "cut.jpeg") as image, pytest.raises(UserError, match=r"^image 1\b.*truncated"):
-        run.score([SQUARES[0], image])
+    with Image.open(tmp_path / "cut.jpeg") as image, pytest.raises(UserError, match=r"^image 0\b.*truncated"):
+        run.score(image)
+
+
+def test_broken_files_among_others_give_nan(run, tmp_path, caplog):
+    (tmp_path / "cut.jpeg").write_bytes(PATHS[0].read_bytes()[:3000])
+    (tmp_path / "empty.png").touch()
+    with Image.open(tmp_path / "cut.jpeg") as cut:
+        images = [SQUARES[0], tmp_path / "empty.png", SQUARES[1], cut, b"no image", "nowhere.png", SQUARES[2]]
+        for batch_size in (2, 64):
+            caplog.clear()
+            scores = run.score(images, batch_size=batch_size)
+            assert np.isnan(scores).tolist() == [False, True, False, True, True, True, False]
+            np.testing.assert_allclose(scores[[0, 2, 6]], run.score(SQUARES[:3]), atol=1e-5)
+            for name, message in zip(("empty.png", "image 3", "image 4", "nowhere.png"), caplog.messages, strict=True):
+                assert name in message and "NaN" in message
+        every, drawn, heat = run.examine(images)
+    for values in (*every.values(), drawn, heat, run.unlike_training(images), run.reconstruct(images)):
+        assert np.isnan(values).reshape(7, -1).all(1).tolist() == np.isnan(scores).tolist()
+        assert np.isfinite(values[[0, 2, 6]]).all()
+    assert np.isnan(run.percentile(scores)).tolist() == np.isnan(scores).tolist()
+
+
+def test_an_array_that_cannot_be_used_loses_no_time(run):
+    """It is the caller's mistake, and not a file's."""
+    with pytest.raises(UserError, match=r"^image 1\b.*\bfinite\b"):
+        run.score([PATHS[0], np.full((8, 8), np.nan)])
+
+
+def test_an_empty_folder(run, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} .*no images"):
+        run.score(tmp_path)
+
+
+def test_dicom_as_a_file_as_bytes_and_as_a_dataset(run, tmp_path, caplog):
+    pydicom = pytest.importorskip("pydicom")
+    from dicom_files import radiograph, write
+
+    path = write(tmp_path / "x.dcm", radiograph(), 12)
+    lateral = write(tmp_path / "y.dcm", radiograph(), 12, ViewPosition="LL")
+    expected = run.score(path)
+    dataset = pydicom.dcmread(path)
+    with open(path, "rb") as file:
+        for image in (path.read_bytes(), file, dataset, [dataset], io.BytesIO(path.read_bytes())):
+            np.testing.assert_array_equal(run.score(image), expected)
+    scores = run.score([pydicom.dcmread(lateral), dataset])
+    assert np.isnan(scores).tolist() == [True, False] and "lateral" in caplog.text
+    with pytest.raises(UserError, match="^image 0, .*lateral"):
+        run.score(pydicom.dcmread(lateral))
+    with pytest.raises(UserError, match="^image 0, .*file_meta"):
+        run.score(pydicom.Dataset())
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, None])

@@ -25,12 +25,14 @@ class Decoded(NamedTuple):
     Attributes:
         name: the image's name, by `Names.image_and_file`.
         image: as `read_image` returns it, or None if the file cannot be read.
+        picture: as `images.ReadImage` has it, or None.
         age: age of the patient in years, or None.
         error: why the file cannot be read, or "".
     """
 
     name: Any
     image: np.ndarray | None
+    picture: np.ndarray | None
     age: float | None
     error: str
 
@@ -38,8 +40,10 @@ class Decoded(NamedTuple):
 class _Files(Dataset):
     """A `Decoded` for each of `files`, [(name, path)]."""
 
-    def __init__(self, files: Sequence[tuple[Any, ImageFile]], size: int, names: Names, crop: bool) -> None:
-        self.files, self.size, self.names, self.crop = files, size, names, crop
+    def __init__(
+        self, files: Sequence[tuple[Any, ImageFile]], size: int, names: Names, crop: bool, picture: int
+    ) -> None:
+        self.files, self.size, self.names, self.crop, self.picture = files, size, names, crop, picture
 
     def __len__(self) -> int:
         return len(self.files)
@@ -48,10 +52,10 @@ class _Files(Dataset):
         name, path = self.files[index]
         name, title = self.names.image_and_file(name, path)
         try:
-            image, patient = read_with_patient(path, self.size, title, self.crop)
+            image, picture, patient = read_with_patient(path, self.size, title, self.crop, self.picture)
         except ImageError as error:
-            return Decoded(name, None, None, str(error))
-        return Decoded(name, image, patient and patient.age, "")
+            return Decoded(name, None, None, None, str(error))
+        return Decoded(name, image, picture, patient and patient.age, "")
 
 
 def decoded(
@@ -61,6 +65,7 @@ def decoded(
     names: Names = PATH_NAMES,
     crop: bool = False,
     processes: int = 1,
+    picture: int = 0,
 ) -> Iterator[list[Decoded]]:
     """Decode image files in order; more than `MAX_WITHOUT_WORKERS` of them ahead of use, in worker processes.
 
@@ -71,6 +76,7 @@ def decoded(
         names: how images are named. Equal files may get equal names.
         crop: as `read_image` takes it.
         processes: how many processes like this one share the machine's cores.
+        picture: as `images.read_with_patient` takes it.
 
     Yields:
         batches, lists of `Decoded`.
@@ -80,7 +86,7 @@ def decoded(
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size, names, crop),
+        _Files(files, size, names, crop, picture),
         batch_size,
         num_workers=max(1, min(8, available_cores() // processes)) if workers else 0,
         collate_fn=list,

@@ -4,10 +4,13 @@ Gray values keep the file's depth. 8-bit values are divided by 255 and 16-bit va
 image's own extremes. So a dark radiograph stays dark.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +19,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 from ..utils.bars import bar
 from ..utils.quiet import quiet
-from .dicom.read import Patient, read_dicom
+from .dicom.read import Patient, read_dataset, read_dicom
+from .dicom.tags import RejectedError
 from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom, is_image
 from .framing import exposed_field
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
@@ -60,19 +67,32 @@ def read_image(
     >>> square.shape, square.dtype, int(square.max())
     ((128, 128), dtype('uint8'), 128)
     """
-    return read_with_patient(path, size, name, crop)[0]
+    return read_with_patient(path, size, name, crop).square
+
+
+class ReadImage(NamedTuple):
+    """What `read_with_patient` reads of a file.
+
+    Attributes:
+        square: as `read_image` returns it.
+        picture: the same at a larger size, for people; the square itself unless it was asked for.
+        patient: a `Patient`, or None for files that are not DICOM.
+    """
+
+    square: np.ndarray
+    picture: np.ndarray
+    patient: Patient | None
 
 
 def read_with_patient(
-    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False
-) -> tuple[np.ndarray, Patient | None]:
-    """Return what `read_image` returns, and the patient of a DICOM file. The file is opened once.
+    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False, picture: int = 0
+) -> ReadImage:
+    """Return what `read_image` returns, a larger picture, and the patient of a DICOM file. The file is opened once.
 
     Args:
         path, size, name, crop: as for `read_image`.
-
-    Returns:
-        the square, and a `Patient`, or None for other files.
+        picture: largest side of the picture in pixels. The picture has no more than the file has, and no fewer than
+            the square.
 
     Raises:
         ImageError: as for `read_image`.
@@ -81,13 +101,38 @@ def read_with_patient(
     try:
         with file.open("rb") as opened:
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
-                gray, bits, patient = read_dicom(opened)
-                return _dicom_square(gray, bits, size, crop), patient
+                radiograph = read_dicom(opened)
+                square = _dicom_square(radiograph, size, crop)
+                large = min(picture, max(radiograph.gray.shape))
+                shown = _dicom_square(radiograph, large, crop) if large > size else square
+                return ReadImage(square, shown, radiograph.patient)
             with _open(opened) as image:
-                return convert_image(image, size, crop), None
+                square = convert_image(image, size, crop)
+                large = min(picture, max(image.size))
+                shown = convert_image(image, large, crop) if large > size else square
+                return ReadImage(square, shown, None)
     except Exception as error:  # a damaged file makes decoders raise almost anything
-        remedy = getattr(error, "remedy", "replace or remove it")
-        raise ImageError(f"{name or path} cannot be read as an image ({_reason(file, error)}): {remedy}") from error
+        raise _image_error(name or path, _reason(file, error), error) from error
+
+
+def convert_dataset(dataset: Dataset, size: int, name: object, crop: bool = False) -> np.ndarray:
+    """Convert a DICOM file that pydicom has opened to a gray square, as `read_image` does with the file.
+
+    Args:
+        dataset: as `pydicom.dcmread` returns it.
+        size, name, crop: as for `read_image`.
+
+    Returns:
+        np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
+
+    Raises:
+        ImageError: DICOM that is no frontal chest radiograph, or that cannot be decoded.
+    """
+    try:
+        return _dicom_square(read_dataset(dataset), size, crop)
+    except Exception as error:  # as above; only the words of a RejectedError are known to hold no tag of a patient
+        reason = str(error) if isinstance(error, RejectedError) else "it is damaged"
+        raise _image_error(name, reason, error) from error
 
 
 def convert_image(image: Image.Image, size: int, crop: bool = False) -> np.ndarray:
@@ -246,9 +291,15 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32) / torch.iinfo(images.dtype).max
 
 
-def _dicom_square(gray, bits, size, crop):
-    depth = np.uint8 if bits <= 8 else np.uint16
-    image = Image.fromarray(gray * np.float32(np.iinfo(depth).max))
+def _image_error(name, reason, error):
+    return ImageError(
+        f"{name} cannot be read as an image ({reason}): {getattr(error, 'remedy', 'replace or remove it')}"
+    )
+
+
+def _dicom_square(radiograph, size, crop):
+    depth = np.uint8 if radiograph.bits <= 8 else np.uint16
+    image = Image.fromarray(radiograph.gray * np.float32(np.iinfo(depth).max))
     return np.rint(_resized(image, size, crop)).astype(depth)
 
 

@@ -77,7 +77,21 @@ def read_dicom(file: Path | BinaryIO) -> Radiograph:
         RejectedError: not an accepted kind of image, damaged, or in need of a library that is not installed.
     """
     with quiet:
-        dataset = _open(file)
+        return read_dataset(_open(file))
+
+
+def read_dataset(dataset: Dataset) -> Radiograph:
+    """Return what `read_dicom` returns, of a file that pydicom has opened.
+
+    Args:
+        dataset: as `pydicom.dcmread` returns it.
+
+    Raises:
+        RejectedError: as for `read_dicom`.
+    """
+    with quiet:
+        if getattr(dataset, "file_meta", None) is None:
+            raise RejectedError("it has no file_meta, which names the compression: open the file with pydicom.dcmread")
         _reject_other_kinds(dataset)
         patient = Patient(_identity(dataset), _age(dataset))
         bits, compression = _pixel_format(dataset)

@@ -1,0 +1,39 @@
+"""Thresholds that a run offers for its scores. None is a medical decision."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .scores import Calibration
+
+
+class Threshold(NamedTuple):
+    """A score from which on images count as above.
+
+    Attributes:
+        value: the score.
+        what: how it was chosen, for people.
+    """
+
+    value: float
+    what: str
+
+
+def offered_thresholds(
+    name: str, validation: Mapping[str, Mapping[str, float]] | None, calibration: Mapping[str, Calibration] | None
+) -> list[Threshold]:
+    """Return the thresholds that a run offers; the first is the one to begin with.
+
+    Args:
+        name: of the score.
+        validation: {score: {"auc", "threshold"}} on labeled validation images, or None.
+        calibration: {score: `Calibration`}, or None.
+    """
+    found: list[Threshold] = []
+    if validation:
+        found.append(Threshold(validation[name]["threshold"], "most accurate on the run's validation images"))
+    if calibration:
+        usual = calibration[name]
+        if usual.quantiles:
+            found.append(Threshold(usual.quantiles[95], "95th percentile of normal validation images"))
+        found.append(Threshold(usual.mean + 2 * usual.std, "mean + 2 standard deviations of normal images"))
+    return found
