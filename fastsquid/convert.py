@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             metrics = evaluate_run({}, {}, config, "last", None, None)
             summary = Summary(preset=config.preset, seed=record.seed, facts={"converted": converted}, **metrics)
             write_json(folder / SUMMARY, summary.to_json())
-            print("not calibrated, because --data is not given: the column of calibrated scores stays empty")
+            print("not calibrated, because --data is not given: scores have no percentile and no threshold")
         else:
             report_run(folder, detector, data, normal, state, record.seed, {"converted": converted})
     print(f"run folder: {options.out}")

@@ -5,11 +5,18 @@ import time
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from .errors import UserError
-from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, join_job, run_command
-from .utils.files import require_place
+from .utils.cli import (
+    Parser,
+    add_anonymous_option,
+    add_device_options,
+    add_overwrite_option,
+    add_run,
+    join_job,
+    run_command,
+)
+from .utils.files import require_new
 
 
 def parser() -> Parser:
@@ -27,8 +34,12 @@ def parser() -> Parser:
     parser.add_argument(
         "--out",
         default="scores.csv",
-        help="CSV to write (default: scores.csv): name, raw scores, calibrated score, unlike_training, error; a single "
-        "folder's or shard's images are named by their path inside it, all others by their path as given",
+        help="CSV to write, one row per image (default: scores.csv); a single folder's or shard's images are named by "
+        "their path inside it, all others by their path as given",
+    )
+    add_overwrite_option(parser)
+    parser.add_argument(
+        "--all-scores", action="store_true", help="compute all raw scores, not only the ranking one; a column for each"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
     parser.add_argument(
@@ -57,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int | None:
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .utils import distributed
 
-    require_place(options.out)
+    require_new(options.out, options.overwrite)
+    if options.fast and options.all_scores:
+        raise UserError("--fast computes one score only: leave out --fast or --all-scores")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
     with distributed.job(lambda: "give the same command again to continue"):
@@ -70,8 +83,6 @@ def _score(options):
     from .data.names import choose_names
     from .reporting.parts import Parts, any_parts, digest
     from .reporting.table import Scoring
-    from .runs.folder import why_uncalibrated
-    from .runs.input_check import why_unchecked
     from .utils import distributed
 
     paths = [Path(image) for image in options.images]
@@ -79,42 +90,55 @@ def _score(options):
         if not path.exists():
             raise UserError(f"{path} does not exist")
     scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision, options.fast)
-    if scorer.calibration is None and distributed.leads():
-        why = why_uncalibrated(options.run, scorer.run.record)
-        print(f"the columns calibrated and unlike_training stay empty: {why}", file=sys.stderr)
-    elif scorer.input_check is None and distributed.leads():
-        print(
-            f"the unlike_training column stays empty: {why_unchecked(options.run, scorer.run.record)}", file=sys.stderr
-        )
-
+    if distributed.leads():
+        _say_what_stays_empty(scorer)
     anonymous = options.anonymous or scorer.run.record.anonymous
     names = choose_names(anonymous)
     files = list_files(paths, names)
-    scoring = Scoring(scorer, options.batch_size, names)
+    scoring = Scoring(scorer, options.batch_size, names, options.all_scores)
     if distributed.world() == 1 and not any_parts(options.out):
         return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
-    threshold = scorer.input_check and scorer.input_check.threshold
+    limits = [scorer.input_check and scorer.input_check.threshold, scorer.thresholds[:1], scorer.run.record.ages]
     calibration = scorer.calibration and {name: asdict(usual) for name, usual in scorer.calibration.items()}
-    settings = [scorer.run.weights, scorer.score_name, scorer.score_names, calibration]
-    settings += [options.precision, anonymous, threshold]
+    settings = [scorer.run.weights, scorer.score_name, scoring.columns, calibration]
+    settings += [options.precision, anonymous, limits]
     with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
         parts.write(share, scoring.batches([files[index] for index in share]))
         return _finish(options, scoring, len(files), parts.rows(), parts)
 
 
+def _say_what_stays_empty(scorer):
+    """Print which columns of the table stay empty, and why."""
+    from .api import NO_PERCENTILES
+    from .runs.folder import why_uncalibrated
+    from .runs.input_check import why_unchecked
+
+    run = scorer.run
+    empty = {}
+    if not scorer.has_percentiles:
+        empty["percentile"] = why_uncalibrated(run.folder, run.record) if scorer.calibration is None else NO_PERCENTILES
+    if not scorer.thresholds:
+        empty["above_threshold"] = why_uncalibrated(run.folder, run.record)
+    if scorer.input_check is None:
+        empty["unlike_training"] = why_unchecked(run.folder, run.record)
+    for reason in dict.fromkeys(empty.values()):
+        columns = [column for column in empty if empty[column] == reason]
+        stay = "columns {} stay" if len(columns) > 1 else "column {} stays"
+        print(f"the {stay.format(' and '.join(columns))} empty: {reason}", file=sys.stderr)
+
+
 def _finish(options, scoring, count, rows, parts=None):
     """Write the CSV in the first process and print a summary; return the exit code."""
-    from .data.dicom.patients import warn_of_ages
+    from .data.dicom.patients import warn_of_outside
     from .reporting.table import write_table
     from .scoring.input_check import describe_unlike
     from .utils import distributed
 
-    # This waits for all parts. A single process has no ages yet: writing the table fills its list.
-    ages: list[Any] = distributed.gather(scoring.ages)
+    distributed.barrier()  # until all parts are written
     if not distributed.leads():
         return 0
-    failed, unlike = write_table(options.out, scoring.scorer.score_names, rows, scoring.names)
+    failed, above, unlike, outside = write_table(options.out, scoring.columns, rows, scoring.names)
     seconds = time.perf_counter() - scoring.start
     scored = count - failed
     if parts is not None:
@@ -127,10 +151,15 @@ def _finish(options, scoring, count, rows, parts=None):
         speed = f" ({speed} from tensor to score)"
     else:
         speed = ""
+    # Only now: whoever reads this may have gone, and the table is written first.
+    thresholds = [f"threshold: {value:.6g}, {what}" for value, what in scoring.scorer.thresholds[:1]]
+    print(f"score: {scoring.scorer.score_name}; {''.join(thresholds) or 'no threshold'}")
     print(f"{scored} of {count} images scored: {options.out}{speed}")
+    if scored and thresholds:
+        print(f"{above} of {scored} images are at or above the threshold")
     if scored and scoring.scorer.input_check is not None:
         print(describe_unlike(unlike, scored))
-    warn_of_ages(list(chain.from_iterable(ages)), scoring.scorer.run.record.ages)
+    warn_of_outside(outside, count, scoring.scorer.run.record.ages)
     if failed:
         print(
             f"error: {failed} of {count} images could not be read; {options.out} says why in its error column",

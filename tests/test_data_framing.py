@@ -160,9 +160,11 @@ def test_all_doors_see_the_same_pixels(crop_run, tmp_path, command):
         scores = [run.score(image) for image in (png, Image.open(png), pixels, torch.from_numpy(pixels))]
         np.testing.assert_array_equal(scores, [scores[0]] * 4)
         np.testing.assert_array_equal(run.scores(expected, cropped=True)[run.score_name], scores[0])
-        code, _, err = command(score.main, crop_run, png, dicom, "--out", tmp_path / "scores.csv", "--device", "cpu")
+        code, _, err = command(
+            score.main, crop_run, png, dicom, "--out", tmp_path / "scores.csv", "--overwrite", "--device", "cpu"
+        )
         assert code == 0, err
-        assert [float(row[run.score_name]) for row in rows_of(tmp_path / "scores.csv")][0] == pytest.approx(
+        assert [float(row["score"]) for row in rows_of(tmp_path / "scores.csv")][0] == pytest.approx(
             float(scores[0][0]), abs=1e-5
         )
         assert run.score(dicom) == pytest.approx(scores[0], abs=2e-2)

@@ -297,13 +297,20 @@ def test_ages_that_training_has_not_seen(plain, aged, tmp_path, command, caplog)
     for ages, outside in (([3, 5], 0), ([3.5, 5.5], 2)):
         run = aged(ages=ages)
         for arguments in (
-            (score.main, run, plain.data / "test", "--out", tmp_path / "s.csv"),
+            (score.main, run, plain.data / "test", "--out", tmp_path / "s.csv", "--overwrite"),
             (evaluate.main, run, "--out", tmp_path),
         ):
             caplog.clear()
             code, _, err = command(*arguments)
             assert code == 0 and ("years" in err + caplog.text) == bool(outside)
             assert not outside or re.search("2 of 4 .* 3.5 to 5.5 years", err + caplog.text)
+        with open(tmp_path / "s.csv", newline="") as file:
+            marked = sorted(row["age_outside_training"] for row in csv.DictReader(file))
+        assert marked == sorted("0011" if outside else "0000")
+        out = tmp_path / f"{outside}.html"
+        assert command(report.main, run, plain.data / "test", "--out", out)[0] == 0
+        shown = json.loads(re.search(r'type="application/json">(.*?)</script>', out.read_text(), re.S)[1])
+        assert sum(shown["ages_outside"]) == outside
 
 
 def test_zhanglab_files_tell_no_age_but_are_of_children(unbroken, material, tmp_path, command, caplog):

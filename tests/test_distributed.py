@@ -235,8 +235,11 @@ def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed
     shutil.rmtree(images / "test")
     out.parent.mkdir()
     out.write_text("old")
-    arguments = (run, images, tmp_path / "test.tar", "--device", "cpu", "--batch-size", "3")
+    arguments = (run, images, tmp_path / "test.tar", "--device", "cpu", "--batch-size", "3", "--all-scores")
     assert command(score.main, *arguments, "--out", alone)[0] == 1
+    (error,) = said(commands("kill:0", ("score", *arguments, "--out", out)))
+    assert "--overwrite" in error and os.listdir(out.parent) == ["s.csv"] and out.read_text() == "old"
+    arguments = (*arguments, "--overwrite")
 
     result = commands("kill:2", ("score", *arguments, "--out", out))
     (error,) = said(result)

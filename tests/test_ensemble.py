@@ -199,25 +199,24 @@ def test_a_group_of_one_seed_ranks_as_its_run(group, tmp_path):
 
 def test_score(group, ensemble, runs, tmp_path, command):
     out = tmp_path / "scores.csv"
-    assert command(score.main, group, XRAYS, "--out", out, "--device", "cpu")[0] == 0
+    assert command(score.main, group, XRAYS, "--out", out, "--device", "cpu", "--all-scores")[0] == 0
     rows = rows_of(out)
     scores = ensemble.scores(PATHS)
     assert set(scores) < set(rows[0])
     for name in firm(ensemble):
         np.testing.assert_allclose([float(row[name]) for row in rows], scores[name], rtol=1e-5, atol=1e-5)
-    found = [float(row["calibrated"]) for row in rows]
-    np.testing.assert_allclose(found, ensemble.calibrated(ensemble.score(PATHS)), atol=1e-4)
+    found = [float(row["percentile"]) for row in rows]
+    np.testing.assert_allclose(found, ensemble.percentile(ensemble.score(PATHS)), rtol=1e-2, atol=0.1)
 
 
-def test_parts_of_fast_rows_are_no_parts_of_full_ones(group, tmp_path, command, monkeypatch):
-    """This preset's score is the fast one too, so that only the columns tell both jobs apart."""
+def test_parts_of_one_score_are_no_parts_of_all_scores(group, tmp_path, command, monkeypatch):
     keys, original = [], parts_of_files.digest
     monkeypatch.setattr(parts_of_files, "any_parts", lambda out: True)
     monkeypatch.setattr(parts_of_files, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
-    for options in ((), ("--fast",), ()):
-        assert (
-            command(score.main, group, XRAYS / "val", *options, "--out", tmp_path / "s.csv", "--device", "cpu")[0] == 0
-        )
+    for number, options in enumerate(((), ("--all-scores",), ())):
+        out = tmp_path / str(number) / "s.csv"
+        out.parent.mkdir()
+        assert command(score.main, group, XRAYS / "val", *options, "--out", out, "--device", "cpu")[0] == 0
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -264,7 +263,8 @@ def test_report(group, ensemble, tmp_path, command):
     assert re.search(r"\b2 runs\b.*\b8 images\b.*\bxrays\b", data["trained_on"])
     assert data["thresholds"][0][0] == ensemble.run.validation["discriminator_image"]["threshold"]
     assert command(score.main, group, folder, "--out", scores, "--device", "cpu")[0] == 0
-    assert command(report.main, group, scores, "--images", folder, "--out", out, "--device", "cpu")[0] == 0
+    arguments = (group, scores, "--images", folder, "--out", out, "--overwrite", "--device", "cpu")
+    assert command(report.main, *arguments)[0] == 0
     np.testing.assert_allclose(parts(out)[0]["scores"], ensemble.score(order), atol=1e-4)
 
 

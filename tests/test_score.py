@@ -22,7 +22,9 @@ from fastsquid import evaluate, score, train
 from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import decoding, read_image, to_unit
+from fastsquid.model.networks import Discriminator
 from fastsquid.reporting import table
+from fastsquid.reporting.table import COLUMNS
 from fastsquid.runs.trained import load_run
 from fastsquid.training import loop
 
@@ -61,25 +63,69 @@ def run(tmp_path_factory):
 
 def test_one_row_an_image(run, tmp_path, command):
     out = tmp_path / "scores.csv"
-    assert command(score.main, run, XRAYS / "test", "--out", out)[0] == 0
+    code, said, err = command(score.main, run, XRAYS / "test", "--out", out, "--all-scores")
     rows = rows_of(out)
-    assert list(rows[0]) == ["name", *SCORES, "calibrated", "unlike_training", "error"]
+    assert (code, err) == (0, "") and list(rows[0]) == [*COLUMNS, *SCORES]
     assert [row["name"] for row in rows] == ["0000.jpeg", "0001.jpeg", "0002.jpeg", "0003.jpeg"]
     # The same numbers one image at a time, straight from the detector.
     trained = load_run(run)
     detector, calibration = trained.detector, trained.calibration["discriminator"]
+    threshold = trained.validation["discriminator"]["threshold"]
+    header = said.splitlines()[0]
+    assert "discriminator" in header and f"{threshold:.6g}" in header
     for row in rows:
         image = to_unit(torch.from_numpy(read_image(XRAYS / "test" / row["name"], 64))[None, None])
         alone, _ = detector.scores(image)
         for key in SCORES:
             assert float(row[key]) == pytest.approx(alone[key].item(), abs=1e-5)
-        expected = 1 / (1 + np.exp(-(alone["discriminator"].item() - calibration.mean) / calibration.std))
-        assert float(row["calibrated"]) == pytest.approx(expected, abs=1e-3) and row["error"] == ""
+        value = float(row["score"])
+        assert row["score"] == row["discriminator"] and row["error"] == row["age_outside_training"] == ""
+        expected = np.interp(value, calibration.quantiles, range(101))
+        assert float(row["percentile"]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert row["above_threshold"] == str(int(value >= threshold))
+    above = sum(row["above_threshold"] == "1" for row in rows)
+    assert re.search(rf"^{above} of 4 images .*\bthreshold\b", said, re.M)
+
+
+def test_only_the_ranking_score_is_computed(run, tmp_path, command):
+    """Its columns are the first of the table of all scores, cell by cell."""
+    some, every = tmp_path / "some.csv", tmp_path / "every.csv"
+    assert command(score.main, run, XRAYS / "test", "--out", every, "--all-scores")[0] == 0
+    counts = {"running": 0}
+
+    def count(self, images, *arguments, **options):
+        counts["running"] += "norm" not in options
+        return original(self, images, *arguments, **options)
+
+    original = Discriminator.forward
+    with mock.patch.object(Discriminator, "forward", count):
+        assert command(score.main, run, XRAYS / "test", "--out", some)[0] == 0
+    assert counts["running"] == 0  # nobody has asked for the score of running statistics
+    rows, expected = rows_of(some), rows_of(every)
+    assert list(rows[0]) == list(COLUMNS) == list(expected[0])[: len(COLUMNS)]
+    assert rows == [{name: row[name] for name in COLUMNS} for row in expected]
+
+
+def test_an_existing_table_is_kept(run, tmp_path, command, refused):
+    out = tmp_path / "s.csv"
+    out.write_text("old")
+    with mock.patch("fastsquid.api.load", side_effect=AssertionError("the run was loaded")):
+        said = refused(score.main, run, XRAYS / "test", "--out", out)
+        assert f"{out} exists" in said and "--overwrite" in said and out.read_text() == "old"
+    assert os.listdir(tmp_path) == ["s.csv"]
+    assert command(score.main, run, XRAYS / "test", "--out", out, "--overwrite")[0] == 0
+    assert len(rows_of(out)) == 4
+
+
+def test_fast_and_all_scores(run, tmp_path, refused):
+    said = refused(score.main, run, XRAYS, "--fast", "--all-scores", "--out", tmp_path / "s.csv")
+    assert "--fast" in said and "--all-scores" in said and not list(tmp_path.iterdir())
 
 
 def test_batch_size_does_not_matter(run, tmp_path, command):
     for size in (1, 3, 64):
-        assert command(score.main, run, XRAYS, "--out", tmp_path / f"{size}.csv", "--batch-size", size)[0] == 0
+        out = tmp_path / f"{size}.csv"
+        assert command(score.main, run, XRAYS, "--out", out, "--batch-size", size, "--all-scores")[0] == 0
     one, three, all_of_them = (rows_of(tmp_path / f"{size}.csv") for size in (1, 3, 64))
     assert len(one) == 20 and len({row["name"] for row in one}) == 20
     for rows in (three, all_of_them):
@@ -101,7 +147,7 @@ def test_sixteen_bit_images_score_like_eight_bit_ones(run, tmp_path, command):
         grey = np.asarray(image.convert("L"))
     Image.fromarray(grey).save(folder / "eight.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen.png")
-    assert command(score.main, run, folder, "--out", tmp_path / "s.csv")[0] == 0
+    assert command(score.main, run, folder, "--out", tmp_path / "s.csv", "--all-scores")[0] == 0
     eight, sixteen = rows_of(tmp_path / "s.csv")
     assert float(eight["residual"]) == pytest.approx(float(sixteen["residual"]), rel=1e-2)
 
@@ -114,7 +160,7 @@ def test_an_unreadable_image_is_a_row_and_exit_code_1(run, tmp_path, command):
     rows = rows_of(tmp_path / "s.csv")
     assert code == 1 and "2 of 4 images" in err
     assert [bool(row["error"]) for row in rows] == [False, True, True, False]
-    assert all(bool(row["error"]) != bool(row["residual"]) for row in rows) and "0001.jpeg" in rows[1]["error"]
+    assert all(bool(row["error"]) != bool(row["score"]) for row in rows) and "0001.jpeg" in rows[1]["error"]
 
 
 def test_nothing_is_written_of_a_refused_call(run, tmp_path, refused):
@@ -191,13 +237,13 @@ def test_the_speed(run, tmp_path, command):
     folder.mkdir()
     (folder / "empty.png").touch()
     code, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
-    assert code == 1 and re.fullmatch(f"0 of 1 images .*{tmp_path / 's.csv'}\n", out)
+    assert code == 1 and re.fullmatch(f"0 of 1 images .*{tmp_path / 's.csv'}", out.splitlines()[1])
     shutil.copy(XRAYS / "test" / "0000.jpeg", folder)
-    _, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
+    _, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv", "--overwrite")
     line = (
         r"1 of 2 images scored: .*s.csv \(([\d.]+) images/s from file to row, ([\d.]+) images/s from tensor to score\)"
     )
-    whole, scoring = map(float, re.fullmatch(line, out.splitlines()[0]).groups())
+    whole, scoring = map(float, re.fullmatch(line, out.splitlines()[1]).groups())
     assert 0 < whole <= scoring
 
 
@@ -205,18 +251,18 @@ def test_fast_scores_are_those_of_the_image(run, tmp_path, command):
     out, full = tmp_path / "fast.csv", tmp_path / "full.csv"
     with mock.patch("fastsquid.model.networks.Generator.forward", side_effect=AssertionError("the generator ran")):
         assert command(score.main, run, XRAYS, "--out", out, "--fast")[0] == 0
-    assert command(score.main, run, XRAYS, "--out", full)[0] == 0
+    assert command(score.main, run, XRAYS, "--out", full, "--all-scores")[0] == 0
     fast = rows_of(out)
-    assert list(fast[0]) == ["name", "discriminator_image", "calibrated", "unlike_training", "error"]
+    assert list(fast[0]) == list(COLUMNS)
     for one, other in zip(fast, rows_of(full), strict=True):
         assert one["name"] == other["name"]
-        assert float(one["discriminator_image"]) == pytest.approx(float(other["discriminator_image"]), abs=1e-5)
+        assert float(one["score"]) == pytest.approx(float(other["discriminator_image"]), abs=1e-5)
 
 
 def test_half_precision(run, tmp_path, command):
     for precision in ("fp32", "bf16"):
         out = tmp_path / f"{precision}.csv"
-        assert command(score.main, run, XRAYS, "--out", out, "--precision", precision)[0] == 0
+        assert command(score.main, run, XRAYS, "--out", out, "--precision", precision, "--all-scores")[0] == 0
     for full, half in zip(rows_of(tmp_path / "fp32.csv"), rows_of(tmp_path / "bf16.csv")):
         assert full["name"] == half["name"] and full["residual"] != half["residual"]
         for name in SCORES:  # measured: within 0.5 %
@@ -241,7 +287,7 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
     out = tmp_path / "s.csv"
     out.write_text("old")
     result = subprocess.run(
-        [sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out],
+        [sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out, "--overwrite"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
@@ -259,12 +305,12 @@ def test_scores_that_are_not_finite_are_errors(run, tmp_path, command, monkeypat
         return found
 
     monkeypatch.setattr(Scorer, "scores", scores)
-    code, out, err = command(score.main, run, XRAYS / "test", "--out", tmp_path / "s.csv")
+    code, out, err = command(score.main, run, XRAYS / "test", "--out", tmp_path / "s.csv", "--all-scores")
     assert code == 1 and "3 of 4 images" in out
     rows = rows_of(tmp_path / "s.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False, False]
     assert re.search(r"\b0001\.jpeg\b.*\bfinite\b", rows[1]["error"])
-    assert not any(rows[1][name] for name in (*SCORES, "calibrated"))
+    assert not any(rows[1][name] for name in (*SCORES, "score", "percentile", "above_threshold"))
 
 
 def test_a_missing_folder_is_named(run, tmp_path, refused):
@@ -345,7 +391,8 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path, command, monkeypatch, 
     assert command(train.main, *arguments)[0] == 130
     assert "--checkpoint last" in refused(score.main, folder, XRAYS / "test", "--checkpoint", "best")
     code, _, err = command(score.main, folder, XRAYS / "test", "--out", tmp_path / "s.csv")
-    assert code == 0 and "calibrated" in err and f"--resume {folder}" in err
-    assert all(row["calibrated"] == "" and row["residual"] for row in rows_of(tmp_path / "s.csv"))
+    assert code == 0 and "percentile" in err and "above_threshold" in err and f"--resume {folder}" in err
+    for row in rows_of(tmp_path / "s.csv"):
+        assert row["percentile"] == row["above_threshold"] == "" and row["score"]
     shutil.rmtree(next(folder.glob("checkpoint-*")))
     assert f"--resume {folder}\n" in refused(score.main, folder, XRAYS / "test")

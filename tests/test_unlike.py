@@ -232,14 +232,14 @@ def test_score_says_how_many_and_which(unbroken, mixed, tmp_path, command):
     out = tmp_path / "s.csv"
     code, said, _ = command(score.main, unbroken, mixed, "--out", out, "--device", "cpu")
     rows = rows_of(out)
-    assert code == 1 and list(rows[0])[-2:] == ["unlike_training", "error"]
+    assert code == 1 and list(rows[0])[4:6] == ["unlike_training", "error"]
     assert re.match(r"2 of 3 images .*\bunlike_training\b.* 1\): ", said.splitlines()[-1])
     ratios = [row["unlike_training"] for row in rows]
     assert float(ratios[0]) <= 1 < float(ratios[1]) and ratios[2:] == ["99", ""]
     files = [mixed / row["name"] for row in rows[:3]]
     expected = fastsquid.load(unbroken, device="cpu").unlike_training(files)
     np.testing.assert_allclose(list(map(float, ratios[:3])), expected, rtol=1e-3)
-    _, said, _ = command(score.main, unbroken, XRAYS / "test", "--out", out, "--device", "cpu")
+    _, said, _ = command(score.main, unbroken, XRAYS / "test", "--out", out, "--overwrite", "--device", "cpu")
     assert re.match(r"0 of 4 images .*\bunlike_training\b", said.splitlines()[-1])
 
 

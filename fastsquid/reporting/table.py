@@ -5,44 +5,60 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from ..api import Scorer
 from ..data.decoding import decoded
+from ..data.dicom.patients import outside_ages
 from ..data.names import Names
 from ..utils import distributed
 from ..utils.files import replacing
 
+# Of every table; the scores of --all-scores follow, each under its own name.
+COLUMNS = ("name", "score", "percentile", "above_threshold", "unlike_training", "error", "age_outside_training")
+
+
+class Counts(NamedTuple):
+    """Numbers of images of a table: with an error, above the threshold, unlike the training images, of an age outside.
+
+    Each is a count of its column.
+    """
+
+    failed: int
+    above: int
+    unlike: int
+    outside: int
+
 
 class Scoring:
-    """Score image files, and record time and ages.
+    """Score image files, and record the time.
 
     Args:
         scorer: of a run or group.
         batch_size: images per batch.
         names: how images are named.
+        all_scores: whether rows end with all scores of the run.
 
     Attributes:
+        columns: of a row.
         start: when it began, in seconds of `time.perf_counter`.
         seconds: time that the scorer took.
-        ages: of the patients in years; None where unknown.
     """
 
-    def __init__(self, scorer: Scorer, batch_size: int, names: Names) -> None:
-        self.scorer, self.batch_size, self.names = scorer, batch_size, names
+    def __init__(self, scorer: Scorer, batch_size: int, names: Names, all_scores: bool = False) -> None:
+        self.scorer, self.batch_size, self.names, self.all_scores = scorer, batch_size, names, all_scores
+        self.columns = (*COLUMNS, *(scorer.score_names if all_scores else ()))
         self.start, self.seconds = time.perf_counter(), 0.0
-        self.ages: list[float | None] = []
 
     def batches(self, files: Sequence[tuple[str, Any]]) -> Iterator[list[list[str]]]:
-        """Yield batches of rows, lists of text: name, scores, calibrated score, `unlike_training`, and the error.
+        """Yield batches of rows, lists of text with one cell per column.
 
         Args:
             files: [(name, Path or `ShardFile`)].
         """
-        nothing = [""] * (len(self.scorer.score_names) + 2)
         for batch in tqdm(
             decoded(
                 files,
@@ -57,55 +73,62 @@ class Scoring:
             disable=not (distributed.leads() and sys.stderr.isatty()),
         ):
             start = time.perf_counter()
-            scores = score_batch(self.scorer, [item.image for item in batch if item.image is not None])
+            scored = score_batch(self.scorer, [item.image for item in batch if item.image is not None], self.all_scores)
             self.seconds += time.perf_counter() - start
-            self.ages += [item.age for item in batch]
+            outside = outside_ages([item.age for item in batch], self.scorer.run.record.ages)
             rows = []
-            for name, image, _, error in batch:
-                cells = nothing if image is None else next(scores)
-                if cells is None:
-                    cells, error = nothing, f"{name} has scores that are not finite: the run's weights are damaged"
-                rows.append([name, *cells, error])
+            for item, old in zip(batch, outside):
+                cells, error = None if item.image is None else next(scored), item.error
+                if cells is None and not error:
+                    error = f"{item.name} has scores that are not finite: the run's weights are damaged"
+                known = {
+                    "name": item.name,
+                    "error": error,
+                    "age_outside_training": "" if old is None else str(int(old)),
+                }
+                known.update(cells or {})
+                rows.append([known.get(column, "") for column in self.columns])
             yield rows
 
 
-def write_table(
-    out: str | Path, score_names: Sequence[str], rows: Iterable[Sequence[str]], names: Names
-) -> tuple[int, int]:
-    """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ.
-
-    Returns:
-        the number of images with an error, and the number of images unlike the training images.
-    """
-    failed, unlike, distinct = 0, 0, names.distinct()
+def write_table(out: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]], names: Names) -> Counts:
+    """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ."""
+    found, distinct = [], names.distinct()
     with replacing(out) as file:
         writer = csv.writer(file)
-        writer.writerow(["name", *score_names, "calibrated", "unlike_training", "error"])
-        for name, *cells, error in rows:
-            writer.writerow([distinct(name), *cells, error])
-            failed += bool(error)
-            unlike += float(cells[-1] or 0) > 1
-    return failed, unlike
+        writer.writerow(columns)
+        for row in rows:
+            name, _, _, above, unlike, error, outside = row[: len(COLUMNS)]
+            writer.writerow([distinct(name), *row[1:]])
+            found.append((bool(error), above == "1", float(unlike or 0) > 1, outside == "1"))
+    return Counts(*(sum(column) for column in zip(*found)))
 
 
-def score_batch(scorer: Scorer, images: Sequence[np.ndarray]) -> Iterator[list[str] | None]:
-    """Return an iterator of one row per image: its scores, its calibrated score and `unlike_training`, as text.
+def score_batch(
+    scorer: Scorer, images: Sequence[np.ndarray], all_scores: bool = False
+) -> Iterator[dict[str, str] | None]:
+    """Return an iterator of {column: text} per image. A column that the run cannot fill is absent.
 
-    The row of an image is None if one of its scores is not finite.
+    The entry of an image is None if one of its scores is not finite.
 
     Args:
-        scorer: of a run or group. Without a calibration the calibrated score is empty, and without an input check
-            `unlike_training` is.
+        scorer: of a run or group.
         images: list of arrays (H, W), uint8 or uint16, at the model's size, cropped where the run crops.
+        all_scores: whether to compute all scores of the run, and not only the one that ranks.
     """
     if not images:
         return iter(())
-    scores = scorer.scores(images, len(images), cropped=True)
-    shown = unlike = [""] * len(images)
-    if scorer.calibration is not None:
-        shown = [f"{value:.6g}" for value in scorer.calibrated(scores[scorer.score_name])]
+    given = {"images": images, "batch_size": len(images), "cropped": True}
+    scores = scorer.scores(**given, names=None if all_scores else [scorer.score_name])
+    ranking = scores[scorer.score_name]
+    columns = {"score": [f"{value:.9g}" for value in ranking]}
+    if scorer.has_percentiles:
+        columns["percentile"] = [f"{value:.4g}" for value in scorer.percentile(ranking)]
+    for value, _ in scorer.thresholds[:1]:
+        columns["above_threshold"] = [str(int(above)) for above in ranking.astype(np.float64) >= value]
     if scorer.input_check is not None:
-        unlike = [f"{value:.4g}" for value in scorer.unlike_training(images, len(images), cropped=True)]
-    columns = [[f"{value:.9g}" for value in column] for column in scores.values()]
+        columns["unlike_training"] = [f"{value:.4g}" for value in scorer.unlike_training(**given)]
+    if all_scores:
+        columns |= {name: [f"{value:.9g}" for value in values] for name, values in scores.items()}
     finite: np.ndarray = np.all(np.isfinite(list(scores.values())), axis=0)
-    return (row if good else None for good, *row in zip(finite, *columns, shown, unlike))
+    return (dict(zip(columns, row)) if good else None for good, row in zip(finite, zip(*columns.values())))

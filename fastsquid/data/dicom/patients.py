@@ -65,13 +65,31 @@ def warn_of_ages(ages: Sequence[float | None], trained: Sequence[float] | None) 
     Returns:
         the warning's text, or "" where there is no such patient.
     """
-    low, high = trained or (0, float("inf"))
-    outside = sum(age is not None and not low <= age <= high for age in ages)
-    if not outside:
+    return warn_of_outside(sum(map(bool, outside_ages(ages, trained))), len(ages), trained)
+
+
+def outside_ages(ages: Iterable[float | None], trained: Sequence[float] | None) -> list[bool | None]:
+    """Return for each age whether it is outside of the training patients' ages; None where either is unknown.
+
+    Args:
+        ages, trained: as for `warn_of_ages`.
+    """
+    return [None if age is None or trained is None else not trained[0] <= age <= trained[1] for age in ages]
+
+
+def warn_of_outside(outside: int, count: int, trained: Sequence[float] | None) -> str:
+    """Log the warning of `warn_of_ages` for a number of images, and return it.
+
+    Args:
+        outside: number of images of such patients.
+        count: number of all images.
+        trained: as for `warn_of_ages`.
+    """
+    if not outside or trained is None:
         return ""
     sentence = (
-        f"{outside} of {len(ages)} images are of patients whose age training has not seen, which was of "
-        f"{low:.3g} to {high:.3g} years: their scores mean less"
+        f"{outside} of {count} images are of patients whose age training has not seen (age_outside_training), which "
+        f"was of {trained[0]:.3g} to {trained[1]:.3g} years: their scores mean less"
     )
     log.warning(sentence)
     return sentence
