@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_anonymous_option, add_device_options, add_run, run_command
-from .utils.files import replacing
+from .utils.cli import Parser, add_anonymous_option, add_device_options, add_overwrite_option, add_run, run_command
+from .utils.files import replacing, require_new
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     from PIL import features
 
     from .api import load
-    from .data.dicom.patients import warn_of_ages
+    from .data.dicom.patients import warn_of_outside
     from .data.names import choose_names
     from .reporting.content import count_normal, page_data, page_title
     from .reporting.examine import examine_images
@@ -40,10 +40,11 @@ def main(arguments: list[str] | None = None) -> int | None:
     normal = count_normal(scorer)
 
     with replacing(options.out) as file:
-        strips, ages = examine_images(scorer, images, options.source, options.batch_size)
+        strips = examine_images(scorer, images, options.source, options.batch_size)
         data = page_data(scorer, images)
         data["unlike_note"] = warn_of_unlike(np.array([image.unlike for image in images if image.unlike is not None]))
-        data |= {"normal": normal, "ages": warn_of_ages(ages, scorer.run.record.ages)}
+        outside = sum(bool(image.age_outside) for image in images)
+        data |= {"normal": normal, "ages": warn_of_outside(outside, len(images), scorer.run.record.ages)}
         data |= page_title(scorer.run, images, options.source, options.images, options.trained_on, names)
         file.write(page(data, strips))
     failed = sum(bool(image.error) for image in images)
@@ -76,6 +77,7 @@ def parser() -> Parser:
         "--labels", metavar="CSV", help="columns name and label: 0 or normal, 1 or abnormal; replaces all other labels"
     )
     parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
+    add_overwrite_option(parser)
     parser.add_argument(
         "--trained-on", metavar="TEXT", help="who the training patients were; default: what the run recorded"
     )
@@ -99,6 +101,7 @@ def _parse(arguments):
     for given in (source, options.labels):
         if given is not None and Path(options.out).resolve() == Path(given).resolve():
             raise UserError(f"--out {options.out} would take the place of what it is made from: give another name")
+    require_new(options.out, options.overwrite)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
     return options

@@ -27,6 +27,7 @@ from fastsquid.reporting import content
 from fastsquid.reporting.page import BUDGET, page, strip
 from fastsquid.runs.records import RunRecord
 from fastsquid.scoring.scores import Calibration
+from fastsquid.scoring.thresholds import offered_thresholds
 
 NOT_ZHANGLAB = ["NORMAL/IM-0001-0001.jpeg", "NORMAL/IM-0115-0001.jpeg"]  # as other programs number their exports
 
@@ -40,10 +41,12 @@ def parts(path):
 
 
 def pictures(strip):
-    """X-ray, reconstruction and map, (3, S, S) in [0, 1]."""
+    """X-ray, reconstruction and map, in [0, 1]: (L, L), (S, S) and (S, S)."""
     with Image.open(io.BytesIO(strip)) as image:
         assert image.format == "WEBP"
-        return np.stack(np.split(np.asarray(image.convert("L")) / 255, 3, axis=1))
+        values, (width, height) = np.asarray(image.convert("L")) / 255, image.size
+    small = (width - height) // 2
+    return values[:, :height], values[:small, height : height + small], values[:small, height + small :]
 
 
 def write_rows(path, *rows):
@@ -84,7 +87,7 @@ def test_metrics_are_those_of_scikit_learn(written):
     data, _ = parts(written)
     labels, scores, metrics = np.array(data["labels"]), np.array(data["scores"]), data["metrics"]
     assert metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
-    assert metrics["interval"] == pytest.approx(bootstrap_auc(labels, scores))
+    assert metrics["interval"] is None  # of three images per class
     assert metrics["average_precision"] == pytest.approx(average_precision_score(labels, scores))
     fpr, tpr, _ = roc_curve(labels, scores)
     np.testing.assert_allclose(metrics["roc"], np.stack([fpr, tpr], 1), atol=1e-5)
@@ -95,13 +98,29 @@ def test_metrics_are_those_of_scikit_learn(written):
     assert metrics["specificity"] == (scores[labels == 0] < metrics["threshold"]).mean()
 
 
+def test_an_interval_needs_twenty_images_per_class():
+    labels, scores = [0] * 25 + [1] * 20, np.random.default_rng(0).normal(size=45).tolist()
+    assert content._metrics(labels, scores)["interval"] == pytest.approx(bootstrap_auc(labels, scores))
+    assert content._metrics(labels[:-1], scores[:-1])["interval"] is None
+    assert content._metrics(labels[6:], scores[6:])["interval"] is None
+
+
 def test_pictures_are_those_of_the_run(by_residual, written):
     data, strips = parts(written)
     files = [XRAYS / "val" / name for name in data["names"]]
     scorer = fastsquid.load(by_residual)
     drawn, heat = scorer.reconstruct(files), scorer.heatmap(files).clip(0, data["deviations"]) / data["deviations"]
     expected = np.stack([[read_image(file, 64) / 255 for file in files], drawn, heat], 1).reshape(18, -1)
-    found = np.concatenate([pictures(strip) for strip in strips]).reshape(18, -1)
+    shown = [pictures(strip) for strip in strips]
+    for (xray, *others), file in zip(shown, files):  # as large as the file has them, the others as the model has them
+        with Image.open(file) as image:
+            side = min(256, max(image.size))
+        assert xray.shape == (side, side) and [other.shape for other in others] == [(64, 64)] * 2
+        assert np.abs(xray - read_image(file, side) / 255).mean() < 0.02
+    small = [
+        [np.asarray(Image.fromarray(part).resize((64, 64), Image.Resampling.BILINEAR)) for part in s] for s in shown
+    ]
+    found = np.stack(small).reshape(18, -1)
     distances = np.abs(found[:, None] - expected).mean(2)
     assert (distances.diagonal() < 0.01).all()
     nearest, own = distances.argmin(1), np.arange(18)
@@ -134,7 +153,8 @@ def test_thresholds(by_residual, written):
         data["metrics"]["threshold"],
     ]
     # What a run without labeled validation images has.
-    assert len(content._thresholds(None, Calibration(0.0, 1.0), "residual")) == 1
+    assert [value for value, _ in offered_thresholds("x", None, {"x": Calibration(1.0, 2.0)})] == [5.0]
+    assert offered_thresholds("x", None, None) == []
 
 
 def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
@@ -143,7 +163,7 @@ def test_what_the_run_was_trained_on(by_residual, written, tmp_path):
     assert re.search(r"\b8 images\b.*\bxrays\b.*\bchildren\b", data["trained_on"])
     facts = dict(data["run"])
     assert "pixel" in facts["Map"]
-    assert data["map"] == "residual"
+    assert data["map"] == facts["Map"]
     assert re.search("pixel.*; the score ", content._map_of(preset("simsid")))
     for ranked_by, judged in (
         ("combined", "the image and of its reconstruction"),
@@ -225,7 +245,7 @@ def test_only_labeled_images_count(by_residual, tmp_path, command):
         name: int("PNEUMONIA" in name) for name in labels if name.startswith("val/")
     }
     assert len(labels) == 20 and data["metrics"]["auc"] is not None
-    assert command(report.main, by_residual, XRAYS / "test", "--out", out)[0] == 0
+    assert command(report.main, by_residual, XRAYS / "test", "--out", out, "--overwrite")[0] == 0
     data, _ = parts(out)
     assert data["labels"] == [None] * 4 and data["metrics"] is None and len(data["thresholds"]) == 3
     assert data["title"] == "test"
@@ -240,7 +260,7 @@ def test_labels_from_a_csv(by_residual, tmp_path, command):
     assert command(report.main, by_residual, XRAYS / "test", "--labels", labels, "--out", out)[0] == 0
     assert parts(out)[0]["labels"] == [0, None, 1, None]
     write_rows(labels, ["name", "label"], ["NORMAL/IM-0182-0001.jpeg", "abnormal"])
-    assert command(report.main, by_residual, XRAYS / "val", "--labels", labels, "--out", out)[0] == 0
+    assert command(report.main, by_residual, XRAYS / "val", "--labels", labels, "--out", out, "--overwrite")[0] == 0
     data, _ = parts(out)
     assert (
         dict(zip(data["names"], data["labels"]))["NORMAL/IM-0182-0001.jpeg"] == 1
@@ -252,7 +272,7 @@ def test_of_a_csv_of_scores(by_residual, written, tmp_path, command):
     scores, out = tmp_path / "scores.csv", tmp_path / "r.html"
     assert command(score.main, by_residual, XRAYS / "val", "--out", scores)[0] == 0
     for source, title in ((scores, "scores.csv of val"), (by_residual / "scores-val.csv", "scores-val.csv of val")):
-        assert command(report.main, by_residual, source, "--images", XRAYS / "val", "--out", out)[0] == 0
+        assert command(report.main, by_residual, source, "--images", XRAYS / "val", "--out", out, "--overwrite")[0] == 0
         data, strips = parts(out)
         expected, pictured = parts(written)
         assert data["title"] == title and data["names"] == expected["names"] and data["labels"] == expected["labels"]
@@ -260,10 +280,10 @@ def test_of_a_csv_of_scores(by_residual, written, tmp_path, command):
         assert [len(strip) for strip in strips] == pytest.approx([len(strip) for strip in pictured], rel=0.02)
     # The CSV's own numbers, its own choice of images, and its own labels.
     head, *rows = read_rows(scores)
-    column = head.index("residual")
+    column = head.index("score")
     value = float(rows[4][column]) + 1e-4
     write_rows(scores, ["name", "label", "residual"], [rows[4][0], "0", value], [rows[1][0], "", rows[1][column]])
-    assert command(report.main, by_residual, scores, "--images", XRAYS / "val", "--out", out)[0] == 0
+    assert command(report.main, by_residual, scores, "--images", XRAYS / "val", "--out", out, "--overwrite")[0] == 0
     data, _ = parts(out)
     assert data["names"] == [rows[4][0], rows[1][0]] and data["labels"] == [0, None] and data["scores"][0] == value
 
@@ -318,7 +338,11 @@ def test_refusals_leave_nothing(by_residual, tmp_path, refused):
     of_csv = (by_residual, scores, "--images", val, "--out", out)
     write_rows(scores, ["name", "patch_residual"], ["NORMAL/IM-0182-0001.jpeg", 1])
     assert "--images nowhere " in refuses(by_residual, scores, "--images", "nowhere", "--out", out)
-    assert re.search(f"{scores} .*'residual'.* name, patch_residual", refuses(*of_csv))
+    assert re.search(f"{scores} .*'score' or 'residual'.* name, patch_residual", refuses(*of_csv))
+    out.write_text("old")
+    assert re.search(f"{out} exists.*--overwrite", refused(report.main, "no run at all", val, "--out", out))
+    assert out.read_text() == "old"
+    out.unlink()
     write_rows(scores, ["name", "residual"])
     assert re.search(f"{scores} .* rows", refuses(*of_csv))
     write_rows(scores)
@@ -416,7 +440,7 @@ def test_a_strip_keeps_its_budget_whatever_is_in_it(size):
     ):
         made = strip(image, drawn, heat)
         assert len(made) <= BUDGET and len(pictures(made)) == 3
-    assert pictures(strip(xray, xray / 255, xray / 51)).shape == (3, min(size, 128), min(size, 128))
+    assert [part.shape[0] for part in pictures(strip(xray, xray / 255, xray / 51))] == [size] * 3
 
 
 def test_5000_images_are_less_than_30_megabytes(by_residual, tmp_path, command):
@@ -456,10 +480,11 @@ def test_names_are_data_and_never_markup(tmp_path):
 def test_a_full_disk_keeps_the_old_report(by_residual, tmp_path, refused, monkeypatch):
     out = tmp_path / "r.html"
     out.write_text("old")
+    arguments = (by_residual, XRAYS / "val", "--out", out, "--overwrite")
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fastsquid.utils.files.os.fsync", full)
-    assert f"{out}: " in refused(report.main, by_residual, XRAYS / "val", "--out", out)
+    assert f"{out}: " in refused(report.main, *arguments)
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import XRAYS
 from matplotlib import colormaps
+from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_report import parts, pictures
 
@@ -160,8 +161,12 @@ def worst_first(data):
 
 
 def overlaid(strip, opacity=1.0):
-    """X-ray, reconstruction and map as the page should draw them, (S, S, 3); matplotlib's colours."""
-    xray, drawn, heat = pictures(strip)
+    """X-ray, reconstruction and map as the page should draw them, (L, L, 3); matplotlib's colours."""
+    xray, *others = pictures(strip)
+    drawn, heat = (
+        np.asarray(Image.fromarray(other.astype(np.float32)).resize(xray.shape, Image.Resampling.BILINEAR))
+        for other in others
+    )
     alpha = opacity * 0.7 * heat[..., None]
     grey = np.repeat(xray[..., None], 3, 2)
     return {
@@ -200,14 +205,38 @@ def test_a_card_says_what_is_known(shown, data, worst_first):
     for position, name in enumerate(worst_first):
         index = data["names"].index(name)
         card = shown[f"image-{index}"]
-        score, side, *label = [part.text for part in card.find_elements("css selector", ".score > *")]
+        score, side = [part.text for part in card.find_elements("css selector", ".score > *")]
+        label = card.find_element("css selector", ".label").text
         assert float(score) == pytest.approx(data["scores"][index], rel=1e-3)
         assert side == ("above threshold" if data["scores"][index] >= threshold else "below threshold")
-        assert label == {0: ["labeled normal"], 1: ["labeled abnormal"], None: []}[data["labels"][index]]
+        assert label == {0: "labeled normal", 1: "labeled abnormal", None: "not labeled"}[data["labels"][index]]
         percentile = card.find_element("css selector", ".percentile").text
         assert re.fullmatch(rf"{data['percentiles'][index]}(st|nd|rd|th) percentile of 3 normal .*", percentile)
         assert card.get_attribute("aria-posinset") == str(position + 1)
-    assert "empty)" in shown[f"image-{data['names'].index('broken.png')}"].text
+    broken = shown[f"image-{data['names'].index('broken.png')}"]
+    assert "empty)" in broken.text and broken.get_attribute("data-side") == "none"
+    assert broken.value_of_css_property("border-left-style") == "dashed"
+    assert "1 of 14 images" in shown["unscored-note"].text
+
+
+def test_the_meaning_of_the_map_stands_where_it_is_shown(shown, data):
+    shown[f"image-{data['scores'].index(max(filter(None, data['scores'])))}"].click()
+    meanings = shown.browser.find_elements("css selector", ".map-meaning")
+    assert len(meanings) == 2 and all(data["map"] in meaning.text for meaning in meanings)
+
+
+@pytest.mark.parametrize("width", [360, 700, 1000, 1280, 1400, 1920])
+def test_no_text_of_a_card_is_cut(browser, written, tmp_path, width):
+    """Names may be: the whole name is shown where the pointer rests on it, and in the large view."""
+    data, strips = parts(written)
+    many = {**data, "normal": 12345, "percentiles": [100] * len(data["names"])}
+    (tmp_path / "r.html").write_text(page(many, strips), encoding="utf-8")
+    shown = Shown(browser, tmp_path / "r.html", width, 900)
+    cut = shown.run(
+        """const texts = [...document.querySelectorAll(".card p:not(.name)")];
+        return texts.filter((text) => text.scrollWidth > text.clientWidth).map((text) => text.textContent);"""
+    )
+    assert cut == [] and shown.names
 
 
 def test_ordinals(shown, browser, written, tmp_path):
@@ -251,6 +280,22 @@ def test_images_unlike_the_training_images_are_marked(browser, written, tmp_path
         assert not shown.errors()
 
 
+def test_ages_that_training_has_not_seen_are_marked(browser, written, tmp_path, worst_first):
+    data, strips = parts(written)
+    marked = worst_first[2]
+    path = tmp_path / "r.html"
+    outside = [name == marked for name in data["names"]]
+    path.write_text(page({**data, "ages_outside": outside, "ages": "1 of 14 images"}, strips), encoding="utf-8")
+    shown = Shown(browser, path)
+    (badge,) = browser.find_elements("css selector", ".card .age")
+    said = badge.text
+    assert "age" in said
+    shown.choose("side-filter", "age")
+    assert shown.names == [marked]
+    shown[f"image-{data['names'].index(marked)}"].click()
+    assert said in shown["detail-facts"].text and not shown.errors()
+
+
 def test_pictures_side_by_side(shown, written, data, worst_first):
     _, strips = parts(written)
     worst = overlaid(strips[data["names"].index(worst_first[0])])
@@ -289,7 +334,7 @@ def test_filters(shown, data, worst_first):
     shown.choose("label-filter", "all")
     shown.choose("side-filter", "below")
     assert shown.names == [name for name in worst_first if name not in above]
-    shown.choose("side-filter", "unreadable")
+    shown.choose("side-filter", "none")
     assert shown.names == ["broken.png"]
     shown.choose("side-filter", "all")
     shown.type("search", "VIRUS")
@@ -305,7 +350,8 @@ def test_the_threshold_is_moved_by_hand(shown, data, worst_first):
 
     def counted(threshold):
         above = int((scores >= threshold).sum())
-        assert shown["sides"].text == f"{above} image{'s' * (above != 1)} above, {13 - above} below"
+        expected = f"{above} image{'s' * (above != 1)} above, {13 - above} below, 1 without a score"
+        assert shown["sides"].text == expected
         assert len(shown.browser.find_elements("css selector", ".card[data-side=above]")) == above
         return above
 
@@ -335,6 +381,7 @@ def test_figures_where_labels_exist(shown, data):
     pairs = [(label, score) for label, score in zip(data["labels"], data["scores"]) if None not in (label, score)]
     labels, scores = map(np.array, zip(*pairs))
     assert shown["auc"].text == f"{roc_auc_score(labels, scores):.3f}"
+    assert "20" in shown["interval"].text  # images per class that an interval needs
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     assert "95 %" in shown["specificity-at"].text
     assert shown["specificity-at-sensitivity"].text == f"{100 * (1 - fpr[tpr >= 0.95].min()):.1f} %"

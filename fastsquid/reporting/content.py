@@ -23,6 +23,7 @@ from .images import ReportImage
 from .page import DEVIATIONS
 
 SENSITIVITY = 0.95  # at which a specificity is reported
+FEWEST = 20  # images of each class from which on an interval of the AUC is given
 
 
 def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
@@ -32,17 +33,15 @@ def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
         scorer: of a calibrated run or group.
         images: as `examine.examine_images` leaves them.
     """
-    assert scorer.calibration is not None
-    name, calibration = scorer.score_name, scorer.calibration[scorer.score_name]
     read = [image for image in images if not image.error]
     scores = np.array([image.score for image in read])
     percentiles = None
-    if calibration.quantiles is not None:
+    if scorer.has_percentiles:
         below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
         percentiles = [None if image.error else next(below) for image in images]
     labeled = [image for image in read if image.label is not None]
     metrics = _metrics([image.label for image in labeled], [image.score for image in labeled])
-    thresholds = _thresholds(scorer.run.validation, calibration, name)
+    thresholds = [list(threshold) for threshold in scorer.thresholds]
     if metrics:
         thresholds.append(
             [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
@@ -52,20 +51,20 @@ def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
         "scores": [None if image.error else image.score for image in images],
         "percentiles": percentiles,
         "labels": [image.label for image in images],
+        "ages_outside": [bool(image.age_outside) for image in images],
         "unlike": None if scorer.input_check is None else [image.unlike for image in images],
         "errors": {str(index): image.error for index, image in enumerate(images) if image.error},
         "thresholds": thresholds,
         "metrics": metrics,
         "deviations": DEVIATIONS,
-        "map": "residual" if scorer.map_name == "residual" else "discriminator",
+        "map": _map_of(scorer.run.record.config),
         "run": _facts(scorer),
     }
 
 
 def count_normal(scorer: Scorer) -> int | None:
     """Return the number of normal validation images behind the scorer's percentiles; None where it has none."""
-    calibration = scorer.calibration
-    if calibration is None or calibration[scorer.score_name].quantiles is None:
+    if not scorer.has_percentiles:
         return None
     _, labels, _ = read_scores(scores_file(scorer.run.runs[0], "val"))
     return int((labels == 0).sum())
@@ -97,17 +96,6 @@ def page_title(
     return {"title": title, "trained_on": _trained_on(run.record, run.seeds, trained_on, names)}
 
 
-def _thresholds(validation, calibration, name):
-    """Return [value, text] of the thresholds that the run offers; the page begins at the first."""
-    found = []
-    if validation:
-        found.append([validation[name]["threshold"], "most accurate on the run's validation images"])
-    if calibration.quantiles:
-        found.append([calibration.quantiles[95], "95th percentile of normal validation images"])
-    found.append([calibration.mean + 2 * calibration.std, "mean + 2 standard deviations of normal images"])
-    return found
-
-
 def _metrics(labels, scores):
     """Return metrics of scores at every threshold; None unless both classes are present."""
     if len(set(labels)) < 2:
@@ -117,7 +105,8 @@ def _metrics(labels, scores):
     threshold, specificity = at_sensitivity(labels, scores, SENSITIVITY)
     return {
         "auc": float(roc_auc_score(labels, scores)),
-        "interval": bootstrap_auc(labels, scores),
+        "interval": bootstrap_auc(labels, scores) if min(labels.count(0), labels.count(1)) >= FEWEST else None,
+        "fewest": FEWEST,
         "average_precision": float(average_precision_score(labels, scores)),
         "sensitivity": SENSITIVITY,
         "specificity": specificity,

@@ -27,6 +27,7 @@ class ReportImage:
         score: from a CSV, or filled in by `examine_images`.
         error: why it could not be read, or "".
         unlike: as `Scorer.unlike_training` returns it, or None.
+        age_outside: whether the patient's age is outside of the training patients' ages; None where unknown.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ReportImage:
     score: float | None = None
     error: str = ""
     unlike: float | None = None
+    age_outside: bool | None = None
 
 
 def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportImage]:
@@ -59,15 +61,17 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
     """Return one image per row of a CSV that `fastsquid.score` or a training run wrote.
 
     Args:
-        path: of the CSV, with the columns name and `score`; label and error are read where they exist.
+        path: of the CSV, with the columns name and score, or the score's own name; label and error are read where they
+            exist.
         folder: with the images.
-        score: the column with the scores.
+        score: the name of the score.
         names: how the CSV names images.
 
     Raises:
         UserError: a CSV that is not of this kind, or an image that is not below the folder.
     """
-    rows = _read_rows(path, ["name", score])
+    rows = _read_rows(path, ["name"], ("score", score))
+    score = "score" if "score" in rows[0][1] else score
     known = {image.name: image for image in folder_images(folder, names)}
     images = []
     for line, row in rows:
@@ -128,18 +132,23 @@ def _label(path, line, text):
     return _LABELS[text.strip().lower()]
 
 
-def _read_rows(path, columns):
-    """Return [(line, {column: text})] of a CSV with at least these columns and one row, and each name once."""
+def _read_rows(path, columns, either=()):
+    """Return [(line, {column: text})] of a CSV with these columns, one of `either`, one row, and each name once."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not a file: give a CSV with the columns {', '.join(columns)}")
+        raise UserError(f"{path} is not a file: give a CSV with the columns {', '.join([*columns, *either[:1]])}")
     rows, names = [], set()
     # As `files.replacing` writes it; utf-8-sig, since spreadsheets put a byte order mark in front.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
         try:
             head = next(reader, [])
-            for column in columns:
+            if either and not set(either) & set(head):
+                wanted = " or ".join(map(repr, either))
+                raise UserError(
+                    f"{path} should have a column {wanted}, but its columns are {', '.join(head) or 'none'}"
+                )
+            for column in (*columns, *[column for column in either if column in head][:1]):
                 if head.count(column) != 1:
                     raise UserError(
                         f"{path} should have one column {column!r}, but its columns are {', '.join(head) or 'none'}"

@@ -1,6 +1,7 @@
 """The page of a report: one HTML file that needs nothing else, pictures and all.
 
-Pictures are a strip an image: X-ray, reconstruction and map in one WebP, decoded by the page when it comes into view.
+Pictures are one strip per image: X-ray, reconstruction and map in one WebP, decoded by the page when it comes into
+view.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SIDE = 128  # pixels of a picture, at most
+SIDE = 256  # pixels of an X-ray's side, at most
 DEVIATIONS = 5  # standard deviations that a map's colors reach
 BUDGET = 4200  # bytes of a strip: in base64 and with its row of data under 6 kB, 30 MB for 5,000 images
 QUALITIES = (95, 90, 85, 75, 60, 40, 20)
@@ -24,10 +25,11 @@ QUALITIES = (95, 90, 85, 75, 60, 40, 20)
 def strip(image: np.ndarray, reconstruction: np.ndarray, heatmap: np.ndarray) -> bytes:
     """Return the three pictures of an image side by side, as a WebP file of the highest quality within `BUDGET`.
 
-    An image of noise, which does not fit at any quality, gets fewer pixels.
+    The strip is as high as the X-ray. The other two are at its top, at the model's size; so each of them has half of
+    the width that the X-ray leaves. An image of noise, which does not fit at any quality, gets fewer pixels.
 
     Args:
-        image: (S, S), uint8 or uint16.
+        image: (L, L), uint8 or uint16, with L at least S.
         reconstruction: (S, S) in [0, 1].
         heatmap: (S, S) in standard deviations; clipped to 0 ... `DEVIATIONS`.
 
@@ -35,18 +37,20 @@ def strip(image: np.ndarray, reconstruction: np.ndarray, heatmap: np.ndarray) ->
         bytes.
     """
     parts = (image / np.iinfo(image.dtype).max, reconstruction, heatmap.clip(0, DEVIATIONS) / DEVIATIONS)
-    pictures = [Image.fromarray(np.rint(255 * part).astype(np.uint8)) for part in parts]
-    side = min(SIDE, len(image))
+    xray, *drawn = [Image.fromarray(np.rint(255 * part).astype(np.uint8)) for part in parts]
+    side, small = min(SIDE, len(image)), min(SIDE, len(reconstruction))
     while True:
-        row = Image.new("L", (3 * side, side))
-        for i, picture in enumerate(pictures):
-            row.paste(picture.resize((side, side), Image.Resampling.BILINEAR), (i * side, 0))
+        row = Image.new("L", (side + 2 * small, side))
+        row.paste(xray.resize((side, side), Image.Resampling.BILINEAR))
+        for i, picture in enumerate(drawn):
+            row.paste(picture.resize((small, small), Image.Resampling.BILINEAR), (side + i * small, 0))
         for quality in QUALITIES:
             drawn = io.BytesIO()
             row.save(drawn, "WEBP", quality=quality)
             if drawn.tell() <= BUDGET:
                 return drawn.getvalue()
         side //= 2
+        small = min(small, side)
 
 
 def page(data: dict[str, Any], strips: Sequence[bytes]) -> str:

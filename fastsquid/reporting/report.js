@@ -4,10 +4,11 @@ const data = JSON.parse(byId("data").textContent);
 const strips = byId("strips").textContent.split("\n");
 const read = data.names.map((_, index) => index).filter((index) => data.scores[index] !== null);
 const scores = read.map((index) => data.scores[index]);
+const unscored = data.names.length - read.length;
 const labeled = read.filter((index) => data.labels[index] !== null);
 
 const VIEWS = ["xray", "reconstruction", "map"];
-const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: `anomaly map (${data.map}) over the X-ray` };
+const NAMES = { xray: "X-ray", reconstruction: "healthy reconstruction", map: "anomaly map over the X-ray" };
 // matplotlib's inferno at 0, 1/8, ... 1, and as much of it as `python -m fastsquid.locate` lays over an X-ray.
 const INFERNO = [
   [0, 0, 4],
@@ -53,10 +54,9 @@ function ordinal(count) {
   return `${count}${(!teen && { 1: "st", 2: "nd", 3: "rd" }[count % 10]) || "th"}`;
 }
 
-function percentile(index) {
+function percentile(index, of) {
   if (!data.percentiles) return null;
-  const place = ordinal(data.percentiles[index]);
-  return `${place} percentile of ${data.normal.toLocaleString("en")} normal validation images`;
+  return `${ordinal(data.percentiles[index])} percentile of ${data.normal.toLocaleString("en")} normal ${of}`;
 }
 
 function side(index) {
@@ -67,6 +67,14 @@ function side(index) {
 function unlike(index) {
   const ratio = data.unlike?.[index] ?? 0;
   return ratio > 1 ? `unlike the training images (${ratio.toPrecision(3)})` : null;
+}
+
+// What is to be seen at once, as [class, text].
+function marks(index) {
+  const found = [];
+  if (unlike(index)) found.push(["unlike", unlike(index)]);
+  if (data.ages_outside[index]) found.push(["age", "age not seen in training"]);
+  return found;
 }
 
 function label(index) {
@@ -111,17 +119,19 @@ function decode(index) {
 }
 
 // Draws the X-ray, and over it at an opacity of 0 to 1 its reconstruction or map.
+// The other two have the model's size, and half of the strip's width that the X-ray leaves.
 function paint(canvas, pictures, view, opacity = 1) {
   const side = pictures.height;
+  const small = (pictures.width - side) / 2;
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
-  const part = (target, third) => target.drawImage(pictures, third * side, 0, side, side, 0, 0, side, side);
-  part(context, 0);
+  const part = (target, from, size) => target.drawImage(pictures, from, 0, size, size, 0, 0, side, side);
+  part(context, 0, side);
   context.globalAlpha = opacity;
-  if (view === "reconstruction") part(context, 1);
+  if (view === "reconstruction") part(context, side, small);
   if (view === "map") {
     scratch.canvas.width = scratch.canvas.height = side;
-    part(scratch, 2);
+    part(scratch, side + small, small);
     colour(scratch, side, side);
     context.drawImage(scratch.canvas, 0, 0);
   }
@@ -147,14 +157,21 @@ function card(position) {
   made.setAttribute("aria-setsize", shown.length);
   const name = element("p", { className: "name", title: data.names[index], textContent: data.names[index] });
   if (data.scores[index] === null) {
+    made.dataset.side = "none";
     made.append(element("p", { className: "unreadable", textContent: `Unreadable: ${data.errors[index]}` }), name);
-    made.append(element("p", { textContent: "no score" }), element("p", { className: "percentile" }));
+    made.append(element("p", { className: "score" }, [element("b", { textContent: "no score" })]));
+    if (labeled.length) made.append(element("p", { className: "label" }));
+    made.append(element("p", { className: "percentile" }));
   } else {
     const canvases = VIEWS.map(() => element("canvas"));
-    const badge = unlike(index) ? [element("span", { className: "unlike", textContent: unlike(index) })] : [];
-    made.append(element("div", { className: "pictures" }, [...canvases, ...badge]), name);
+    const badges = marks(index).map(([className, textContent]) => element("span", { className, textContent }));
+    const over = element("div", { className: "marks" }, badges);
+    made.append(element("div", { className: "pictures" }, [...canvases, over]), name);
     made.append(element("p", { className: "score" }));
-    made.append(element("p", { className: "percentile", textContent: percentile(index) ?? "" }));
+    if (labeled.length) {
+      made.append(element("p", { className: "label", textContent: label(index) ? `labeled ${label(index)}` : "not labeled" }));
+    }
+    made.append(element("p", { className: "percentile", textContent: percentile(index, "images") ?? "" }));
     strip(index).then((pictures) => canvases.forEach((canvas, i) => paint(canvas, pictures, VIEWS[i])));
   }
   made.addEventListener("click", () => open(position));
@@ -169,7 +186,6 @@ function mark(position, made) {
   made.querySelector(".score").replaceChildren(
     element("b", { textContent: number(data.scores[index]) }),
     element("span", { className: "side", textContent: `${side(index)} threshold` }),
-    ...(label(index) ? [element("span", { className: "label", textContent: `labeled ${label(index)}` })] : []),
   );
 }
 
@@ -231,9 +247,9 @@ function choose() {
   const sides = byId("side-filter").value;
   const wanted = byId("label-filter").value;
   const passes = (index) => {
-    const state = data.scores[index] === null ? "unreadable" : side(index);
+    const state = data.scores[index] === null ? "none" : side(index);
     return (
-      (sides === "all" || sides === state || (sides === "unlike" && unlike(index))) &&
+      (sides === "all" || sides === state || marks(index).some(([mark]) => mark === sides)) &&
       (wanted === "all" || wanted === String(data.labels[index] ?? "none")) &&
       data.names[index].toLowerCase().includes(text)
     );
@@ -295,8 +311,8 @@ async function showDetail() {
     `score ${number(data.scores[index])}`,
     `${side(index)} threshold`,
     label(index) && `labeled ${label(index)}`,
-    unlike(index),
-    percentile(index),
+    ...marks(index).map(([, text]) => text),
+    percentile(index, "validation images"),
     `${(active + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
   ];
   byId("detail-facts").replaceChildren(...facts.filter(Boolean).map((fact) => element("span", { textContent: fact })));
@@ -358,7 +374,8 @@ function setThreshold(value) {
   const line = byId("histogram-threshold");
   line.setAttribute("x1", place(threshold));
   line.setAttribute("x2", place(threshold));
-  byId("sides").textContent = `${plural(above, "image")} above, ${(scores.length - above).toLocaleString("en")} below`;
+  const below = (scores.length - above).toLocaleString("en");
+  byId("sides").textContent = `${plural(above, "image")} above, ${below} below${unscored ? `, ${unscored} without a score` : ""}`;
   for (const button of document.querySelectorAll("#thresholds button")) {
     button.setAttribute("aria-pressed", Number(button.value) === threshold);
   }
@@ -507,7 +524,8 @@ function beginMetrics() {
   byId("prevalence").value = Number(((100 * abnormal) / labeled.length).toPrecision(3));
   byId("share").textContent = `${byId("prevalence").value} %`;
   byId("auc").textContent = metrics.auc.toFixed(3);
-  byId("interval").textContent = metrics.interval.map((end) => end.toFixed(3)).join(" to ");
+  const ends = metrics.interval?.map((end) => end.toFixed(3)).join(" to ");
+  byId("interval").textContent = ends ?? `needs ${metrics.fewest} images per class`;
   byId("average-precision").textContent = metrics.average_precision.toFixed(3);
   byId("specificity-at").textContent = `Specificity at ${Math.round(100 * metrics.sensitivity)} % sensitivity`;
   byId("specificity-at-sensitivity").textContent = percent(metrics.specificity);
@@ -524,7 +542,10 @@ function begin() {
   for (const [what, text] of data.run) {
     byId("run").append(element("dt", { textContent: what }), element("dd", { textContent: text }));
   }
-  byId("map-name").textContent = data.map;
+  for (const meaning of document.querySelectorAll(".map-meaning")) meaning.textContent = `The map shows ${data.map}.`;
+  byId("unscored-note").textContent = unscored
+    ? `${unscored} of ${plural(data.names.length, "image")} could not be read and have no score.`
+    : "";
   byId("no-percentiles").hidden = data.percentiles !== null;
   drawScales();
   drawHistogram();
