@@ -22,9 +22,13 @@ COLUMNS = ("name", "score", "percentile", "above_threshold", "unlike_training", 
 
 
 class Counts(NamedTuple):
-    """Numbers of images of a table: with an error, above the threshold, unlike the training images, of an age outside.
+    """Numbers of images of a table.
 
-    Each is a count of its column.
+    Attributes:
+        failed: with an error.
+        above: at or above the threshold.
+        unlike: unlike the training images.
+        outside: of patients whose age training has not seen.
     """
 
     failed: int
@@ -77,14 +81,14 @@ class Scoring:
             self.seconds += time.perf_counter() - start
             outside = outside_ages([item.age for item in batch], self.scorer.run.record.ages)
             rows = []
-            for item, old in zip(batch, outside):
+            for item, is_outside in zip(batch, outside):
                 cells, error = None if item.image is None else next(scored), item.error
                 if cells is None and not error:
                     error = f"{item.name} has scores that are not finite: the run's weights are damaged"
                 known = {
                     "name": item.name,
                     "error": error,
-                    "age_outside_training": "" if old is None else str(int(old)),
+                    "age_outside_training": "" if is_outside is None else str(int(is_outside)),
                 }
                 known.update(cells or {})
                 rows.append([known.get(column, "") for column in self.columns])
@@ -93,15 +97,19 @@ class Scoring:
 
 def write_table(out: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]], names: Names) -> Counts:
     """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ."""
-    found, distinct = [], names.distinct()
+    failed = above_count = unlike_count = outside_count = 0
+    distinct = names.distinct()
     with replacing(out) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
             name, _, _, above, unlike, error, outside = row[: len(COLUMNS)]
             writer.writerow([distinct(name), *row[1:]])
-            found.append((bool(error), above == "1", float(unlike or 0) > 1, outside == "1"))
-    return Counts(*(sum(column) for column in zip(*found)))
+            failed += bool(error)
+            above_count += above == "1"
+            unlike_count += float(unlike or 0) > 1
+            outside_count += outside == "1"
+    return Counts(failed, above_count, unlike_count, outside_count)
 
 
 def score_batch(
