@@ -161,7 +161,7 @@ def _square(image: Any, size: int, number: int, crop: bool) -> NDArray[Any]:
             image = (image.float() if image.is_floating_point() else image).numpy()
         if isinstance(image, np.ndarray):
             return convert_array(image, size, crop)
-    except ValueError as error:
+    except Exception as error:  # a tensor of a rare layout has errors of its own
         raise UserError(f"{name} cannot be used: {error}") from error
     raise UserError(
         f"{name} cannot be used: its type is {type(image).__name__}; give a path, bytes, an open file, a PIL image, a "
