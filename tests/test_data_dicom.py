@@ -25,9 +25,13 @@ from pydicom.uid import (  # noqa: E402
     RLELossless,
 )
 
-from fastsquid.data import filetypes, open_data  # noqa: E402
+from fastsquid.data import (  # noqa: E402
+    filetypes,
+    find_images,  # noqa: E402
+    open_data,
+)
 from fastsquid.data.dicom.read import read_dicom  # noqa: E402
-from fastsquid.data.images import ImageError, find_images, read_image  # noqa: E402
+from fastsquid.data.images import ImageError, read_image  # noqa: E402
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from fastsquid.config import Config, preset
-from fastsquid.data import ImageError, find_images, open_data, read_image
+from fastsquid.data import IMAGE_SUFFIXES, ImageError, find_images, open_data, read_image
+from fastsquid.data.listing import list_files
+from fastsquid.data.names import PATH_NAMES
 from fastsquid.errors import UserError
 from fastsquid.evaluation.summary import evaluate_run, run_table
 
@@ -274,3 +276,84 @@ def test_class_folders_may_be_links(xrays):
 def test_notes_beside_the_folders_do_not_make_it_covidx(xrays):
     (xrays / "train_notes.txt").write_text("taken in spring\n")
     assert len(open_data(xrays, size=16, splits=("train",))["train"]) == 8
+
+
+# Other names of splits, masks, and files that are no images
+
+
+@pytest.mark.parametrize("names", [("Train", "VAL", "Testing"), ("training", "valid", "TEST"), ("TRAIN", "Validation")])
+def test_split_folders_by_other_names(xrays, names):
+    expected = open_data(xrays, size=16)
+    for split, name in zip(("train", "val", "test"), names):
+        (xrays / split).rename(xrays / f"{split}.moved")
+        (xrays / f"{split}.moved").rename(xrays / name)
+    data = open_data(xrays, size=16)
+    assert list(data) == list(expected) == ["train", "val", "test"]
+    for split in data:
+        assert data[split].names == expected[split].names and torch.equal(data[split].images, expected[split].images)
+        assert data[split].classes == expected[split].classes
+
+
+def test_two_folders_of_one_split(xrays):
+    shutil.copytree(xrays / "val", xrays / "Valid")
+    with pytest.raises(UserError, match=r"\bval\b.*\bValid\b.*\bval\b"):
+        open_data(xrays, size=16)
+
+
+def test_a_data_set_of_other_names_deeper_inside(tmp_path):
+    put(tmp_path / "release" / "Training" / "a.png")
+    with pytest.raises(UserError, match="/release$"):
+        open_data(tmp_path, size=8)
+
+
+def test_every_suffix_is_one_of_pillows(tmp_path):
+    extensions = Image.registered_extensions()
+    assert all(extensions[suffix] in Image.OPEN for suffix in IMAGE_SUFFIXES)
+    for suffix in IMAGE_SUFFIXES:
+        Image.fromarray(np.full((16, 16), 7, np.uint8)).save(tmp_path / f"a{suffix.upper()}", extensions[suffix])
+    assert open_data(tmp_path, size=8)["train"].images.unique().tolist() == [7]
+
+
+def messages(caplog):
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def test_masks_are_no_x_rays(tmp_path, caplog):
+    caplog.set_level("INFO")
+    names = ["images/a.png", "masks/a.png", "Lung Mask/left/a.png", "ManualMask/a.png", "Segmentations/a.png"]
+    for name in [*names, "labels/a.png", "images/a_mask.png", "images/b_mask.png"]:
+        put(tmp_path / name)
+    assert open_data(tmp_path, size=8)["train"].names == ["images/a.png", "images/b_mask.png"]
+    ((level, text),) = messages(caplog)
+    assert level == "WARNING" and " 6 " in text and f"{tmp_path}/" in text
+    assert open_data(tmp_path / "masks", size=8)["train"].names == ["a.png"], "asked for by name"
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(UserError, match=r"\b5\b"):
+        open_data(tmp_path, size=8)
+
+
+def test_masks_are_no_class(tmp_path, caplog):
+    for name in ["val/NORMAL/images/a.png", "val/NORMAL/masks/a.png", "val/COVID/b.png", "val/Masks/b.png"]:
+        put(tmp_path / name)
+    val = open_data(tmp_path, size=8)["val"]
+    assert dict(zip(val.names, val.labels.tolist())) == {"NORMAL/images/a.png": 0, "COVID/b.png": 1}
+    assert [" 2 " in text for _, text in messages(caplog)] == [True]
+    put(tmp_path / "train" / "NORMAL" / "images" / "a.png")
+    put(tmp_path / "train" / "NORMAL" / "masks" / "a.png")
+    assert open_data(tmp_path, size=8, splits=("train",))["train"].names == ["NORMAL/images/a.png"]
+
+
+def test_files_that_are_no_images_are_counted_by_suffix(xrays, caplog):
+    caplog.set_level("INFO")
+    for name in ["train/NORMAL/a.txt", "train/NORMAL/b.TXT", "val/NORMAL/c.csv", "val/d", "train/PNEUMONIA/e.txt"]:
+        (xrays / name).write_text("no image")
+    (xrays / "val" / ".hidden").write_text("")
+    open_data(xrays, size=8)
+    ((level, text),) = messages(caplog)
+    assert level == "INFO" and " 4 " in text and "2 .txt" in text and "1 .csv" in text and "1 without" in text
+    caplog.clear()
+    open_data(xrays, size=8, splits=("test",))
+    assert not messages(caplog)
+    caplog.clear()
+    assert len(list_files([xrays / "val"], PATH_NAMES)) == 6
+    assert [(level, " 2 " in text) for level, text in messages(caplog)] == [("INFO", True)]

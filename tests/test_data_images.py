@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fastsquid.data.images import ImageError, find_images, read_image, read_images, to_unit
+from fastsquid.data import find_images
+from fastsquid.data.images import ImageError, read_image, read_images, to_unit
 from fastsquid.errors import UserError
 
 XRAYS = Path(__file__).parent / "data" / "xrays"

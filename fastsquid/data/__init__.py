@@ -7,7 +7,8 @@ from pathlib import Path
 from ..errors import UserError
 from .augment import augment
 from .filetypes import IMAGE_SUFFIXES
-from .images import ImageError, find_images, read_image, read_images, to_unit
+from .finding import find_images
+from .images import ImageError, read_image, read_images, to_unit
 from .names import choose_names
 from .sources import Source, source_of
 from .split import SPLITS, ReadOptions, Split

@@ -1,12 +1,18 @@
-"""What kind of file something is: an ordinary image by its name, DICOM by its first bytes."""
+"""What kind of file something is: an ordinary image by its name, DICOM by its first bytes; a mask by its folder."""
 
+import re
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+# Of still images that every supported Pillow reads.
 IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+    (".apng", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx")
+    + (".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp")
 )
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
+
+_MASK_FOLDER = re.compile(r"labels?|annotations?|segmentations?|ground[ _-]?truth|(.*[^a-z])?masks?([^a-z].*)?")
+_MASK_FILE = re.compile(r"(.+)[ _-](?:masks?|seg|segmentation)(?:[ _-]?\d+)?")
 
 
 class ImageFile(Protocol):
@@ -37,6 +43,25 @@ def is_image(path: Path) -> bool:
         return path.name != "DICOMDIR" and path.is_file() and is_dicom(path)
     except OSError:
         return False
+
+
+def is_mask_folder(name: str) -> bool:
+    """Return whether a folder of this name holds masks of images, not images.
+
+    >>> list(map(is_mask_folder, ["masks", "lung mask", "ManualMask", "Annotations", "NORMAL"]))
+    [True, True, True, True, False]
+    """
+    return bool(_MASK_FOLDER.fullmatch(name.lower()) or re.search(r"[a-z]Masks?$", name))
+
+
+def masked_stem(stem: str) -> str | None:
+    """Return the stem of the image that a file beside it masks, in lower case; None if the name is not a mask's.
+
+    >>> masked_stem("CHNCXR_0001_0_mask"), masked_stem("CHNCXR_0001_0")
+    ('chncxr_0001_0', None)
+    """
+    match = _MASK_FILE.fullmatch(stem.lower())
+    return match[1] if match else None
 
 
 def is_dicom(path: ImageFile) -> bool:

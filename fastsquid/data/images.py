@@ -21,7 +21,7 @@ from ..utils.bars import bar
 from ..utils.quiet import quiet
 from .dicom.read import Patient, read_dataset, read_dicom
 from .dicom.tags import RejectedError
-from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom, is_image
+from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom
 from .framing import exposed_field
 
 if TYPE_CHECKING:
@@ -183,39 +183,6 @@ def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = Fal
     if values.min() < 0 or values.max() > 1:
         raise ValueError(f"its values reach from {values.min():.9g} to {values.max():.9g}: give floats from 0 to 1")
     return _resized(Image.fromarray(values.astype(np.float32)), size, crop).clip(0, 1)
-
-
-def find_images(folder: str | os.PathLike) -> list[Path]:
-    """Find all image files below a folder: by suffix in any case, and DICOM files by their first bytes.
-
-    Files and folders whose names start with "." are skipped. Links to folders are not followed.
-
-    Args:
-        folder: where to look.
-
-    Returns:
-        sorted Paths.
-
-    Raises:
-        UserError: a folder is missing or cannot be listed.
-
-    >>> from pathlib import Path
-    >>> from fastsquid.data import find_images
-    >>> for name in ("b.png", "a.JPG", "notes.txt"):
-    ...     Path("clinic", "monday").mkdir(parents=True, exist_ok=True)
-    ...     Path("clinic", "monday", name).touch()
-    >>> [path.as_posix() for path in find_images("clinic")]
-    ['clinic/monday/a.JPG', 'clinic/monday/b.png']
-    """
-
-    def fail(error):
-        raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
-
-    images = []
-    for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(parent, name) for name in files if not name.startswith(".") and is_image(Path(parent, name))]
-    return sorted(images, key=Path.as_posix)
 
 
 def read_images(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from .images import find_images
+from .finding import find_files, log_skipped, no_images
 from .names import Names
 from .sources.shards import ShardFile, find_shards, is_shard, read_shard
 
@@ -34,13 +34,15 @@ def _inside(path, names):
     """Return the images of a folder or shard."""
     if not path.is_dir():
         return [sample.image for sample in read_shard(path, names)]
-    images = find_images(path)
-    shards = find_shards(path, images)
+    found = find_files(path)
+    images, shards = found.images, find_shards(path, found.images)
     if images and shards:
         raise UserError(
             f"{path} holds both images, such as {names.file(images[0])}, and shards, such as "
             f"{names.shard(shards[0], path)}: move one of them elsewhere, or give them one by one"
         )
     if not (images or shards):
-        raise UserError(f"{path} holds no images")
+        raise no_images(path, found)
+    found.others = sorted(set(found.others).difference(shards))
+    log_skipped([found], names)
     return images or [sample.image for shard in shards for sample in read_shard(shard, names, path)]

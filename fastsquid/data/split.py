@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,11 @@ from .images import read_images
 from .names import PATH_NAMES, Names
 
 SPLITS = ("train", "val", "test")
+_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,27 @@ class Split:
         if not self.labels[index]:
             return "normal"
         return self.classes[index] if self.classes and len(self.abnormal_classes) > 1 else "abnormal"
+
+
+def split_of(folder: Path) -> str | None:
+    """Return the split that a folder's name stands for, in any case: `Train`, `valid`, `testing`; None for others."""
+    return _FOLDERS.get(folder.name.lower())
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return {split: its folder} of a folder of splits, in the order of `SPLITS`; empty if there are none.
+
+    Raises:
+        UserError: two folders of one split.
+    """
+    found: dict[str, Path] = {}
+    for child in sorted(root.iterdir()):
+        split = split_of(child)
+        if split is not None and child.is_dir():
+            if split in found:
+                raise UserError(f"{root} has two {split} folders, {found[split].name} and {child.name}: keep one")
+            found[split] = child
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def read_split(

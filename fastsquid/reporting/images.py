@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import find_images
+from ..data.finding import find_files, log_skipped, no_images
 from ..data.names import PATH_NAMES, Names
 from ..data.sources.folder import folder_labels
 from ..errors import UserError
@@ -50,9 +50,11 @@ def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportI
         UserError: the folder cannot be listed or holds no images.
     """
     folder = Path(folder)
-    paths = find_images(folder)
+    found = find_files(folder)
+    paths = found.images
     if not paths:
-        raise UserError(f"{folder} holds no images")
+        raise no_images(folder, found)
+    log_skipped([found], names)
     shown, _ = names.images_and_files([path.relative_to(folder).as_posix() for path in paths], paths)
     return list(map(ReportImage, shown, paths, folder_labels(folder, paths)))
 

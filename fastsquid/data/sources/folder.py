@@ -3,13 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
-from ..images import find_images
-from ..split import SPLITS, ReadOptions, Split, read_split
+from ..finding import Found, find_files, log_skipped, no_images
+from ..names import Names
+from ..split import ReadOptions, Split, read_split, split_folders, split_of
 
 # Normal training images of the ZhangLab release, and of its third version, whose names are longer. The numbers of the
 # release begin at 115; other programs write IM-0001-0001.
@@ -19,11 +21,13 @@ _ZHANGLAB = re.compile(r"NORMAL/(?:(?:NORMAL2-)?IM-(\d{4})-\d{4}(?:-\d{4})?|NORM
 def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     """Read a folder of images by its layout.
 
-    - `train`, `val`, `test` folders, any of them. In `train` only the class folder NORMAL (in any case) is opened,
-      unless there is contamination. In `val` and `test` class folders are labels: NORMAL is 0, every other 1. Images
-      without class folders are unlabeled.
+    - `train`, `val`, `test` folders, any of them, also as `Training`, `valid` and so on (`split.split_of`). In `train`
+      only the class folder NORMAL (in any case) is opened, unless there is contamination. In `val` and `test` class
+      folders are labels: NORMAL is 0, every other 1. Images without class folders are unlabeled.
     - class folders, NORMAL among them: one labeled "test" split.
     - images: one unlabeled "train" split, taken as normal.
+
+    Masks of images are skipped. They and the files that are no images are counted in the log.
 
     Names are paths relative to the split's folder, with "/", and classes are the names of class folders, unless
     `options.names` gives others.
@@ -43,12 +47,13 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
             patient in two splits, or a data set deeper inside.
     """
     listed = _list(root, options)
-    patients = {name: read_patients(paths) for name, (_, paths, _) in listed.items()}
-    reject_shared_patients({name: list(zip(listed[name][1], patients[name])) for name in listed}, options.names)
+    log_skipped((one.found for name, one in listed.items() if name in options.splits), options.names)
+    patients = {name: read_patients(one.paths) for name, one in listed.items()}
+    reject_shared_patients({name: list(zip(listed[name].paths, patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:
         if name in listed:
-            folder, paths, labels = listed[name]
+            folder, paths, labels, _ = listed[name]
             classes = None
             if labels is not None:
                 classes = options.names.classes([path.relative_to(folder).parts[0] for path in paths], labels)
@@ -58,54 +63,63 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     return data
 
 
-def _list(root, options):
-    """Return {split: (its folder, paths, labels)}. Labels of a split that is not to be decoded mean nothing."""
-    folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
+class _Listed(NamedTuple):
+    """The images of a split before they are decoded; without labels if the split is not to be decoded."""
+
+    folder: Path
+    paths: list[Path]
+    labels: list[int] | None
+    found: Found
+
+
+def _list(root: Path, options: ReadOptions) -> dict[str, _Listed]:
+    folders = split_folders(root)
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
     if not folders:
-        return {"train": (root, _list_plain(root), None)}
+        return {"train": _list_plain(root)}
     listed = {}
     for name, folder in folders.items():
         if name not in options.splits:
-            loose, classed = ([], _normal_images(folder)) if name == "train" else _evaluation_images(folder)
-            listed[name] = folder, loose + classed, None
+            found = _normal_files(folder) if name == "train" else find_files(*_class_folders(folder), base=folder)
+            loose = [] if name == "train" else find_files(folder, deep=False).images
+            listed[name] = _Listed(folder, loose + found.images, None, found)
         elif name == "train":
-            listed[name] = folder, *_list_train(folder, options.contamination, options.seed)
+            listed[name] = _list_train(folder, options.contamination, options.seed)
         else:
-            listed[name] = folder, *_list_evaluation(folder, options.names)
+            listed[name] = _list_evaluation(folder, options.names)
     return listed
 
 
-def _list_plain(root):
-    paths = find_images(root)
-    if not paths:
-        raise _empty(root)
-    for path in paths:
+def _list_plain(root: Path) -> _Listed:
+    found = find_files(root)
+    if not found.images:
+        raise no_images(root, found)
+    for path in found.images:
         for parent in path.relative_to(root).parents:
             # Else training would read a whole data set, its abnormal images too.
-            if parent.name.lower() in (*SPLITS, "normal"):
+            if split_of(parent) or _is_normal(parent):
                 raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
-    return paths
+    return _Listed(root, found.images, None, found)
 
 
 def is_zhanglab(root: Path) -> bool:
     """Return whether all normal training images of a folder are named as in the ZhangLab release."""
-    train = root / "train"
-    if next(train.glob("NORMAL/*.jpeg"), None) is None:  # most folders are not listed twice
+    train = split_folders(root).get("train")
+    if train is None or next(train.glob("NORMAL/*.jpeg"), None) is None:  # most folders are not listed twice
         return False
-    names = [path.relative_to(train).as_posix() for path in _normal_images(train)]
+    names = [path.relative_to(train).as_posix() for path in _normal_files(train).images]
     matches = [_ZHANGLAB.fullmatch(name) for name in names]
     return bool(names) and all(match and int(match[1] or 115) >= 115 for match in matches)
 
 
 def has_abnormal_training(root: Path) -> bool:
     """Return whether a folder keeps normal and abnormal training images apart, as contamination needs."""
-    return (root / "train").is_dir()
+    return "train" in split_folders(root)
 
 
 def folder_labels(root: Path, paths: Sequence[Path]) -> list[int | None]:
-    """Return labels by class folders: beside each other in `root`, in its `val` or its `test`, with NORMAL among them.
+    """Return labels by class folders: beside each other in `root`, in its `val` or `test`, with NORMAL among them.
 
     Args:
         root: Path of a folder.
@@ -115,29 +129,27 @@ def folder_labels(root: Path, paths: Sequence[Path]) -> list[int | None]:
         N labels: 0 in NORMAL, 1 in a class folder beside it, None for any other image.
     """
     classes: dict[Path, int] = {}
-    for folder in (root, root / "val", root / "test"):
-        found = _class_folders(folder) if folder.is_dir() else []
+    for folder in (root, *(child for child in _class_folders(root) if split_of(child) in ("val", "test"))):
+        found = _class_folders(folder)
         if any(map(_is_normal, found)):
             classes |= {child: int(not _is_normal(child)) for child in found}
     return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
 
 
-def _list_train(folder, contamination, seed):
-    """Return the paths and labels of the training images."""
-    paths = _normal_images(folder)
-    if not paths:
+def _list_train(folder: Path, contamination: float, seed: int) -> _Listed:
+    found = _normal_files(folder)
+    if not found.images:
         raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
-    labels = [0] * len(paths)
     if contamination:
-        paths, labels = _contaminate(folder, paths, contamination, seed)
-    return paths, labels
+        return _contaminate(folder, found, contamination, seed)
+    return _Listed(folder, found.images, [0] * len(found.images), found)
 
 
-def _contaminate(folder, normal, contamination, seed):
-    """Return paths and labels of as many training images, a share of them abnormal; normal ones first, in order."""
-    classes = [child for child in _class_folders(folder) if not _is_normal(child)]
-    abnormal = [path for child in classes for path in find_images(child)]
-    count = round(contamination * len(normal))
+def _contaminate(folder: Path, found: Found, contamination: float, seed: int) -> _Listed:
+    """List as many training images, a share of them abnormal; normal ones first, in order."""
+    normal = found.images
+    others = find_files(*(child for child in _class_folders(folder) if not _is_normal(child)), base=folder)
+    abnormal, count = others.images, round(contamination * len(normal))
     if count > len(abnormal):
         most = int(100 * len(abnormal) / len(normal)) / 100
         raise UserError(
@@ -150,43 +162,34 @@ def _contaminate(folder, normal, contamination, seed):
     rng = np.random.default_rng((3, seed % 2**64))
     staying, joining = rng.permutation(len(normal))[count:], rng.permutation(len(abnormal))[:count]
     paths = [normal[i] for i in sorted(staying)] + [abnormal[i] for i in sorted(joining)]
-    return paths, [0] * len(staying) + [1] * count
+    found = Found(masks=found.masks + others.masks, others=found.others + others.others)
+    return _Listed(folder, paths, [0] * len(staying) + [1] * count, found)
 
 
-def _list_evaluation(folder, names):
-    """Return the paths and labels of a split's images."""
-    loose, classed = _evaluation_images(folder)
-    if not loose:
-        if not classed:
-            raise _empty(folder)
-        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in classed]
-        return classed, labels
-    if classed:
+def _list_evaluation(folder: Path, names: Names) -> _Listed:
+    # Class by class, because find_files does not follow links and a class folder may be one.
+    loose, found = find_files(folder, deep=False), find_files(*_class_folders(folder), base=folder)
+    every = Found(masks=loose.masks + found.masks, others=loose.others + found.others)
+    if not loose.images:
+        if not found.images:
+            raise no_images(folder, every)
+        labels = [int(not _is_normal(folder / path.relative_to(folder).parts[0])) for path in found.images]
+        return _Listed(folder, found.images, labels, every)
+    if found.images:
         raise UserError(
-            f"{folder} holds images both in class folders and beside them, such as {names.file(loose[0])}: "
+            f"{folder} holds images both in class folders and beside them, such as {names.file(loose.images[0])}: "
             "put all of them in class folders, or none"
         )
-    return loose, None
+    return _Listed(folder, loose.images, None, every)
 
 
-def _normal_images(folder):
-    return [path for child in _class_folders(folder) if _is_normal(child) for path in find_images(child)]
+def _normal_files(folder: Path) -> Found:
+    return find_files(*filter(_is_normal, _class_folders(folder)), base=folder)
 
 
-def _evaluation_images(folder):
-    """Return the images beside class folders, and those in them."""
-    loose = [path for path in find_images(folder) if path.parent == folder]
-    # Class by class, because find_images does not follow links and a class folder may be one.
-    return loose, [path for child in _class_folders(folder) for path in find_images(child)]
-
-
-def _empty(folder):
-    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
-
-
-def _class_folders(folder):
+def _class_folders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _is_normal(folder):
+def _is_normal(folder: Path) -> bool:
     return folder.name.lower() == "normal"

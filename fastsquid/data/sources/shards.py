@@ -12,9 +12,9 @@ from typing import BinaryIO, Literal, NamedTuple
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
 from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES
-from ..images import find_images
+from ..finding import find_images
 from ..names import PATH_NAMES, Names
-from ..split import SPLITS, ReadOptions, Split, read_split
+from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
 
 # Compressed shards are found too, and then rejected: they can only be read from the beginning.
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -225,11 +225,10 @@ def is_sharded(root: Path) -> bool:
 
 def _split_shards(root):
     """Return {split: its shards, sorted}, without splits that have none."""
-    found = {}
+    found, folders = {}, split_folders(root)
     for name in SPLITS:
-        folder = root / name
-        shards = [child for child in root.iterdir() if is_shard(child) and child.name.startswith(name)]
-        shards += [child for child in folder.iterdir() if is_shard(child)] if folder.is_dir() else []
+        shards = [child for child in root.iterdir() if is_shard(child) and child.name.lower().startswith(name)]
+        shards += [child for child in folders[name].iterdir() if is_shard(child)] if name in folders else []
         if shards:
             found[name] = sorted(shards, key=Path.as_posix)
     if not found:

@@ -1,0 +1,126 @@
+"""Image files below a folder, and what lies there beside them: masks of images, and files that are no images."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from .filetypes import is_image, is_mask_folder, masked_stem
+from .names import Names
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Found:
+    """The files below some folders, without those whose names start with ".".
+
+    Attributes:
+        images: Paths, sorted within each folder.
+        masks: Paths of images that are masks of others; they are never read.
+        others: Paths of files that are no images.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+
+def find_images(folder: str | os.PathLike) -> list[Path]:
+    """Find all image files below a folder: by suffix in any case, and DICOM files by their first bytes.
+
+    Files and folders whose names start with "." are skipped, and so are masks (`find_files`). Links to folders are not
+    followed.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        sorted Paths.
+
+    Raises:
+        UserError: a folder is missing or cannot be listed.
+
+    >>> from pathlib import Path
+    >>> from fastsquid.data import find_images
+    >>> for name in ("b.png", "a.JPG", "notes.txt"):
+    ...     Path("clinic", "monday").mkdir(parents=True, exist_ok=True)
+    ...     Path("clinic", "monday", name).touch()
+    >>> [path.as_posix() for path in find_images("clinic")]
+    ['clinic/monday/a.JPG', 'clinic/monday/b.png']
+    """
+    return find_files(folder).images
+
+
+def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool = True) -> Found:
+    """Find images, masks and other files.
+
+    An image is a mask if a folder that it lies in is named so (`masks`, `lung mask`, `labels`, `annotations`,
+    `segmentations`), or if it is named after an image beside it (`0001_mask.png` beside `0001.png`).
+
+    Args:
+        folders: where to look, one after the other.
+        base: names of folders below it count for masks; by default those below each of `folders`.
+        deep: also look in the folders inside.
+
+    Returns:
+        `Found`.
+
+    Raises:
+        UserError: a folder is missing or cannot be listed.
+    """
+    found = Found()
+    for folder in folders:
+        one = Found()
+        for parent, inside, files in os.walk(folder, onerror=_fail):
+            inside[:] = [name for name in inside if deep and not name.startswith(".")]
+            paths = [Path(parent, name) for name in files if not name.startswith(".")]
+            images = [path for path in paths if is_image(path)]
+            masks = set(_masks(images, Path(parent).relative_to(base or folder)))
+            one.images += [path for path in images if path not in masks]
+            one.masks += masks
+            one.others += set(paths).difference(images)
+        for name in ("images", "masks", "others"):
+            getattr(found, name).extend(sorted(getattr(one, name), key=Path.as_posix))
+    return found
+
+
+def _fail(error):
+    raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
+
+
+def _masks(images, inside):
+    if any(map(is_mask_folder, inside.parts)):
+        return images
+    stems = {path.stem.lower() for path in images}
+    return [path for path in images if masked_stem(path.stem) in stems]
+
+
+def no_images(folder: Path, found: Found) -> UserError:
+    """Return the error that a folder holds no images."""
+    if found.masks:
+        return UserError(
+            f"{folder} holds no images but {len(found.masks)} in folders that are named as masks: give the folder of "
+            "the images, or rename those that hold X-rays"
+        )
+    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
+
+
+def log_skipped(found: Iterable[Found], names: Names) -> None:
+    """Log how many masks and how many files that are no images were skipped.
+
+    Args:
+        found: of the folders that were read.
+        names: what messages call files.
+    """
+    found = list(found)
+    masks = [path for one in found for path in one.masks]
+    if masks:
+        log.warning("skipped %d masks of images, such as %s", len(masks), names.file(masks[0]))
+    suffixes = Counter(path.suffix.lower() or "without suffix" for one in found for path in one.others)
+    if suffixes:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+        log.info("skipped %d files that are no images: %s", suffixes.total(), counts)
