@@ -13,7 +13,7 @@ from dicom_files import data_set, put_raw, radiograph, raw, write  # noqa: E402
 
 from fastsquid.data import find_images, open_data  # noqa: E402
 from fastsquid.data.decoding import decoded  # noqa: E402
-from fastsquid.data.dicom.patients import age_range, warn_of_ages  # noqa: E402
+from fastsquid.data.dicom.patients import SHARED_BY_MANY, age_range, warn_of_ages  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
 
@@ -87,6 +87,36 @@ def test_files_without_a_patient_are_counted_and_not_one_patient(data, caplog):
     assert len(open_data(data, 32)) == 3
     (warning,) = caplog.messages
     assert "3 of 18" in warning and "PatientID" in warning and caplog.records[0].levelname == "WARNING"
+
+
+@pytest.mark.parametrize("nobody", ["ANONYMOUS", "anonymized", "0", "000", "-", "xxx", "De-Identified", "N/A"])
+def test_an_id_that_stands_for_nobody_is_none(data, caplog, nobody):
+    for split in ("train", "val"):
+        change(of(data, split), PatientID=nobody)
+    assert read_patient(of(data, "train")).identity is None and len(open_data(data, 32)) == 3
+    (warning,) = caplog.messages
+    assert "2 of 18" in warning and nobody not in warning.replace("PatientID", "")
+
+
+def test_an_id_that_most_files_share_stands_for_nobody(data, caplog):
+    paths = find_images(data)
+    for path in paths[: SHARED_BY_MANY - 1]:
+        change(path, PatientID="Clinic 7")
+    with pytest.raises(UserError, match="PatientID"):  # half of the files, but not enough of them
+        open_data(data, 32)
+    change(paths[SHARED_BY_MANY - 1], PatientID="Clinic 7")
+    assert len(open_data(data, 32)) == 3
+    (warning,) = caplog.messages
+    assert f"{SHARED_BY_MANY} of 18" in warning and "Clinic" not in warning
+    first, second = (change(of(data, split), PatientID="Doe 17") for split in ("train", "val"))
+    with pytest.raises(UserError, match=rf"{first.name} .*{second.name} .*PatientID"):  # a patient beside it
+        open_data(data, 32)
+
+
+def test_many_files_of_a_patient_in_one_split_are_the_patients(data, caplog):
+    for i in range(12):
+        shutil.copy(of(data, "train"), data / "train" / "NORMAL" / f"copy{i}.dcm")
+    assert len(open_data(data, 32)["train"]) == 20 and not caplog.messages
 
 
 def test_a_file_that_is_not_read_shares_no_patient(data):

@@ -1,6 +1,7 @@
 """Patients of DICOM files: each in one split only, and their ages. What a tag says of a patient is never printed."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,8 @@ from .read import Patient, read_patient
 
 log = logging.getLogger(__name__)
 
+SHARED_BY_MANY = 10  # a PatientID of fewer files is a patient's
+
 
 def read_patients(paths: Iterable[ImageFile]) -> list[Patient | None]:
     """Return the `Patient` of each file from its header; None for plain images, which are not opened."""
@@ -19,7 +22,10 @@ def read_patients(paths: Iterable[ImageFile]) -> list[Patient | None]:
 
 
 def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patient | None]]], names: Names) -> None:
-    """Reject a patient in two splits; warn of DICOM files without PatientID, for which this is not known.
+    """Reject a patient in two splits; warn of DICOM files for which this is not known.
+
+    It is not known of files without PatientID, or with one that stands for nobody. That is one such as `ANONYMOUS`, or
+    one in two splits that more than half of all DICOM files share, and at least `SHARED_BY_MANY` of them.
 
     Args:
         splits: {split's name: [(path, `Patient` or None)]}.
@@ -28,25 +34,38 @@ def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patien
     Raises:
         UserError: names a file of each split.
     """
+    patients = [patient for files in splits.values() for _, patient in files if patient is not None]
+    constant = _constant(patients)
     found: dict[bytes, tuple[str, ImageFile]] = {}
+    anonymous = set()
     for split, files in splits.items():
         for path, patient in files:
             if patient is None or patient.identity is None:
                 continue
             other, first = found.setdefault(patient.identity, (split, path))
-            if other != split:
+            if other != split and patient.identity == constant:
+                anonymous.add(constant)
+            elif other != split:
                 raise UserError(
                     f"{names.file(first)} of {other} and {names.file(path)} of {split} have the same PatientID: put "
                     "all images of a patient into one split, or empty PatientIDs that stand for nobody"
                 )
-    patients = [patient for files in splits.values() for _, patient in files if patient is not None]
-    unknown = sum(patient.identity is None for patient in patients)
+    unknown = sum(patient.identity is None or patient.identity in anonymous for patient in patients)
     if unknown:
         log.warning(
-            "%d of %d DICOM files have no PatientID: whether their patients are in one split only is not known",
+            "%d of %d DICOM files have no PatientID, or one that stands for nobody%s: whether their patients are in "
+            "one split only is not known",
             unknown,
             len(patients),
+            ", as most of the files share it" * len(anonymous),
         )
+
+
+def _constant(patients: Sequence[Patient]) -> bytes | None:
+    """Return the identity that so many files share that it stands for nobody, or None."""
+    counts = Counter(patient.identity for patient in patients if patient.identity is not None)
+    identity, files = counts.most_common(1)[0] if counts else (None, 0)
+    return identity if files >= SHARED_BY_MANY and 2 * files > len(patients) else None
 
 
 def age_range(ages: Iterable[float | None]) -> list[float] | None:

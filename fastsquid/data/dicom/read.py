@@ -37,6 +37,11 @@ _LATERAL_CODES = frozenset(
     ("399067008", "399173006", "399198007", "399352003", "399260004")
     + ("R-102CD", "R-10236", "R-10232", "R-10228", "R-10224")
 )
+# Of PatientID, in capital letters and digits: what programs write in the place of an ID.
+_NOBODY = frozenset(
+    "ANON ANONYM ANONYMIZED ANONYMISED ANONYMOUS DEIDENTIFIED DELETED DUMMY HIDDEN NA NAN NIL NOID NONE NULL PATIENT "
+    "PATIENTID REDACTED REMOVED UNKNOWN".split()
+)
 _AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
@@ -44,8 +49,9 @@ class Patient(NamedTuple):
     """The patient of a file.
 
     Attributes:
-        identity: sha256 of PatientID, or None where there is none. IssuerOfPatientID is left out, although two
-            hospitals may give one ID to two people: if only one split had it, it would hide a shared patient.
+        identity: sha256 of PatientID; None where there is none, or one that stands for nobody: `ANONYMOUS`, `0`, `-`
+            and the like. IssuerOfPatientID is left out, although two hospitals may give one ID to two people: if only
+            one split had it, it would hide a shared patient.
         age: in years, or None.
     """
 
@@ -265,7 +271,10 @@ def _identity(dataset):
         patient = text(dataset, "PatientID")
     except RejectedError:
         return None
-    return hashlib.sha256(patient.encode(errors="replace")).digest() if patient else None
+    letters = re.sub("[^A-Z0-9]", "", patient.upper()) if patient.isascii() else patient
+    if not letters.strip("0X") or letters in _NOBODY:
+        return None
+    return hashlib.sha256(patient.encode(errors="replace")).digest()
 
 
 def _age(dataset):
