@@ -377,6 +377,12 @@ def test_resume_takes_no_other_options(unbroken, refused):
     assert "--lr" in refused(train.main, "--resume", unbroken, "--lr", "1")
 
 
+def test_the_same_image_in_two_splits_is_reported(tmp_path, data, command):
+    shutil.copy(next((data / "train" / "NORMAL").iterdir()), data / "val" / "NORMAL" / "copy.jpeg")
+    code, _, err = command(train.main, *tiny(tmp_path / "run", "--data", data, "--epochs", "1"))
+    assert code == 0 and re.search(r"^warning: 1 of 7 .*\bval\b.*\btrain\b.*\bcopy\.jpeg\b", err, re.M)
+
+
 def test_an_empty_folder(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "empty" in refused(train.main, "--data", tmp_path / "empty", "--out", tmp_path / "run")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data import SPLITS, open_data, to_unit
-from ..data.split import Split
+from ..data.split import Split, warn_of_shared_images
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
@@ -69,6 +69,7 @@ def open_training_data(record: RunRecord) -> dict[str, Split]:
         UserError: as `open_data`, or a labeled split of only one class, which the final report could not evaluate.
     """
     data = open_run_data(record, record.data, contamination=record.config.contamination)
+    warn_of_shared_images(data)
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:
             require_both_classes(data[name].labels, f"the {name} split of {record.data}")
