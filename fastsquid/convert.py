@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_device_options, add_reading_options, run_command
+from .utils.cli import Parser, add_all_normal_option, add_device_options, add_reading_options, run_command
 from .utils.files import write_json
 
 
@@ -22,6 +22,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--data", help="folder as fastsquid.train takes it, whose normal images calibrate; default: not calibrated"
     )
+    add_all_normal_option(parser)
     add_reading_options(parser)
     add_device_options(parser)
     return parser
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=0,
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
+        all_normal=options.all_normal,
     )
     print(describe_sizes(config))
     data, split, normal = {}, None, None

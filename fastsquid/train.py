@@ -14,6 +14,7 @@ from .config import PRESETS, Config, preset
 from .errors import UserError
 from .utils.cli import (
     Parser,
+    add_all_normal_option,
     add_reading_options,
     add_training_options,
     join_job,
@@ -60,8 +61,9 @@ def main(arguments: list[str] | None = None) -> int | None:
         raise UserError(f"--preset and --config {options.config} both give a preset: leave one of them out")
     init, begun = (given.init, None) if options.init is None else describe_init(options.init)
     data = str(Path(options.data).resolve()) if options.data else given.data
+    all_normal = options.all_normal or given.all_normal and not options.data
     if begun and data is None:
-        data = data_of(str(options.init), begun)
+        data, all_normal = data_of(str(options.init), begun), all_normal or begun.all_normal
     name = options.preset or given.preset
     config = begun.config if begun and name is None else preset(name or default_preset(data, device))
     group = GroupRecord(
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         skip_unreadable=options.skip_unreadable or given.skip_unreadable,
         anonymous=options.anonymous or given.anonymous or bool(begun and begun.anonymous),
         init=init,
+        all_normal=all_normal,
     )
     folder = Path(options.out) if options.out else _free_folder(config.preset)
     reject_existing(folder)
@@ -171,6 +174,7 @@ def parser() -> Parser:
         help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
         "configuration are then the default of --data, --preset and every field",
     )
+    add_all_normal_option(parser)
     add_reading_options(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="write losses and validation for TensorBoard into the run folder"

@@ -1,5 +1,6 @@
 import inspect
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -358,6 +359,122 @@ def test_files_that_are_no_images_are_counted_by_suffix(xrays, caplog):
     caplog.clear()
     assert len(list_files([xrays / "val"], PATH_NAMES)) == 6
     assert [(level, " 2 " in text) for level, text in messages(caplog)] == [("INFO", True)]
+
+
+# Plain folders whose images are not known to be healthy
+
+
+def rejected(root, **options):
+    with pytest.raises(UserError, match="--all-normal") as error:
+        open_data(root, size=8, all_normal=False, **options)
+    assert len(open_data(root, size=8)["train"]), "only where it is asked"
+    return str(error.value)
+
+
+LABEL_FILES = {
+    "Data_Entry_2017.csv": "Image Index,Finding Labels,Follow-up #\n00000001_000.png,Cardiomegaly,0\n",
+    "train.csv": "image_id,class_name,x_min\n1,Aortic enlargement,3\n",
+    "stage_2_detailed_class_info.csv": "patientId,class\n1,Normal\n",
+    "labels.csv": "",
+    "chest_metadata.tsv": "x\ty\n",
+    "list.csv": "a.png,1\nb.png,0\n",
+    "export.csv": "id;image;sex\n1;A;F\n",
+    "table.csv": "a.png|Pneumonia\n",
+    "readings.xlsx": "",
+    "annotations.json": "{}",
+    "instances.json": '{"images": [], "categories": [{"id": 1}]}',
+    "a.txt": "0 0.5 0.5 0.1 0.1\n",
+    "A.xml": "<object/>",
+    "ground_truth.npy": "",
+    "ImageLabels.parquet": "",
+}
+
+
+@pytest.mark.parametrize("name", LABEL_FILES)
+def test_a_label_file_beside_or_below_the_images(tmp_path, name):
+    put(tmp_path / "data" / "scans" / "a.png")
+    for folder in ("data", "data/scans"):
+        path = tmp_path / folder / name
+        path.write_text(LABEL_FILES[name])
+        said = rejected(tmp_path / "data")
+        assert repr(path.relative_to(tmp_path / "data").as_posix()) in said and str(tmp_path / "data") in said
+        assert name not in (hidden := rejected(tmp_path / "data", anonymous=True)) and "--anonymous" in hidden
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["Data_Entry_2017.csv", "labels.csv", "list.csv", "annotations.json", "truth.xlsx"])
+def test_a_label_file_above_the_images(tmp_path, name):
+    put(tmp_path / "release" / "images_01" / "images" / "a.png")
+    path = tmp_path / "release" / name
+    path.write_text(LABEL_FILES.get(name, ""))
+    for folder in ("images_01", "images_01/images"):
+        assert str(path) in rejected(tmp_path / "release" / folder)
+    (tmp_path / "release" / "images_01").rename(tmp_path / "release" / "Normal")
+    for folder in ("Normal", "Normal/images"):
+        assert open_data(tmp_path / "release" / folder, size=8, all_normal=False)
+
+
+def test_a_spreadsheet_above_is_looked_into(tmp_path):
+    put(tmp_path / "scans" / "a.png")
+    for texts, is_label in ((["Rent", "Food"], False), (["Patient", "Diagnosis"], True), (["nr", "A"], True)):
+        with zipfile.ZipFile(tmp_path / "book.xlsx", "w") as archive:
+            archive.writestr("xl/sharedStrings.xml", "".join(f"<si><t>{text}</t></si>" for text in texts))
+        if is_label:
+            assert "book.xlsx" in rejected(tmp_path / "scans")
+        else:
+            assert open_data(tmp_path / "scans", size=8, all_normal=False)
+
+
+def test_what_is_no_label_file(tmp_path):
+    """What fastsquid writes, and what people leave beside images."""
+    results = Path(__file__).parent.parent / "bench" / "results"
+    root = tmp_path / "mine"
+    put(root / "a.png")
+    shutil.copytree(results / "zhanglab" / "small" / "fastsquid" / "seed-0", root / "run")
+    shutil.copytree(results / "digits" / "fastsquid", root / "group")
+    shutil.copy(results / "studies" / "small" / "ablations.csv", root)
+    (root / "scores.csv").write_text("name,score,percentile,above_threshold\na.png,0.1,3,0\n")
+    for name in ("README.md", "README_labels.txt", "LICENSE", "notes.txt", "Thumbs.db", ".labels.csv", "sizes.csv"):
+        (root / name).write_text("file,bytes\nz.png,3\n")
+    (tmp_path / "settings.json").write_text('{"window": 3}')
+    (tmp_path / "b.txt").write_text("")
+    assert open_data(root, size=8, all_normal=False)["train"].names == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["COVID", "Viral Pneumonia"],
+        ["sanos", "enfermos"],
+        ["0", "1"],
+        ["class_1", "class_2"],
+        ["images/healthy", "images/sick"],
+        ["pneumonia"],
+    ],
+)
+def test_class_folders_none_of_them_normal(tmp_path, classes):
+    for name in classes:
+        put(tmp_path / "data" / name / "a.png")
+    said = rejected(tmp_path / "data")
+    assert all(repr(Path(name).name) in said for name in classes)
+    assert classes[0] not in rejected(tmp_path / "data", anonymous=True)
+
+
+@pytest.mark.parametrize("folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["images"], ["frontal", "PA"]])
+def test_other_folders_are_no_classes(tmp_path, folders):
+    for name in folders:
+        put(tmp_path / "data" / name / "a.png")
+    assert len(open_data(tmp_path / "data", size=8, all_normal=False)["train"]) == len(folders)
+
+
+def test_a_folder_of_one_disease(tmp_path):
+    put(tmp_path / "PNEUMONIA" / "a.png")
+    assert "'PNEUMONIA'" in rejected(tmp_path / "PNEUMONIA")
+
+
+def test_layouts_with_normal_are_known_to_be_healthy(xrays):
+    (xrays / "labels.csv").write_text("image,label\n")
+    assert list(open_data(xrays, size=8, all_normal=False)) == ["train", "val", "test"]
 
 
 # The same image in two splits

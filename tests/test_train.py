@@ -27,6 +27,7 @@ from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
 from fastsquid.runs.data import open_training_data
 from fastsquid.runs.records import RunRecord
+from fastsquid.runs.folder import read_run
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images
 from fastsquid.training import loop
@@ -375,6 +376,33 @@ def test_bad_arguments(tmp_path, refused, arguments, message, monkeypatch):
 
 def test_resume_takes_no_other_options(unbroken, refused):
     assert "--lr" in refused(train.main, "--resume", unbroken, "--lr", "1")
+
+
+def test_images_that_are_not_known_to_be_healthy(tmp_path, refused, command):
+    """A plain folder with a label file is rejected before anything is written; --all-normal is recorded and kept."""
+    images = shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "release" / "images")
+    (tmp_path / "release" / "labels.csv").write_text("image,label\n")
+    arguments = tiny(tmp_path / "run", "--data", images, "--epochs", "1")
+    said = refused(train.main, *arguments)
+    assert str(tmp_path / "release" / "labels.csv") in said and "--all-normal" in said
+    assert str(images) in refused(train.main, *arguments, "--seeds", "0", "1")
+    assert not (tmp_path / "run").exists()
+
+    assert command(train.main, *arguments, "--all-normal", "--seeds", "0", "1", "--only", "1")[0] == 0
+    path = tmp_path / "run" / "seed-1" / "config.json"
+    record = json.loads(path.read_text())
+    assert record["all_normal"] is True and json.loads((tmp_path / "run" / "group.json").read_text())["all_normal"]
+    assert command(train.main, "--resume", tmp_path / "run", "--only", "0")[0] == 0
+    begun = ("--init", tmp_path / "run" / "seed-1", "--epochs", "1", "--device", "cpu")
+    assert command(train.main, *begun, "--out", tmp_path / "next")[0] == 0
+    assert "--all-normal" in refused(train.main, *begun, "--data", images, "--out", tmp_path / "other")
+    # A run of an earlier version has no such field. It is not asked again.
+    del record["all_normal"]
+    alone = shutil.copytree(path.parent, tmp_path / "alone")
+    (alone / "config.json").write_text(json.dumps(record))
+    (alone / "summary.json").unlink()
+    code, out, _ = command(train.main, "--resume", alone)
+    assert code == 0 and (alone / "summary.json").exists() and read_run(alone).all_normal is False
 
 
 def test_the_same_image_in_two_splits_is_reported(tmp_path, data, command):

@@ -37,6 +37,7 @@ def open_data(
     contamination: float = 0.0,
     anonymous: bool = False,
     crop: bool = False,
+    all_normal: bool = True,
 ) -> dict[str, Split]:
     """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
@@ -55,6 +56,8 @@ def open_data(
             the same seed, more contamination contains the abnormal images of less. 0 opens no abnormal training image.
         anonymous: name image files by a hash of their content, not by their paths, in messages too.
         crop: crop every image to its exposed field (`framing.exposed_field`) before it is resized.
+        all_normal: take every image of a plain folder as normal. If false, a plain folder with label files or class
+            folders (`labels.require_all_normal`) is rejected.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
@@ -62,7 +65,8 @@ def open_data(
     Raises:
         ImageError: a file that cannot be read.
         UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
-            training images, crop of DigitAnatomy, or anything else wrong with the source.
+            training images, crop of DigitAnatomy, a plain folder that may hold abnormal images and no `all_normal`, or
+            anything else wrong with the source.
 
     >>> from fastsquid.data import open_data
     >>> data = open_data(size=48)  # DigitAnatomy; open_data("zhanglab", size=128) reads a folder of X-rays
@@ -82,7 +86,8 @@ def open_data(
             "a folder with train/NORMAL and folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
     return source.open(
-        root, ReadOptions(size, seed, skip_unreadable, splits, contamination, choose_names(anonymous), crop)
+        root,
+        ReadOptions(size, seed, skip_unreadable, splits, contamination, choose_names(anonymous), crop, all_normal),
     )
 
 

@@ -36,6 +36,7 @@ class ReadOptions:
         contamination: share of abnormal training images, in [0, 1).
         names: how images are named, in messages too.
         crop: crop every image to its exposed field.
+        all_normal: take every image of a plain folder as normal.
     """
 
     size: int
@@ -45,6 +46,7 @@ class ReadOptions:
     contamination: float = 0.0
     names: Names = PATH_NAMES
     crop: bool = False
+    all_normal: bool = True
 
 
 @dataclass

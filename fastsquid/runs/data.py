@@ -28,6 +28,7 @@ def open_run_data(
     anonymous: bool = False,
     uncropped: bool = False,
     contamination: float = 0.0,
+    all_normal: bool = True,
 ) -> dict[str, Split]:
     """Open data as a run sees it: at its size, cropped where it crops, named as it names images.
 
@@ -37,7 +38,7 @@ def open_run_data(
         splits: to open.
         skip_unreadable, anonymous: what the command asks for beside what the run records.
         uncropped: open images larger and not cropped, as `evaluation.robustness.perturbed_scores` takes them.
-        contamination: as `open_data` takes it.
+        contamination, all_normal: as `open_data` takes them.
 
     Returns:
         {split: `Split`}, without those that the data does not have. Skipped images are logged.
@@ -55,6 +56,7 @@ def open_run_data(
         contamination,
         anonymous or record.anonymous,
         config.crop and not uncropped,
+        all_normal,
     )
     skipped = sum(split.skipped for split in data.values())
     if skipped and not uncropped:
@@ -62,13 +64,19 @@ def open_run_data(
     return data
 
 
-def open_training_data(record: RunRecord) -> dict[str, Split]:
+def open_training_data(record: RunRecord, begun: bool = False) -> dict[str, Split]:
     """Open the data that a run is trained or calibrated on.
+
+    Args:
+        record: of the run.
+        begun: whether the run or its group has begun. Then its images were accepted as normal before.
 
     Raises:
         UserError: as `open_data`, or a labeled split of only one class, which the final report could not evaluate.
     """
-    data = open_run_data(record, record.data, contamination=record.config.contamination)
+    data = open_run_data(
+        record, record.data, contamination=record.config.contamination, all_normal=begun or record.all_normal
+    )
     warn_of_shared_images(data)
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:

@@ -24,7 +24,7 @@ class RunRecord:
         data: path of the training data, or None for DigitAnatomy. For converted weights, the data that calibrated
             them, or None without any.
         seed: of weights, order and augmentation.
-        skip_unreadable, anonymous: as `data.open_data` takes them.
+        skip_unreadable, anonymous, all_normal: as `data.open_data` takes them.
         init: the weights that the run begins with, as `training.start.describe_init` returns them, or None.
         converted: for published weights {"system": `squid` or `simsid`, "generator" and "discriminator": sha256 of
             the files, "images": number of images that calibrated them, or None}; None for a trained run.
@@ -44,6 +44,7 @@ class RunRecord:
     ages: list[float] | None = None
     fingerprint: str | None = None
     trained_on: dict[str, Any] | None = None
+    all_normal: bool = False
     fastsquid: str = __version__
     torch: str = torch.__version__
 
@@ -69,10 +70,12 @@ class GroupRecord:
     skip_unreadable: bool = False
     anonymous: bool = False
     init: dict[str, Any] | None = None
+    all_normal: bool = False
 
     def run(self, seed: int) -> RunRecord:
         """Return the record that the run of a seed begins with."""
-        return RunRecord(self.config, self.data, seed, self.skip_unreadable, self.anonymous, self.init)
+        shared = {name: value for name, value in _shallow(self).items() if name != "seeds"}
+        return RunRecord(seed=seed, **shared)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of group.json."""

@@ -17,7 +17,7 @@ class Settings:
         fields: {field of `Config`: value}.
         data: path of the training data, or None.
         seed: of the run, or None.
-        skip_unreadable, anonymous: as `data.open_data` takes them.
+        skip_unreadable, anonymous, all_normal: as `data.open_data` takes them.
         init: the weights that the run begins with, as `training.start.describe_init` returns them, or None.
     """
 
@@ -28,6 +28,7 @@ class Settings:
     skip_unreadable: bool = False
     anonymous: bool = False
     init: dict[str, Any] | None = None
+    all_normal: bool = False
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -63,7 +64,16 @@ def _repeat(path: Path) -> Settings:
         raise UserError(f"{path} is of published weights, which were not trained here: begin with them by --init")
     values = record.config.to_dict()
     name = values.pop("preset")
-    return Settings(name, values, record.data, record.seed, record.skip_unreadable, record.anonymous, record.init)
+    return Settings(
+        name,
+        values,
+        record.data,
+        record.seed,
+        record.skip_unreadable,
+        record.anonymous,
+        record.init,
+        record.all_normal,
+    )
 
 
 def _read_yaml(path: Path) -> Any:

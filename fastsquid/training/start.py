@@ -126,7 +126,7 @@ def _train_run(
     if tensorboard:
         require_tensorboard()
     compile, precision = _choose_speed(speed, device)
-    data = open_training_data(record)
+    data = open_training_data(record, begun=(folder if group is None else folder.parent).exists())
     if "train" not in data:
         raise UserError(f"{record.data} has no training images: put normal images in train/NORMAL")
     log.info(describe_data(record.data, data))

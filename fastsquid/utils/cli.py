@@ -209,6 +209,15 @@ def add_overwrite_option(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out names, where it exists already")
 
 
+def add_all_normal_option(parser: Parser) -> None:
+    """Add --all-normal."""
+    parser.group("reading images").add_argument(
+        "--all-normal",
+        action="store_true",
+        help="every image of a plain folder is healthy, although label files or class folders lie there",
+    )
+
+
 def add_training_options(parser: Parser) -> None:
     """Add --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
     add_device_options(parser)

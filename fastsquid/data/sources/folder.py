@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
 from ..finding import Found, find_files, log_skipped, no_images
+from ..labels import require_all_normal
 from ..names import Names
 from ..split import ReadOptions, Split, read_split, split_folders, split_of
 
@@ -25,7 +26,8 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
       only the class folder NORMAL (in any case) is opened, unless there is contamination. In `val` and `test` class
       folders are labels: NORMAL is 0, every other 1. Images without class folders are unlabeled.
     - class folders, NORMAL among them: one labeled "test" split.
-    - images: one unlabeled "train" split, taken as normal.
+    - images: one unlabeled "train" split, taken as normal; without `options.all_normal` only if nothing says that some
+      may be abnormal.
 
     Masks of images are skipped. They and the files that are no images are counted in the log.
 
@@ -44,7 +46,7 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
 
     Raises:
         UserError: a split without images, a train folder without normal images or with too few abnormal ones, a
-            patient in two splits, or a data set deeper inside.
+            patient in two splits, a data set deeper inside, or a plain folder that may hold abnormal images.
     """
     listed = _list(root, options)
     log_skipped((one.found for name, one in listed.items() if name in options.splits), options.names)
@@ -77,7 +79,7 @@ def _list(root: Path, options: ReadOptions) -> dict[str, _Listed]:
     if not folders and any(map(_is_normal, _class_folders(root))):
         folders = {"test": root}
     if not folders:
-        return {"train": _list_plain(root)}
+        return {"train": _list_plain(root, options)}
     listed = {}
     for name, folder in folders.items():
         if name not in options.splits:
@@ -91,7 +93,7 @@ def _list(root: Path, options: ReadOptions) -> dict[str, _Listed]:
     return listed
 
 
-def _list_plain(root: Path) -> _Listed:
+def _list_plain(root: Path, options: ReadOptions) -> _Listed:
     found = find_files(root)
     if not found.images:
         raise no_images(root, found)
@@ -100,6 +102,8 @@ def _list_plain(root: Path) -> _Listed:
             # Else training would read a whole data set, its abnormal images too.
             if split_of(parent) or _is_normal(parent):
                 raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
+    if "train" in options.splits and not options.all_normal:
+        require_all_normal(root, found, options.names)
     return _Listed(root, found.images, None, found)
 
 

@@ -1,0 +1,194 @@
+"""What says that the images of a plain folder may not all be healthy: label files and class folders."""
+
+import csv
+import gzip
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from ..config import SCORES
+from ..errors import UserError
+from .finding import Found
+from .names import Names
+
+_SPREADSHEETS = frozenset((".ods", ".xls", ".xlsm", ".xlsx"))
+_TABLES = frozenset((".csv", ".tsv"))
+_RECORDS = frozenset((".json", ".jsonl", ".ndjson"))
+_TEXTS = frozenset((".txt", ".xml"))
+_OTHERS = frozenset(
+    (".feather", ".h5", ".hdf5", ".mat", ".npy", ".npz", ".parquet", ".pickle", ".pkl", ".yaml", ".yml")
+)
+_NAMES = frozenset(  # words in the name of a label file
+    "annotation annotations annot bbox bboxes class classes coco diagnoses diagnosis entry finding findings labeled "
+    "labelled label labels meta metadata reports target targets truth".split()
+)
+_ABNORMAL = frozenset(  # words in the name of a class whose images are not healthy
+    "abnormal abnormality anomalous anomaly atelectasis bacteria bacterial cancer cardiomegaly consolidation covid "
+    "covid19 disease diseased edema effusion emphysema fibrosis fracture hernia infected infiltration lesion malignant "
+    "mass nodule oedema opacity pathological pneumonia pneumothorax sick tb tuberculosis tumor viral virus".split()
+)
+_KEYS = frozenset(  # words in a key of JSON, or in a column, that holds labels
+    "annotation annotations category categories class classes diagnoses diagnosis diseases encodedpixels finding "
+    "findings impression label labels pathologies pathology".split()
+)
+_COLUMNS = _KEYS | _ABNORMAL | {"healthy", "normal", "positive", "target", "targets"}
+_CLASSES = frozenset(("category", "class", "grade", "label"))  # words in the name of a numbered class folder
+_NEUTRAL = frozenset(  # words in the name of a folder that is no class
+    "ap converted data dicom dicoms export female files frontal image images img imgs jpeg jpg lateral left male pa "
+    "pictures png raw right scans xray xrays x ray rays".split()
+)
+_MOST_CLASSES = 20
+_HEAD = 2**16  # bytes of a file that are looked at
+
+
+def require_all_normal(root: Path, found: Found, names: Names) -> None:
+    """Reject a plain folder whose images are not known to be healthy.
+
+    Two things say so. First, a label file in the folder, or in the two folders above it (`_is_label_file`). Above a
+    folder that is NORMAL, or in one, none counts. Second, class folders: two folders or more beside each other that
+    are named like classes, or a single one that is named like a disease (`_are_classes`).
+
+    Args:
+        root: the folder.
+        found: its files.
+        names: what messages call files.
+
+    Raises:
+        UserError: names the label files or the class folders, and what to do.
+    """
+    files = list(islice(_label_files(root, found), 4))
+    folders = _class_folders(root, found.images)
+    if files:
+        shown = " and ".join(names.quote(str(path)) for path in files[:3]) + " and more" * (len(files) > 3)
+        why = f"it comes with the label file{'s' * (len(files) > 1)} {shown}"
+    elif folders:
+        shown = " and ".join(names.quote(name) for name in folders[:3]) + " and more" * (len(folders) > 3)
+        why = f"the folder{'s' * (len(folders) > 1)} {shown} in it look{'s' * (len(folders) == 1)} like classes"
+    else:
+        return
+    raise UserError(
+        f"it is not known which images of {root} are healthy: {why}, and there is no folder NORMAL. Put the healthy "
+        "images into train/NORMAL, or give --all-normal if all of them are healthy"
+    )
+
+
+def _label_files(root: Path, found: Found) -> Iterator[Path]:
+    stems = {path.stem.lower() for path in found.images}
+    for path in found.others:
+        if _is_label_file(path, stems, inside=True):
+            yield path.relative_to(root)
+    above = root.resolve()
+    for _ in range(2):
+        if above.name.lower() == "normal" or above == above.parent:
+            return
+        above = above.parent
+        try:
+            files = sorted(path for path in above.iterdir() if path.is_file())
+        except OSError:  # a folder above may be closed to us
+            return
+        yield from (path for path in files if not path.name.startswith(".") and _is_label_file(path, stems))
+
+
+def _is_label_file(path: Path, stems: set[str], inside: bool = False) -> bool:
+    """Return whether a file says what is seen in images.
+
+    A table does if its first line has a column of labels, or if it lists one of the images. A spreadsheet does beside
+    or below the images, and above them by the same rule. JSON does if it has a key of labels. A text or XML file does
+    beside or below the images if it is named as one of them. Of all these and of other formats of data, a name such as
+    `labels` or `metadata` is enough. What fastsquid writes does not.
+
+    Args:
+        path: of the file.
+        stems: of the images, in lower case.
+        inside: whether it lies beside or below the images.
+    """
+    unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    stem, suffix = unpacked.stem, unpacked.suffix.lower()
+    named = bool(_words(stem) & _NAMES)
+    if stem.lower().startswith(("readme", "license", "~$")):
+        return False
+    if suffix in _SPREADSHEETS:
+        return inside or named or _has_labels(_strings(path), stems)
+    if suffix in _TABLES:
+        lines = _lines(path)
+        return not _is_ours(lines) and (named or _has_labels(lines, stems))
+    if suffix in _RECORDS:
+        return named or any(_words(key) & _KEYS for key in re.findall(r'"([\w -]{1,40})"\s*:', _head(path)))
+    if suffix in _TEXTS:
+        return named or inside and stem.lower() in stems
+    return suffix in _OTHERS and named
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a name in lower case: `Finding Labels`, `class_name`, `ImageLabels`."""
+    return set(re.findall(r"[a-z]+(?:19)?", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
+
+
+def _head(path: Path) -> str:
+    try:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+            return file.read(_HEAD).decode("utf-8-sig", errors="replace")
+    except (OSError, EOFError):
+        return ""
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """Return the cells of the first two lines of a table."""
+    lines = [line for line in _head(path).splitlines() if line.strip()][:2]
+    mark = max(",;\t|", key=lines[0].count) if lines else ","
+    try:
+        return list(csv.reader(lines, delimiter=mark))
+    except csv.Error:
+        return []
+
+
+def _strings(path: Path) -> list[list[str]]:
+    """Return the first texts in the cells of a spreadsheet, as one line; nothing of the older formats."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("xl/sharedStrings.xml") as file:
+            text = file.read(_HEAD).decode(errors="replace")
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return []
+    return [re.findall(r"<t[^>]*>([^<]*)</t>", text)[:100]]
+
+
+def _is_ours(lines: list[list[str]]) -> bool:
+    return bool(lines) and lines[0][:1] == ["name"] and bool({*SCORES, "score"}.intersection(lines[0]))
+
+
+def _has_labels(lines: list[list[str]], stems: set[str]) -> bool:
+    if not lines or max(map(len, lines)) < 2:
+        return False
+    listed = (Path(cell.strip().lower()) for line in lines for cell in line)
+    return any(_words(cell) & _COLUMNS for cell in lines[0]) or any({path.name, path.stem} & stems for path in listed)
+
+
+def _class_folders(root: Path, images: list[Path]) -> list[str]:
+    """Return names of folders that look like classes, beside each other in `root` or deeper; or []."""
+    if _words(root.resolve().name) & _ABNORMAL:
+        return [root.resolve().name]
+    inside: dict[Path, set[str]] = {}
+    for path in images:
+        parts = path.relative_to(root).parts[:-1]
+        for depth, name in enumerate(parts):
+            inside.setdefault(Path(*parts[:depth]), set()).add(name)
+    return next((sorted(beside) for beside in inside.values() if _are_classes(beside)), [])
+
+
+def _are_classes(beside: set[str]) -> bool:
+    """Return whether folders beside each other are named like classes.
+
+    A word for a disease in one of their names is enough. Two folders or more are classes if each has the name of a
+    class, if they are numbered 0, 1, ..., or if their names are words without digits; then they are at most 20.
+    Words such as `images`, `frontal` or `female` are no classes.
+    """
+    if any(_words(name) & _ABNORMAL for name in beside):
+        return True
+    if not 2 <= len(beside) <= _MOST_CLASSES:
+        return False
+    if all(_words(name) & _CLASSES for name in beside) or beside == set(map(str, range(len(beside)))):
+        return True
+    return not any(re.search(r"\d", name) or len(name) < 2 or _words(name) & _NEUTRAL for name in beside)
