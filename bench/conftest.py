@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rows import Results
+from rows import Results, new_file
 from timing import measure, quantiles
 
 from fastsquid.ops.dispatch import HAS_TRITON
@@ -24,6 +24,7 @@ class Playback:
 
 
 playback = Playback()
+WRITTEN = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser):
@@ -31,7 +32,7 @@ def pytest_addoption(parser):
     group.addoption("--benchmark", action="store_true", help="run the benchmarks, which are only collected otherwise")
     group.addoption("--sweep", action="store_true", help="also the sweeps, the large cases and compiled whole models")
     group.addoption("--smallest", action="store_true", help="the smallest sizes once, to see that everything runs")
-    group.addoption("--results", type=Path, help="CSV to put rows in (default: bench/results/DEVICE.csv)")
+    group.addoption("--results", type=Path, help="CSV to put rows in (default: a new runs/bench/DEVICE-N.csv)")
     group.addoption("--on-cpu", action="store_true", help="measure the CPU where there is a GPU")
 
 
@@ -147,4 +148,11 @@ def _selected(request, params):
 
 @pytest.fixture(scope="session")
 def results(pytestconfig, device):
-    return Results(device, pytestconfig.getoption("results"), pytestconfig.getoption("smallest"))
+    results = Results(device, pytestconfig.getoption("results") or new_file(device), pytestconfig.getoption("smallest"))
+    pytestconfig.stash[WRITTEN] = results.path
+    return results
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if WRITTEN in config.stash:
+        terminalreporter.write_line(f"rows are in {config.stash[WRITTEN]}")

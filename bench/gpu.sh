@@ -2,8 +2,8 @@
 # bench/gpu.sh [--plan] [PHASE...]: everything there is to learn on a rented GPU, in one command of ten minutes.
 # Every phase has its own time limit and leaves its file in $OUT; a failed one does not stop the next. See docs/gpu.md.
 # Without names: facts check kernels step score fastsquid simsid. --plan prints phases and seconds, and runs nothing.
-# Environment: DATA (folder of X-rays, data/zhanglab), OUT (bench/results/gpu-DEVICE), WORK (runs/gpu: weights and compile
-# cache), COMPILED (an archive of what $WORK/cache was on such a machine), SEEDS (0 1 2), PYTHON (python3),
+# Environment: DATA (folder of X-rays, data/zhanglab), OUT (a new folder results in WORK), WORK (runs/gpu: weights and
+# compile cache), COMPILED (an archive of what $WORK/cache was on such a machine), SEEDS (0 1 2), PYTHON (python3),
 # FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and SESSION_SECONDS (900) that are left, SMALLEST=1 (the
 # smallest sizes, on any machine).
 # Exit code 1 if a phase failed, 2 if nothing can begin.
@@ -70,10 +70,7 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$work/cache/inductor}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/cache/triton}
 export WORK=$work/$(date -u +%Y%m%d-%H%M%S)-$$
 unset TRITON_INTERPRET # it would take the kernels off the GPU
-if device=$("$python" -c '
-import re, sys, torch
-torch.cuda.is_available() or sys.exit(1)
-print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))'); then
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     # The kernels are a package of their own place, fastsquid.kernels, once the checkout is installed.
     installed='import os, fastsquid.kernels; assert os.path.samefile(fastsquid.kernels.__path__[0], "kernels")'
     if ! "$python" -c "$installed" 2>/dev/null; then
@@ -81,13 +78,12 @@ print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"
             fail "the checkout cannot be installed, see above"
     fi
 elif [[ ${SMALLEST:-} ]]; then
-    device=none
     export TRITON_INTERPRET=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # seeds and tests share a few cores
 else
     fail "PyTorch finds no GPU here; SMALLEST=1 tries everything without one"
 fi
 export OUT
-OUT=$(realpath -m "${OUT:-bench/results/gpu-$device}")
+OUT=$(realpath -m "${OUT:-$WORK/results}")
 if [[ ! ${SMALLEST:-} ]]; then
     export DATA=${DATA:-data/zhanglab}
     if [[ ! -d $DATA/train ]]; then

@@ -1,6 +1,6 @@
 """Draws what `pytest bench/ --benchmark` measured, from the CSV of one device.
 
-    python bench/report.py bench/results/DEVICE.csv
+    python bench/report.py runs/bench/DEVICE-0.csv
 
 Beside the CSV, under its name: `-table.md`, every case's variants with the ratio to the published order of work;
 `-sweeps.png`, time against each size with the exponent fitted to it; `-roofline.png`, reached rate against operations

@@ -16,6 +16,7 @@ from fastsquid.ops.dispatch import HAS_TRITON
 from fastsquid.utils.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
+NEW = Path("runs/bench")  # below the working directory; what is in RESULTS is committed
 KEY = ["group", "case", "variant", "mode", "dtype"]
 FIGURES = ["samples", "p20_ms", "p50_ms", "p80_ms", "unhidden_p50_ms", "gb_per_s", "gflop_per_s", "floor_ms"]
 FIGURES += ["percent_of_floor", "images_per_s", "peak_memory_mb", "copy_gb_per_s", "matrix_gflop_per_s"]
@@ -40,21 +41,27 @@ def about(device):
     }
 
 
+def new_file(device):
+    """The next free CSV for a device: runs/bench/DEVICE-0.csv, -1 and so on."""
+    name, number = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-"), 0
+    while (path := NEW / f"{name}-{number}.csv").exists():
+        number += 1
+    return path
+
+
 class Results:
     """Rows of this run, put in the place of those that an earlier run left in the CSV.
 
     Args:
         device: what is measured.
-        path: of the CSV; default: bench/results/DEVICE.csv.
+        path: of the CSV.
         quick: the machine's ceilings are measured at small sizes only.
         extra: names of further columns.
     """
 
-    def __init__(self, device, path=None, quick=False, extra=()):
+    def __init__(self, device, path, quick=False, extra=()):
         self.device, self.quick, self.extra = device, quick, extra
-        self.about, self.rows = about(device), {}
-        file = re.sub(r"[^a-z0-9]+", "-", self.about["device"].lower()).strip("-") + ".csv"
-        self.path = path or RESULTS / file
+        self.about, self.rows, self.path = about(device), {}, path
 
     def add(self, key, samples, work=None, images=None, **extra):
         """Puts a row in the CSV and returns it.
@@ -93,6 +100,7 @@ class Results:
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = {tuple(row[name] for name in KEY): row for row in csv.DictReader(file)}
         rows.update(self.rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as file:
             writer = csv.DictWriter(file, [*KEY, *FIGURES, *self.extra, *ABOUT], restval="")
             writer.writeheader()

@@ -206,12 +206,12 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def run(*arguments, **environment):
+def run(*arguments, folder=BENCH.parent, **environment):
     # It is no worker of this pytest, where this one is.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *map(str, arguments)],
-        cwd=BENCH.parent,
+        [sys.executable, "-m", "pytest", BENCH, "-p", "no:cacheprovider", *map(str, arguments)],
+        cwd=folder,
         env={**ours, **environment},
         capture_output=True,
         text=True,
@@ -222,6 +222,16 @@ def test_without_the_option_it_says_how():
     result = run("-q")
     assert result.returncode == 0, result.stdout
     assert "pytest bench/ --benchmark" in result.stdout and "passed" not in result.stdout
+
+
+def test_rows_go_to_a_new_file_that_is_named(tmp_path):
+    select = ("-k", "test_queue_write and torch")
+    for number in range(2):
+        result = run("--benchmark", "--smallest", "-q", *select, folder=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+        files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.csv"))
+        assert len(files) == number + 1 and str(files[-1]) in result.stdout
+        assert files[-1].parent == Path("runs/bench") and files[-1].stem.endswith(f"-{number}")
 
 
 def test_rows_are_written_and_replaced(tmp_path):

@@ -188,6 +188,7 @@ def test_every_option_named_anywhere_exists():
         "--max-restarts",
         "--plan",
         "--mnist",
+        "--results",
         "--index-url",
         "--find-links",
         *("--version", "--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
