@@ -1,5 +1,6 @@
 """`fastsquid COMMAND ...`, or `python -m fastsquid COMMAND ...`: one entry to all commands."""
 
+import difflib
 import sys
 from importlib import import_module
 
@@ -33,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int | None:
         print(f"fastsquid {__version__}")
         return None
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}: give one of {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name.lower(), COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}: {hint}")
     return import_module(f".{name}", __package__).main(rest)
 
 

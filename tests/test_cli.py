@@ -97,7 +97,10 @@ def test_one_command_for_all(tmp_path, command, refused):
     assert command(console.main, "--version")[1] == f"fastsquid {fastsquid.__version__}\n"
     code, out, _ = command(console.main)
     assert code == 0 and all(f"  {name} " in out for name in console.COMMANDS)
-    assert "'scores'" in refused(console.main, "scores") and "score" in refused(console.main, "scores")
+    for mistyped, meant in (("scores", "score"), ("trian", "train"), ("Evaluate", "evaluate")):
+        assert re.search(rf"{mistyped!r}.*\b{meant}\?$", refused(console.main, mistyped).strip())
+    assert all(name in refused(console.main, "xyz") for name in console.COMMANDS)
+    assert re.search(r"--sede\b.*--seed\?$", refused(console.main, "train", "--sede", "1").strip())
     assert str(tmp_path) in refused(console.main, "evaluate", tmp_path)
     with pytest.raises(SystemExit) as ended:
         console.main(["score", "--help"])
