@@ -64,17 +64,19 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
     """Return what `compare` found as a table for people, and one sentence on it."""
     normal, abnormal = ((first.labels == label).sum() for label in (0, 1))
     scores = " and ".join(dict.fromkeys((first.score, second.score)))
-    width = max(len(name) for name in ("difference", str(first.folder), str(second.folder)))
+    difference = "second minus first"
+    width = max(len(name) for name in (difference, str(first.folder), str(second.folder)))
+    several = max(len(first.scores), len(second.scores)) > 1
     lines = [
         f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {scores}",
         "",
-        f"{'':{width}} {'seeds':>6}   {'AUC':>15}   mean ± sample standard deviation over seeds",
+        f"{'':{width}} {'seeds':>6}   {'AUC':>15}" + "   mean ± sample standard deviation over seeds" * several,
     ]
     for group in (first, second):
         cell = mean_and_std_text(mean_and_std(group.aucs()), 15)
         lines.append(f"{str(group.folder):{width}} {len(group.scores):>6}   {cell}")
     lines.append(
-        f"{'difference':{width}} {'':6}   {result['difference']:>+15.3f}   "
+        f"{difference:{width}} {'':6}   {result['difference']:>+15.3f}   "
         f"95 % bootstrap interval over images [{result['low']:+.3f}, {result['high']:+.3f}]"
     )
     if result["p"] is not None:
@@ -87,13 +89,18 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
 
 
 def conclusion(first: str | Path, second: str | Path, result: dict[str, Any]) -> str:
-    """Return one sentence on the groups of two folders; `result` is as `compare` returns it."""
+    """Return one sentence on the groups of two folders. It says of the second what the sign of the difference says.
+
+    Args:
+        first, second: folders.
+        result: of `compare`.
+    """
     images = result["low"] > 1e-9 or result["high"] < -1e-9  # means of the same AUCs may differ by rounding
     seeds = result["p"] is not None and result["p"] < 0.05
     if not images and not seeds:
         return f"No difference between {first} and {second} is shown."
-    higher, lower = (second, first) if result["difference"] > 0 else (first, second)
-    found = f"{higher} has a higher AUC than {lower} by {abs(result['difference']):.3f}: "
+    comparison = "higher" if result["difference"] > 0 else "lower"
+    found = f"{second} has a {comparison} AUC than {first} by {abs(result['difference']):.3f}: "
     if images and seeds:
         return found + "more than the choice of images or that of seeds explains."
     if seeds:
