@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
         save_figure(draw(labels, scores, config.score), pictures / f"{kind}.png")
     result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
-    print(f"\n{run_table(result)}")
+    print(f"\n{run_table(result, own_data=source == run.record.data)}")
     if of_runs:
         aucs = [float(roc_auc_score(labels, one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]

@@ -1,6 +1,7 @@
 """The evaluate command's AUCs of perturbed images, against each image scored by itself and pairs counted here."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -110,3 +111,24 @@ def test_what_is_cropped_is_perturbed_before(unbroken, tmp_path, command):
     )
     np.testing.assert_array_equal(padded, framed)
     np.testing.assert_allclose(white, framed, atol=1e-6)
+
+
+def columns(out):
+    """How often the table of a command's output has a column of accuracies."""
+    return next(line for line in out.splitlines() if line.startswith("score ")).split().count("accuracy")
+
+
+def test_validation_images_have_one_half_and_a_note(unbroken, tmp_path, command):
+    """The X-rays' test is unlabeled: epoch, threshold and AUC are all of val."""
+    arguments = (evaluate.main, unbroken, "--device", "cpu", "--out", tmp_path)
+    code, out, _ = command(*arguments)
+    note = next(line for line in out.splitlines() if "threshold and AUC" in line)
+    assert code == 0 and columns(out) == 1 and "epoch" in note and re.search(r"\btest\b.*\bval\b", note)
+    code, out, _ = command(*arguments, "--checkpoint", "last")
+    assert columns(out) == 1 and re.search(r"^(?!.*\bepoch\b).*\bthreshold and AUC\b", out, re.M)
+    other = shutil.copytree(XRAYS / "val", tmp_path / "other" / "val")
+    for data in (other, other.parent):  # labeled test images, and validation images that are not the run's
+        code, out, _ = command(*arguments, "--data", data)
+        assert code == 0 and columns(out) == 2 and "threshold and AUC" not in out
+    code, out, _ = command(*arguments, "--data", XRAYS)
+    assert columns(out) == 1

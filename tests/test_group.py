@@ -300,12 +300,16 @@ def test_a_known_difference_is_found(tmp_path, command):
         difference = result_of(*order)["difference"]
         assert code == 0 and re.search(r"^test .* 60 .* 30 .*\bresidual$", out, re.M)
         assert f"{sign}{abs(difference):.3f}" in out and abs(difference) > 0.2
-        assert re.search(rf"^{good} .*{poor} .*{abs(difference):.3f}\b.*images or ", out, re.M)
+        # The sentence says of the second group what the sign of the difference says.
+        word = {"+": "higher", "-": "lower"}[sign]
+        assert re.search(rf"^{order[1]} .*\b{word}\b.*{order[0]} .*{abs(difference):.3f}\b.*images or ", out, re.M)
 
 
 def test_single_runs_have_no_welch_test(pair, command):
     code, out, _ = command(compare.main, pair[0] / "seed-1", pair[1])
-    assert code == 0 and re.search("not defined.* two seeds ", out)
+    assert code == 0 and re.search("not defined.* two seeds ", out) and out.count("±") == 2
+    code, out, _ = command(compare.main, pair[0] / "seed-1", pair[1] / "seed-1")
+    assert code == 0 and "±" not in out
     assert result_of(pair[0] / "seed-1", pair[1])["p"] is None
 
 
@@ -392,7 +396,8 @@ def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):
     report_group(folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["scores"]["residual"]["auc"]["std"] is None and summary["scores"]["residual"]["f1"] is None
-    assert re.search(r"\b1 seed\b.*\btest\b", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"\b1 seed\b.*\btest\b", out) and "±" not in out
     for path in folder.glob("seed-*/summary.json"):
         write_json(path, {**json.loads(path.read_text()), "split": None, "images": None, "scores": {}})
     report_group(folder)

@@ -61,22 +61,34 @@ def evaluate_run(
     }
 
 
-def run_table(result: dict) -> str:
-    """Return the metrics of `evaluate_run` as a table for people."""
+def run_table(result: dict, own_data: bool = True) -> str:
+    """Return the metrics of `evaluate_run` as a table for people.
+
+    Args:
+        result: of `evaluate_run`.
+        own_data: whether it is of the data that the run was trained with. A `val` split of that data also chose the
+            thresholds, so there is one half to print.
+    """
     if result["split"] is None:
         return "no labeled images: nothing to evaluate"
     images, checkpoint = result["images"], result["checkpoint"]
+    by_validation = own_data and result["split"] == "val"
+    halves = {"test_threshold": "threshold chosen on these labels"}
+    if not by_validation:
+        halves = {"validation_threshold": "threshold chosen on validation"}
+        halves["test_threshold"] = "chosen on these labels (papers)"
     head = f"{'accuracy':>9} {'F1':>6} {'sens.':>6} {'spec.':>6}"
     lines = [
         f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
         + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
         + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else ""),
-        f"{'':22} {'':6}   {'threshold chosen on validation':^30}   {'chosen on these labels (papers)':^30}",
-        f"{'score':22} {'AUC':>6}   {head}   {head}",
+        "   ".join([f"{'':22} {'':6}", *(f"{title:^30}" for title in halves.values())]).rstrip(),
+        "   ".join([f"{'score':22} {'AUC':>6}", *[head] * len(halves)]),
     ]
     for name, metrics in result["scores"].items():
-        cells = "   ".join(_cells(metrics[key]) for key in ("validation_threshold", "test_threshold"))
-        lines.append(f"{name:22} {metrics['auc']:6.3f}   {cells}")
+        lines.append("   ".join([f"{name:22} {metrics['auc']:6.3f}", *(_cells(metrics[key]) for key in halves)]))
+    if by_validation:
+        lines.append(_validation_note(checkpoint["name"] == "best"))
     kinds = next(iter(result["scores"].values())).get("auc_by_kind")
     if kinds:
         lines += ["", f"{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds)]
@@ -84,6 +96,12 @@ def run_table(result: dict) -> str:
             aucs = metrics["auc_by_kind"].items()
             lines.append(f"{name:22} " + " ".join(f"{value:{max(9, len(kind))}.3f}" for kind, value in aucs))
     return "\n".join(lines)
+
+
+def _validation_note(best: bool) -> str:
+    """Return the sentence that says what an AUC on `val` is worth."""
+    chosen = "epoch, threshold and AUC" if best else "threshold and AUC"
+    return f"No test split has labels: {chosen} all come from val, and unseen images may do worse."
 
 
 def _cells(at):
@@ -112,13 +130,15 @@ def group_table(summary: dict) -> str:
     seeds, images = len(summary["seeds"]), summary["images"]
     lines = [
         f"{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "
-        f"{images['abnormal']} abnormal; mean ± sample standard deviation over seeds",
+        f"{images['abnormal']} abnormal" + "; mean ± sample standard deviation over seeds" * (seeds > 1),
         f"{'':22} {'':15}   {'threshold chosen on validation':^33}",
         f"{'score':22} {'AUC':>15}   {'accuracy':>15}   {'F1':>15}",
     ]
     for score, metrics in summary["scores"].items():
         cells = (mean_and_std_text(metrics[name], 15) for name in ("auc", "accuracy", "f1"))
         lines.append(f"{score:22} " + "   ".join(cells))
+    if summary["split"] == "val":
+        lines.append(_validation_note(any(run["checkpoint"].get("name") == "best" for run in summary["runs"])))
     lines += [
         "",
         "AUC of each seed, with a 95 % bootstrap interval over images",
