@@ -272,6 +272,16 @@ def test_which_images_are_normal(squid, tmp_path, command, folders, count):
     assert (run.calibration["discriminator"].quantiles is None) == (folders != ["val"])
 
 
+def test_images_that_are_not_known_to_be_healthy(squid, tmp_path, command, refused):
+    data = shutil.copytree(XRAYS / "val" / "NORMAL", tmp_path / "scans")
+    (data / "labels.csv").write_text("image,label\n")
+    arguments = squid.arguments(tmp_path / "run", "--data", data)
+    said = refused(convert.main, *arguments)
+    assert "'labels.csv'" in said and "--all-normal" in said and not (tmp_path / "run").exists()
+    assert command(convert.main, *arguments, "--all-normal")[0] == 0
+    assert read_run(tmp_path / "run").all_normal is True
+
+
 # What takes the run
 
 
