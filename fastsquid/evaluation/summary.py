@@ -100,8 +100,8 @@ def run_table(result: dict, own_data: bool = True) -> str:
 
 def _validation_note(best: bool) -> str:
     """Return the sentence that says what an AUC on `val` is worth."""
-    chosen = "epoch, threshold and AUC" if best else "threshold and AUC"
-    return f"No test split has labels: {chosen} all come from val, and unseen images may do worse."
+    chosen = "epoch, threshold and AUC all" if best else "threshold and AUC both"
+    return f"No test split has labels: {chosen} come from val. On unseen images they may be worse."
 
 
 def _cells(at):
