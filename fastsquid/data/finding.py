@@ -119,8 +119,9 @@ def log_skipped(found: Iterable[Found], names: Names) -> None:
     found = list(found)
     masks = [path for one in found for path in one.masks]
     if masks:
-        log.warning("skipped %d masks of images, such as %s", len(masks), names.file(masks[0]))
+        log.warning("skipped %d mask%s, such as %s", len(masks), "s" * (len(masks) > 1), names.file(masks[0]))
     suffixes = Counter(path.suffix.lower() or "without suffix" for one in found for path in one.others)
     if suffixes:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
-        log.info("skipped %d files that are no images: %s", suffixes.total(), counts)
+        what = "files that are no images" if suffixes.total() > 1 else "file that is no image"
+        log.info("skipped %d %s: %s", suffixes.total(), what, counts)
