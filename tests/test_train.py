@@ -26,8 +26,8 @@ from fastsquid.data import open_data
 from fastsquid.model.detector import Detector
 from fastsquid.runs import checkpoint
 from fastsquid.runs.data import open_training_data
-from fastsquid.runs.records import RunRecord
 from fastsquid.runs.folder import read_run
+from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images
 from fastsquid.training import loop
