@@ -272,6 +272,15 @@ def test_a_compile_cache_is_brought_along(tmp_path, stub):
     assert done.returncode == 0 and "WARNING" in done.stdout and "compiled.tar.xz " in done.stdout
 
 
+def test_results_go_to_a_new_folder(tmp_path, stub):
+    environment = {"SMALLEST": 1, "FASTSQUID_COMMIT": "abc", "PYTHON": stub, "WORK": tmp_path, "OUT": ""}
+    for count in (1, 2):
+        done = script("score", **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        files = list(tmp_path.glob("*/results/score.csv"))
+        assert len(files) == count and any(f"files in {path.parent}\n" in done.stdout for path in files)
+
+
 def test_a_phase_that_fails_or_hangs_stops_no_other(tmp_path, stub):
     # A copy that gives a phase two seconds: the limits are for real ones.
     (tmp_path / "bench").mkdir()
