@@ -1,4 +1,5 @@
 import inspect
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -423,6 +424,15 @@ def test_a_spreadsheet_above_is_looked_into(tmp_path):
             assert "book.xlsx" in rejected(tmp_path / "scans")
         else:
             assert open_data(tmp_path / "scans", size=8, all_normal=False)
+
+
+def test_json_above_names_the_images(tmp_path):
+    put(tmp_path / "scans" / "A.png")
+    for name in ("A.png", "scans/a.png"):
+        (tmp_path / "list.json").write_text(json.dumps({"categories": [], "images": [name]}))
+        assert "list.json" in rejected(tmp_path / "scans")
+    (tmp_path / "list.json").write_text('{"categories": ["keyboard"], "name": "an extension"}')
+    assert open_data(tmp_path / "scans", size=8, all_normal=False)
 
 
 def test_what_is_no_label_file(tmp_path):

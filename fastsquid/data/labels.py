@@ -5,7 +5,7 @@ import gzip
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -62,17 +62,20 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
     files = list(islice(_label_files(root, found), 4))
     folders = _class_folders(root, found.images)
     if files:
-        shown = " and ".join(names.quote(str(path)) for path in files[:3]) + " and more" * (len(files) > 3)
-        why = f"it comes with the label file{'s' * (len(files) > 1)} {shown}"
+        why = f"it comes with the label file{'s' * (len(files) > 1)} {_first(files, names)}"
     elif folders:
-        shown = " and ".join(names.quote(name) for name in folders[:3]) + " and more" * (len(folders) > 3)
-        why = f"the folder{'s' * (len(folders) > 1)} {shown} in it look{'s' * (len(folders) == 1)} like classes"
+        looks = "s {} look like classes" if len(folders) > 1 else " {} looks like a class"
+        why = f"the folder{looks.format(_first(folders, names))}"
     else:
         return
     raise UserError(
         f"it is not known which images of {root} are healthy: {why}, and there is no folder NORMAL. Put the healthy "
         "images into train/NORMAL, or give --all-normal if all of them are healthy"
     )
+
+
+def _first(found: Sequence[Path | str], names: Names) -> str:
+    return ", ".join(names.quote(str(one)) for one in found[:3]) + " and more" * (len(found) > 3)
 
 
 def _label_files(root: Path, found: Found) -> Iterator[Path]:
@@ -96,9 +99,9 @@ def _is_label_file(path: Path, stems: set[str], inside: bool = False) -> bool:
     """Return whether a file says what is seen in images.
 
     A table does if its first line has a column of labels, or if it lists one of the images. A spreadsheet does beside
-    or below the images, and above them by the same rule. JSON does if it has a key of labels. A text or XML file does
-    beside or below the images if it is named as one of them. Of all these and of other formats of data, a name such as
-    `labels` or `metadata` is enough. What fastsquid writes does not.
+    or below the images, and above them by the same rule. JSON does if it has a key of labels; above the images it also
+    names one of them. A text or XML file does beside or below the images if it is named as one of them. Of all these
+    and of other formats of data, a name such as `labels` or `metadata` is enough. What fastsquid writes does not.
 
     Args:
         path: of the file.
@@ -116,7 +119,7 @@ def _is_label_file(path: Path, stems: set[str], inside: bool = False) -> bool:
         lines = _lines(path)
         return not _is_ours(lines) and (named or _has_labels(lines, stems))
     if suffix in _RECORDS:
-        return named or any(_words(key) & _KEYS for key in re.findall(r'"([\w -]{1,40})"\s*:', _head(path)))
+        return named or _has_label_keys(_head(path), None if inside else stems)
     if suffix in _TEXTS:
         return named or inside and stem.lower() in stems
     return suffix in _OTHERS and named
@@ -131,7 +134,7 @@ def _head(path: Path) -> str:
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             return file.read(_HEAD).decode("utf-8-sig", errors="replace")
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return ""
 
 
@@ -164,6 +167,13 @@ def _has_labels(lines: list[list[str]], stems: set[str]) -> bool:
         return False
     listed = (Path(cell.strip().lower()) for line in lines for cell in line)
     return any(_words(cell) & _COLUMNS for cell in lines[0]) or any({path.name, path.stem} & stems for path in listed)
+
+
+def _has_label_keys(text: str, stems: set[str] | None) -> bool:
+    """Return whether JSON has a key of labels and, where stems are given, one of them as the name of a file."""
+    if not any(_words(key) & _KEYS for key in re.findall(r'"([\w -]{1,40})"\s*:', text)):
+        return False
+    return stems is None or any(Path(value).stem in stems for value in re.findall(r'"([^"\n]{1,200})"', text.lower()))
 
 
 def _class_folders(root: Path, images: list[Path]) -> list[str]:
