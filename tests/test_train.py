@@ -31,6 +31,7 @@ from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images
 from fastsquid.training import loop
+from fastsquid.training.settings import read_settings
 
 SCORES = preset("squid").scores
 
@@ -396,6 +397,7 @@ def test_images_that_are_not_known_to_be_healthy(tmp_path, refused, command):
     begun = ("--init", tmp_path / "run" / "seed-1", "--epochs", "1", "--device", "cpu")
     assert command(train.main, *begun, "--out", tmp_path / "next")[0] == 0
     assert "--all-normal" in refused(train.main, *begun, "--data", images, "--out", tmp_path / "other")
+    assert read_settings(path).all_normal is True
     # A run of an earlier version has no such field. It is not asked again.
     del record["all_normal"]
     alone = shutil.copytree(path.parent, tmp_path / "alone")
