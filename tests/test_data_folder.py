@@ -16,6 +16,8 @@ from fastsquid.data.names import PATH_NAMES
 from fastsquid.data.split import warn_of_shared_images
 from fastsquid.errors import UserError
 from fastsquid.evaluation.summary import evaluate_run, run_table
+from fastsquid.runs.data import open_run_data
+from fastsquid.runs.records import RunRecord
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
 
@@ -317,6 +319,10 @@ def test_every_suffix_is_one_of_pillows(tmp_path):
     assert open_data(tmp_path, size=8)["train"].images.unique().tolist() == [7]
 
 
+def opened(root, **options):
+    return open_run_data(RunRecord(preset("fastsquid-small"), None, 0), str(root), **options)
+
+
 def messages(caplog):
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
@@ -326,7 +332,7 @@ def test_masks_are_no_x_rays(tmp_path, caplog):
     names = ["images/a.png", "masks/a.png", "Lung Mask/left/a.png", "ManualMask/a.png", "Segmentations/a.png"]
     for name in [*names, "labels/a.png", "images/a_mask.png", "images/b_mask.png"]:
         put(tmp_path / name)
-    assert open_data(tmp_path, size=8)["train"].names == ["images/a.png", "images/b_mask.png"]
+    assert opened(tmp_path)["train"].names == ["images/a.png", "images/b_mask.png"]
     ((level, text),) = messages(caplog)
     assert level == "WARNING" and " 6 " in text and f"{tmp_path}/" in text
     assert open_data(tmp_path / "masks", size=8)["train"].names == ["a.png"], "asked for by name"
@@ -338,7 +344,7 @@ def test_masks_are_no_x_rays(tmp_path, caplog):
 def test_masks_are_no_class(tmp_path, caplog):
     for name in ["val/NORMAL/images/a.png", "val/NORMAL/masks/a.png", "val/COVID/b.png", "val/Masks/b.png"]:
         put(tmp_path / name)
-    val = open_data(tmp_path, size=8)["val"]
+    val = opened(tmp_path)["val"]
     assert dict(zip(val.names, val.labels.tolist())) == {"NORMAL/images/a.png": 0, "COVID/b.png": 1}
     assert [" 2 " in text for _, text in messages(caplog)] == [True]
     put(tmp_path / "train" / "NORMAL" / "images" / "a.png")
@@ -351,12 +357,13 @@ def test_files_that_are_no_images_are_counted_by_suffix(xrays, caplog):
     for name in ["train/NORMAL/a.txt", "train/NORMAL/b.TXT", "val/NORMAL/c.csv", "val/d", "train/PNEUMONIA/e.txt"]:
         (xrays / name).write_text("no image")
     (xrays / "val" / ".hidden").write_text("")
-    open_data(xrays, size=8)
+    opened(xrays)
     ((level, text),) = messages(caplog)
     assert level == "INFO" and " 4 " in text and "2 .txt" in text and "1 .csv" in text and "1 without" in text
     caplog.clear()
-    open_data(xrays, size=8, splits=("test",))
-    assert not messages(caplog)
+    opened(xrays, splits=("test",))
+    opened(xrays, uncropped=True)
+    assert not messages(caplog), "images that are opened again are not counted again"
     caplog.clear()
     assert len(list_files([xrays / "val"], PATH_NAMES)) == 6
     assert [(level, " 2 " in text) for level, text in messages(caplog)] == [("INFO", True)]

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from .filetypes import ImageFile
+from .finding import Found
 from .images import read_images
 from .names import PATH_NAMES, Names
 
@@ -61,6 +62,7 @@ class Split:
         classes: N names of the images' classes, as the source calls them; or None where no class is known.
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file has none; or None if the source does not look for them.
+        beside: masks and files that are no images among its files; or None if the source does not look for them.
     """
 
     images: torch.Tensor
@@ -70,6 +72,7 @@ class Split:
     classes: list[str] | None = None
     skipped: int = 0
     ages: list[float | None] | None = None
+    beside: Found | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from ..data import SPLITS, open_data, to_unit
+from ..data.finding import log_skipped
+from ..data.names import choose_names
 from ..data.split import Split, warn_of_shared_images
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
@@ -41,7 +43,7 @@ def open_run_data(
         contamination, all_normal: as `open_data` takes them.
 
     Returns:
-        {split: `Split`}, without those that the data does not have. Skipped images are logged.
+        {split: `Split`}, without those that the data does not have. Skipped images, masks and other files are logged.
 
     Raises:
         UserError: as `open_data`.
@@ -61,6 +63,9 @@ def open_run_data(
     skipped = sum(split.skipped for split in data.values())
     if skipped and not uncropped:
         log.warning("skipped %d unreadable image%s", skipped, "s" * (skipped > 1))
+    if not uncropped:
+        beside = [split.beside for split in data.values() if split.beside is not None]
+        log_skipped(beside, choose_names(anonymous or record.anonymous))
     return data
 
 

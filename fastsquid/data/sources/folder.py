@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
-from ..finding import Found, find_files, log_skipped, no_images
+from ..finding import Found, find_files, no_images
 from ..labels import require_all_normal
 from ..names import Names
 from ..split import ReadOptions, Split, read_split, split_folders, split_of
@@ -29,7 +29,7 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     - images: one unlabeled "train" split, taken as normal; without `options.all_normal` only if nothing says that some
       may be abnormal.
 
-    Masks of images are skipped. They and the files that are no images are counted in the log.
+    Masks of images are skipped. They and the files that are no images are `Split.beside`.
 
     Names are paths relative to the split's folder, with "/", and classes are the names of class folders, unless
     `options.names` gives others.
@@ -49,19 +49,19 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
             patient in two splits, a data set deeper inside, or a plain folder that may hold abnormal images.
     """
     listed = _list(root, options)
-    log_skipped((one.found for name, one in listed.items() if name in options.splits), options.names)
     patients = {name: read_patients(one.paths) for name, one in listed.items()}
     reject_shared_patients({name: list(zip(listed[name].paths, patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:
         if name in listed:
-            folder, paths, labels, _ = listed[name]
+            folder, paths, labels, found = listed[name]
             classes = None
             if labels is not None:
                 classes = options.names.classes([path.relative_to(folder).parts[0] for path in paths], labels)
             names = [path.relative_to(folder).as_posix() for path in paths]
             ages = [patient and patient.age for patient in patients[name]]
             data[name] = read_split(paths, names, labels, options, ages, classes)
+            data[name].beside = found
     return data
 
 
