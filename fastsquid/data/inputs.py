@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
-from .images import ImageError, convert_array, convert_dataset, convert_image, find_images, read_image, to_unit
+from .finding import find_images
+from .images import ImageError, convert_array, convert_dataset, convert_image, read_image, to_unit
 
 if TYPE_CHECKING:
     from pydicom import Dataset
