@@ -72,18 +72,20 @@ def parser() -> Parser:
         help="folder searched for images, labeled by class folders beside a NORMAL one; or a CSV that fastsquid.score "
         "or a training run wrote, of the images below --images",
     )
+    parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
+    add_overwrite_option(parser)
     parser.add_argument("--images", metavar="FOLDER", help="the folder that the CSV's names are relative to")
     parser.add_argument(
         "--labels", metavar="CSV", help="columns name and label: 0 or normal, 1 or abnormal; replaces all other labels"
     )
-    parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
-    add_overwrite_option(parser)
     parser.add_argument(
         "--trained-on", metavar="TEXT", help="who the training patients were; default: what the run recorded"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
     add_anonymous_option(parser)
     add_device_options(parser)
+    parser.group("device and speed").add_argument(
+        "--batch-size", type=int, default=64, help="images per batch; default: 64"
+    )
     return parser
 
 

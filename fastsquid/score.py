@@ -41,15 +41,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--all-scores", action="store_true", help="compute all raw scores, not only the ranking one; a column for each"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
     parser.add_argument(
         "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
-    )
-    parser.add_argument(
-        "--precision",
-        default="fp32",
-        choices=["fp32", "bf16"],
-        help="precision of convolutions and projections; bf16 ranks images nearly the same; default: fp32",
     )
     parser.add_argument(
         "--fast",
@@ -58,6 +51,14 @@ def parser() -> Parser:
     )
     add_anonymous_option(parser)
     add_device_options(parser)
+    speed = parser.group("device and speed")
+    speed.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
+    speed.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16"],
+        help="precision of convolutions and projections; bf16 ranks images nearly the same; default: fp32",
+    )
     return parser
 
 
