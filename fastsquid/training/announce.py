@@ -35,7 +35,7 @@ def describe_settings(config: Config, seed: int, device: torch.device, precision
     hint = f" (--preset {full} is the full size)" if full != config.preset else ""
     return (
         f"preset: {config.preset}{hint}, seed {seed}; {config.image_size} x {config.image_size} pixels, "
-        f"{config.epochs} epochs, {config.batch_size} images per batch\n"
+        f"{config.epochs} epoch{'s' * (config.epochs > 1)}, {config.batch_size} images per batch\n"
         f"device: {name}{threads}, precision {precision}{', compiled' * compiled}"
     )
 
