@@ -1,16 +1,15 @@
 """Every image of a report, opened once: its score, its pictures, or why it cannot be read."""
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from ..api import Scorer
 from ..data.decoding import decoded
 from ..data.dicom.patients import outside_ages
 from ..errors import DivergedError, UserError
+from ..utils.bars import bar
 from .images import ReportImage, readable_error
 from .page import SIDE, strip
 
@@ -34,12 +33,8 @@ def examine_images(scorer: Scorer, images: Sequence[ReportImage], source: str, b
     files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
     strips = [b""] * len(images)
     with ThreadPoolExecutor() as pool:
-        for batch in tqdm(
-            decoded(files, scorer.image_size, batch_size, crop=scorer.crop, picture=SIDE),
-            unit="batch",
-            total=-(-len(files) // batch_size),
-            disable=not sys.stderr.isatty(),
-        ):
+        batches = decoded(files, scorer.image_size, batch_size, crop=scorer.crop, picture=SIDE)
+        for batch in bar(batches, "scoring", total=-(-len(files) // batch_size)):
             for item, outside in zip(batch, outside_ages([item.age for item in batch], scorer.run.record.ages)):
                 image = images[item.name]
                 image.error, image.age_outside = readable_error(item.error) if item.error else "", outside

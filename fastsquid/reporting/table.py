@@ -1,20 +1,19 @@
 """Image files to rows of scores, as `fastsquid.score` writes them."""
 
 import csv
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ..api import Scorer
 from ..data.decoding import decoded
 from ..data.dicom.patients import outside_ages
 from ..data.names import Names
 from ..utils import distributed
+from ..utils.bars import bar
 from ..utils.files import replacing
 
 # Of every table; the scores of --all-scores follow, each under its own name.
@@ -63,19 +62,15 @@ class Scoring:
         Args:
             files: [(name, Path or `ShardFile`)].
         """
-        for batch in tqdm(
-            decoded(
-                files,
-                self.scorer.image_size,
-                self.batch_size,
-                self.names,
-                self.scorer.crop,
-                processes=distributed.local_processes(),
-            ),
-            unit="batch",
-            total=-(-len(files) // self.batch_size),
-            disable=not (distributed.leads() and sys.stderr.isatty()),
-        ):
+        batches = decoded(
+            files,
+            self.scorer.image_size,
+            self.batch_size,
+            self.names,
+            self.scorer.crop,
+            processes=distributed.local_processes(),
+        )
+        for batch in bar(batches, "scoring", total=-(-len(files) // self.batch_size)):
             start = time.perf_counter()
             scored = score_batch(self.scorer, [item.image for item in batch if item.image is not None], self.all_scores)
             self.seconds += time.perf_counter() - start

@@ -26,7 +26,6 @@ class Board:
     Args:
         folder: the run folder.
         epoch: number of epochs that are done. Points of later epochs, which a killed run left, are hidden.
-
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:

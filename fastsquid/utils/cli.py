@@ -19,7 +19,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help that fits on a screen: a usage of what is required, every option by one name, and numbers named INT."""
+    """Print short help.
+
+    The usage line names only what is required. Each option has one name. Numbers are called INT or FLOAT.
+    """
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
         """Name positionals and required options only."""
