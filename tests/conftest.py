@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from fastsquid.config import ABLATIONS
+from fastsquid.drawing import curves, gallery
 from fastsquid.runs import checkpoint
 from fastsquid.training import loop, results
 from fastsquid.utils.cli import run_command
@@ -117,11 +118,22 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Runs draw no curves and gallery, which take longer than a tiny training."""
-    monkeypatch.setattr(results, "draw_gallery", lambda *arguments: None)
-    monkeypatch.setattr(loop, "draw_curves", lambda *arguments: None)
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Runs of this process draw no curves and gallery, which take longer than a tiny training; see `pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "draw_gallery", lambda *arguments: None)
+        patch.setattr(loop, "draw_curves", lambda *arguments: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Runs draw curves and gallery from here to the end of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "draw_gallery", gallery.draw_gallery)
+        patch.setattr(loop, "draw_curves", curves.draw_curves)
+        yield
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from fastsquid.runs.folder import read_run
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import score_images, standardize
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 OPTIONS = ("--score", "combined", "--averaging", "0.5")
 
 

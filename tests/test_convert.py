@@ -74,7 +74,7 @@ def simsid(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory):
+def calibrated(tmp_path_factory, pictures):
     """A run that was converted with the X-rays."""
     folder = tmp_path_factory.mktemp("convert")
     theirs = Published("squid_grid2", folder)
@@ -309,7 +309,7 @@ def test_figures_take_it(calibrated, tmp_path, command, monkeypatch):
     assert code == 0 and "skipped" not in out and len(list((tmp_path / "figures").glob("*.png"))) == 7
 
 
-def test_training_begins_with_it(calibrated, tmp_path, command, refused, no_pictures):
+def test_training_begins_with_it(calibrated, tmp_path, command, refused):
     arguments = ["--init", calibrated, "--epochs", 1, "--batch-size", 4, "--out", tmp_path / "tuned", "--device", "cpu"]
     assert command(train.main, *arguments)[0] == 0
     record = read_run(tmp_path / "tuned")

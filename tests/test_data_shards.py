@@ -102,7 +102,7 @@ def test_shards_in_folders_of_the_splits(written, tmp_path):
         assert split.names == [file.replace("-", "/", 1) for file in expected[name].names]
 
 
-def test_training_ends_in_the_same_weights(unbroken, written, tmp_path, no_pictures, capsys):
+def test_training_ends_in_the_same_weights(unbroken, written, tmp_path, capsys):
     arguments = [written if argument == XRAYS else argument for argument in tiny(tmp_path / "run")]
     train.main([str(argument) for argument in arguments])
     ours, expected = (checkpoint.latest_checkpoint(run) for run in (tmp_path / "run", unbroken))

@@ -97,7 +97,7 @@ def state_of(trainer):
 
 
 @pytest.mark.parametrize("compile", ["off", pytest.param("on", marks=needs_gpu)])
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch, no_pictures, compile):
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch, compile):
     """Stopped in its second epoch, a run resumes with every tensor as it was left, in the same layout, and ends."""
     options = ["--device", DEVICE, "--compile", compile, "--precision", "fp32"]  # the last --device counts
     steps, states, run = [], [], Steps.run

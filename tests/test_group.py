@@ -32,7 +32,6 @@ from fastsquid.utils.files import write_json
 
 SCORES = preset("squid").scores
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SEEDS = ("0", "1")
 

@@ -19,8 +19,6 @@ from fastsquid.runs.group import read_group
 from fastsquid.runs.trained import load_run
 from fastsquid.training import loop
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 @pytest.fixture
 def first(unbroken, tmp_path):

@@ -146,7 +146,7 @@ def test_the_line_of_an_epoch_tells_losses_from_aucs():
     assert text.endswith("validation AUC: combined 1.000, residual 0.750, patch_residual 0.500 (best so far)")
 
 
-def test_training_says_what_it_is_of(command, tmp_path, no_pictures):
+def test_training_says_what_it_is_of(command, tmp_path):
     code, out, _ = command(train.main, *tiny(tmp_path / "run"))
     assert code == 0
     lines = out.splitlines()

@@ -441,7 +441,6 @@ def test_half_precision(run, unbroken):
     np.testing.assert_allclose(half.heatmap(PATHS), run.heatmap(PATHS), atol=0.1)  # standard deviations
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_resuming_a_finished_run_writes_maps_again(copied, run, command):
     before = (copied / "maps.safetensors").read_bytes()
     (copied / "maps.safetensors").unlink()
@@ -494,7 +493,6 @@ def test_an_unfinished_run_is_not_calibrated(copied, run):
             method(unfinished.score(PATHS))
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_without_labels_there_are_no_percentiles(tmp_path, command):
     folder = tmp_path / "run"
     assert command(train.main, *tiny(folder, "--data", XRAYS / "train" / "NORMAL", "--epochs", "1"))[0] == 0

@@ -21,8 +21,6 @@ from fastsquid.training.trainer import Trainer
 
 SCORES = preset("squid").scores
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):

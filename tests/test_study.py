@@ -27,7 +27,6 @@ from fastsquid.training.study import STUDIES, SWEEP, Row
 
 SCORES = preset("squid").scores
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SCALES = ("full", "small")
 ROWS = [

@@ -36,8 +36,6 @@ from fastsquid.training.settings import read_settings
 SCORES = preset("squid").scores
 
 HERE = Path(__file__).parent
-# Those of a run in a process of its own, `unbroken`, are looked at.
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_what_a_run_leaves(unbroken):
@@ -238,7 +236,7 @@ def test_a_step_that_fails_by_itself(tmp_path, monkeypatch):
         train.main([str(a) for a in tiny(tmp_path / "run")])
 
 
-def test_a_run_is_frozen_once_per_epoch_and_calibrated_at_its_end(tmp_path, command, monkeypatch, no_pictures):
+def test_a_run_is_frozen_once_per_epoch_and_calibrated_at_its_end(tmp_path, command, monkeypatch):
     """Freezing copies the detector, and calibration scores every training image."""
     frozen, calibrated = [], []
     freeze, calibrate = Detector.frozen, loop.calibrate

@@ -192,7 +192,6 @@ def test_a_damaged_check_is_rejected(run, content):
         fastsquid.load(run)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_an_earlier_version(run, tmp_path, command, mixed):
     before = (run / INPUT_CHECK).read_bytes()
     (run / INPUT_CHECK).unlink()
