@@ -81,7 +81,7 @@ def run_table(result: dict, own_data: bool = True) -> str:
     lines = [
         f"{result['split']} split: {images['normal']} normal, {images['abnormal']} abnormal; "
         + describe_checkpoint(checkpoint["name"], checkpoint["epoch"])
-        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["chosen_by"] else ""),
+        + (f" (chosen by {checkpoint['chosen_by']})" if checkpoint["name"] == "best" else ""),
         "   ".join([f"{'':22} {'':6}", *(f"{title:^30}" for title in halves.values())]).rstrip(),
         "   ".join([f"{'score':22} {'AUC':>6}", *[head] * len(halves)]),
     ]

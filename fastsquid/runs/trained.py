@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError, UserError
-from ..evaluation.validation import auc_and_threshold
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..ops.dispatch import Impl
@@ -273,4 +272,6 @@ def _calibrate(
         )
         for name, values in combined.items()
     }
+    from ..evaluation.validation import auc_and_threshold  # of scikit-learn, which scoring need not wait for
+
     return calibration, auc_and_threshold(labels, combined)

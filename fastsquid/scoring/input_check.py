@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.covariance import ledoit_wolf
 
 from ..data.images import to_unit
 
@@ -167,6 +166,8 @@ def reframe(images: torch.Tensor, zoom: float, degrees: float, mirrored: bool) -
 
 def _moments(framed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and whitening of thumbnails (N, frames, 8, 8), with the covariance shrunk as Ledoit and Wolf do."""
+    from sklearn.covariance import ledoit_wolf  # takes a second, which scoring need not wait for
+
     values = framed.flatten(0, 1).flatten(1)
     mean = values.mean(0)
     covariance, _ = ledoit_wolf((values - mean).numpy(), assume_centered=True)
