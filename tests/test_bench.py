@@ -23,6 +23,7 @@ try:
     import baselines
     import operations
     import report
+    import rows
     import timing
 finally:
     sys.path.remove(str(BENCH))
@@ -224,30 +225,34 @@ def test_without_the_option_it_says_how():
     assert "pytest bench/ --benchmark" in result.stdout and "passed" not in result.stdout
 
 
-def test_rows_go_to_a_new_file_that_is_named(tmp_path):
-    select = ("-k", "test_queue_write and torch")
-    for number in range(2):
-        result = run("--benchmark", "--smallest", "-q", *select, folder=tmp_path)
-        assert result.returncode == 0, result.stdout + result.stderr
-        files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.csv"))
-        assert len(files) == number + 1 and str(files[-1]) in result.stdout
-        assert files[-1].parent == Path("runs/bench") and files[-1].stem.endswith(f"-{number}")
+def test_rows_go_to_a_new_file_and_replace_those_of_a_named_one(tmp_path):
+    options = ["--benchmark", "--smallest", "-q", "-k", "test_queue_write and not compile and not triton"]
+    result = run(*options, folder=tmp_path, FASTSQUID_COMMIT="abc-dirty")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (path,) = tmp_path.rglob("*.csv")
+    assert path.parent == tmp_path / "runs" / "bench" and path.stem.endswith("-0")
+    assert str(path.relative_to(tmp_path)) in result.stdout
+    first = read(path)
 
-
-def test_rows_are_written_and_replaced(tmp_path):
-    path = tmp_path / "here.csv"
-    select = ("-k", "test_queue_write and not compile and not triton")
-    for _ in range(2):
-        result = run("--benchmark", "--smallest", "--results", path, "-q", *select, FASTSQUID_COMMIT="abc-dirty")
-        assert result.returncode == 0, result.stdout + result.stderr
+    result = run(*options, "--results", path, folder=tmp_path, FASTSQUID_COMMIT="abc-dirty")
+    assert result.returncode == 0, result.stdout + result.stderr
     rows = read(path)
+    assert list(tmp_path.rglob("*.csv")) == [path] and rows != first
     assert {(row["group"], row["variant"]) for row in rows} == {
         ("queue write", variant) for variant in ("published", "torch")
     }
     assert len(rows) == 2 and all(row["commit"] == "abc" and row["clean"] == "False" for row in rows)
     assert all(float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"]) for row in rows)
     report.main([str(path)])
-    assert "| queue write | B2-R2-N8-C16 | both | float32 |" in (tmp_path / "here-table.md").read_text()
+    assert "| queue write | B2-R2-N8-C16 | both | float32 |" in path.with_name(f"{path.stem}-table.md").read_text()
+
+
+def test_a_new_file_has_the_next_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "NEW", tmp_path)
+    for number in range(3):
+        path = rows.new_file(CPU)
+        assert path.parent == tmp_path and path.stem.endswith(f"-{number}")
+        path.touch()
 
 
 def test_the_report_fits_exponents(tmp_path):

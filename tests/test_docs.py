@@ -229,7 +229,7 @@ def test_quoted_output_is_what_comes_out(path, command, monkeypatch):
             assert (code == 0) == (not said.startswith("error: ")), line
 
 
-def test_the_tour_runs(tmp_path, monkeypatch):
+def test_the_tour_runs(tmp_path, monkeypatch, pictures):
     """What its commands and its Python print has the form of the page. Numbers depend on the machine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     text = page("tour.md")

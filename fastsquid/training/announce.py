@@ -6,6 +6,7 @@ import torch
 
 from ..config import Config
 from ..data.split import Split
+from ..utils.devices import device_name
 
 
 def describe_data(path: str | None, data: dict[str, Split]) -> str:
@@ -29,14 +30,13 @@ def describe_settings(config: Config, seed: int, device: torch.device, precision
         precision: `fp32` or `bf16`.
         compiled: whether torch.compile compiles the networks.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     full = config.preset.removesuffix("-small")
     hint = f" (--preset {full} is the full size)" if full != config.preset else ""
     return (
         f"preset: {config.preset}{hint}, seed {seed}; {config.image_size} x {config.image_size} pixels, "
         f"{config.epochs} epoch{'s' * (config.epochs > 1)}, {config.batch_size} images per batch\n"
-        f"device: {name}{threads}, precision {precision}{', compiled' * compiled}"
+        f"device: {device_name(device)}{threads}, precision {precision}{', compiled' * compiled}"
     )
 
 
