@@ -66,7 +66,7 @@ def main():
         if not finished and train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
             return 130
         for run in sorted(folder.glob("seed-*")):
-            evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json")])
+            evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json"), "--overwrite"])
         collect(folder, RESULTS / name)
 
 

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_run_options, run_command
-from .utils.files import write_json
+from .utils.cli import Parser, add_overwrite_option, add_run_options, run_command
+from .utils.files import require_new, require_new_in, write_json
 
 
 def parser() -> Parser:
@@ -20,12 +20,17 @@ def parser() -> Parser:
         help="also measure AUC, and healthy images above the threshold, where exposure, framing, position or quality "
         "of all images is changed",
     )
+    add_overwrite_option(parser)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure a run on labeled images."""
     options = parser().parse_args(arguments)
+    pictures = Path(options.out or Path(options.run) / "evaluation")
+    require_new_in(pictures, [f"{name}.png" for name in ("roc", "precision_recall")], options.overwrite)
+    if options.json:
+        require_new(options.json, options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from sklearn.metrics import roc_auc_score
 
@@ -64,7 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
     if check := read_check(run.runs[0]):
         warn_of_unlike(check.ratios(data[split].images))
     scores, of_runs = score_members(detector, data[split].images)
-    pictures = Path(options.out or Path(options.run) / "evaluation")
     pictures.mkdir(parents=True, exist_ok=True)
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
         save_figure(draw(labels, scores, config.score), pictures / f"{kind}.png")

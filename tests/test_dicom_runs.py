@@ -136,7 +136,7 @@ def hold_session(material, out, *more):
             "figures": said(figures.main, run, "--data", flat),
             "locate": said(locate.main, run, "--data", flat),
             "train on a leak": said(train.main, *tiny, "--data", leaking, "--out", out / "none"),
-            "evaluate a leak": said(evaluate.main, run, "--data", leaking),
+            "evaluate a leak": said(evaluate.main, run, "--data", leaking, "--overwrite"),
             "train on odd files": said(train.main, *tiny, "--data", odd, "--out", out / "none"),
             "skip odd files": said(train.main, *tiny, "--data", odd, "--skip-unreadable", "--out", out / "none"),
         }
@@ -272,7 +272,7 @@ def test_worker_processes_say_no_more(plain, tmp_path):
 
 
 def test_anonymous_evaluation_of_a_run_that_is_not(plain, refused):
-    error = refused(evaluate.main, plain.run, "--data", plain.leaking, "--anonymous")
+    error = refused(evaluate.main, plain.run, "--data", plain.leaking, "--anonymous", "--overwrite")
     assert "PatientID" in error and not re.search(IN_A_PATH, error.encode())
 
 
@@ -298,7 +298,7 @@ def test_ages_that_training_has_not_seen(plain, aged, tmp_path, command, caplog)
         run = aged(ages=ages)
         for arguments in (
             (score.main, run, plain.data / "test", "--out", tmp_path / "s.csv", "--overwrite"),
-            (evaluate.main, run, "--out", tmp_path),
+            (evaluate.main, run, "--out", tmp_path, "--overwrite"),
         ):
             caplog.clear()
             code, _, err = command(*arguments)
@@ -333,4 +333,4 @@ def test_runs_that_know_of_no_ages(plain, aged, tmp_path, command, changes):
 
 def test_damaged_ages(aged, refused):
     for ages in ("old", [3], [3, None]):
-        assert re.search(r"config\.json .*\bages\b.*\bnull\b", refused(evaluate.main, aged(ages=ages)))
+        assert re.search(r"config\.json .*\bages\b.*\bnull\b", refused(evaluate.main, aged(ages=ages), "--overwrite"))

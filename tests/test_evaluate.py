@@ -21,11 +21,13 @@ from fastsquid.runs.trained import load_run
 SCORES = preset("squid").scores
 
 
-def test_robustness(unbroken, tmp_path, command):
+def test_robustness(unbroken, tmp_path, command, refused):
     arguments = (evaluate.main, unbroken, "--device", "cpu", "--out", tmp_path, "--json", tmp_path / "e.json")
     code, plain, _ = command(*arguments)
     assert code == 0 and "robustness" not in json.loads((tmp_path / "e.json").read_text())
-    code, out, _ = command(*arguments, "--robustness")
+    assert f"{tmp_path / 'roc.png'} exists" in refused(*arguments)
+    assert f"{tmp_path / 'e.json'} exists" in refused(*arguments, "--out", tmp_path / "new")
+    code, out, _ = command(*arguments, "--robustness", "--overwrite")
     assert code == 0 and out.startswith(plain)
     result = json.loads((tmp_path / "e.json").read_text())
     found = result["robustness"]
@@ -120,7 +122,7 @@ def columns(out):
 
 def test_validation_images_have_one_half_and_a_note(unbroken, tmp_path, command):
     """The X-rays' test is unlabeled: epoch, threshold and AUC are all of val."""
-    arguments = (evaluate.main, unbroken, "--device", "cpu", "--out", tmp_path)
+    arguments = (evaluate.main, unbroken, "--device", "cpu", "--out", tmp_path, "--overwrite")
     code, out, _ = command(*arguments)
     note = next(line for line in out.splitlines() if "threshold and AUC" in line)
     assert code == 0 and columns(out) == 1 and "epoch" in note and re.search(r"\btest\b.*\bval\b", note)

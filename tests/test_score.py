@@ -326,7 +326,7 @@ def test_evaluate(run, tmp_path, command):
     assert result["scores"] == summary["scores"] and result["split"] == summary["split"] == "val"
     assert tuple(result["scores"]) == SCORES
     assert sorted(os.listdir(tmp_path / "pictures")) == ["precision_recall.png", "roc.png"]
-    code, out, _ = command(evaluate.main, run, "--checkpoint", "last", "--out", tmp_path / "pictures")
+    code, out, _ = command(evaluate.main, run, "--checkpoint", "last", "--out", tmp_path / "pictures", "--overwrite")
     assert code == 0 and re.search(r"\blast checkpoint\b.* 2\b", out)
 
 

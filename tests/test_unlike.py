@@ -255,7 +255,7 @@ def test_evaluate_warns_in_one_line(unbroken, tmp_path, command):
     path = next(turned.glob("NORMAL/*"))
     with Image.open(path) as image:
         image.rotate(90).save(path)
-    _, _, err = command(evaluate.main, unbroken, "--data", turned.parent, "--out", tmp_path)
+    _, _, err = command(evaluate.main, unbroken, "--data", turned.parent, "--out", tmp_path, "--overwrite")
     assert re.fullmatch("warning: 1 of 6 images .*unlike.*\n", err)
 
 

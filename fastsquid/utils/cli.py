@@ -209,7 +209,7 @@ def add_anonymous_option(parser: Parser) -> None:
 
 def add_overwrite_option(parser: Parser) -> None:
     """Add --overwrite, as `files.require_new` takes it."""
-    parser.add_argument("--overwrite", action="store_true", help="replace what --out names, where it exists already")
+    parser.add_argument("--overwrite", action="store_true", help="replace output that exists already")
 
 
 def add_all_normal_option(parser: Parser) -> None:

@@ -35,7 +35,7 @@ def require_new(path: str | Path, overwrite: bool) -> None:
     """
     require_place(path)
     if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{path} exists: give another --out, or add --overwrite to replace it")
+        raise UserError(f"{path} exists: name another output, or add --overwrite to replace it")
 
 
 def require_new_in(folder: str | Path, names: Iterable[str], overwrite: bool) -> None:
