@@ -134,7 +134,8 @@ def test_the_settings_of_a_run():
         and "64 x 64" in text
         and "7 epochs" in text
     )
-    assert "device: cpu (" in text and f", threads: {torch.get_num_threads()}," in text and "bf16" in text and "compiled" not in text
+    assert "device: cpu (" in text and f", threads: {torch.get_num_threads()}, precision bf16" in text
+    assert "compiled" not in text
     assert describe_settings(preset("squid"), 0, torch.device("cpu"), "fp32", True).endswith("compiled")
 
 
