@@ -1,9 +1,11 @@
 """`python bench/detector_table.py`: the tables of docs/results.md, made from bench/results/zhanglab.
 
 `detector` there has a folder per variant of `fastsquid-small`, as bench/detector.py leaves it, and `small/fastsquid` is
-the preset itself. Both hold what bench/collect.py keeps of each run, and `evaluation.json`.
+the preset itself. Both hold what bench/collect.py keeps of each run, and `evaluation.json`. `detector/lungs.csv` is of
+bench/lungs.py.
 """
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,6 +49,33 @@ def variants():
     return result
 
 
+def lungs():
+    """Markdown lines: where anomalies are drawn, with the metrics of the last epoch."""
+    lines = rows_of(RESULTS / "detector" / "lungs.csv")
+    last = str(max(int(line["epoch"]) for line in lines))
+    result = [
+        "| anomalies are drawn | seeds | clean | mean of battery | `discriminator` | `discriminator_image` |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    preset = [read_evaluation(run)["robustness"] for run in sorted(PRESET.glob("seed-*"))]
+    found = {"around both lungs (`fastsquid`)": [(run[s]["clean"], run[s]["mean"]) for run in preset for s in JUDGED]}
+    for where, said in (("prior", "in two fixed ellipses"), ("mask", "in a mask of each image's lungs")):
+        at_end = [line for line in lines if (line["where"], line["epoch"]) == (where, last)]
+        if at_end:
+            found[said] = [(float(line["auc"]), float(line["mean_auc"])) for line in at_end]
+    for said, aucs in found.items():
+        combined, *others = (aucs[i :: len(JUDGED)] for i in range(len(JUDGED)))
+        columns = [*zip(*combined), *([clean for clean, _ in each] for each in others)]
+        result.append(f"| {said} | {len(combined)} | " + " | ".join(map(mean_deviation, columns)) + " |")
+    return result
+
+
+def rows_of(path):
+    """The rows of a CSV, dicts."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def perturbations():
     """Markdown lines: one row per perturbation, the preset's AUC and its false alarms."""
     found = [read_evaluation(run) for run in sorted(PRESET.glob("seed-*"))]
@@ -67,7 +96,7 @@ def perturbations():
 
 def main():
     page = PAGE.read_text(encoding="utf-8")
-    for name, table in (("variants", variants()), ("perturbations", perturbations())):
+    for name, table in (("variants", variants()), ("lungs", lungs()), ("perturbations", perturbations())):
         before, rest = page.split(f"<!-- {name} -->\n")
         _, after = rest.split(f"<!-- end of {name} -->")
         page = f"{before}<!-- {name} -->\n" + "\n".join(table) + f"\n<!-- end of {name} -->{after}"
