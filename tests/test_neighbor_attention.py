@@ -167,13 +167,11 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ([randn(2, 2, 2, 1, 3), randn(1, 2, 2, 1, 3), randn(2, 2, 2, 1, 3)], ".2, 2, 2, 1, 3., k .1, 2, 2, 1, 3."),
         ([randn(1, 2, 2, 1, 257)] * 3, "257 .* 256"),
         (
             [randn(1, 2, 2, 1, 3), randn(1, 2, 2, 1, 3).float(), randn(1, 2, 2, 1, 3)],
             "torch.float64, torch.float32 and torch.float64",
         ),
-        ([torch.ones(1, 2, 2, 1, 3, dtype=torch.int32, device=DEVICE)] * 3, "torch.int32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

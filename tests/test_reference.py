@@ -380,3 +380,53 @@ def test_the_torch_path_makes_no_copies_of_the_bank():
     with Sizes():
         torch.autograd.grad(ops.memory_read(x, bank, 5, impl="torch")[0].sum(), [x, bank])
     assert len(sizes) == 1
+
+
+# Wrong arguments, which PyTorch alone would broadcast, round or take for others
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(selection="exakt"), ValueError, "selection = 'exakt' .*published"),
+        (dict(shrinkage="softmax"), ValueError, "shrinkage = 'softmax' .*gumbel"),
+        (dict(x=randn(4, 1, 5)), ValueError, r"\(4, 1, 5\) .*\(3, 7, 5\)"),
+        (dict(bank=randn(1, 7, 5), shrinkage="none"), ValueError, r"\(4, 3, 5\) .*\(1, 7, 5\)"),
+        (dict(x=randn(4, 3, 6)), ValueError, r"\(4, 3, 6\) .*\(3, 7, 5\)"),
+        (dict(values=randn(3, 6, 2)), ValueError, r"\(3, 6, 2\) .*\(3, 7, 5\)"),
+        (dict(x=torch.ones(4, 3, 5, dtype=torch.int64)), TypeError, "torch.int64"),
+        (dict(top_k=0), ValueError, "top_k = 0 .* 7 "),
+        (dict(top_k=8), ValueError, "top_k = 8 .* 7 "),
+        (dict(filled=5), TypeError, "filled = 5 "),
+        (dict(filled=torch.tensor([3, 4])), TypeError, "filled = "),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+def test_memory_read_names_a_wrong_argument(impl, change, error, message):
+    arguments = dict(x=randn(4, 3, 5), bank=randn(3, 7, 5, seed=1)) | change
+    with pytest.raises(error, match=message):
+        if impl == "reference":
+            reference.memory_read(**arguments)
+        else:
+            ops.memory_read(**arguments, impl=impl)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(border="zeros"), ValueError, "border = 'zeros' .*pad, mask"),
+        (dict(k=randn(1, 3, 2, 2, 4), v=randn(1, 3, 2, 2, 4)), ValueError, r"k \(1, 3, 2, 2, 4\)"),
+        (dict(q=randn(3, 2, 2, 4)), ValueError, r"q \(3, 2, 2, 4\)"),
+        (dict(v=torch.ones(2, 3, 2, 2, 4, dtype=torch.int32)), TypeError, "torch.int32"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
+def test_neighbor_attention_names_a_wrong_argument(impl, change, error, message):
+    arguments = {name: randn(2, 3, 2, 2, 4) for name in "qkv"} | change
+    with pytest.raises(error, match=message):
+        if impl == "reference":
+            reference.neighbor_attention(**arguments)
+        else:
+            ops.neighbor_attention(**arguments, impl=impl)

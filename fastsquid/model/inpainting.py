@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..ops import neighbor_attention
+from ..ops.checks import Border
 from ..ops.dispatch import Impl
-from ..ops.reference import Border
 from .memory import SpaceAwareMemory
 
 

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import memory_read
+from ..ops.checks import Selection, Shrinkage
 from ..ops.dispatch import Impl
-from ..ops.reference import Selection, Shrinkage
 from .patches import to_image, to_patches
 from .published import Tensors, channel_first, memory_bank, memory_kind
 

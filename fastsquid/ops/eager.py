@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
+from .checks import Border, Selection, Shrinkage
 from .dispatch import Function
-from .reference import Border, Selection, Shrinkage
 
 # Up to this many patches a dense product of all with all takes less time than copies of eight neighbors.
 MAX_DENSE_PATCHES = 256

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from . import eager
+from .checks import Selection, Shrinkage, check_memory_read
 from .dispatch import Function, Impl, device_reason, first_derivative_only, use_triton
-from .reference import Selection, Shrinkage
 
 
 def can_run(
@@ -18,7 +18,7 @@ def can_run(
     filled: Tensor | None = None,
     values: Tensor | None = None,
 ) -> str | None:
-    """Return None if the Triton kernels can run on these arguments of `memory_read`, else the reason why not."""
+    """Return None if the Triton kernels can run on these valid arguments of `memory_read`, else the reason why not."""
     reason = device_reason(x)
     if reason is not None:
         return reason
@@ -34,17 +34,13 @@ def can_run(
             f"queries are {x.dtype} and slots {bank.dtype}: both should be of one floating-point type, "
             "or the queries of half precision and the slots float32"
         )
-    if x.dim() != 3 or bank.dim() != 3 or bank.shape[::2] != x.shape[1:]:
-        return f"queries {tuple(x.shape)} and slots {tuple(bank.shape)} should be (B, R, C) and (R, N, C)"
     if filled is not None and filled.device != x.device:
         return f"queries are on {x.device} and the number of filled slots on {filled.device}: move it there"
     if bank.shape[1] > MAX_SLOTS:
         return f"{bank.shape[1]} slots per region are more than {MAX_SLOTS}"
-    if shrinkage == "gumbel" and not 1 <= top_k <= min(MAX_TOP_K, bank.shape[1]):
-        return f"top_k = {top_k} should be between 1 and {MAX_TOP_K}, and at most the {bank.shape[1]} slots of a region"
+    if shrinkage == "gumbel" and top_k > MAX_TOP_K:
+        return f"top_k = {top_k} is more than {MAX_TOP_K}"
     if values is not None:
-        if values.dim() != 3 or values.shape[:2] != bank.shape[:2]:
-            return f"values {tuple(values.shape)} should be (R, N, V), as many as slots {tuple(bank.shape)}"
         if values.dtype != bank.dtype or values.device != bank.device:
             return (
                 f"values are {values.dtype} on {values.device}, slots {bank.dtype} on {bank.device}: both should agree"
@@ -172,6 +168,7 @@ def memory_read(
 
     Raises:
         ImplementationError: impl is `triton` and the kernels cannot run.
+        ValueError, TypeError: as `checks.check_memory_read`.
 
     Example:
         >>> import torch
@@ -185,6 +182,7 @@ def memory_read(
         >>> bank.grad.shape
         torch.Size([4, 100, 32])
     """
+    check_memory_read(x, bank, top_k, selection, shrinkage, filled, values)
     if use_triton(impl, x, can_run, x, bank, top_k, shrinkage, filled, values):
         k, published = (top_k if shrinkage == "gumbel" else 0), selection == "published"
         if torch.is_grad_enabled() and (x.requires_grad or bank.requires_grad):

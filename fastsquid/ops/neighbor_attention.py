@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import eager, reference
+from . import eager
+from .checks import Border, check_neighbor_attention
 from .dispatch import Function, Impl, device_reason, first_derivative_only, use_triton
-from .reference import Border
 
 
 def can_run(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Return None if the Triton kernels can run on these inputs, else the reason why not."""
+    """Return None if the Triton kernels can run on these valid inputs, else the reason why not."""
     reason = device_reason(q)
     if reason is not None:
         return reason
@@ -22,8 +22,6 @@ def can_run(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return f"q, k and v are on {q.device}, {k.device} and {v.device}: all should be on one device"
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: all should be of one floating-point type"
-    if q.dim() != 5 or not q.shape == k.shape == v.shape:
-        return f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} should all be (B, H, W, heads, D)"
     if q.shape[-1] > MAX_HEAD_DIM:
         return f"heads of size {q.shape[-1]} are larger than {MAX_HEAD_DIM}"
     return None
@@ -111,7 +109,7 @@ def neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border = "pad", 
 
     Raises:
         ImplementationError: impl is `triton` and the kernels cannot run.
-        ValueError: border is `mask` on a 1 x 1 grid, where no neighbor exists.
+        ValueError, TypeError: as `checks.check_neighbor_attention`.
 
     Example:
         >>> import torch
@@ -120,7 +118,7 @@ def neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border = "pad", 
         >>> neighbor_attention(q, k, v).shape
         torch.Size([8, 4, 4, 2, 16])
     """
-    reference.check_border(q, border)
+    check_neighbor_attention(q, k, v, border)
     if not use_triton(impl, q, can_run, q, k, v):
         return eager.neighbor_attention(q, k, v, border)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):

@@ -4,17 +4,14 @@ Scores, softmax and weights are computed in float32 at least, whatever the stora
 call backward outside of autocast, as PyTorch requires). In inference mode on a CPU the memory read computes in float64.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import Border, Selection, Shrinkage, check_memory_read, check_neighbor_attention
 from .dispatch import Function
-
-Selection = Literal["exact", "published"]
-Shrinkage = Literal["gumbel", "hard", "none"]
-Border = Literal["pad", "mask"]
 
 # Offsets (row, column) of the eight neighbors, row-major; the center is not one of them.
 NEIGHBORS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
@@ -62,7 +59,11 @@ def memory_read(
 
     Returns:
         out (B, R, C), or (B, R, V) with values, in x's dtype, and the weights h (B, R, N) in float32 at least.
+
+    Raises:
+        ValueError, TypeError: as `check_memory_read`.
     """
+    check_memory_read(x, bank, top_k, selection, shrinkage, filled, values)
     with torch.autocast(x.device.type, enabled=False):
         return _memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
 
@@ -142,17 +143,11 @@ def neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border = "pad") 
         (B, H, W, heads, D) in q's dtype; logits are q.k / sqrt(D).
 
     Raises:
-        ValueError: `mask` on a 1 x 1 grid, where no neighbor exists.
+        ValueError, TypeError: as `check_neighbor_attention`.
     """
-    check_border(q, border)
+    check_neighbor_attention(q, k, v, border)
     with torch.autocast(q.device.type, enabled=False):
         return _neighbor_attention(q, k, v, border)
-
-
-def check_border(q: Tensor, border: Border) -> None:
-    """Raise ValueError for `mask` where no patch has a neighbor."""
-    if border == "mask" and q.shape[1] * q.shape[2] == 1:
-        raise ValueError("border='mask' needs a grid of at least two patches: a 1 x 1 grid has no neighbors")
 
 
 def _neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border) -> Tensor:
