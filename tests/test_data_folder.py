@@ -463,6 +463,7 @@ def test_what_is_no_label_file(tmp_path):
     [
         ["COVID", "Viral Pneumonia"],
         ["sanos", "enfermos"],
+        ["gesund1", "krank2"],
         ["0", "1"],
         ["class_1", "class_2"],
         ["images/healthy", "images/sick"],
@@ -476,9 +477,12 @@ def test_class_folders_none_of_them_normal(tmp_path, classes):
     assert all(repr(Path(name).name) in said for name in classes)
     hidden = rejected(tmp_path / "data", anonymous=True)
     assert not any(repr(Path(name).name) in hidden for name in classes)
+    (tmp_path / "labels.csv").write_text("")
+    said = rejected(tmp_path / "data")
+    assert "labels.csv" in said and all(repr(Path(name).name) in said for name in classes)
 
 
-@pytest.mark.parametrize("folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["images"], ["frontal", "PA"]])
+@pytest.mark.parametrize("folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"]])
 def test_other_folders_are_no_classes(tmp_path, folders):
     for name in folders:
         put(tmp_path / "data" / name / "a.png")

@@ -61,17 +61,17 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
     """
     files = list(islice(_label_files(root, found), 4))
     folders = _class_folders(root, found.images)
+    reasons = []
     if files:
-        why = f"it comes with the label file{'s' * (len(files) > 1)} {_first(files, names)}"
-    elif folders:
+        reasons.append(f"it comes with the label file{'s' * (len(files) > 1)} {_first(files, names)}")
+    if folders:
         looks = "s {} look like classes" if len(folders) > 1 else " {} looks like a class"
-        why = f"the folder{looks.format(_first(folders, names))}"
-    else:
-        return
-    raise UserError(
-        f"it is not known which images of {root} are healthy: {why}, and there is no folder NORMAL. Put the healthy "
-        "images into train/NORMAL, or give --all-normal if all of them are healthy"
-    )
+        reasons.append(f"the folder{looks.format(_first(folders, names))}")
+    if reasons:
+        raise UserError(
+            f"it is not known which images of {root} are healthy: {', '.join(reasons)}, and there is no folder NORMAL. "
+            "Put the healthy images into train/NORMAL, or give --all-normal if all of them are healthy"
+        )
 
 
 def _first(found: Sequence[Path | str], names: Names) -> str:
@@ -192,8 +192,9 @@ def _are_classes(beside: set[str]) -> bool:
     """Return whether folders beside each other are named like classes.
 
     A word for a disease in one of their names is enough. Two folders or more are classes if each has the name of a
-    class, if they are numbered 0, 1, ..., or if their names are words without digits; then they are at most 20.
-    Words such as `images`, `frontal` or `female` are no classes.
+    class, if they are numbered 0, 1, ..., or if their names are different words, at most 20. Digits before or after a
+    word do not count: `healthy1` and `sick2` are classes, `patient1` and `patient2` are not. Words such as `images`,
+    `frontal` or `female` are no classes.
     """
     if any(_words(name) & _ABNORMAL for name in beside):
         return True
@@ -201,4 +202,7 @@ def _are_classes(beside: set[str]) -> bool:
         return False
     if all(_words(name) & _CLASSES for name in beside) or beside == set(map(str, range(len(beside)))):
         return True
-    return not any(re.search(r"\d", name) or len(name) < 2 or _words(name) & _NEUTRAL for name in beside)
+    words = {re.sub(r"^[\W\d_]+|[\W\d_]+$", "", name).lower() for name in beside} - {""}
+    return len(words) > 1 and not any(
+        re.search(r"\d", word) or len(word) < 2 or _words(word) & _NEUTRAL for word in words
+    )
