@@ -482,7 +482,9 @@ def test_class_folders_none_of_them_normal(tmp_path, classes):
     assert "labels.csv" in said and all(repr(Path(name).name) in said for name in classes)
 
 
-@pytest.mark.parametrize("folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"]])
+@pytest.mark.parametrize(
+    "folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"]]
+)
 def test_other_folders_are_no_classes(tmp_path, folders):
     for name in folders:
         put(tmp_path / "data" / name / "a.png")

@@ -278,13 +278,26 @@ def test_a_difference_in_one_output_of_one_batch_size_is_found(ours, output, siz
         answer = answers_of(ours, images)
         if len(images) == size:
             last = answer[output].reshape(-1)[-1:]
-            last += 0.002 * (ours.normal_map("residual")[1][-1, -1].item() if output == "residual_map" else 1)
+            last += 0.002 * np.ravel(verification._units(ours)[output])[-1]
         return answer
 
     largest, _ = verification.compare(ours, other, IMAGES[:10])
     assert {name for name, difference in largest.items() if difference > 1e-3} == {output}
     with pytest.raises(UserError, match=rf"^it .*\b{output} .*\b0.002\b"):
         verification.require_agreement(largest, "it")
+
+
+def test_scores_of_logits_count_in_logits():
+    """Also where `combined` divides by small deviations, as after a short training."""
+    scorer = scorer_of("fastsquid-small")
+    scorer.detector.usual[:, 1] = 1e-4
+
+    def other(images):
+        answer = answers_of(scorer, images)
+        return {**answer, "score": answer["score"] + np.float32(5)}  # of 20,000 per logit
+
+    largest, _ = verification.compare(scorer, other, IMAGES[:8])
+    assert largest["score"] == pytest.approx(5 / 2e4, rel=0.01)
 
 
 def test_residual_scores_count_in_deviations():

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ def compare(
 ) -> tuple[dict[str, float], dict[int, tuple[float, float]]]:
     """Compare the outputs of a file and of its run, and measure the speed of both.
 
-    Logits are compared as they are; a group's score, a mean of standardized logits, is compared in units of a logit.
-    Outputs that are made of residuals are compared in standard deviations from the training images.
+    Logits, and scores and maps that are made of logits, are compared in units of a logit (`_units`). Outputs that are
+    made of residuals are compared in standard deviations from the training images.
 
     Args:
         scorer: of a finished run or group, on the CPU.
@@ -72,23 +71,32 @@ def require_agreement(largest: dict[str, float], what: str | Path) -> None:
     for name, difference in largest.items():
         if not difference <= LIMIT:  # also true of a NaN
             raise UserError(
-                f"{what} was not written: its {name} differs by {difference:.2g} from the run's, and {LIMIT:g} is the "
+                f"{what} was not written: its {name} differs by {difference:.3g} from the run's, and {LIMIT:g} is the "
                 "limit. Report this as a bug, with the versions of PyTorch and ONNX Runtime"
             )
 
 
 def _units(scorer):
-    """Return the unit in which each output's differences are measured."""
-    name, score = scorer.score_name, 1
-    if not name.startswith("discriminator") and (name != "combined" or isinstance(scorer.detector, Ensemble)):
-        score = max(scorer.calibration[name].std, 1e-12)
-    elif isinstance(scorer.detector, Ensemble):  # the effect of a difference of 1 in the logit of every run
-        score = fmean(1 / moments[name][1] for moments in scorer.detector.moments)
+    """Return the unit in which each output's differences are measured, {output: number or array}.
+
+    For a score of logits and its map it is the effect of a difference of 1 in every logit. A score that divides by the
+    small deviation of a short training would else magnify the rounding of a logit.
+    """
+    detector, name = scorer.detector, scorer.score_name
+    score, heat = max(scorer.calibration[name].std, 1e-12), 1
+    if name.startswith("discriminator") or name == "combined":
+        ensemble = isinstance(detector, Ensemble)
+        members = detector.members if ensemble else [detector]
+        effects = np.array([float((1 / run.usual[:, 1]).sum()) if name == "combined" else 1 for run in members])
+        score = (effects / [moments[name][1] for moments in detector.moments] if ensemble else effects).mean()
+        if detector.config.map == name:
+            deviations = scorer.normal_map()[1].numpy()
+            heat = (effects[:, None, None] / deviations.reshape(len(members), *deviations.shape[-2:])).mean(0)
     return {
         "score": score,
         "logit": 1,
         "residual_map": scorer.normal_map("residual")[1].numpy(),
-        "anomaly_map": 1,
+        "anomaly_map": heat,
     }
 
 
