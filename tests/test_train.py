@@ -200,6 +200,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeyp
     assert {**resumed, "state": None} == {**expected, "state": None}
 
 
+@pytest.mark.parametrize("work, call", [("validate", 3), ("calibrate", 1)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_step(work, call, number, unbroken, tmp_path, command, monkeypatch):
+    """During the last validation, and during calibration: training is saved, the run is not finished."""
+    run = tmp_path / "run"
+    original, calls = getattr(loop, work), []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, work, interrupted)
+    code, out, _ = command(train.main, *tiny(run))
+    assert code == 130 and f"python -m fastsquid.train --resume {run}" in out
+    state = json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())
+    assert (state["epoch"], state["finished"]) == (3, False) and not (run / "summary.json").exists()
+    assert command(train.main, "--resume", run)[0] == 0
+    resumed, expected = files_of(run), files_of(unbroken)
+    assert {**resumed, "state": None} == {**expected, "state": None}
+
+
 @pytest.mark.parametrize("how", ["the compiler dies", "a second Ctrl-C"])
 def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeypatch):
     """While torch.compile compiles: no traceback, nothing of half a step is saved, and the run can be resumed."""

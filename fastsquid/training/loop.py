@@ -100,7 +100,8 @@ class Run:
         """Train to the last epoch and report.
 
         Returns:
-            False if a signal stopped training after a complete step, which is then saved.
+            False if a signal stopped training after a complete step, or while scores were calibrated. What was
+            trained is then saved.
 
         Raises:
             KeyboardInterrupt: a signal interrupted a step; the latest checkpoint stays as it is.
@@ -115,13 +116,16 @@ class Run:
                     self._require_finite()
                     self.state.sums, _ = self.steps.totals(self.state.iteration)
                     self.state.last = DetectorState(self.state.epoch)
-                    if distributed.leads():
-                        self._save()
-                    distributed.barrier()  # if another process ended now, torchrun would end the one that saves
-                    return False
+                    return self._stopped()
                 self._end_epoch()
+            if distributed.any_of(self.stop):  # during the last validation
+                return self._stopped()
             if distributed.leads() and not self.state.finished:
-                self._finish()
+                self.stop = True  # the next signal interrupts
+                try:
+                    self._finish()
+                except KeyboardInterrupt:
+                    return self._stopped()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -129,6 +133,13 @@ class Run:
             self._report()
         distributed.barrier()
         return True
+
+    def _stopped(self) -> bool:
+        """Save what was trained, and return False."""
+        if distributed.leads():
+            self._save()
+        distributed.barrier()  # if another process ended now, torchrun would end the one that saves
+        return False
 
     def _train_epoch(self) -> bool:
         """Run the rest of the current epoch; return False if a signal came."""
