@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             skip_unreadable=options.skip_unreadable,
             anonymous=options.anonymous,
         )
+    print(f"{options.run}: building the graph, which may take minutes", flush=True)
     with replacing(out, "wb") as file:
         WRITERS[options.to](scorer, file)
         file.flush()

@@ -6,6 +6,7 @@ Without arguments it trains the `digits` preset on DigitAnatomy, on a GPU if the
 import argparse
 import dataclasses
 import gc
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -124,7 +125,7 @@ def _speed(options):
 def _stopped(folder):
     from .utils import distributed
 
-    print(f"\nstopped; continue with: {distributed.command('fastsquid.train')} --resume {folder}")
+    print(f"\nstopped; continue with: {distributed.command('fastsquid.train')} --resume {shlex.quote(str(folder))}")
     return 130
 
 

@@ -159,8 +159,10 @@ def _facts(scorer):
     """Return [what, text] lines about the run."""
     run, config = scorer.run, scorer.run.record.config
     runs = "mean of all runs, each standardized; " if isinstance(scorer.detector, Ensemble) else ""
+    label = SCORES[config.score].label
+    score = label if label.startswith(config.score) else f"{config.score}: {label}"
     return [
-        ["Score", f"{config.score}: {SCORES[config.score].label}; {runs}larger is more abnormal"],
+        ["Score", f"{score}; {runs}larger is more abnormal"],
         ["Map", _map_of(config)],
         [
             "Preset",
@@ -171,7 +173,10 @@ def _facts(scorer):
         *([["Input check", "none: an earlier version made the run"]] if scorer.input_check is None else []),
         ["Checkpoint", describe_checkpoint(run.checkpoint, run.epoch)],
         ["Image size", f"{config.image_size} x {config.image_size} pixels"],
-        ["Version", f"fastsquid {run.record.fastsquid}, report by {__version__}"],
+        [
+            "Version",
+            run.record.fastsquid + (f"; report by {__version__}" if run.record.fastsquid != __version__ else ""),
+        ],
         ["Date", datetime.date.today().isoformat()],
     ]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +75,7 @@ def train_run(
     def remedy() -> str:
         if not begun.exists():
             return "give the same command again"
-        return f"continue with {distributed.command('fastsquid.train')} --resume {begun}"
+        return f"continue with {distributed.command('fastsquid.train')} --resume {shlex.quote(str(begun))}"
 
     try:
         with distributed.job(remedy):
