@@ -55,6 +55,7 @@ class Chip(NamedTuple):
     tensor: int = 0  # columns of tensor memory
 
 
+# Chips of the report. Their blocks are in BLOCKS of kernels/configurations.py, or an H100's where it lists none.
 CHIPS = {
     "sm_80": Chip(GPUTarget("cuda", 80, 32), 163 * 1024),
     "sm_90": Chip(GPUTarget("cuda", 90, 32), 227 * 1024),
@@ -302,9 +303,11 @@ def report(outcomes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chip", action="append", choices=CHIPS, help="may be repeated; default: all of them")
+    parser.add_argument("--chip", action="append", choices=CHIPS, help="with --check; may be repeated (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
+    if arguments.chip and not arguments.check:
+        parser.error("--chip needs --check, which writes nothing: the report has all chips")
     if INTERPRETED:
         parser.error("with TRITON_INTERPRET set, Triton compiles nothing: unset it")
     outcomes = attempt_all(arguments.chip or CHIPS)
