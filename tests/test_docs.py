@@ -181,6 +181,7 @@ def test_every_option_named_anywhere_exists():
     others = {
         "--benchmark",
         "--sweep",
+        "--smallest",
         "--check",
         "--chip",
         "--constraint",
