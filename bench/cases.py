@@ -1,7 +1,8 @@
 """What is measured: shapes of the papers (batch 16, 128 x 128) and sweeps around them, and what each must cost.
 
 `bytes` reads every input and writes every result once; `operations` counts a multiplication and an addition as two.
-Forward writes the output; backward reads inputs and the output's gradient and writes the inputs' gradients.
+Forward writes the output; backward reads inputs and the output's gradient and writes the inputs' gradients. The
+attention's backward also reads the output.
 """
 
 from typing import NamedTuple
@@ -47,12 +48,6 @@ class Grid(NamedTuple):
         tensor = self.B * self.H * self.W * self.heads * self.D * itemsize
         # q, k, v, out; q, k, v, out, dout, dq, dk, dv
         return {"forward": 4, "backward": 8, "both": 12}[mode] * tensor
-
-    def operations(self, mode):
-        pairs = self.B * (9 * self.H * self.W - 6 * (self.H + self.W) + 4 - self.H * self.W)  # ordered neighbours
-        product = 2 * pairs * self.heads * self.D
-        # q.k and p.v; p again, dp, dv, dq, dk
-        return {"forward": 2, "backward": 5, "both": 7}[mode] * product
 
 
 MODES = ["forward", "backward", "both"]
