@@ -74,7 +74,7 @@ MEMORIES = {
     "large": (256, 64, 1000, 2048),
 }
 # Likewise the in-painting blocks' attention: images, patches a side, heads, head dimension.
-ATTENTIONS = {"SQUID": (16, 2, 8, 256), "SimSID": (16, 4, 8, 64), "large": (256, 8, 8, 256)}
+ATTENTIONS = {"SQUID": (16, 2, 8, 256), "SimSID": (16, 4, 8, 64), "large": (256, 8, 8, 64)}
 
 
 class Resources(NamedTuple):

@@ -1,4 +1,6 @@
-"""Block sizes and numbers of programs of every kernel, by compute capability: the one file to edit for another chip.
+"""Block sizes and numbers of programs of every kernel, by compute capability.
+
+For another chip, add its blocks to BLOCKS here, and the chip with its memory limits to CHIPS of bench/resources.py.
 
 A launcher takes the first block of a list that covers the size it is chosen by, else the last.
 """
@@ -65,7 +67,9 @@ DEFAULT = (9, 0)
 # By compute capability. Any other chip, an AMD one and Triton's interpreter get the blocks of DEFAULT.
 BLOCKS = {
     DEFAULT: HOPPER,
-    # For Blackwell (B200), add (10, 0): HOPPER._replace(...) here, and run `python bench/resources.py --chip sm_100`.
+    # For Blackwell (B200), add (10, 0): HOPPER._replace(...) here. It is sm_100 in CHIPS of bench/resources.py.
+    # `python bench/resources.py --check --chip sm_100` compiles for it alone and writes nothing. Then
+    # `python bench/resources.py` compiles for all chips and writes bench/results/resources.md.
 }
 
 

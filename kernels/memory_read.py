@@ -22,23 +22,25 @@ stored.
 
 The floor: each input read once and each result written once, at 4.3 TB/s (a copy on an H200), against the products
 at 165 TFLOP/s, a third of the 494 that the H200's data sheet gives for tf32, since a float32 product takes three.
-float32, rows per region x regions x slots x C. Forward reads M and x and writes out and y. Backward reads M, x, dout
-and y and writes dx and dM:
+float32, rows per region x regions x slots x C. Forward reads M and x and writes out. Backward reads M, x and dout and
+writes dx and dM. bench/cases.py and docs/kernels.md count the same bytes:
 
                                           forward                            backward
                                           bytes     us   products    us     bytes      us   products     us
-    SQUID in-painting     16x4x200x2048    7.7 MB   1.8   0.05 GF    0.3    14.7 MB    3.4   0.16 GF     1.0
-    SQUID decoder         64x4x200x4096   21.7 MB   5.1   0.42 GF    2.6    39.0 MB    9.1   1.26 GF     7.6
-                          64x4x200x8192   43.2 MB  10.1   0.84 GF    5.1    77.8 MB   18.1   2.52 GF    15.3
-    SimSID in-painting   16x16x100x512     4.4 MB   1.0   0.03 GF    0.2     8.2 MB    1.9   0.08 GF     0.5
-    SimSID decoder       256x4x100x1024   10.4 MB   2.4   0.21 GF    1.3    16.3 MB    3.8   0.63 GF     3.8
-                         256x4x100x2048   20.5 MB   4.8   0.42 GF    2.5    32.1 MB    7.5   1.26 GF     7.6
-    large              256x64x1000x2048    858 MB   200     67 GF    408    1517 MB    353    201 GF    1220
+    SQUID in-painting     16x4x200x2048    7.6 MB   1.8   0.05 GF    0.3    14.7 MB    3.4   0.16 GF     1.0
+    SQUID decoder         64x4x200x4096   21.5 MB   5.0   0.42 GF    2.5    38.8 MB    9.0   1.26 GF     7.6
+                          64x4x200x8192   43.0 MB  10.0   0.84 GF    5.1    77.6 MB   18.0   2.52 GF    15.3
+    SimSID in-painting    16x16x100x512    4.3 MB   1.0   0.03 GF    0.2     8.1 MB    1.9   0.08 GF     0.5
+    SimSID decoder       256x4x100x1024   10.0 MB   2.3   0.21 GF    1.3    15.9 MB    3.7   0.63 GF     3.8
+                         256x4x100x2048   20.1 MB   4.7   0.42 GF    2.5    31.7 MB    7.4   1.26 GF     7.6
+    large              256x64x1000x2048    793 MB   184     67 GF    408    1451 MB    337    201 GF    1220
 
 Where this design spends more:
 - Launches. At the papers' shapes each kernel's floor is below what starting a kernel costs the host; a forward is two
   launches and a backward four where one of each could do. A single forward kernel would need a barrier across the
   programs that share a region.
+- y, which forward writes for backward: B * R * N numbers, 0.05 MB to 0.4 MB at the papers' shapes, 66 MB in the large
+  case. Without gradients nothing is written.
 - Partial sums. S * B * R * N numbers are written and read back, mostly in the cache: for SQUID's in-painting 0.4 MB
   (S = 8) to the bank's 6.6 MB, for its decoders 3.3 MB (S = 16) to 13 and 26 MB.
 - The chosen rows are read again: k rows per query, 2.6 MB to 42 MB at the papers' shapes, from the cache, since the
@@ -133,7 +135,7 @@ def _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def _row_softmax(partial_ptr, row, rows, N, splits, limit, BLOCK_N: tl.constexpr):
-    """Dots of one query, its softmax over the readable slots (zeros where there are none), and the sum of its exp."""
+    """Dots of one query, and its softmax over the readable slots (zeros where there are none)."""
     readable = tl.arange(0, BLOCK_N) < limit
     s = _row_sum(partial_ptr, row, rows, N, splits, BLOCK_N)
     s = tl.where(readable, s, float("-inf"))

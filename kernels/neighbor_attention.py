@@ -16,7 +16,7 @@ The floor: forward reads q, k, v and writes out, backward reads q, k, v, out, do
                             images, patches, heads x D    forward          backward
     SQUID                      16, 2 x 2,  8 x 256         2.1 MB, 0.5 us     4.2 MB, 1.0 us
     SimSID                     16, 4 x 4,  8 x 64          2.1 MB, 0.5 us     4.2 MB, 1.0 us
-    large                     256, 8 x 8,  8 x 256         537 MB, 125 us    1074 MB, 250 us
+    large                     256, 8 x 8,  8 x 64          134 MB,  31 us     268 MB,  62 us
 
 The arithmetic, 4 D operations per neighbor and head forward, is a tenth of that at 67 TFLOP/s and needs no matrix unit.
 
