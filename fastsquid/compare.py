@@ -29,11 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Compare two groups of runs."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
-    from .evaluation.comparison import compare, comparison_table, require_same_images
+    from .evaluation.comparison import compare, comparison_table, require_same_images, warn_of_epochs
     from .runs.scored import read_scored
 
     first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
     require_same_images(first, second)
+    warn_of_epochs(first, second)
     print(comparison_table(first, second, compare(first, second)))
 
 

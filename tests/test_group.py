@@ -193,7 +193,7 @@ def test_a_damaged_record(trained, tmp_path, refused, change, message):
 # Groups whose scores are given
 
 
-def made(folder, seeds, scores, labels=None, names=None, split="test", report=None):
+def made(folder, seeds, scores, labels=None, names=None, split="test", chosen_by="last epoch"):
     """A finished group without training: scores (seeds, N), the same for every score of `SCORES`."""
     labels = np.arange(scores.shape[1]) % 3 // 2 if labels is None else labels  # a third is abnormal
     names = [f"{i}.png" for i in range(len(labels))] if names is None else names
@@ -205,7 +205,7 @@ def made(folder, seeds, scores, labels=None, names=None, split="test", report=No
         create_run(run, dataclasses.replace(record.run(seed), fingerprint=""))
         write_scores(run, data, {split: dict.fromkeys(SCORES, row)})
         scores = {s: evaluate(labels, row) for s in SCORES}
-        summary = Summary("digits", seed, split, {"normal": 1, "abnormal": 1}, scores, {})
+        summary = Summary("digits", seed, split, {"normal": 1, "abnormal": 1}, scores, {"chosen_by": chosen_by})
         write_json(run / "summary.json", summary.to_json())
     return folder
 
@@ -302,6 +302,31 @@ def test_a_known_difference_is_found(tmp_path, command):
         # The sentence says of the second group what the sign of the difference says.
         word = {"+": "higher", "-": "lower"}[sign]
         assert re.search(rf"^{order[1]} .*\b{word}\b.*{order[0]} .*{abs(difference):.3f}\b.*images or ", out, re.M)
+
+
+@pytest.mark.parametrize(
+    "first, second, split, warned",
+    [
+        ("last epoch", "last epoch", "val", []),
+        ("last epoch", None, "val", []),
+        ("validation AUC of residual", "validation AUC of discriminator", "test", []),
+        ("validation AUC of residual", "last epoch", "test", ["a .*--select last"]),
+        ("validation AUC of residual", "synthetic opacity AUC of residual", "test", ["a and .*b .*--select last"]),
+        ("last epoch", "validation AUC of residual", "val", ["b .*--select last", r"\bval\b.*/b\b"]),
+        ("validation AUC of residual", "validation AUC of residual", "val", [r"\bval\b.*/a and .*/b\b"]),
+    ],
+)
+def test_epochs_of_other_rules_are_warned_of(tmp_path, command, first, second, split, warned):
+    groups = [
+        made(tmp_path / name, [0, 1], noisy(2, 90, 0.5, 0), split=split, chosen_by=rule)
+        for name, rule in (("a", first), ("b", second))
+    ]
+    code, out, err = command(compare.main, *groups)
+    lines = err.splitlines()
+    assert code == 0 and len(lines) == len(warned) and all(map(re.search, warned, lines))
+    for folder, rule in zip(groups, (first, second)):
+        shown = {"last epoch": "last", None: "converted weights"}.get(rule, f"best {rule}")
+        assert re.search(rf"^{folder} +{shown} +2 ", out, re.M)
 
 
 def test_single_runs_have_no_welch_test(pair, command):

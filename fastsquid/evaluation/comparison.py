@@ -1,5 +1,6 @@
 """Whether two groups of runs differ in AUC, over seeds and over images."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from scipy.stats import ttest_ind_from_stats
 from ..errors import UserError
 from .metrics import bootstrap_aucs, interval, weighted_auc
 from .summary import mean_and_std, mean_and_std_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Scored:
         split: the split's name.
         names, labels: of its images; a list of N, and int64 (N,).
         scores: float64 (runs, N).
+        chosen_by: what chose the epoch, as `evaluate_run` names it; None for converted weights.
     """
 
     folder: Path
@@ -30,11 +34,19 @@ class Scored:
     names: list[str]
     labels: np.ndarray
     scores: np.ndarray
+    chosen_by: str | None = None
 
     def aucs(self) -> np.ndarray:
         """Return the AUC of every run on all images, float64 (runs,)."""
         once = np.ones((1, len(self.labels)), np.int64)
         return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
+
+    @property
+    def epoch(self) -> str:
+        """How the epoch was chosen, for people."""
+        if self.chosen_by is None:
+            return "converted weights"
+        return "last" if self.chosen_by == "last epoch" else f"best {self.chosen_by}"
 
 
 def compare(first: Scored, second: Scored, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -66,17 +78,19 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
     scores = " and ".join(dict.fromkeys((first.score, second.score)))
     difference = "second minus first"
     width = max(len(name) for name in (difference, str(first.folder), str(second.folder)))
+    rule = max(len(first.epoch), len(second.epoch))
     several = max(len(first.scores), len(second.scores)) > 1
     lines = [
         f"{first.split} split: {normal} normal, {abnormal} abnormal; AUC of {scores}",
         "",
-        f"{'':{width}} {'seeds':>6}   {'AUC':>15}" + "   mean ± sample standard deviation over seeds" * several,
+        f"{'':{width}}   {'epoch':{rule}} {'seeds':>6}   {'AUC':>15}"
+        + "   mean ± sample standard deviation over seeds" * several,
     ]
     for group in (first, second):
         cell = mean_and_std_text(mean_and_std(group.aucs()), 15)
-        lines.append(f"{str(group.folder):{width}} {len(group.scores):>6}   {cell}")
+        lines.append(f"{str(group.folder):{width}}   {group.epoch:{rule}} {len(group.scores):>6}   {cell}")
     lines.append(
-        f"{difference:{width}} {'':6}   {result['difference']:>+15.3f}   "
+        f"{difference:{width}}   {'':{rule}} {'':6}   {result['difference']:>+15.3f}   "
         f"95 % bootstrap interval over images [{result['low']:+.3f}, {result['high']:+.3f}]"
     )
     if result["p"] is not None:
@@ -108,6 +122,19 @@ def conclusion(first: str | Path, second: str | Path, result: dict[str, Any]) ->
     if result["p"] is None:
         return found + "more than the choice of images explains; what other seeds would show is not known."
     return found + "more than the choice of images explains, but other seeds might show none."
+
+
+def warn_of_epochs(first: Scored, second: Scored) -> None:
+    """Warn if the groups chose their epochs by different rules, or by the split that is reported."""
+    rules = [group.chosen_by.partition(" AUC")[0] for group in (first, second) if group.chosen_by]
+    if len(set(rules)) > 1:
+        log.warning(
+            "the groups chose their epochs by different rules: to compare last with last, train %s with --select last",
+            " and ".join(str(group.folder) for group in (first, second) if group.epoch != "last"),
+        )
+    if first.split == "val" and "validation" in rules:
+        favored = (str(group.folder) for group in (first, second) if group.epoch.startswith("best validation"))
+        log.warning("the reported val split also chose the epoch of %s, in its favor", " and ".join(favored))
 
 
 def require_same_images(first: Scored, second: Scored) -> None:

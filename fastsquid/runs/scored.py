@@ -29,7 +29,8 @@ def read_scored(folder: Path, score: str | None = None) -> Scored:
 
 
 def _read_run(run, score):
-    split, score = read_summary(run).split, score or read_run(run).config.score
+    summary, score = read_summary(run), score or read_run(run).config.score
+    split = summary.split
     if split is None:
         raise UserError(f"{run} has no labeled images to compare: train on data with a labeled test or val split")
     path = scores_file(run, split)
@@ -37,4 +38,4 @@ def _read_run(run, score):
     if score not in scores:
         raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")
     require_both_classes(labels, path)
-    return Scored(run, score, split, names, labels, scores[score][None])
+    return Scored(run, score, split, names, labels, scores[score][None], summary.checkpoint.get("chosen_by"))
