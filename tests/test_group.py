@@ -22,12 +22,13 @@ from fastsquid.data import Split
 from fastsquid.errors import UserError
 from fastsquid.evaluation import comparison
 from fastsquid.evaluation.metrics import evaluate
+from fastsquid.evaluation.summary import mean_and_std
 from fastsquid.runs import checkpoint, group
 from fastsquid.runs.folder import create_run, read_scores, write_scores
 from fastsquid.runs.records import GroupRecord, Summary
 from fastsquid.runs.scored import read_scored
 from fastsquid.training import loop
-from fastsquid.training.results import report_group
+from fastsquid.training.results import report_group, summarize
 from fastsquid.utils.files import write_json
 
 SCORES = preset("squid").scores
@@ -281,6 +282,14 @@ def test_both_groups_are_judged_by_the_same_resamples(tmp_path):
     scores = noisy(2, 90, 0.5, 0)
     result = result_of(made(tmp_path / "a", [0, 1], scores), made(tmp_path / "b", [5, 6], np.exp(scores)))
     assert (result["difference"], result["low"], result["high"], result["t"], result["p"]) == (0, 0, 0, 0, 1)
+
+
+def test_compare_and_the_summary_have_the_same_aucs(tmp_path):
+    """To the bit: the mean of these two is a half of the last digit, which would be rounded up here and down there."""
+    folder = made(tmp_path / "a", [0, 1], np.random.default_rng(0).integers(0, 12, (2, 30)))
+    summary = summarize(group.finished_runs(folder))["scores"]["residual"]["auc"]
+    assert summary == mean_and_std(read_scored(folder, "residual").aucs())
+    assert summary["mean"] == pytest.approx(0.4425, abs=1e-12)
 
 
 def test_identical_groups_do_not_differ(pair, command):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
+from sklearn.metrics import roc_auc_score
 
 from ..errors import UserError
-from .metrics import bootstrap_aucs, interval, weighted_auc
+from .metrics import bootstrap_aucs, interval
 from .summary import mean_and_std, mean_and_std_text
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,11 @@ class Scored:
     chosen_by: str | None = None
 
     def aucs(self) -> np.ndarray:
-        """Return the AUC of every run on all images, float64 (runs,)."""
-        once = np.ones((1, len(self.labels)), np.int64)
-        return np.concatenate([weighted_auc(self.labels, scores, once) for scores in self.scores])
+        """Return the AUC of every run on all images, float64 (runs,).
+
+        scikit-learn computes it, as for a run's summary: another sum would round halves differently.
+        """
+        return np.array([roc_auc_score(self.labels, scores) for scores in self.scores])
 
     @property
     def epoch(self) -> str:
