@@ -36,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int | None:
     options, changes = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .runs.data import data_of
-    from .runs.folder import read_run, reject_existing
-    from .runs.group import is_group, read_group
+    from .runs.folder import read_group, read_run, reject_existing
+    from .runs.group import is_group
     from .runs.records import GroupRecord
     from .training.settings import Settings, read_settings
     from .training.start import default_preset, describe_init

@@ -399,7 +399,6 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     assert "GROUP" in refusal()
     assert re.search("--score.*'auc'", refusal(pair[1], "--score", "auc"))
     assert "nowhere " in refusal("nowhere")
-    assert re.search(rf"config\.json.*fastsquid\.train.* {pair[0] / 'seed-0'}$", refused(figures.main, pair[0]).strip())
     scores, summary = (pair[1] / "seed-2" / name for name in ("scores-test.csv", "summary.json"))
     text = scores.read_text()
     for damaged, message in (
@@ -422,6 +421,17 @@ def test_what_cannot_be_compared(pair, tmp_path, refused):
     assert re.search(f"{summary} .*--resume ", refusal(pair[1]))
     summary.unlink()
     assert re.search(rf"{pair[1]} .*\bseed 2\b.*python -m fastsquid\.train --resume ", refusal(pair[1]))
+
+
+def test_figures_of_a_group_or_an_unfinished_one(pair, refused):
+    first, second, third = (pair[0] / f"seed-{seed}" for seed in range(3))
+    assert re.search(rf"{pair[0]} .*\bgroup\b.* {first} {second} {third}$", refused(figures.main, pair[0]).strip())
+    out = ("--out", pair[0] / "figures")
+    assert re.search(rf"{first} .*--resume {pair[0]}$", refused(figures.main, first).strip())  # it has no checkpoint
+    shutil.rmtree(second)
+    message = refused(figures.main, first, second, *out)
+    assert re.search(rf"{second} .*\bbegun\b.*--resume {pair[0]}$", message.strip())
+    assert re.search(rf"{pair[0]}/seed-9 .*config\.json", refused(figures.main, first, pair[0] / "seed-9", *out))
 
 
 def test_a_summary_without_labels_or_of_one_seed(tmp_path, capsys):

@@ -14,8 +14,7 @@ from conftest import XRAYS, files_of
 import fastsquid
 from fastsquid import train
 from fastsquid.runs import checkpoint
-from fastsquid.runs.folder import read_run
-from fastsquid.runs.group import read_group
+from fastsquid.runs.folder import read_group, read_run
 from fastsquid.runs.trained import load_run
 from fastsquid.training import loop
 

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from fastsquid.config import preset
 from fastsquid.data import open_data
 from fastsquid.drawing.papers import POINTS, read_memory
-from fastsquid.runs.folder import is_finished
-from fastsquid.runs.group import create_group, read_group
+from fastsquid.runs.folder import is_finished, read_group
+from fastsquid.runs.group import create_group
 from fastsquid.runs.records import GroupRecord
 from fastsquid.runs.trained import load_run
 from fastsquid.training.results import report_group

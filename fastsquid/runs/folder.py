@@ -24,7 +24,7 @@ import numpy as np
 from ..data.split import Split
 from ..errors import CheckpointError, UserError
 from ..utils.files import replacing, write_json
-from .records import FORMAT, RunRecord, Summary
+from .records import FORMAT, GroupRecord, RunRecord, Summary
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -109,11 +109,7 @@ def read_run(folder: str | Path) -> RunRecord:
         )
     path = folder / CONFIG
     if not path.is_file():
-        inside = sorted(folder.glob(f"[!.]*/{CONFIG}"))  # of a group, or of the folder above the runs
-        raise CheckpointError(
-            f"{folder} is not a run folder: it has no {CONFIG}; give the folder that fastsquid.train wrote"
-            + (f", such as {inside[0].parent}" if inside else "")
-        )
+        raise CheckpointError(_why_no_run(folder))
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("config"), dict):
         raise CheckpointError(f"{path} is not a configuration of this version of fastsquid")
@@ -126,6 +122,43 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord.from_json(values)
 
 
+def read_group(folder: str | Path) -> GroupRecord:
+    """Return the record in a group folder's group.json.
+
+    Raises:
+        CheckpointError: it is damaged or of another version.
+    """
+    path = Path(folder) / GROUP
+    group = read_json(path)
+    if not isinstance(group, dict) or group.get("format") != FORMAT or not isinstance(group.get("config"), dict):
+        raise CheckpointError(f"{path} is not a group of this version of fastsquid")
+    missing = {"seeds", "data", "skip_unreadable"} - set(group)
+    if missing:
+        raise CheckpointError(f"{path} is damaged: it has no {sorted(missing)[0]}")
+    seeds = group["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds):
+        raise CheckpointError(f"{path} is damaged: its seeds should be a list of whole numbers from 0 to 2**64 - 1")
+    return GroupRecord.from_json(group)
+
+
+def _why_no_run(folder: Path) -> str:
+    """Return the sentence that explains why a folder without config.json is no run, and what to give."""
+    inside = sorted(str(path.parent) for path in folder.glob(f"[!.]*/{CONFIG}"))
+    if (folder / GROUP).is_file() and inside:
+        return f"{folder} is a group of runs: give one or several of its runs here: {' '.join(inside)}"
+    group = to_resume(folder)
+    if group != folder and folder in [seed_folder(group, seed) for seed in read_group(group).seeds]:
+        return f"{folder} has not begun: continue its group with python -m fastsquid.train --resume {group}"
+    return f"{folder} is not a run folder: it has no {CONFIG}; give the folder that fastsquid.train wrote" + (
+        f", such as {inside[0]}" if inside else ""
+    )
+
+
+def to_resume(folder: Path) -> Path:
+    """Return what `train --resume` takes to finish a run and, where it is a run of a group, the others too."""
+    return folder.parent if (folder.parent / GROUP).is_file() else folder
+
+
 def why_uncalibrated(folder: str | Path, record: RunRecord) -> str:
     """Return the sentence that explains why a run's checkpoint has no calibration."""
     if record.converted:
@@ -133,7 +166,9 @@ def why_uncalibrated(folder: str | Path, record: RunRecord) -> str:
             f"{folder} was converted without data and is not calibrated: python -m fastsquid.convert with --data, a "
             "folder of normal images, makes one that is"
         )
-    return f"{folder} has not finished and is not calibrated: python -m fastsquid.train --resume {folder}"
+    return (
+        f"{folder} has not finished and is not calibrated: python -m fastsquid.train --resume {to_resume(Path(folder))}"
+    )
 
 
 def is_finished(folder: str | Path) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..data.sources.digits import is_mnist
 from ..errors import CheckpointError, UserError
-from .folder import GROUP, create_folder, is_finished, read_json, read_run, seed_folder
-from .records import FORMAT, GroupRecord, RunRecord
+from .folder import GROUP, create_folder, is_finished, read_group, read_run, seed_folder
+from .records import GroupRecord, RunRecord
 
 
 def is_group(folder: str | Path) -> bool:
@@ -26,25 +26,6 @@ def create_group(folder: str | Path, group: GroupRecord) -> None:
     """Make a group folder with its group.json in one step, unless it exists."""
     if not is_group(folder):
         create_folder(folder, GROUP, group.to_json())
-
-
-def read_group(folder: str | Path) -> GroupRecord:
-    """Return the record in a group folder's group.json.
-
-    Raises:
-        CheckpointError: it is damaged or of another version.
-    """
-    path = Path(folder) / GROUP
-    group = read_json(path)
-    if not isinstance(group, dict) or group.get("format") != FORMAT or not isinstance(group.get("config"), dict):
-        raise CheckpointError(f"{path} is not a group of this version of fastsquid")
-    missing = {"seeds", "data", "skip_unreadable"} - set(group)
-    if missing:
-        raise CheckpointError(f"{path} is damaged: it has no {sorted(missing)[0]}")
-    seeds = group["seeds"]
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds):
-        raise CheckpointError(f"{path} is damaged: its seeds should be a list of whole numbers from 0 to 2**64 - 1")
-    return GroupRecord.from_json(group)
 
 
 def seed_run(folder: str | Path, group: GroupRecord, seed: int) -> tuple[Path, RunRecord]:

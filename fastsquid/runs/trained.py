@@ -17,7 +17,7 @@ from ..ops.dispatch import Impl
 from ..scoring.maps import Moments
 from ..scoring.scores import Calibration
 from .checkpoint import latest_checkpoint, load_detector, read_maps, read_state
-from .folder import read_run, read_scores, scores_file
+from .folder import read_run, read_scores, scores_file, to_resume
 from .group import finished_runs, is_group
 from .records import CheckpointState, RunRecord
 
@@ -181,7 +181,7 @@ def _load(
     latest = latest_checkpoint(folder)
     if latest is None:
         raise CheckpointError(
-            f"{folder} has no checkpoint yet: continue with python -m fastsquid.train --resume {folder}"
+            f"{folder} has no checkpoint yet: continue with python -m fastsquid.train --resume {to_resume(folder)}"
         )
     state = read_state(latest, record.config)
     name = which or state.chosen

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..drawing.study import draw_study
 from ..errors import CheckpointError, UserError
-from ..runs.folder import STUDY, create_folder, is_finished, read_json, read_summary, seed_folder
-from ..runs.group import is_group, read_group
+from ..runs.folder import STUDY, create_folder, is_finished, read_group, read_json, read_summary, seed_folder
+from ..runs.group import is_group
 from ..runs.records import FORMAT, GroupRecord, Summary
 from ..utils.files import replacing
 from .study import STUDIES, Row
