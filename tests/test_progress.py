@@ -13,7 +13,7 @@ from fastsquid import train
 from fastsquid.config import preset
 from fastsquid.data.split import Split
 from fastsquid.model.detector import Detector
-from fastsquid.training import progress
+from fastsquid.training import announce, progress
 from fastsquid.training.announce import describe_data, describe_settings
 from fastsquid.training.epoch import Steps
 from fastsquid.training.loop import _epoch_line
@@ -137,6 +137,23 @@ def test_the_settings_of_a_run():
     assert "device: cpu (" in text and f", threads: {torch.get_num_threads()}, precision bf16" in text
     assert "compiled" not in text
     assert describe_settings(preset("squid"), 0, torch.device("cpu"), "fp32", True).endswith("compiled")
+
+
+@pytest.mark.parametrize(
+    "name, device, hinted",
+    [
+        ("simsid", "cpu", "simsid-small"),
+        ("simsid", "cuda", None),
+        ("simsid-small", "cpu", "simsid"),
+        ("simsid-small", "cuda", "simsid"),
+        ("simsid-published", "cpu", None),
+        ("digits", "cpu", None),
+    ],
+)
+def test_the_other_size_is_named(name, device, hinted, monkeypatch):
+    monkeypatch.setattr(announce, "device_name", str)
+    text = describe_settings(preset(name), 0, torch.device(device), "fp32", False)
+    assert re.findall(r"--preset (\S+)", text) == ([hinted] if hinted else [])
 
 
 def test_the_line_of_an_epoch_tells_losses_from_aucs():

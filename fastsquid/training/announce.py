@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from ..config import Config
+from ..config import PRESETS, Config
 from ..data.split import Split
 from ..utils.devices import device_name
 
@@ -31,8 +31,10 @@ def describe_settings(config: Config, seed: int, device: torch.device, precision
         compiled: whether torch.compile compiles the networks.
     """
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
-    full = config.preset.removesuffix("-small")
+    full, small = config.preset.removesuffix("-small"), f"{config.preset}-small"
     hint = f" (--preset {full} is the full size)" if full != config.preset else ""
+    if device.type == "cpu" and small in PRESETS:
+        hint = f" (full size, which is for a GPU; --preset {small} is for a CPU)"
     return (
         f"preset: {config.preset}{hint}, seed {seed}; {config.image_size} x {config.image_size} pixels, "
         f"{config.epochs} epoch{'s' * (config.epochs > 1)}, {config.batch_size} images per batch\n"
