@@ -133,7 +133,9 @@ def _finish(options, scoring, count, rows, parts=None):
     """Write the CSV in the first process and print a summary; return the exit code."""
     from .data.dicom.patients import warn_of_outside
     from .reporting.table import write_table
+    from .runs.folder import is_unmeasured
     from .scoring.input_check import describe_unlike
+    from .scoring.thresholds import UNMEASURED
     from .utils import distributed
 
     distributed.barrier()  # until all parts are written
@@ -160,6 +162,8 @@ def _finish(options, scoring, count, rows, parts=None):
         print(f"{above} of {scored} images are at or above the threshold")
     if scored and scoring.scorer.input_check is not None:
         print(describe_unlike(unlike, scored))
+    if is_unmeasured(scoring.scorer.run.runs[0]):
+        print(UNMEASURED)
     warn_of_outside(outside, count, scoring.scorer.run.record.ages)
     if failed:
         print(

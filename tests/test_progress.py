@@ -122,6 +122,7 @@ def test_the_images_of_every_split():
     assert re.search(r"train +5 .*healthy$", lines[1])
     assert re.search(r"val +3 .*: 2 NORMAL, 1 VIRUS$", lines[2])
     assert re.search(r"test +7 .*unlabeled$", lines[3])
+    assert len(lines) == 4 and len(describe_data(None, {**data, "val": data["test"]}).splitlines()) == 5
     assert "2 of them" in describe_data("x", {"train": split([0, 0, 1, 1])})
     assert "2 normal, 1 abnormal" in describe_data("x", {"val": split([0, 1, 0])})
 

@@ -20,7 +20,7 @@ from conftest import XRAYS, files_of, tiny
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastsquid import train
+from fastsquid import report, score, train
 from fastsquid.config import preset
 from fastsquid.data import open_data
 from fastsquid.model.detector import Detector
@@ -315,8 +315,8 @@ def test_scores_of_both_detectors(tmp_path, command, monkeypatch):
             rows = list(csv.DictReader(file))
         assert [row["name"] for row in rows] == split.names
         assert [row["label"] for row in rows] == ([*"000111"] if "val" in name else [""] * 4)
-        for score, values in scores.items():
-            np.testing.assert_allclose([float(row[score]) for row in rows], values, rtol=1e-6)
+        for column, values in scores.items():
+            np.testing.assert_allclose([float(row[column]) for row in rows], values, rtol=1e-6)
 
 
 def test_digits_without_arguments(tmp_path, command, monkeypatch):
@@ -358,6 +358,14 @@ def test_an_unlabeled_folder_trains(tmp_path, command):
     assert code == 0, out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["split"] is None and summary["scores"] == {} and summary["checkpoint"]["name"] == "last"
+    before, _, after = out.partition("preset: ")
+    assert re.search(r"\bNo AUC\b.*\bval or test\b", before) and re.search(r"\blabeled val\b.*--data", after)
+    out = command(score.main, tmp_path / "run", XRAYS / "val", "--out", tmp_path / "scores.csv")[1]
+    assert re.search(r"threshold: .*\btraining images\b", out) and re.search(r"\blabeled val\b.*--data", out)
+    for folder, unmeasured in (("test", True), ("val", False)):  # the labels of val/NORMAL and val/PNEUMONIA measure it
+        report.main([str(word) for word in (tmp_path / "run", XRAYS / folder, "--out", tmp_path / f"{folder}.html")])
+        page = (tmp_path / f"{folder}.html").read_text(encoding="utf-8")
+        assert bool(re.search(r"\blabeled val\b.*--data", page)) == unmeasured
 
 
 # Bad input

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..config import Config
 from ..data.split import Split
+from ..scoring.thresholds import UNMEASURED
 from .metrics import evaluate
 from .validation import reported_split
 
@@ -70,7 +71,7 @@ def run_table(result: dict, own_data: bool = True) -> str:
             thresholds, so there is one half to print.
     """
     if result["split"] is None:
-        return "no labeled images: nothing to evaluate"
+        return f"no labeled images: nothing to evaluate. {UNMEASURED}"
     images, checkpoint = result["images"], result["checkpoint"]
     by_validation = own_data and result["split"] == "val"
     halves = {"test_threshold": "threshold chosen on these labels"}
@@ -126,7 +127,7 @@ def mean_and_std_text(values: dict[str, float | None] | None, width: int) -> str
 def group_table(summary: dict) -> str:
     """Return the summary of a group of runs as tables for people."""
     if summary["split"] is None:
-        return "no labeled images: nothing to summarize"
+        return f"no labeled images: nothing to summarize. {UNMEASURED}"
     seeds, images = len(summary["seeds"]), summary["images"]
     lines = [
         f"{seeds} seed{'s' * (seeds > 1)} on the {summary['split']} split: {images['normal']} normal, "

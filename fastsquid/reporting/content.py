@@ -16,9 +16,10 @@ from ..data.sources import describe_source
 from ..evaluation.metrics import at_sensitivity, bootstrap_auc
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..model.ensemble import Ensemble
-from ..runs.folder import read_scores, scores_file
+from ..runs.folder import is_unmeasured, read_scores, scores_file
 from ..runs.records import RunRecord
 from ..runs.trained import TrainedGroup, TrainedRun
+from ..scoring.thresholds import UNMEASURED
 from .images import ReportImage
 from .page import DEVIATIONS
 
@@ -78,7 +79,7 @@ def page_title(
     trained_on: str | None,
     names: Names,
 ) -> dict[str, str]:
-    """Return the page's title, and sentences on the training patients.
+    """Return the page's title, and sentences on the training patients and on whether an AUC is known.
 
     Only a folder's own name is shown: its path could name people. An anonymous report shows none.
 
@@ -93,7 +94,10 @@ def page_title(
     title = f"{len(images):,} images"
     if name := names.folder(Path(source if folder is None else folder).resolve()):
         title = name if folder is None else f"{names.folder(source)} of {name}"
-    return {"title": title, "trained_on": _trained_on(run.record, run.seeds, trained_on, names)}
+    about = _trained_on(run.record, run.seeds, trained_on, names)
+    if is_unmeasured(run.runs[0]) and not {0, 1} <= {image.label for image in images}:
+        about += f" {UNMEASURED}"
+    return {"title": title, "trained_on": about}
 
 
 def _metrics(labels, scores):

@@ -176,6 +176,11 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / SUMMARY).is_file()
 
 
+def is_unmeasured(folder: str | Path) -> bool:
+    """Return whether a run has finished without a labeled split, so that no AUC is known."""
+    return is_finished(folder) and read_summary(folder).split is None
+
+
 def read_summary(folder: str | Path) -> Summary:
     """Return the summary of a finished run.
 

@@ -5,6 +5,12 @@ from typing import NamedTuple
 
 from .scores import Calibration
 
+# What is said of a run that had no labeled images to measure its scores on.
+UNMEASURED = (
+    "Nobody has measured whether this run tells healthy from sick images: add a labeled val folder (NORMAL and other "
+    "classes), then run evaluate with --data."
+)
+
 
 class Threshold(NamedTuple):
     """A score from which on images count as above.
@@ -35,5 +41,6 @@ def offered_thresholds(
         usual = calibration[name]
         if usual.quantiles:
             found.append(Threshold(usual.quantiles[95], "95th percentile of normal validation images"))
-        found.append(Threshold(usual.mean + 2 * usual.std, "mean + 2 standard deviations of normal images"))
+        which = "normal images" if usual.quantiles else "the training images, all taken as normal"
+        found.append(Threshold(usual.mean + 2 * usual.std, f"mean + 2 standard deviations of {which}"))
     return found

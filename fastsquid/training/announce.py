@@ -10,14 +10,17 @@ from ..utils.devices import device_name
 
 
 def describe_data(path: str | None, data: dict[str, Split]) -> str:
-    """Return the images of every split for people, one line per split.
+    """Return the images of every split for people, one line per split, and a line if no AUC can be measured.
 
     Args:
         path: of the data, or None for DigitAnatomy.
         data: splits by name.
     """
     lines = [f"data: {path or 'DigitAnatomy, made from the digits of scikit-learn'}"]
-    return "\n".join([*lines, *(f"  {name:5}  {_describe(name, split)}" for name, split in data.items())])
+    lines += [f"  {name:5}  {_describe(name, split)}" for name, split in data.items()]
+    if all(split.labels is None for name, split in data.items() if name != "train"):
+        lines.append("No AUC will be measured, because no val or test image has a label.")
+    return "\n".join(lines)
 
 
 def describe_settings(config: Config, seed: int, device: torch.device, precision: str, compiled: bool) -> str:
