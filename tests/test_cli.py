@@ -1,6 +1,7 @@
 """What every command does besides its own work."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 
 import fastsquid
 from fastsquid import __main__ as console
-from fastsquid.utils.cli import stop_compile_workers
+from fastsquid.utils.cli import REQUIRED, run_command, stop_compile_workers
 
+ROOT = Path(__file__).parents[1]
 OPTIONS = Path(__file__).parent / "data" / "options.txt"
 
 
@@ -93,6 +95,38 @@ def test_an_error_without_ctrl_c_is_not_hidden():
     code = "from fastsquid.utils.cli import run_command\nrun_command(lambda: 1 / 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_required_packages_are_those_of_setup():
+    listed = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
+    assert sorted(REQUIRED.values()) == sorted(re.findall(r'"([a-z-]+)', listed))
+
+
+@pytest.mark.parametrize(
+    "module, code", [*((module, 2) for module in REQUIRED), ("torch.nowhere", 1), ("fastsquid.nowhere", 1)]
+)
+def test_a_package_that_is_not_installed_is_one_line(module, code, command):
+    def main(arguments=()):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    if code == 1:
+        with pytest.raises(ModuleNotFoundError):
+            run_command(main)
+    else:
+        _, _, err = command(main)
+        assert sys.executable in err and f"pip install {REQUIRED[module]}\n" in err and err.count("\n") == 1
+
+
+def test_train_without_pytorch(tmp_path):
+    """As in a checkout whose environment is not activated: -S leaves out the installed packages."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "fastsquid.train", "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.endswith("pip install torch\n")
 
 
 def test_one_command_for_all(tmp_path, command, refused):

@@ -15,6 +15,12 @@ from typing import Any, NoReturn
 from ..errors import UserError
 from .threads import let_idle_threads_sleep, set_threads
 
+# The required packages, as setup.py has them, by their modules.
+REQUIRED = {
+    **{name: name for name in "torch numpy scipy threadpoolctl einops matplotlib safetensors tqdm".split()},
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -296,9 +302,16 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
     except BaseException as error:
         # While modules are imported, Ctrl-C may come out as any other error.
-        if isinstance(error, SystemExit) or not (pressed or isinstance(error, KeyboardInterrupt)):
+        interrupted = pressed or isinstance(error, KeyboardInterrupt)
+        if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED and not interrupted:
+            code = _fail(
+                f"the package {REQUIRED[error.name]} is not installed for this Python ({sys.executable}): activate the "
+                f"environment that has it, or pip install {REQUIRED[error.name]}"
+            )
+        elif isinstance(error, SystemExit) or not interrupted:
             raise
-        code = _fail("interrupted", 130)
+        else:
+            code = _fail("interrupted", 130)
     finally:
         signal.signal(signal.SIGINT, handler)
     stop_compile_workers()
