@@ -387,7 +387,7 @@ def _checked(f: "dataclasses.Field[Any]", value: Any) -> Any:
     kind: Any = f.type
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            near = difflib.get_close_matches(str(value), get_args(kind), 1)
+            near = difflib.get_close_matches(str(value).lower(), get_args(kind), 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(f"{f.name} = {value!r} is not one of {', '.join(get_args(kind))}{hint}")
         return value
@@ -525,7 +525,7 @@ def preset(name: str, **changes: Any) -> Config:
         ConfigError: unknown preset or field (the message names the nearest one), or values that do not fit together.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, 1)
+        near = difflib.get_close_matches(str(name).lower(), PRESETS, 1)
         hint = f": did you mean {near[0]}?" if near else f": the presets are {', '.join(PRESETS)}"
         raise ConfigError(f"unknown preset {name!r}{hint}")
     return Config(**_known({"preset": name, **PRESETS[name], **changes}))

@@ -143,6 +143,28 @@ def test_one_command_for_all(tmp_path, command, refused):
     assert ended.value.code == 0
 
 
+@pytest.mark.parametrize(
+    "arguments, meant",
+    [
+        ("train --seed 0 1", "--seeds 0 1"),
+        ("train --seed 1 1 --epochs 2", "--seeds 1 1"),
+        ("train --learning-rate 1e-3", "--lr"),
+        ("train --learning_rate=1e-3", "--lr"),
+        ("score run images --gpu 0", "--device"),
+        ("train --preset SQUID", "squid"),
+        ("train --order Shared", "shared"),
+        ("train --impl Torch", "torch"),
+        ("compare a b --score RESIDUAL", "residual"),
+        ("evaluate run --size 3", None),  # it has no such option
+        ("train --epochs 2 3", None),
+        ("train --impl xyz", None),
+    ],
+)
+def test_what_was_meant(arguments, meant, refused):
+    found = re.findall(r"did you mean (.*)\?", refused(console.main, *arguments.split()))
+    assert found == ([meant] if meant else [])
+
+
 def test_workers_that_do_not_end_are_killed(monkeypatch):
     """PyTorch asks its pool of compile workers to end, and waits for five minutes."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -21,6 +22,8 @@ REQUIRED = {
     "sklearn": "scikit-learn",
     "PIL": "pillow",
 }
+# Usual names of options in other programs, too far from ours for difflib.
+_USUAL = {"--learning-rate": "--lr", "--gpu": "--device", "--cuda": "--device", "--size": "--image-size"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -82,14 +85,39 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
             name = unknown[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-            near = difflib.get_close_matches(name, known, 1)
+            meant = self._meant(name, sys.argv[1:] if args is None else args)
             raise UserError(
-                f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else f"; see {self.prog} --help")
+                f"unknown argument {name}" + (f": did you mean {meant}?" if meant else f"; see {self.prog} --help")
             )
         if "threads" in parsed:
             set_threads(parsed.threads)  # imports PyTorch
         return parsed
+
+    def _meant(self, name: str, given: Sequence[str]) -> str | None:
+        """Return the option, or option and values, that an unknown argument may stand for.
+
+        Args:
+            name: of the argument, or a value that no option takes.
+            given: all arguments.
+        """
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        if not name.startswith("-"):  # one of several values of an option that takes one, such as --seed 0 1
+            for option, plural in ((option, f"{option}s") for option in given if f"{option}s" in known):
+                values = list(takewhile(lambda word: word[:1] != "-", given[given.index(option) + 1 :]))
+                if name in values[1:]:
+                    return " ".join([plural, *values])
+        usual = _USUAL.get(name.replace("_", "-"))
+        near = [usual] if usual in known else difflib.get_close_matches(name, known, 1)
+        return near[0] if near else None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the choice nearest to one that does not exist."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if near := difflib.get_close_matches(str(value).lower(), map(str, action.choices or ()), 1):
+                error.message += f": did you mean {near[0]}?"
+            raise
 
 
 class _Console(logging.Handler):
