@@ -194,6 +194,9 @@ def test_feature_map_that_cannot_be_cut():
         SpaceAwareMemory2d(2, (12, 12), grid=4, num_slots=6, scope="subwindow")
     with pytest.raises(ValueError, match="scope = 'window'"):
         SpaceAwareMemory2d(2, (12, 12), grid=3, num_slots=6, scope="window")
+    for size in (12, (12,), (2, 12, 12)):
+        with pytest.raises(ValueError, match=r"size = .* \(height, width\)"):
+            SpaceAwareMemory2d(2, size, grid=2, num_slots=6)
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces

@@ -298,7 +298,8 @@ class SpaceAwareMemory2d(nn.Module):
         **options: of `SpaceAwareMemory`, which is the attribute `memory`.
 
     Raises:
-        ValueError: grid (or sub-windows) do not divide a size, an unknown scope, and as `SpaceAwareMemory`.
+        ValueError: size is not two numbers, grid (or sub-windows) do not divide a size, an unknown scope, and as
+            `SpaceAwareMemory`.
 
     Example:
         >>> import torch
@@ -322,9 +323,12 @@ class SpaceAwareMemory2d(nn.Module):
         super().__init__()
         _one_of("scope", scope, ("patch", "subwindow", "global"))
         self.grid, self.scope = grid, scope
-        self.shape = (channels, *size)
+        try:
+            height, width = size
+        except (TypeError, ValueError):
+            raise ValueError(f"size = {size!r} should be (height, width)") from None
+        self.shape = (channels, height, width)
         windows = 1 if scope == "patch" else 2  # a side of a patch
-        height, width = size
         if height % (grid * windows) or width % (grid * windows):
             raise ValueError(
                 f"a map of {height} x {width} cannot be cut into {grid * windows} x {grid * windows} "
