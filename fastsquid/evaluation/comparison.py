@@ -137,7 +137,7 @@ def warn_of_epochs(first: Scored, second: Scored) -> None:
         )
     if first.split == "val" and "validation" in rules:
         favored = (str(group.folder) for group in (first, second) if group.epoch.startswith("best validation"))
-        log.warning("the reported val split also chose the epoch of %s, in its favor", " and ".join(favored))
+        log.warning("the reported val split also chose the epoch of %s, which raises the AUC", " and ".join(favored))
 
 
 def require_same_images(first: Scored, second: Scored) -> None:
