@@ -67,7 +67,7 @@ def test_images_of_every_dtype(dtype):
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
-@pytest.mark.parametrize("name, precision", [("simsid", "fp32"), ("squid", "bf16")])
+@pytest.mark.parametrize("name, precision", [("simsid", "fp32"), ("squid", "bf16"), ("fastsquid", "bf16")])
 def test_few_graphs_are_compiled(name, precision, monkeypatch):
     """Two epochs with a smaller last batch and a validation between them need one graph per kind of pass."""
     torch._dynamo.reset()

@@ -166,7 +166,8 @@ class Trainer:
                 penalty, real = gradient_penalty(networks.discriminator, images)
         else:
             real = self._judge(networks, images, cells)
-        loss = discriminator_loss(self.config, image_logits(real), self._judge(networks, out.student.detach()))
+        drawn = self._judge(networks, out.student.detach(), cells)  # cells too: no graph of its own to compile
+        loss = discriminator_loss(self.config, image_logits(real), image_logits(drawn))
         loss = loss + self.config.discriminator_weight * weight * penalty
         if self.config.negatives != "none":
             abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images), self.lungs)
