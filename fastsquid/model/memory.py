@@ -1,6 +1,6 @@
 """SpaceAwareMemory, the drop-in module: a memory of normal features that belongs to a place (SQUID 3.2, SimSID 3.2)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -8,12 +8,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import memory_read
-from ..ops.checks import Selection, Shrinkage
+from ..ops.checks import Selection, Shrinkage, check_name
 from ..ops.dispatch import Impl
 from .patches import to_image, to_patches
 from .published import Tensors, channel_first, memory_bank, memory_kind
 
 Kind = Literal["matrix", "queue"]
+Scope = Literal["patch", "subwindow", "global"]
 
 
 class SpaceAwareMemory(nn.Module):
@@ -87,10 +88,10 @@ class SpaceAwareMemory(nn.Module):
                 raise ValueError(f"{name} = {value} should be at least 1")
         if top_k > num_slots:
             raise ValueError(f"top_k = {top_k} is more than num_slots = {num_slots}: use top_k <= {num_slots}")
-        _one_of("kind", kind, ("matrix", "queue"))
-        _one_of("selection", selection, ("exact", "published"))
-        _one_of("shrinkage", shrinkage, ("gumbel", "hard", "none"))
-        _one_of("impl", impl, ("auto", "triton", "torch"))
+        check_name("kind", kind, get_args(Kind))
+        check_name("selection", selection, get_args(Selection))
+        check_name("shrinkage", shrinkage, get_args(Shrinkage))
+        check_name("impl", impl, get_args(Impl))
         self.num_regions, self.num_slots, self.slot_dim, self.top_k = num_regions, num_slots, slot_dim, top_k
         self.kind, self.selection, self.impl = kind, selection, impl
         self.shrinkage, self.threshold = shrinkage, threshold
@@ -317,11 +318,11 @@ class SpaceAwareMemory2d(nn.Module):
         size: tuple[int, int],
         grid: int,
         num_slots: int,
-        scope: Literal["patch", "subwindow", "global"] = "patch",
+        scope: Scope = "patch",
         **options: Any,
     ) -> None:
         super().__init__()
-        _one_of("scope", scope, ("patch", "subwindow", "global"))
+        check_name("scope", scope, get_args(Scope))
         self.grid, self.scope = grid, scope
         try:
             height, width = size
@@ -392,8 +393,3 @@ def _gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)  # pyright: ignore[reportUnknownMemberType]
     return torch.cat([some[:count] for some, count in zip(parts, counts)])
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r} is not one of {', '.join(allowed)}")

@@ -21,14 +21,14 @@ def check_memory_read(
     filled: Tensor | None,
     values: Tensor | None,
 ) -> None:
-    """Check the arguments of `memory_read`.
+    """Check the arguments of `reference.memory_read`, whose shapes and dtypes are stated there.
 
     Raises:
         ValueError: a shape, a number or a name is wrong.
         TypeError: a dtype is wrong, or `filled` is no tensor.
     """
-    _check_name("selection", selection, get_args(Selection))
-    _check_name("shrinkage", shrinkage, get_args(Shrinkage))
+    check_name("selection", selection, get_args(Selection))
+    check_name("shrinkage", shrinkage, get_args(Shrinkage))
     if x.dim() != 3 or bank.dim() != 3 or bank.shape[0] != x.shape[1] or bank.shape[2] != x.shape[2]:
         raise ValueError(f"queries {tuple(x.shape)} and slots {tuple(bank.shape)} should be (B, R, C) and (R, N, C)")
     if values is not None and (values.dim() != 3 or values.shape[:2] != bank.shape[:2]):
@@ -42,13 +42,13 @@ def check_memory_read(
 
 
 def check_neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border) -> None:
-    """Check the arguments of `neighbor_attention`.
+    """Check the arguments of `reference.neighbor_attention`, whose shapes and dtypes are stated there.
 
     Raises:
         ValueError: a shape or the border's name is wrong, or no patch has a neighbor and border is `mask`.
         TypeError: a dtype is wrong.
     """
-    _check_name("border", border, get_args(Border))
+    check_name("border", border, get_args(Border))
     if q.dim() != 5 or not q.shape == k.shape == v.shape:
         raise ValueError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} should all be (B, H, W, heads, D)"
@@ -59,6 +59,11 @@ def check_neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border) ->
         raise ValueError("border='mask' needs a grid of at least two patches: a 1 x 1 grid has no neighbors")
 
 
-def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check that an argument has one of the allowed values.
+
+    Raises:
+        ValueError: it has another.
+    """
     if value not in allowed:
         raise ValueError(f"{argument} = {value!r} is not one of {', '.join(allowed)}")

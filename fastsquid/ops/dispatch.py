@@ -5,11 +5,13 @@ import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable  # pyright: ignore[reportUnknownVariableType]
+
+from .checks import check_name
 
 Impl = Literal["auto", "triton", "torch"]
 
@@ -88,8 +90,7 @@ def use_triton(impl: Impl, x: Tensor, can_run: Callable[..., str | None], *argum
         ImplementationError: impl is `triton` and the kernel cannot run. An explicit choice never falls back in silence.
         ValueError: an unknown impl.
     """
-    if impl not in ("auto", "triton", "torch"):
-        raise ValueError(f"impl = {impl!r} is not one of auto, triton, torch")
+    check_name("impl", impl, get_args(Impl))
     if impl == "torch" or (impl == "auto" and not x.is_cuda):
         return False
     reason = can_run(*arguments)
