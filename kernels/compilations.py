@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import memory_read, neighbor_attention
-from .configurations import HOPPER, Blocks
+from . import memory_read, neighbor_attention, products, rows
+from .configurations import PORTABLE, Blocks
 from .launch import DTYPES, PAIRS, accumulator, precision
 
-# What each pointer of the kernels points to: queries, slots, the accumulator's type, or 64-bit integers.
+# What each pointer of the kernels points to: queries, slots, the accumulator's type, 64-bit integers, or gradients of
+# dots and weights beside them.
 QUERIES = {"x_ptr", "out_ptr", "dout_ptr", "q_ptr", "k_ptr", "v_ptr", "dq_ptr", "dk_ptr", "dv_ptr"}
 SLOTS = {"bank_ptr", "values_ptr", "dbank_ptr"}
-ACCUMULATOR = {"partial_ptr", "y_ptr", "ds_ptr", "weight_ptr", "lse_ptr"}
+ACCUMULATOR = {"partial_ptr", "y_ptr", "weight_ptr", "lse_ptr"}
 INTEGERS = {"filled_ptr", "index_ptr"}
+GRADIENTS = {"ds_ptr", "h_ptr"}
 
 
 class Configuration(NamedTuple):
@@ -31,7 +33,7 @@ class Configuration(NamedTuple):
         return f"{self.kernel.__module__.rsplit('.', 1)[-1]}.{self.kernel.__name__}"
 
 
-def configurations(backend: str = "cuda", blocks: Blocks = HOPPER) -> list[Configuration]:
+def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Configuration]:
     """Return all `Configuration`s of a chip.
 
     Args:
@@ -40,37 +42,43 @@ def configurations(backend: str = "cuda", blocks: Blocks = HOPPER) -> list[Confi
     """
     listed = []
 
-    def add(kernel, queries, slots, *parts, **constants):
-        pointers = {}
+    def add(kernel, queries, slots, *parts, pointers=(), **constants):
+        types = {}
         for name in kernel.arg_names:
             for names, dtype in (
                 (QUERIES, queries),
                 (SLOTS, slots),
                 (ACCUMULATOR, accumulator(slots)),
                 (INTEGERS, torch.int64),
+                (GRADIENTS, memory_read.gradient_dtype(slots)),
             ):
                 if name in names:
-                    pointers[name] = dtype
+                    types[name] = dtype
         merged = {name: value for part in parts for name, value in part.items()} | constants
         options = {name: merged.pop(name) for name in ("num_warps", "num_stages") if name in merged}
-        listed.append(Configuration(kernel, pointers, merged, options))
+        listed.append(Configuration(kernel, types | dict(pointers), merged, options))
 
-    module = memory_read
+    tiles = memory_read.tiles
     for queries, slots in PAIRS:
-        products = dict(PRECISION=precision(backend))
-        for tile in module.tiles(blocks.dots, slots):
-            add(module._dots, queries, slots, tile, UPCAST=queries != slots, **products)
+        ours = dict(PRECISION=precision(backend))
+        for tile in tiles(blocks.dots, slots):
+            add(products._dots, queries, slots, tile, UPCAST=queries != slots, **ours)
         for row in blocks.rows:
             for gather in blocks.gather:
-                add(module._select_gather, queries, slots, row, gather)
-        for tile in module.tiles(blocks.weighted_sum, slots):
-            add(module._weighted_sum, queries, slots, tile, **products)
-        for tile in module.tiles(blocks.bank_gradient, slots):
-            add(module._bank_gradient, queries, slots, tile, **products)
-    for dtype in (torch.float32, torch.float64):
+                add(rows._select_gather, queries, slots, row, gather)
+        # The softmax, or ds; both have one type except with bfloat16 slots.
+        for weight in dict.fromkeys((accumulator(slots), memory_read.gradient_dtype(slots))):
+            for tile in tiles(blocks.weighted_sum, slots):
+                parts = dict(pointers={"weight_ptr": weight}, UPCAST=weight != slots)
+                add(products._weighted_sum, queries, slots, tile, **parts, **ours)
+        for tile in tiles(blocks.bank_gradient, slots):
+            upcast = memory_read.gradient_dtype(slots) != queries
+            add(products._bank_gradient, queries, slots, tile, UPCAST=upcast, **ours)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for row in blocks.rows:
-            add(module._softmax, dtype, dtype, row)
-            add(module._score_gradient, dtype, dtype, row)
+            if dtype != torch.bfloat16:  # the softmax has the accumulator's type
+                add(rows._softmax, dtype, dtype, row)
+            add(rows._score_gradient, dtype, dtype, row)
     for dtype in DTYPES:
         for block in blocks.attention:
             for kernel in (neighbor_attention._forward, neighbor_attention._backward):

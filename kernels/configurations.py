@@ -2,7 +2,8 @@
 
 For another chip, add its blocks to BLOCKS here, and the chip with its memory limits to CHIPS of bench/resources.py.
 
-A launcher takes the first block of a list that covers the size it is chosen by, else the last.
+A launcher takes the first block of a list that covers the size it is chosen by, else the last. Of several product
+tiles that cover the queries, it takes the largest that still gives every multiprocessor a program.
 """
 
 import functools
@@ -21,28 +22,28 @@ MAX_HEAD_DIM = 256
 class Blocks(NamedTuple):
     """What the kernels are launched with on one kind of chip; each list goes from small to large sizes."""
 
-    dots: list[Block]  # of `_dots`, chosen by the queries per region
+    dots: list[Block]  # of `_dots`, chosen by the queries per region and the number of programs
     rows: list[Block]  # of `_select_gather`, `_softmax` and `_score_gradient`, by the slots
     gather: list[Block]  # of `_select_gather`, beside one of `rows`, by the chosen slots
-    weighted_sum: list[Block]  # of `_weighted_sum`, by the queries per region
-    bank_gradient: list[Block]  # of `_bank_gradient`, by the queries per region
+    weighted_sum: list[Block]  # of `_weighted_sum`, by the queries per region and the number of programs
+    bank_gradient: list[Block]  # of `_bank_gradient`, by the queries per region and the number of programs
     attention: list[Block]  # of the attention's `_forward` and `_backward`, by the head dimension
+    multiprocessors: int  # a larger tile is taken where its programs are at least as many
     dots_programs: int  # that `_dots` aims at when it divides the sums over C
     dots_columns: int  # of C, the least that one program of `_dots` sums
     gather_programs: int  # that `_select_gather` aims at when it divides the columns of a row
 
 
-# H100 and H200: 132 multiprocessors, so 264 programs are two for each, and 528 four.
-HOPPER = Blocks(
+# For chips of which nothing was measured, and with little shared memory: 64 KiB a program at most.
+PORTABLE = Blocks(
     dots=[
         dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
-        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
-        dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=16, num_warps=8, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=4, num_stages=3),
     ],
     rows=[
-        dict(BLOCK_N=256, num_warps=4),
-        dict(BLOCK_N=1024, num_warps=4),
-        dict(BLOCK_N=4096, num_warps=16),
+        dict(BLOCK_N=256, BLOCK_S=8, num_warps=2),
+        dict(BLOCK_N=1024, BLOCK_S=4, num_warps=4),
+        dict(BLOCK_N=4096, BLOCK_S=1, num_warps=16),
     ],
     gather=[dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)],
     weighted_sum=[
@@ -50,32 +51,50 @@ HOPPER = Blocks(
         dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     bank_gradient=[
-        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4),
-        dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=32, num_warps=8),
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     attention=[
-        dict(BLOCK_P=8, BLOCK_D=32, num_warps=4),
-        dict(BLOCK_P=4, BLOCK_D=64, num_warps=4),
-        dict(BLOCK_P=2, BLOCK_D=256, num_warps=8),
+        dict(BLOCK_P=4, BLOCK_D=32, num_warps=1),
+        dict(BLOCK_P=2, BLOCK_D=64, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, num_warps=1),
     ],
+    multiprocessors=132,
     dots_programs=264,
     dots_columns=128,
-    gather_programs=528,
+    gather_programs=1056,
+)
+# Measured on an H200: bench/results/h200. 132 multiprocessors, so 264 programs are two for each.
+HOPPER = PORTABLE._replace(
+    dots=[
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=16, BLOCK_N=128, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=128, BLOCK_C=64, num_warps=8, num_stages=3),
+    ],
+    weighted_sum=[
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=128, num_warps=4, num_stages=3),
+        dict(BLOCK_B=128, BLOCK_N=64, BLOCK_C=128, num_warps=8, num_stages=3),
+    ],
+    bank_gradient=[
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=128, num_warps=8, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=128, BLOCK_C=128, num_warps=8, num_stages=3),
+    ],
 )
 
-DEFAULT = (9, 0)
-# By compute capability. Any other chip, an AMD one and Triton's interpreter get the blocks of DEFAULT.
+# By compute capability; None stands for any other chip, an AMD one and Triton's interpreter.
 BLOCKS = {
-    DEFAULT: HOPPER,
-    # For Blackwell (B200), add (10, 0): HOPPER._replace(...) here. It is sm_100 in CHIPS of bench/resources.py.
-    # `python bench/resources.py --check --chip sm_100` compiles for it alone and writes nothing. Then
-    # `python bench/resources.py` compiles for all chips and writes bench/results/resources.md.
+    None: PORTABLE,
+    (9, 0): HOPPER,  # H100, H200
+    (10, 0): HOPPER,  # B200: compiled for it, not measured there
 }
 
 
 def blocks_for(capability: tuple[int, int] | None) -> Blocks:
     """Return the blocks of a compute capability (major, minor), or of none."""
-    return BLOCKS.get(capability or DEFAULT, BLOCKS[DEFAULT])
+    return BLOCKS.get(capability, BLOCKS[None])
 
 
 def blocks_on(device: torch.device) -> Blocks:

@@ -153,8 +153,22 @@ def check_read(
     if cancelled:
         dy = dout.abs().max().item() * bank.abs().max().item()
         terms = [0.0, dy * bank.abs().max().item(), dy * x.abs().max().item()]
+    elif bank.dtype == torch.bfloat16:
+        terms = [0.0, *rounded_terms(x.double(), bank.double(), dout.double(), **options)]
     for name, *tensors, size in zip(("out", "dx", "dM"), ours, truth, eager, terms):
         close(name, *tensors, size)
+
+
+def rounded_terms(x, bank, dout, filled, **options):
+    """Largest sums of |terms| in an element of dx and of dM, whose first factors are rounded to bfloat16: ds and h."""
+    readable = torch.arange(bank.shape[1], device=DEVICE) < (bank.shape[1] if filled is None else filled)
+    y = torch.einsum("brc,rnc->brn", x, bank).masked_fill(~readable, float("-inf")).softmax(-1)
+    dy = torch.einsum("brc,rnc->brn", dout, bank)
+    ds = (y * (dy - (y * dy).sum(-1, keepdim=True))).abs()
+    h = reference.memory_read(x, bank, filled=filled, **options)[1]
+    dx = torch.einsum("brn,rnc->brc", ds, bank.abs())
+    dbank = torch.einsum("brn,brc->rnc", ds, x.abs()) + torch.einsum("brn,brc->rnc", h, dout.abs())
+    return dx.max().item(), dbank.max().item()
 
 
 def largest_logit(q, k):

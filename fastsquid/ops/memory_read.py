@@ -84,11 +84,13 @@ _backward_op = torch.library.custom_op(
 def _(  # pyright: ignore[reportUnusedFunction]
     x: Tensor, bank: Tensor, values: Tensor, filled: Tensor | None, k: int, published: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from ..kernels.memory_read import pitch
+
     B, R, N = *x.shape[:2], bank.shape[1]
     accumulator = torch.promote_types(bank.dtype, torch.float32)
     return (
         x.new_empty(B, R, values.shape[2]),
-        x.new_empty((B, R, N) if keep or k == 0 else (0,), dtype=accumulator),
+        x.new_empty((B, R, pitch(N)) if keep or k == 0 else (0,), dtype=accumulator),
         x.new_empty(B, R, k, dtype=torch.int64),
         x.new_empty(B, R, k, dtype=accumulator),
     )
@@ -190,5 +192,5 @@ def memory_read(
         else:
             forward = _forward_op if torch.compiler.is_compiling() else _forward
             out, y, index, weight = forward(x, bank, bank if values is None else values, filled, k, published, False)
-        return (out, weight, index) if k else (out, y, None)
+        return (out, weight, index) if k else (out, y[..., : bank.shape[1]], None)
     return eager.memory_read(x, bank, top_k, selection, shrinkage, threshold, filled, values)
