@@ -17,7 +17,7 @@ QUERIES = {"x_ptr", "out_ptr", "dout_ptr", "q_ptr", "k_ptr", "v_ptr", "dq_ptr", 
 SLOTS = {"bank_ptr", "values_ptr", "dbank_ptr"}
 ACCUMULATOR = {"partial_ptr", "y_ptr", "weight_ptr", "lse_ptr"}
 INTEGERS = {"filled_ptr", "index_ptr"}
-GRADIENTS = {"ds_ptr", "h_ptr"}
+GRADIENTS = {"ds_ptr", "columns_ptr"}
 
 
 class Configuration(NamedTuple):
@@ -75,10 +75,10 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
             upcast = memory_read.gradient_dtype(slots) != queries
             add(products._bank_gradient, queries, slots, tile, UPCAST=upcast, **ours)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        for row in blocks.rows:
-            if dtype != torch.bfloat16:  # the softmax has the accumulator's type
-                add(rows._softmax, dtype, dtype, row)
-            add(rows._score_gradient, dtype, dtype, row)
+        for row in blocks.rows if dtype != torch.bfloat16 else ():  # the softmax has the accumulator's type
+            add(rows._softmax, dtype, dtype, row)
+        for block in blocks.score_gradient:
+            add(rows._score_gradient, dtype, dtype, block)
     for dtype in DTYPES:
         for block in blocks.attention:
             for kernel in (neighbor_attention._forward, neighbor_attention._backward):

@@ -23,8 +23,9 @@ class Blocks(NamedTuple):
     """What the kernels are launched with on one kind of chip; each list goes from small to large sizes."""
 
     dots: list[Block]  # of `_dots`, chosen by the queries per region and the number of programs
-    rows: list[Block]  # of `_select_gather`, `_softmax` and `_score_gradient`, by the slots
+    rows: list[Block]  # of `_select_gather` and `_softmax`, by the slots
     gather: list[Block]  # of `_select_gather`, beside one of `rows`, by the chosen slots
+    score_gradient: list[Block]  # of `_score_gradient`, by the slots
     weighted_sum: list[Block]  # of `_weighted_sum`, by the queries per region and the number of programs
     bank_gradient: list[Block]  # of `_bank_gradient`, by the queries per region and the number of programs
     attention: list[Block]  # of the attention's `_forward` and `_backward`, by the head dimension
@@ -42,10 +43,16 @@ PORTABLE = Blocks(
     ],
     rows=[
         dict(BLOCK_N=256, BLOCK_S=8, num_warps=2),
-        dict(BLOCK_N=1024, BLOCK_S=4, num_warps=4),
+        dict(BLOCK_N=1024, BLOCK_S=4, num_warps=2),
         dict(BLOCK_N=4096, BLOCK_S=1, num_warps=16),
     ],
+    # 16 bytes for each thread of two warps: the chosen rows of a column are then added within a thread.
     gather=[dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)],
+    score_gradient=[
+        dict(BLOCK_B=1, BLOCK_N=256, BLOCK_S=8, num_warps=4),
+        dict(BLOCK_B=8, BLOCK_N=1024, BLOCK_S=2, num_warps=4),
+        dict(BLOCK_B=2, BLOCK_N=4096, BLOCK_S=1, num_warps=16),
+    ],
     weighted_sum=[
         dict(BLOCK_B=16, BLOCK_N=16, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),

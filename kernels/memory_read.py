@@ -98,7 +98,7 @@ def _tile(blocks, B, dtype, programs, grid):
 
 
 def pitch(N: int) -> int:
-    """Return how far apart rows of N numbers are in memory: N rounded up, so that a load is 16 bytes wide."""
+    """Return how far apart rows of N numbers are in memory: N rounded up, so that every load is 16 bytes wide."""
     return triton.cdiv(N, 16) * 16
 
 
@@ -169,8 +169,8 @@ def _launch_weighted_sum(weight, values, filled, queue, dtype):
     return out
 
 
-def _launch_bank_gradient(ds, h, x, dout, bank):
-    (B, R, C), N, width = x.shape, bank.shape[1], ds.shape[2]
+def _launch_bank_gradient(columns, x, dout, bank):
+    (B, R, C), N, width = x.shape, bank.shape[1], columns.shape[3]
     blocks = blocks_on(x.device)
 
     def grid(tile):
@@ -180,8 +180,8 @@ def _launch_bank_gradient(ds, h, x, dout, bank):
     dbank = torch.empty(R, N, C, dtype=bank.dtype, device=x.device)
     if dbank.numel():
         _bank_gradient[grid(tile)](
-            ds, h, x, dout, dbank, B, R, N, width, C, *x.stride()[:2], *dout.stride()[:2],
-            UPCAST=_upcast(ds, x), PRECISION=precision(backend()), **tile,
+            columns, x, dout, dbank, B, R, N, width, C, *x.stride()[:2], *dout.stride()[:2],
+            UPCAST=_upcast(columns, x), PRECISION=precision(backend()), **tile,
         )  # fmt: skip
     return dbank
 
@@ -277,16 +277,17 @@ def backward(
     dx, dbank = x.new_empty(0), bank.new_empty(0)
     with on_device(x):
         partial = _launch_dots(dout, bank, filled, queue)
-        narrow = gradient_dtype(bank.dtype)
-        ds = partial[0] if partial.dtype == narrow else torch.empty_like(partial[0], dtype=narrow)
-        h = torch.empty_like(ds) if need_bank else ds.new_empty(0)
+        dtype = gradient_dtype(bank.dtype)
+        ds = partial[0] if partial.dtype == dtype else torch.empty_like(partial[0], dtype=dtype)
+        columns = torch.empty((R, N, 2, pitch(B)) if need_bank else (0,), dtype=dtype, device=x.device)
         if ds.numel():
-            _score_gradient[(B * R,)](
-                partial, y, index, weight, ds, h, B * R, pitch(N), partial.shape[0],
-                index.shape[2] if need_bank else 0, int(need_bank), **_fitting(blocks_on(x.device).rows, "BLOCK_N", N),
+            block = _fitting(blocks_on(x.device).score_gradient, "BLOCK_N", N)
+            _score_gradient[(R * triton.cdiv(pitch(B), block["BLOCK_B"]),)](
+                partial, y, index, weight, ds, columns, B, R, N, pitch(N), pitch(B), partial.shape[0],
+                index.shape[2] if need_bank else 0, int(need_bank), **block,
             )  # fmt: skip
         if need_x:
             dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype)
         if need_bank:
-            dbank = _launch_bank_gradient(ds, h, x, dout, bank)
+            dbank = _launch_bank_gradient(columns, x, dout, bank)
     return dx, dbank

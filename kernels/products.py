@@ -1,6 +1,8 @@
 """The three products of the memory read: dots s = x.M^T, weighted sums h.M, and the bank's gradient ds^T.x + h^T.dout.
 
-Rows of N numbers are `pitch` numbers apart in memory, N rounded up, so that a load is 16 bytes wide.
+Rows of N numbers are `pitch` numbers apart in memory, N rounded up, so that a load is 16 bytes wide. Weighted sums and
+the bank's gradient compute transposed tiles. Their larger operand goes from shared memory to registers, where a
+float32 number is split for tf32; the smaller one, the weights, is split in shared memory.
 """
 
 import triton
@@ -110,15 +112,14 @@ def _weighted_sum(
 
 @triton.jit(do_not_specialize=["B", "R", "N"])
 def _bank_gradient(
-    ds_ptr,  # gradient of the dots (B, R, pitch)
-    h_ptr,  # weights of all slots (B, R, pitch), 0 where not chosen
+    columns_ptr,  # ds and the weights h of all slots, transposed (R, N, 2, width)
     x_ptr,  # queries (B, R, C), last dimension contiguous
     dout_ptr,  # gradient of the result (B, R, C), last dimension contiguous
     dbank_ptr,  # out: dM (R, N, C)
     B,  # queries per region
     R,  # regions
     N,  # slots per region
-    pitch,  # of rows of N numbers
+    width,  # of columns of B numbers
     C,  # numbers per query and slot
     stride_xb,  # of x, per query
     stride_xr,  # of x, per region
@@ -133,22 +134,24 @@ def _bank_gradient(
     """dM[r, n, c] = sum over b of ds[b, r, n] * x[b, r, c] + h[b, r, n] * dout[b, r, c].
 
     Grid: (R * tiles of N, tiles of C); each program computes one tile of dM over all queries and stores it once: no
-    atomics. One pipelined loop over 2 B rows: first ds and x, then h and dout.
+    atomics. One pipelined loop over 2 B rows: first ds and x, then h and dout. The tile is transposed, as in
+    `_weighted_sum`. Each column of weights is contiguous, as the matrix units read the second operand.
     """
-    ACC: tl.constexpr = tl.float64 if ds_ptr.dtype.element_ty == tl.float64 else tl.float32
+    ACC: tl.constexpr = tl.float64 if columns_ptr.dtype.element_ty == tl.float64 else tl.float32
     n_tiles = tl.cdiv(N, BLOCK_N)
     n = (tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     r = (tl.program_id(0) // n_tiles).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    columns = columns_ptr + (r * N + n) * 2 * width
     acc = tl.zeros((BLOCK_C, BLOCK_N), ACC)
     steps = tl.cdiv(B, BLOCK_B)
     for step in range(2 * steps):
         second = step >= steps
-        b = ((step - tl.where(second, steps, 0)) * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
-        weights = tl.where(second, h_ptr, ds_ptr) + (b * R + r)[:, None] * pitch + n[None, :]
-        w = tl.load(weights, mask=(b < B)[:, None] & (n < pitch)[None, :], other=0.0)  # [BB, BN]
+        b = (step - tl.where(second, steps, 0)) * BLOCK_B + tl.arange(0, BLOCK_B)
+        weights = columns[None, :] + tl.where(second, width, 0) + b[:, None]
+        w = tl.load(weights, mask=(b < width)[:, None] & (n < N)[None, :], other=0.0)  # [BB, BN]
         stride_b, stride_r = tl.where(second, stride_db, stride_xb), tl.where(second, stride_dr, stride_xr)
-        queries = tl.where(second, dout_ptr, x_ptr) + b[None, :] * stride_b + r * stride_r + c[:, None]
+        queries = tl.where(second, dout_ptr, x_ptr) + b.to(tl.int64)[None, :] * stride_b + r * stride_r + c[:, None]
         x = tl.load(queries, mask=(b < B)[None, :] & (c < C)[:, None], other=0.0)  # [BC, BB]
         if UPCAST:
             x, w = x.to(ACC), w.to(ACC)

@@ -1,4 +1,4 @@
-"""What the memory read computes for one query's row of N dots: softmax, top-k with the gather, and the gradient of dots.
+"""What the memory read computes of rows of N dots: softmax, top-k with the gather, and the gradient of the dots.
 
 Rows of N numbers are `pitch` numbers apart in memory, N rounded up, so that a load is 16 bytes wide.
 """
@@ -131,35 +131,53 @@ def _softmax(
     tl.store(y_ptr + row * pitch + n, y, mask=n < pitch)
 
 
-@triton.jit(do_not_specialize=["rows", "splits", "k", "dense"])
+@triton.jit(do_not_specialize=["B", "R", "N", "splits", "k", "dense"])
 def _score_gradient(
     partial_ptr,  # partial sums of dy (S, B, R, pitch)
     y_ptr,  # softmax (B, R, pitch)
     index_ptr,  # chosen slots (B, R, k), int64, -1 for none
     weight_ptr,  # their weights (B, R, k)
     ds_ptr,  # out: gradient of the dots (B, R, pitch); may be the first of the partial sums
-    h_ptr,  # out: the weights of all slots (B, R, pitch), stored where `dense` is 1
-    rows,  # B * R
+    columns_ptr,  # out: ds and the weights h of all slots, transposed (R, N, 2, width), stored where `dense` is 1
+    B,  # queries per region
+    R,  # regions
+    N,  # slots per region
     pitch,  # of rows of N numbers
+    width,  # of columns of B numbers: B, rounded up
     splits,  # S, the partial sums of each dy
     k,  # chosen slots per query; 0 for shrinkage `none`, whose weights are y
-    dense,  # 1 to store h
+    dense,  # 1 to store the columns
+    BLOCK_B: tl.constexpr,  # queries per program
     BLOCK_N: tl.constexpr,  # at least N
     BLOCK_S: tl.constexpr,  # partial sums that are loaded together
 ):
-    """ds = y * (dy - sum(y * dy)), and the chosen weights h as a dense row, for `_bank_gradient`.
+    """ds = y * (dy - sum(y * dy)), as rows for `_weighted_sum`, and as columns with the weights for `_bank_gradient`.
 
-    Grid: (B * R,); each program computes the row of one query.
+    Grid: (R * tiles of width,); each program computes the rows of a few queries of one region. Columns are zero from B
+    on.
     """
-    ACC: tl.constexpr = partial_ptr.dtype.element_ty
-    row, n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_N)
-    inside = n < pitch
-    y = tl.load(y_ptr + row * pitch + n, mask=inside, other=0.0)
-    dy = _row_sum(partial_ptr, row, rows, pitch, splits, BLOCK_N, BLOCK_S)
-    ds = y * (dy - tl.sum(y * dy, 0))
-    tl.store(ds_ptr + row * pitch + n, ds.to(ds_ptr.dtype.element_ty), mask=inside)
+    b_tiles = tl.cdiv(width, BLOCK_B)
+    b = (tl.program_id(0) % b_tiles * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    r = (tl.program_id(0) // b_tiles).to(tl.int64)
+    n = tl.arange(0, BLOCK_N)
+    row = b * R + r
+    inside = (b < B)[:, None] & (n < pitch)[None, :]
+    y = tl.load(y_ptr + row[:, None] * pitch + n[None, :], mask=inside, other=0.0)
+    dy = tl.zeros((BLOCK_B, BLOCK_N), partial_ptr.dtype.element_ty)
+    for start in range(0, splits, BLOCK_S):
+        for i in tl.static_range(BLOCK_S):
+            z = start + i
+            part = partial_ptr + (z * B.to(tl.int64) * R + row)[:, None] * pitch + n[None, :]
+            dy += tl.load(part, mask=inside & (z < splits), other=0.0)
+    ds = y * (dy - tl.sum(y * dy, 1)[:, None])
+    tl.store(ds_ptr + row[:, None] * pitch + n[None, :], ds.to(ds_ptr.dtype.element_ty), mask=inside)
     if dense != 0:
-        h = tl.where(k == 0, y, tl.zeros((BLOCK_N,), ACC))
+        h = tl.where(k == 0, y, 0.0)
         for j in range(k):
-            h += tl.where(n == tl.load(index_ptr + row * k + j), tl.load(weight_ptr + row * k + j), 0.0)
-        tl.store(h_ptr + row * pitch + n, h.to(h_ptr.dtype.element_ty), mask=inside)
+            index = tl.load(index_ptr + row * k + j, mask=b < B, other=-1)
+            weight = tl.load(weight_ptr + row * k + j, mask=b < B, other=0.0)
+            h += tl.where(n[None, :] == index[:, None], weight[:, None], 0.0)
+        column = columns_ptr + (r * N + n)[None, :] * 2 * width + b[:, None]
+        inside = (b < width)[:, None] & (n < N)[None, :]
+        tl.store(column, ds.to(columns_ptr.dtype.element_ty), mask=inside)
+        tl.store(column + width, h.to(columns_ptr.dtype.element_ty), mask=inside)

@@ -74,14 +74,14 @@ MISTAKES = {
     ),
     "the softmax's gradient lacks its mean": (
         "rows",
-        "y * (dy - tl.sum(y * dy, 0))",
+        "y * (dy - tl.sum(y * dy, 1)[:, None])",
         "y * dy",
         lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
     ),
     "dM lacks the value path": (
         "rows",
-        "tl.store(h_ptr + row * pitch + n, h.to(h_ptr.dtype.element_ty), mask=inside)",
-        "tl.store(h_ptr + row * pitch + n, (0 * h).to(h_ptr.dtype.element_ty), mask=inside)",
+        "tl.store(column + width, h.to(columns_ptr.dtype.element_ty), mask=inside)",
+        "tl.store(column + width, (0 * h).to(columns_ptr.dtype.element_ty), mask=inside)",
         lambda: memory.test_values_and_gradients((3, 2, 10, 20, 3)),
     ),
     "dM lacks the score path": (
