@@ -4,8 +4,9 @@
     python bench/resources.py --check --chip sm_90    writes nothing, only says what fails
 
 Both exit with 1 if a kernel does not compile, spills registers, or takes more memory than the chip gives a program.
-Each configuration is compiled twice: aligned (addresses, strides and C are multiples of 16, as at all shapes of the
+Portable blocks are compiled twice: aligned (addresses, strides and C are multiples of 16, as at all shapes of the
 papers; on AMD also tensors below 2 GiB) and unaligned (none of that). A launch is one of the two or lies between them.
+A chip's own blocks are launched, and compiled, only aligned.
 """
 
 import argparse
@@ -31,9 +32,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
 from fastsquid import kernels
+from fastsquid.kernels import configurations as kernel_configurations
 from fastsquid.kernels import memory_read, neighbor_attention
 from fastsquid.kernels.compilations import ACCUMULATOR, QUERIES, SLOTS, Configuration, configurations
-from fastsquid.kernels.configurations import blocks_for
+from fastsquid.kernels.configurations import PORTABLE, blocks_for
 from fastsquid.kernels.launch import INTERPRETED
 from fastsquid.utils.files import replacing
 
@@ -55,13 +57,15 @@ class Chip(NamedTuple):
     tensor: int = 0  # columns of tensor memory
 
 
-# Chips of the report. Their blocks are in BLOCKS of kernels/configurations.py, or an H100's where it lists none.
+# Chips of the report. Their own blocks, if any, are in BLOCKS of kernels/configurations.py.
 CHIPS = {
     "sm_80": Chip(GPUTarget("cuda", 80, 32), 163 * 1024),
     "sm_90": Chip(GPUTarget("cuda", 90, 32), 227 * 1024),
     "sm_100": Chip(GPUTarget("cuda", 100, 32), 227 * 1024, 512),
     "gfx942": Chip(GPUTarget("hip", "gfx942", 64), 64 * 1024),
 }
+
+H100 = (9, 0)  # whose programs the report counts
 
 # Every memory of the papers at a batch of 16, and a large one: rows a region, regions, slots, slot dimension.
 MEMORIES = {
@@ -92,8 +96,12 @@ class Launch(NamedTuple):
 
 
 @contextmanager
-def recorded_launches():
-    """Launchers run but no kernel does: yields the list of their launches. Tensors may be on the device `meta`."""
+def recorded_launches(capability=None):
+    """Launchers run but no kernel does: yields the list of their launches. Tensors may be on the device `meta`.
+
+    Args:
+        capability: of the chip whose blocks are launched, or None for the portable ones.
+    """
     launches = []
 
     def record(kernel, *arguments, grid, warmup, **keywords):
@@ -102,7 +110,10 @@ def recorded_launches():
         options = {name: value for name, value in keywords.items() if name not in kernel.arg_names}
         launches.append(Launch(grid, Configuration(kernel, pointers, constants, options)))
 
-    with mock.patch.object(type(memory_read._dots), "run", record):  # all kernels are of this class
+    with (
+        mock.patch.object(type(memory_read._dots), "run", record),  # all kernels are of this class
+        mock.patch.object(kernel_configurations, "_capability", lambda device: capability),
+    ):
         yield launches
 
 
@@ -154,11 +165,33 @@ def failures(outcome, chip):
     return found
 
 
+def own_blocks(chip):
+    """The blocks of a chip that has its own, else PORTABLE."""
+    target = CHIPS[chip].target
+    return blocks_for(divmod(target.arch, 10) if target.backend == "cuda" else None)
+
+
 @cache
 def listed(chip):
-    target = CHIPS[chip].target
-    capability = divmod(target.arch, 10) if target.backend == "cuda" else None
-    return configurations(target.backend, blocks_for(capability))
+    """Every configuration: first those of the portable blocks, then what a chip's own blocks add."""
+    backend = CHIPS[chip].target.backend
+    portable = configurations(backend, PORTABLE)
+    known = {key(config) for config in portable}
+    return portable + [config for config in configurations(backend, own_blocks(chip)) if key(config) not in known]
+
+
+def key(config):
+    """What tells configurations apart, hashable; the scale of the attention's logits changes no instruction."""
+    parts = (part.items() for part in config[1:])
+    return config.name, *(frozenset((name, value) for name, value in part if name != "SCALE") for part in parts)
+
+
+def jobs_of(chip):
+    """(chip, number of the configuration, aligned) of all compilations."""
+    portable = len(configurations(CHIPS[chip].target.backend, PORTABLE))
+    return [
+        (chip, n, aligned) for n in range(len(listed(chip))) for aligned in (True, False)[: 2 if n < portable else 1]
+    ]
 
 
 def attempt(job):
@@ -172,9 +205,7 @@ def attempt(job):
 
 def attempt_all(chips):
     """Outcome by job, of all that there is to compile."""
-    jobs = [
-        (chip, number, aligned) for chip in chips for number in range(len(listed(chip))) for aligned in (True, False)
-    ]
+    jobs = [job for chip in chips for job in jobs_of(chip)]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         return dict(zip(jobs, tqdm(pool.map(attempt, jobs), total=len(jobs), desc="compiling")))
 
@@ -221,11 +252,11 @@ def summary_table(outcomes):
 
 
 def kernel_tables(outcomes):
-    """A section a kernel, a row a configuration, a column a chip: what the worse of aligned and unaligned needs."""
+    """A section a kernel, a row a configuration, a column a chip: what the worse of its compilations needs."""
     sections, chips = {}, dict.fromkeys((chip for chip, _, _ in outcomes), "")
     for chip, number, _ in outcomes:
         config = listed(chip)[number]
-        pair = [outcomes[chip, number, aligned] for aligned in (True, False)]
+        pair = [outcomes[job] for job in ((chip, number, True), (chip, number, False)) if job in outcomes]
         if any(isinstance(outcome, str) for outcome in pair):
             cell = "**does not compile**"
         else:
@@ -249,19 +280,19 @@ def grids(forward, backward):
 def memory_grids(B, R, N, C):
     """Of the read with five chosen slots, of the one with all, and of the backward."""
     x, bank = torch.empty(B, R, C, device="meta"), torch.empty(R, N, C, device="meta")
-    with recorded_launches() as forward:
+    with recorded_launches(H100) as forward:
         out, y, index, weight = memory_read.forward(x, bank, bank, None, 5, False, True)
         memory_read.forward(x, bank, bank, None, 0, False, True)
-    with recorded_launches() as backward:
+    with recorded_launches(H100) as backward:
         memory_read.backward(out, x, bank, None, y, index, weight, True, True)
     return grids(forward, backward)
 
 
 def attention_grids(B, G, heads, D):
     q = torch.empty(B, G, G, heads, D, device="meta")
-    with recorded_launches() as forward:
+    with recorded_launches(H100) as forward:
         out, lse = neighbor_attention.forward(q, q, q, True)
-    with recorded_launches() as backward:
+    with recorded_launches(H100) as backward:
         neighbor_attention.backward(out, q, q, q, out, lse, True, True)
     return grids(forward, backward)
 
@@ -277,7 +308,8 @@ def report(outcomes):
         "# What the kernels need",
         "",
         "Written by `python bench/resources.py`, which needs no GPU: it compiles every kernel in every configuration",
-        "that it can be launched with, once with addresses, strides and C that are multiples of 16 and once with any.",
+        "that it can be launched with: the portable blocks once with addresses, strides and C that are multiples of 16",
+        "and once with any, a chip's own blocks with multiples of 16.",
         "",
         f"triton: {triton.__version__}",
         "",
@@ -287,13 +319,13 @@ def report(outcomes):
         "gives it; spills counts the compilations that ran out of registers.",
         "",
         *summary_table(outcomes),
-        "The tables of kernels show registers / shared memory, the worse of the two compilations.",
+        "The tables of kernels show registers / shared memory, the worse of a configuration's compilations.",
         "",
         *kernel_tables(outcomes),
         "## Programs launched at the papers' shapes",
         "",
-        "The programs of each launch and its grid, at a batch of 16 images and at a large shape. The second number of",
-        "the grid of `_dots` is S: each sum over the slot dimension is divided among S programs.",
+        "The programs of each launch and its grid on an H100, at a batch of 16 images and at a large shape. The second",
+        "number of the grid of `_dots` is S: each sum over the slot dimension is divided among S programs.",
         "",
         *launch_table(("rows", "regions", "slots", "dim"), MEMORIES, memory_grids),
         *launch_table(("images", "patches a side", "heads", "head dim"), ATTENTIONS, attention_grids),

@@ -68,16 +68,18 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
                 add(rows._select_gather, queries, slots, row, gather)
         # The softmax, or ds; both have one type except with bfloat16 slots.
         for weight in dict.fromkeys((accumulator(slots), memory_read.gradient_dtype(slots))):
-            for tile in tiles(blocks.weighted_sum, slots):
-                parts = dict(pointers={"weight_ptr": weight}, UPCAST=weight != slots)
-                add(products._weighted_sum, queries, slots, tile, **parts, **ours)
-        for tile in tiles(blocks.bank_gradient, slots):
-            upcast = memory_read.gradient_dtype(slots) != queries
+            upcast = weight != slots
+            for tile in tiles(blocks.weighted_sum, slots, upcast):
+                add(
+                    products._weighted_sum, queries, slots, tile, pointers={"weight_ptr": weight}, UPCAST=upcast, **ours
+                )
+        upcast = memory_read.gradient_dtype(slots) != queries
+        for tile in tiles(blocks.bank_gradient, slots, upcast):
             add(products._bank_gradient, queries, slots, tile, UPCAST=upcast, **ours)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for row in blocks.rows if dtype != torch.bfloat16 else ():  # the softmax has the accumulator's type
             add(rows._softmax, dtype, dtype, row)
-        for block in blocks.score_gradient:
+        for block in memory_read.score_blocks(blocks.score_gradient, dtype):
             add(rows._score_gradient, dtype, dtype, block)
     for dtype in DTYPES:
         for block in blocks.attention:

@@ -50,8 +50,8 @@ PORTABLE = Blocks(
     gather=[dict(BLOCK_K=8, BLOCK_C=512), dict(BLOCK_K=64, BLOCK_C=16)],
     score_gradient=[
         dict(BLOCK_B=1, BLOCK_N=256, BLOCK_S=8, num_warps=4),
-        dict(BLOCK_B=8, BLOCK_N=1024, BLOCK_S=2, num_warps=4),
-        dict(BLOCK_B=2, BLOCK_N=4096, BLOCK_S=1, num_warps=16),
+        dict(BLOCK_B=1, BLOCK_N=1024, BLOCK_S=4, num_warps=4),
+        dict(BLOCK_B=1, BLOCK_N=4096, BLOCK_S=1, num_warps=16),
     ],
     weighted_sum=[
         dict(BLOCK_B=16, BLOCK_N=16, BLOCK_C=64, num_warps=4, num_stages=3),
@@ -79,6 +79,11 @@ HOPPER = PORTABLE._replace(
         dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=64, BLOCK_N=128, BLOCK_C=64, num_warps=8, num_stages=3),
     ],
+    score_gradient=[
+        dict(BLOCK_B=1, BLOCK_N=256, BLOCK_S=8, num_warps=4),
+        dict(BLOCK_B=8, BLOCK_N=1024, BLOCK_S=2, num_warps=4),
+        dict(BLOCK_B=2, BLOCK_N=4096, BLOCK_S=1, num_warps=16),
+    ],
     weighted_sum=[
         dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=128, num_warps=4, num_stages=3),
@@ -104,9 +109,15 @@ def blocks_for(capability: tuple[int, int] | None) -> Blocks:
     return BLOCKS.get(capability, BLOCKS[None])
 
 
-def blocks_on(device: torch.device) -> Blocks:
-    """Return the blocks of the chip that a device is."""
-    return blocks_for(_capability(device))
+def blocks_on(device: torch.device, aligned: bool = True) -> Blocks:
+    """Return the blocks of the chip that a device is.
+
+    Args:
+        device: where the kernel runs.
+        aligned: rows begin at multiples of 16 bytes and are multiples of 16 numbers apart. Where they are not, loads
+            take more registers, and the portable blocks are taken.
+    """
+    return blocks_for(_capability(device) if aligned else None)
 
 
 @functools.cache

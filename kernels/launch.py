@@ -37,6 +37,14 @@ def rows_contiguous(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def is_aligned(*tensors: torch.Tensor) -> bool:
+    """Return whether all rows begin at multiples of 16 bytes and are multiples of 16 numbers long and apart."""
+    return all(
+        x.data_ptr() % 16 == 0 and x.shape[-1] % 16 == 0 and all(stride % 16 == 0 for stride in x.stride()[:-1])
+        for x in tensors
+    )
+
+
 def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:
     """Return the context in which kernels are launched on x's device."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

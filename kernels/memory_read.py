@@ -66,8 +66,8 @@ import math
 import torch
 import triton
 
-from .configurations import Block, blocks_on
-from .launch import INTERPRETED, accumulator, backend, on_device, precision, rows_contiguous
+from .configurations import Block, Blocks, blocks_on
+from .launch import INTERPRETED, accumulator, backend, is_aligned, on_device, precision, rows_contiguous
 from .products import _bank_gradient, _dots, _weighted_sum
 from .rows import _score_gradient, _select_gather, _softmax
 
@@ -77,23 +77,35 @@ def _fitting(blocks, name, size):
     return next((block for block in blocks if block[name] >= size), blocks[-1])
 
 
-def tiles(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
-    """Return the blocks that serve a dtype: float64, which is for tests, keeps to the smallest."""
-    return blocks[:1] if dtype == torch.float64 else blocks
+def tiles(blocks: list[Block], dtype: torch.dtype, upcast: bool = False) -> list[Block]:
+    """Return the tiles that serve two operands: the last one, which takes most registers, not where they are widened.
+
+    Args:
+        blocks: from small to large.
+        dtype: of the slots. float64, which is for tests, keeps to the smallest tile.
+        upcast: the operands are converted before they are multiplied.
+    """
+    if dtype == torch.float64:
+        return blocks[:1]
+    return blocks[:-1] if upcast else blocks
 
 
-def _tile(blocks, B, dtype, programs, grid):
+def score_blocks(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
+    """Return the blocks of `_score_gradient` that serve slots of a dtype: float64 takes one query per program."""
+    return [block | {"BLOCK_B": 1} for block in blocks] if dtype == torch.float64 else blocks
+
+
+def _tile(blocks, B, programs, grid):
     """Return the tile of a product: of those that cover B, the largest with enough programs to fill the chip.
 
     Args:
         blocks: from small to large.
         B: queries per region.
-        dtype: of the slots.
         programs: that fill the chip.
         grid: function of a tile, its number of programs.
     """
-    covering = _fitting(tiles(blocks, dtype), "BLOCK_B", B)["BLOCK_B"]
-    blocks = [block for block in tiles(blocks, dtype) if block["BLOCK_B"] == covering]
+    covering = _fitting(blocks, "BLOCK_B", B)["BLOCK_B"]
+    blocks = [block for block in blocks if block["BLOCK_B"] == covering]
     return next((block for block in reversed(blocks) if grid(block) >= programs), blocks[0])
 
 
@@ -119,30 +131,29 @@ def _dots_tile(B, R, N, dtype, blocks):
     def grid(tile):
         return R * triton.cdiv(N, tile["BLOCK_N"]) * triton.cdiv(B, tile["BLOCK_B"])
 
-    tile = _tile(blocks.dots, B, dtype, blocks.multiprocessors, grid)
+    tile = _tile(tiles(blocks.dots, dtype), B, blocks.multiprocessors, grid)
     return tile, grid(tile)
 
 
-def splits(B: int, R: int, N: int, C: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
+def splits(C: int, tile: Block, programs: int, blocks: Blocks) -> tuple[int, int]:
     """Return S, the programs among which each sum over the slot dimension C is divided, and their share of C.
 
     Args:
-        B, R, N, C: sizes of the queries (B, R, C) and the bank (R, N, C).
-        dtype: of the bank.
-        device: where the kernel runs.
+        C: numbers per query and slot.
+        tile: of `_dots`.
+        programs: tiles of queries and slots.
+        blocks: of the chip.
     """
-    blocks = blocks_on(device)
-    tile, programs = _dots_tile(B, R, N, dtype, blocks)
     wanted = max(1, min(blocks.dots_programs // max(programs, 1), C // blocks.dots_columns))
     chunk = triton.cdiv(triton.cdiv(max(C, 1), tile["BLOCK_C"]), wanted) * tile["BLOCK_C"]
     return max(1, triton.cdiv(C, chunk)), chunk
 
 
-def _launch_dots(x, bank, filled, queue):
+def _launch_dots(x, bank, filled, queue, blocks):
     """Partial sums (S, B, R, pitch) of x.M^T."""
     (B, R, C), N = x.shape, bank.shape[1]
-    tile, programs = _dots_tile(B, R, N, bank.dtype, blocks_on(x.device))
-    S, chunk = splits(B, R, N, C, bank.dtype, x.device)
+    tile, programs = _dots_tile(B, R, N, bank.dtype, blocks)
+    S, chunk = splits(C, tile, programs, blocks)
     partial = torch.empty(S, B, R, pitch(N), dtype=accumulator(bank.dtype), device=x.device)
     if partial.numel():
         _dots[programs, S](
@@ -152,36 +163,38 @@ def _launch_dots(x, bank, filled, queue):
     return partial
 
 
-def _launch_weighted_sum(weight, values, filled, queue, dtype):
+def _launch_weighted_sum(weight, values, filled, queue, dtype, blocks):
     (B, R, width), N, V = weight.shape, values.shape[1], values.shape[2]
-    blocks = blocks_on(weight.device)
+    upcast = _upcast(weight, values)
 
     def grid(tile):
         return R * triton.cdiv(B, tile["BLOCK_B"]), triton.cdiv(V, tile["BLOCK_C"])
 
-    tile = _tile(blocks.weighted_sum, B, values.dtype, blocks.multiprocessors, lambda tile: math.prod(grid(tile)))
+    allowed = tiles(blocks.weighted_sum, values.dtype, upcast)
+    tile = _tile(allowed, B, blocks.multiprocessors, lambda tile: math.prod(grid(tile)))
     out = torch.empty(B, R, V, dtype=dtype, device=weight.device)
     if out.numel():
         _weighted_sum[grid(tile)](
             weight, values, filled, out, B, R, N, width, V, *values.stride()[:2], queue,
-            UPCAST=_upcast(weight, values), PRECISION=precision(backend()), **tile,
+            UPCAST=upcast, PRECISION=precision(backend()), **tile,
         )  # fmt: skip
     return out
 
 
-def _launch_bank_gradient(columns, x, dout, bank):
+def _launch_bank_gradient(columns, x, dout, bank, blocks):
     (B, R, C), N, width = x.shape, bank.shape[1], columns.shape[3]
-    blocks = blocks_on(x.device)
+    upcast = _upcast(columns, x)
 
     def grid(tile):
         return R * triton.cdiv(N, tile["BLOCK_N"]), triton.cdiv(C, tile["BLOCK_C"])
 
-    tile = _tile(blocks.bank_gradient, B, bank.dtype, blocks.multiprocessors, lambda tile: math.prod(grid(tile)))
+    allowed = tiles(blocks.bank_gradient, bank.dtype, upcast)
+    tile = _tile(allowed, B, blocks.multiprocessors, lambda tile: math.prod(grid(tile)))
     dbank = torch.empty(R, N, C, dtype=bank.dtype, device=x.device)
     if dbank.numel():
         _bank_gradient[grid(tile)](
             columns, x, dout, dbank, B, R, N, width, C, *x.stride()[:2], *dout.stride()[:2],
-            UPCAST=_upcast(columns, x), PRECISION=precision(backend()), **tile,
+            UPCAST=upcast, PRECISION=precision(backend()), **tile,
         )  # fmt: skip
     return dbank
 
@@ -217,11 +230,11 @@ def forward(
     """
     x, bank, values = rows_contiguous(x), rows_contiguous(bank), rows_contiguous(values)
     (B, R, _), N, V = x.shape, bank.shape[1], values.shape[2]
-    rows, blocks = B * R, blocks_on(x.device)
+    rows, blocks = B * R, blocks_on(x.device, is_aligned(x, bank, values))
     row = _fitting(blocks.rows, "BLOCK_N", N)
     filled, queue = _queue(filled, x)
     with on_device(x):
-        partial = _launch_dots(x, bank, filled, queue)
+        partial = _launch_dots(x, bank, filled, queue, blocks)
         S = partial.shape[0]
         y = (
             partial[0]
@@ -235,7 +248,7 @@ def forward(
         if k == 0:
             if rows:
                 _softmax[(rows,)](partial, filled, y, rows, N, pitch(N), S, queue, **row)
-            return _launch_weighted_sum(y, values, filled, queue, x.dtype), y, index, weight
+            return _launch_weighted_sum(y, values, filled, queue, x.dtype, blocks), y, index, weight
         out = torch.empty(B, R, V, dtype=x.dtype, device=x.device)
         gather = _fitting(blocks.gather, "BLOCK_K", k)
         # Enough programs to fill the chip; more would only repeat the selection.
@@ -274,20 +287,20 @@ def backward(
     dout, x, bank = rows_contiguous(dout), rows_contiguous(x), rows_contiguous(bank)
     (B, R, _), N = x.shape, bank.shape[1]
     filled, queue = _queue(filled, x)
-    dx, dbank = x.new_empty(0), bank.new_empty(0)
+    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), blocks_on(x.device, is_aligned(dout, x, bank))
     with on_device(x):
-        partial = _launch_dots(dout, bank, filled, queue)
+        partial = _launch_dots(dout, bank, filled, queue, blocks)
         dtype = gradient_dtype(bank.dtype)
         ds = partial[0] if partial.dtype == dtype else torch.empty_like(partial[0], dtype=dtype)
         columns = torch.empty((R, N, 2, pitch(B)) if need_bank else (0,), dtype=dtype, device=x.device)
         if ds.numel():
-            block = _fitting(blocks_on(x.device).score_gradient, "BLOCK_N", N)
+            block = _fitting(score_blocks(blocks.score_gradient, bank.dtype), "BLOCK_N", N)
             _score_gradient[(R * triton.cdiv(pitch(B), block["BLOCK_B"]),)](
                 partial, y, index, weight, ds, columns, B, R, N, pitch(N), pitch(B), partial.shape[0],
                 index.shape[2] if need_bank else 0, int(need_bank), **block,
             )  # fmt: skip
         if need_x:
-            dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype)
+            dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype, blocks)
         if need_bank:
-            dbank = _launch_bank_gradient(columns, x, dout, bank)
+            dbank = _launch_bank_gradient(columns, x, dout, bank, blocks)
     return dx, dbank

@@ -13,6 +13,7 @@ from fastsquid.ops import reference
 
 kernels = pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
 
+from fastsquid.kernels.configurations import blocks_on  # noqa: E402
 from fastsquid.ops.memory_read import _MemoryRead  # noqa: E402
 from fastsquid.ops.neighbor_attention import _NeighborAttention  # noqa: E402
 
@@ -59,6 +60,12 @@ def beyond(function, *inputs):
     return allocator.most - out.nbytes - sum(g.nbytes for g in gradients), allocator.largest
 
 
+def partial_sums(B, R, N, C):
+    """S: in how many parts `_dots` sums over C."""
+    blocks = blocks_on(torch.device("meta"))
+    return kernels.splits(C, *kernels._dots_tile(B, R, N, torch.float32, blocks), blocks)[0]
+
+
 def memory_inputs(shape, matrix):
     B, R, N, C = shape
     return (
@@ -77,7 +84,7 @@ def test_matrix_takes_these_tensors_and_no_others(shape, how, nothing_runs):
         launch.configuration.kernel.__name__ for launch in nothing_runs
     }
     B, R, N, C = shape
-    S, _ = kernels.splits(B, R, N, C, torch.float32, inputs[0].device)
+    S = partial_sums(B, R, N, C)
     row, column = B * R * kernels.pitch(N) * 4, R * N * 2 * kernels.pitch(B) * 4
     assert 0 < ours <= (S + 1) * row + column + B * R * how["k"] * (8 + 4)
     shrinkage = "gumbel" if how["k"] else "none"
@@ -91,7 +98,7 @@ def test_queue_takes_its_partial_sums(shape):
     B, R, N, C = shape
     inputs, filled = memory_inputs(shape, matrix=False), torch.empty((), dtype=torch.int64, device="meta")
     ours, _ = beyond(lambda x, bank: _MemoryRead.apply(x, bank, filled, 5, False)[0], *inputs)
-    S, _ = kernels.splits(B, R, N, C, torch.float32, inputs[0].device)
+    S = partial_sums(B, R, N, C)
     assert 0 < ours <= (S + 2) * B * R * N * 4
 
 
@@ -101,7 +108,7 @@ def test_inference_takes_no_softmax():
     allocator = CountingAllocator(x, bank)
     with allocator:
         out, y, index, weight = kernels.forward(x, bank, bank, None, 5, False, False)
-    S, _ = kernels.splits(B, R, N, C, torch.float32, x.device)
+    S = partial_sums(B, R, N, C)
     assert allocator.most <= S * B * R * kernels.pitch(N) * 4 + out.nbytes + B * R * 5 * 12
 
 

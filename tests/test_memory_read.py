@@ -62,6 +62,17 @@ def test_rows_longer_than_a_program_gathers_at_once(monkeypatch):
     check_read(2, 2, 10, 1100, 3, shrinkage="none")
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 10**6], ids=["largest tiles", "smallest tiles"])
+@pytest.mark.parametrize("dtypes", [(f32, f32), (bf16, bf16), (bf16, f32), (f64, f64)], ids=str)
+def test_the_blocks_of_an_h100(dtypes, multiprocessors, monkeypatch):
+    """More queries, slots and columns than one of its tiles holds, and fewer."""
+    hopper = configurations.HOPPER._replace(multiprocessors=multiprocessors)
+    change_blocks(monkeypatch, **hopper._asdict())
+    check_read(130, 1, 130, 144, 5, *dtypes)
+    check_read(3, 2, 20, 65, 3, *dtypes)
+    check_read(17, 1, 70, 33, 3, *dtypes, shrinkage="none")
+
+
 def test_smallest_read():
     """For the compute sanitizer: every kernel, in seconds."""
     check_read(3, 2, 10, 20, 3, f32)
@@ -127,7 +138,10 @@ def test_the_choice_is_that_of_the_kernels_own_dots(inputs):
     }[inputs]
     x, bank = (x * 512**-0.5).float(), bank.float()
     indices = read(x, bank, k)[2]
-    own = functools.reduce(torch.add, kernels._launch_dots(x, bank, *kernels._queue(None, x)))[..., : bank.shape[1]]
+    blocks = configurations.blocks_on(x.device, kernels.is_aligned(x, bank))
+    own = functools.reduce(torch.add, kernels._launch_dots(x, bank, *kernels._queue(None, x), blocks))[
+        ..., : bank.shape[1]
+    ]
     assert torch.equal(indices, own.sort(dim=-1, descending=True, stable=True).indices[..., :k])
     dots = torch.einsum("brc,rnc->brn", x.double(), bank.double())
     assert ((own - dots).abs().amax(-1) <= dot_errors(x, bank, f32)).all()
