@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import memory_read, neighbor_attention, products, rows
-from .configurations import PORTABLE, Blocks
+from .configurations import PORTABLE, Blocks, with_warps
 from .launch import DTYPES, PAIRS, accumulator, precision
 
 # What each pointer of the kernels points to: queries, slots, the accumulator's type, 64-bit integers, or gradients of
@@ -38,7 +38,7 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
 
     Args:
         backend: `cuda` or `hip`.
-        blocks: what the kernels are launched with there.
+        blocks: what the kernels are launched with there. float64 reads are launched with the portable ones only.
     """
     listed = []
 
@@ -59,30 +59,33 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
         listed.append(Configuration(kernel, types | dict(pointers), merged, options))
 
     tiles = memory_read.tiles
-    for queries, slots in PAIRS:
+    memory_dtypes = [dtype for dtype in DTYPES if dtype != torch.float64 or blocks == PORTABLE]
+    for queries, slots in (pair for pair in PAIRS if pair[1] in memory_dtypes):
         ours = dict(PRECISION=precision(backend))
         for tile in tiles(blocks.dots, slots):
             add(products._dots, queries, slots, tile, UPCAST=queries != slots, **ours)
-        for row in blocks.rows:
+        for row in with_warps(blocks.rows, slots):
             for gather in blocks.gather:
                 add(rows._select_gather, queries, slots, row, gather)
         # The softmax, or ds; both have one type except with bfloat16 slots.
         for weight in dict.fromkeys((accumulator(slots), memory_read.gradient_dtype(slots))):
             upcast = weight != slots
-            for tile in tiles(blocks.weighted_sum, slots, upcast):
+            for tile in tiles(blocks.weighted_sum, slots, upcast or queries != slots):
                 add(
                     products._weighted_sum, queries, slots, tile, pointers={"weight_ptr": weight}, UPCAST=upcast, **ours
                 )
         upcast = memory_read.gradient_dtype(slots) != queries
         for tile in tiles(blocks.bank_gradient, slots, upcast):
             add(products._bank_gradient, queries, slots, tile, UPCAST=upcast, **ours)
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        for row in blocks.rows if dtype != torch.bfloat16 else ():  # the softmax has the accumulator's type
+    for dtype in (dtype for dtype in memory_dtypes if dtype != torch.float16):  # as float32
+        for row in (
+            with_warps(blocks.rows, dtype) if dtype != torch.bfloat16 else ()
+        ):  # the softmax has the accumulator's type
             add(rows._softmax, dtype, dtype, row)
-        for block in memory_read.score_blocks(blocks.score_gradient, dtype):
+        for block in blocks.score_gradient:
             add(rows._score_gradient, dtype, dtype, block)
     for dtype in DTYPES:
-        for block in blocks.attention:
+        for block in with_warps(blocks.attention, dtype):
             for kernel in (neighbor_attention._forward, neighbor_attention._backward):
                 # The scale, 1 / sqrt(D), is one number a model; any other compiles to the same instructions.
                 add(kernel, dtype, dtype, block, SCALE=0.125)

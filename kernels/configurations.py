@@ -39,7 +39,7 @@ class Blocks(NamedTuple):
 PORTABLE = Blocks(
     dots=[
         dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=2),
-        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=4, num_stages=3),
+        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=32, num_warps=8, num_stages=3),
     ],
     rows=[
         dict(BLOCK_N=256, BLOCK_S=8, num_warps=2),
@@ -58,7 +58,7 @@ PORTABLE = Blocks(
         dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     bank_gradient=[
-        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     attention=[
@@ -91,8 +91,8 @@ HOPPER = PORTABLE._replace(
     ],
     bank_gradient=[
         dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
-        dict(BLOCK_B=64, BLOCK_N=64, BLOCK_C=128, num_warps=8, num_stages=3),
-        dict(BLOCK_B=64, BLOCK_N=128, BLOCK_C=128, num_warps=8, num_stages=3),
+        dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
+        dict(BLOCK_B=32, BLOCK_N=128, BLOCK_C=128, num_warps=8, num_stages=3),
     ],
 )
 
@@ -118,6 +118,11 @@ def blocks_on(device: torch.device, aligned: bool = True) -> Blocks:
             take more registers, and the portable blocks are taken.
     """
     return blocks_for(_capability(device) if aligned else None)
+
+
+def with_warps(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
+    """Return blocks for a dtype: twice the warps for float64, whose numbers take two registers."""
+    return [block | {"num_warps": 2 * block["num_warps"]} for block in blocks] if dtype == torch.float64 else blocks
 
 
 @functools.cache

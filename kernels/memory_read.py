@@ -4,61 +4,29 @@ Shapes: queries x (B, R, C), bank M (R, N, C), k chosen slots. The queries of re
 the slots of region r only. Every launch serves all regions.
 
 Forward, two launches
-    _dots           s = x.M^T. A batch of skinny products, whose cost is reading the bank. The papers' shapes have only
-                    16 to 64 tiles of slots. Therefore S programs share each sum over C: partial sums (S, B, R, N).
+    _dots           s = x.M^T. The papers' shapes have only 4 to 32 tiles of slots. Therefore S programs share each sum
+                    over C: partial sums (S, B, R, pitch).
     _select_gather  Adds the partial sums in a fixed order, takes the softmax y, the k largest by repeated maximum
                     (ties to the lowest index), their weights divided by their sum, and the weighted sum of the k rows.
                     For shrinkage `none`: _softmax, and _weighted_sum over all rows.
 Backward, three launches and one for dM (straight-through: the weights' gradient is the softmax's)
     _dots           dy = dout.M^T, in partial sums again.
-    _score_gradient ds = y * (dy - sum(y * dy)), in the place of the first partial sums.
+    _score_gradient ds = y * (dy - sum(y * dy)): as rows, and for dM as columns beside the dense weights h.
     _weighted_sum   dx = ds.M
-    _bank_gradient  dM = ds^T.x + h^T.dout, h being rebuilt from indices and weights. A row of dM is summed by one
-                    program and stored once: no atomics anywhere, the same bits each time.
+    _bank_gradient  dM = ds^T.x + h^T.dout, one loop over 2 B rows. A row of dM is summed by one program and stored
+                    once: no atomics anywhere, the same bits each time.
 
-Memory beyond inputs and outputs: y, kept from forward to backward, and S partial sums, one (B, R, N) each, in the
-accumulator's type; at most (S + 1) of them at a time. Indices and weights are (B, R, k). Without gradients y is not
+Memory beyond inputs and outputs: y, kept from forward to backward; S partial sums, one (B, R, N) each; for dM ds and h
+as columns, two of that size. Rows and columns are N and B, rounded up to 16, numbers apart. Without gradients y is not
 stored.
 
-The floor: each input read once and each result written once, at 4.3 TB/s (a copy on an H200), against the products
-at 165 TFLOP/s, a third of the 494 that the H200's data sheet gives for tf32, since a float32 product takes three.
-float32, rows per region x regions x slots x C. Forward reads M and x and writes out. Backward reads M, x and dout and
-writes dx and dM. bench/cases.py and docs/kernels.md count the same bytes:
-
-                                          forward                            backward
-                                          bytes     us   products    us     bytes      us   products     us
-    SQUID in-painting     16x4x200x2048    7.6 MB   1.8   0.05 GF    0.3    14.7 MB    3.4   0.16 GF     1.0
-    SQUID decoder         64x4x200x4096   21.5 MB   5.0   0.42 GF    2.5    38.8 MB    9.0   1.26 GF     7.6
-                          64x4x200x8192   43.0 MB  10.0   0.84 GF    5.1    77.6 MB   18.0   2.52 GF    15.3
-    SimSID in-painting    16x16x100x512    4.3 MB   1.0   0.03 GF    0.2     8.1 MB    1.9   0.08 GF     0.5
-    SimSID decoder       256x4x100x1024   10.0 MB   2.3   0.21 GF    1.3    15.9 MB    3.7   0.63 GF     3.8
-                         256x4x100x2048   20.1 MB   4.7   0.42 GF    2.5    31.7 MB    7.4   1.26 GF     7.6
-    large              256x64x1000x2048    793 MB   184     67 GF    408    1451 MB    337    201 GF    1220
-
-Where this design spends more:
-- Launches. At the papers' shapes each kernel's floor is below what starting a kernel costs the host; a forward is two
-  launches and a backward four where one of each could do. A single forward kernel would need a barrier across the
-  programs that share a region.
-- y, which forward writes for backward: B * R * N numbers, 0.05 MB to 0.4 MB at the papers' shapes, 66 MB in the large
-  case. Without gradients nothing is written.
-- Partial sums. S * B * R * N numbers are written and read back, mostly in the cache: for SQUID's in-painting 0.4 MB
-  (S = 8) to the bank's 6.6 MB, for its decoders 3.3 MB (S = 16) to 13 and 26 MB.
-- The chosen rows are read again: k rows per query, 2.6 MB to 42 MB at the papers' shapes, from the cache, since the
-  bank has just been read and fits in it. In the large case 671 MB; queries of one region run side by side, so that
-  the region's 8 MB stay in the cache.
-- Tensors read once for each tile of the other side: with 256 rows the bank is read twice, and the queries once for
-  every 64 slots, from the cache.
-- Backward reads M twice (dy and dx), once more than the floor.
-- A fourth product in backward: h^T.dout over all slots, though only k per query are not zero, which needs no atomics.
-- The rebuilding of h compares every slot of a tile with k indices per query: k * B * R * N * C / 32 comparisons.
-None of these costs has been measured on a GPU yet.
-
 Precision: sums in float32 (float64 for float64). Half-precision queries and slots are multiplied as they are, which is
-exact, unless their types differ. float32 products are three tf32 products (`tf32x3`) on NVIDIA's matrix units and
-plain float32 elsewhere, because a dot's absolute error becomes a weight's relative one and decides which slots are
-chosen. bench/results/precision.md: over random and adversarial inputs three tf32 products err as float32 does (at most
-5.7 against 5.5 units of 2^-24 sum |x.m|) and choose other slots than float64 only where the logits differ by less than
-2 such units; one tf32 product errs by up to 1,600 and chooses otherwise up to 700 units apart.
+exact, unless their types differ. With bfloat16 slots, ds and h are rounded to bfloat16 before they are multiplied; with
+float16 they stay float32, because float16 would lose small gradients. float32 products are three tf32 products
+(`tf32x3`) on NVIDIA's matrix units and plain float32 elsewhere, because a dot's absolute error becomes a weight's
+relative one and decides which slots are chosen (bench/results/precision.md).
+
+docs/kernels.md counts bytes and products, explains each loop, and has the measurements.
 """
 
 import math
@@ -66,7 +34,7 @@ import math
 import torch
 import triton
 
-from .configurations import Block, Blocks, blocks_on
+from .configurations import Block, Blocks, blocks_on, with_warps
 from .launch import INTERPRETED, accumulator, backend, is_aligned, on_device, precision, rows_contiguous
 from .products import _bank_gradient, _dots, _weighted_sum
 from .rows import _score_gradient, _select_gather, _softmax
@@ -77,22 +45,21 @@ def _fitting(blocks, name, size):
     return next((block for block in blocks if block[name] >= size), blocks[-1])
 
 
-def tiles(blocks: list[Block], dtype: torch.dtype, upcast: bool = False) -> list[Block]:
-    """Return the tiles that serve two operands: the last one, which takes most registers, not where they are widened.
+def tiles(blocks: list[Block], dtype: torch.dtype, mixed: bool = False) -> list[Block]:
+    """Return the tiles of a product that serve a dtype.
 
     Args:
         blocks: from small to large.
         dtype: of the slots. float64, which is for tests, keeps to the smallest tile.
-        upcast: the operands are converted before they are multiplied.
+        mixed: operands and result are not all of one dtype. Conversions take registers: not the largest tile.
     """
-    if dtype == torch.float64:
-        return blocks[:1]
-    return blocks[:-1] if upcast else blocks
+    return blocks[:1] if dtype == torch.float64 else blocks[:-1] if mixed else blocks
 
 
-def score_blocks(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
-    """Return the blocks of `_score_gradient` that serve slots of a dtype: float64 takes one query per program."""
-    return [block | {"BLOCK_B": 1} for block in blocks] if dtype == torch.float64 else blocks
+def _blocks(*tensors):
+    """Return the blocks of the chip that tensors are on: the portable ones where rows are not aligned, or float64."""
+    aligned = is_aligned(*tensors) and tensors[-1].dtype != torch.float64
+    return blocks_on(tensors[0].device, aligned)
 
 
 def _tile(blocks, B, programs, grid):
@@ -170,7 +137,7 @@ def _launch_weighted_sum(weight, values, filled, queue, dtype, blocks):
     def grid(tile):
         return R * triton.cdiv(B, tile["BLOCK_B"]), triton.cdiv(V, tile["BLOCK_C"])
 
-    allowed = tiles(blocks.weighted_sum, values.dtype, upcast)
+    allowed = tiles(blocks.weighted_sum, values.dtype, upcast or dtype != values.dtype)
     tile = _tile(allowed, B, blocks.multiprocessors, lambda tile: math.prod(grid(tile)))
     out = torch.empty(B, R, V, dtype=dtype, device=weight.device)
     if out.numel():
@@ -230,8 +197,8 @@ def forward(
     """
     x, bank, values = rows_contiguous(x), rows_contiguous(bank), rows_contiguous(values)
     (B, R, _), N, V = x.shape, bank.shape[1], values.shape[2]
-    rows, blocks = B * R, blocks_on(x.device, is_aligned(x, bank, values))
-    row = _fitting(blocks.rows, "BLOCK_N", N)
+    rows, blocks = B * R, _blocks(x, bank, values)
+    row = _fitting(with_warps(blocks.rows, bank.dtype), "BLOCK_N", N)
     filled, queue = _queue(filled, x)
     with on_device(x):
         partial = _launch_dots(x, bank, filled, queue, blocks)
@@ -287,14 +254,14 @@ def backward(
     dout, x, bank = rows_contiguous(dout), rows_contiguous(x), rows_contiguous(bank)
     (B, R, _), N = x.shape, bank.shape[1]
     filled, queue = _queue(filled, x)
-    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), blocks_on(x.device, is_aligned(dout, x, bank))
+    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), _blocks(dout, x, bank)
     with on_device(x):
         partial = _launch_dots(dout, bank, filled, queue, blocks)
         dtype = gradient_dtype(bank.dtype)
         ds = partial[0] if partial.dtype == dtype else torch.empty_like(partial[0], dtype=dtype)
         columns = torch.empty((R, N, 2, pitch(B)) if need_bank else (0,), dtype=dtype, device=x.device)
         if ds.numel():
-            block = _fitting(score_blocks(blocks.score_gradient, bank.dtype), "BLOCK_N", N)
+            block = _fitting(blocks.score_gradient, "BLOCK_N", N)
             _score_gradient[(R * triton.cdiv(pitch(B), block["BLOCK_B"]),)](
                 partial, y, index, weight, ds, columns, B, R, N, pitch(N), pitch(B), partial.shape[0],
                 index.shape[2] if need_bank else 0, int(need_bank), **block,

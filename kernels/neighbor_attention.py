@@ -35,7 +35,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import blocks_on
+from .configurations import blocks_on, with_warps
 from .launch import accumulator, on_device, rows_contiguous
 
 DQ, DKV = tl.constexpr(1), tl.constexpr(2)  # gradients that a backward launch makes, added up
@@ -221,7 +221,8 @@ def _backward(
 def _launch(q):
     """Grid and blocks for queries (B, H, W, heads, D)."""
     B, H, W, heads, D = q.shape
-    blocks = next(blocks for blocks in blocks_on(q.device).attention if blocks["BLOCK_D"] >= D)
+    listed = with_warps(blocks_on(q.device).attention, q.dtype)
+    blocks = next(blocks for blocks in listed if blocks["BLOCK_D"] >= D)
     return (triton.cdiv(B * H * W, blocks["BLOCK_P"]), heads), blocks
 
 

@@ -150,9 +150,9 @@ def _bank_gradient(
         b = (step - tl.where(second, steps, 0)) * BLOCK_B + tl.arange(0, BLOCK_B)
         weights = columns[None, :] + tl.where(second, width, 0) + b[:, None]
         w = tl.load(weights, mask=(b < width)[:, None] & (n < N)[None, :], other=0.0)  # [BB, BN]
-        stride_b, stride_r = tl.where(second, stride_db, stride_xb), tl.where(second, stride_dr, stride_xr)
-        queries = tl.where(second, dout_ptr, x_ptr) + b.to(tl.int64)[None, :] * stride_b + r * stride_r + c[:, None]
-        x = tl.load(queries, mask=(b < B)[None, :] & (c < C)[:, None], other=0.0)  # [BC, BB]
+        queries = tl.where(second, dout_ptr + r * stride_dr, x_ptr + r * stride_xr)
+        rows = queries + b.to(tl.int64)[None, :] * tl.where(second, stride_db, stride_xb) + c[:, None]
+        x = tl.load(rows, mask=(b < B)[None, :] & (c < C)[:, None], other=0.0)  # [BC, BB]
         if UPCAST:
             x, w = x.to(ACC), w.to(ACC)
         acc = tl.dot(x, w, acc, input_precision=PRECISION, out_dtype=ACC)

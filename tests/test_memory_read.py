@@ -138,7 +138,7 @@ def test_the_choice_is_that_of_the_kernels_own_dots(inputs):
     }[inputs]
     x, bank = (x * 512**-0.5).float(), bank.float()
     indices = read(x, bank, k)[2]
-    blocks = configurations.blocks_on(x.device, kernels.is_aligned(x, bank))
+    blocks = kernels._blocks(x, bank)
     own = functools.reduce(torch.add, kernels._launch_dots(x, bank, *kernels._queue(None, x), blocks))[
         ..., : bank.shape[1]
     ]

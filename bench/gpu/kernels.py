@@ -15,7 +15,7 @@ from timing import measure
 
 from fastsquid.utils.cli import stop_compile_workers
 
-SECONDS = 0.2  # of measuring, for each variant of a case
+SECONDS = 0.1  # of measuring, for each variant of a case
 # A compilation takes as long as many measurements. The attention's PyTorch path is left out: PyTorch 2.11 cannot
 # compile it for a GPU ("Abs(ModularIndexing(...)) is not comparable").
 COMPILED = [SIMSID[0], SQUID[0]]
@@ -25,7 +25,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = Results(DEVICE, OUT / "kernels.csv", SMALLEST)
     reads, grids = (SMALLEST_READS, SMALLEST_GRIDS) if SMALLEST else (READS, GRIDS)
-    large_reads, large_grids = ([], []) if SMALLEST else (LARGE_READS[1:], LARGE_GRIDS)
+    large_reads, large_grids = ([], []) if SMALLEST else (LARGE_READS, LARGE_GRIDS)
     shapes = [(MemoryRead, s) for s in reads + large_reads] + [(NeighborAttention, s) for s in grids + large_grids]
     failed = 0
     print(
@@ -35,19 +35,27 @@ def main():
         for operation, shape in shapes:
             for mode in ("both", "forward"):
                 case = operation(shape, mode, dtype, DEVICE)
-                try:
-                    one_case(results, case)
-                except Exception as error:  # one case says nothing of the next
-                    failed += 1
-                    print(f"{operation.__name__} {shape} {mode} {case.name} FAILED: {type(error).__name__}: {error}")
+                for names in variants(case):
+                    try:
+                        one_case(results, case, names)
+                    except Exception as error:  # one case says nothing of the next
+                        failed += 1
+                        what = f"{operation.__name__} {shape} {mode} {case.name} {names[-1]}"
+                        print(f"{what} FAILED: {type(error).__name__}: {error}")
     print(f"{len(results.rows)} rows, {failed} cases failed, {left():.0f} s left")
     return int(failed > 0)
 
 
-def one_case(results, case):
+def variants(case):
+    """Lists of variants that are compared with one another and measured in turn."""
     names = ["published", "torch", "triton"] if case.dtype == torch.float32 else ["torch", "triton"]
     if case.shape in COMPILED and case.dtype == torch.float32 and not SMALLEST:
         names.append("compile")
+    others = ["gathered-sdpa", "dense-sdpa", "flex"] if case.shape in LARGE_GRIDS else []
+    return [names, *(["triton", other] for other in others)]
+
+
+def one_case(results, case, names):
     group = "memory read" if isinstance(case, MemoryRead) else "neighbor attention"
     sets = 1 if SMALLEST else case.sets
     for name, samples in measure(case.build(names), sets, DEVICE, SMALLEST, SECONDS).items():
