@@ -58,7 +58,7 @@ PORTABLE = Blocks(
         dict(BLOCK_B=64, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     bank_gradient=[
-        dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=32, num_warps=4, num_stages=3),
+        dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
     attention=[
@@ -121,8 +121,10 @@ def blocks_on(device: torch.device, aligned: bool = True) -> Blocks:
 
 
 def with_warps(blocks: list[Block], dtype: torch.dtype) -> list[Block]:
-    """Return blocks for a dtype: twice the warps for float64, whose numbers take two registers."""
-    return [block | {"num_warps": 2 * block["num_warps"]} for block in blocks] if dtype == torch.float64 else blocks
+    """Return blocks for a dtype: more warps for float64, whose numbers take two registers."""
+    if dtype != torch.float64:
+        return blocks
+    return [block | {"num_warps": min(4 * block["num_warps"], 16)} for block in blocks]
 
 
 @functools.cache
