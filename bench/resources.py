@@ -90,6 +90,15 @@ class Resources(NamedTuple):
     tensor: int = 0  # columns of tensor memory a program
 
 
+class Loop(NamedTuple):
+    """An innermost loop of the machine code: its instructions, and how many of them are of a kind."""
+
+    instructions: int
+    barriers: int  # of the whole program
+    products: int  # of the matrix units
+    copies: int  # from global to shared memory, or loads
+
+
 class Launch(NamedTuple):
     grid: tuple
     configuration: Configuration
@@ -135,6 +144,38 @@ def compiled(config, chip, aligned):
     return triton.compile(ASTSource(config.kernel, signature, constants, attributes), target, config.options)
 
 
+def longest_loop(kernel):
+    """The innermost `Loop` with most matrix instructions, else most instructions, of a kernel compiled for NVIDIA; None
+    where everything is unrolled."""
+    code = dumped(kernel, "-sass")
+    lines = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", code, re.M)]
+    jumps = [(int(target[1], 16), at) for at, text in lines if (target := re.search(r"\bBRA\b.*0x([0-9a-f]+)", text))]
+    bodies = [(first, last) for first, last in jumps if first < last]
+    inner = [b for b in bodies if not any(o != b and b[0] <= o[0] and o[1] <= b[1] for o in bodies)]
+    loops = []
+    for first, last in inner:
+        words = [re.sub(r"^@!?U?P\w+ +", "", text).split()[0] for at, text in lines if first <= at <= last]
+        names = [word.split(".")[0] for word in words]
+        count = [sum(name in kinds for name in names) for kinds in (["BAR"], ["HGMMA", "HMMA"], ["LDGSTS", "LDG"])]
+        loops.append(Loop(len(words), *count))
+    return max(loops, key=lambda loop: (loop.products, loop.instructions), default=None)
+
+
+def programs_a_multiprocessor(found, warps):
+    """How many programs an H100's multiprocessor runs at a time: registers, shared memory and warps bind."""
+    registers = -(-found.registers // 8) * 8 * 32 * warps
+    return min(65536 // registers, 233472 // (found.shared + 1024), 64 // warps)
+
+
+def dumped(kernel, option):
+    """What cuobjdump says of a kernel compiled for NVIDIA."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(kernel.asm["cubin"])
+        cubin.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, option, cubin.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def measure(config, chip, aligned):
     """The `Resources` of one configuration on one chip."""
     kernel = compiled(config, chip, aligned)
@@ -142,11 +183,7 @@ def measure(config, chip, aligned):
         names = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
         registers, *spills = (int(re.search(rf"\.{name}:\s*(\d+)", kernel.asm["amdgcn"])[1]) for name in names)
         return Resources(registers, sum(spills), kernel.metadata.shared)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
-        cubin.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", cubin.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = dumped(kernel, "--dump-resource-usage")
     registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
     return Resources(registers, stack + local, kernel.metadata.shared, kernel.metadata.tmem_size)
 
@@ -267,6 +304,38 @@ def kernel_tables(outcomes):
     return [line for name, rows in sections.items() for line in (f"## {name}", "", *table(list(rows.values())))]
 
 
+def loop_table():
+    """Markdown lines: what an H100's multiprocessor runs of each kernel at a time, and its innermost loop."""
+    listed_once = {}
+    for number, config in enumerate(listed("sm_90")):
+        described_as = described(config)
+        if described_as["dtypes"] in ("fp32", "bf16"):
+            dtypes = described_as.pop("dtypes") + (", widened" if config.constants.get("UPCAST") else "")
+            row = {"kernel": config.name, "blocks": blocks_text(described_as), "dtypes": dtypes}
+            listed_once.setdefault(str(row), (row, number))
+    jobs = [("sm_90", number, True) for _, number in listed_once.values()]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        figures = list(tqdm(pool.map(loop_row, jobs), total=len(jobs), desc="loops"))
+    return table([row | found for (row, _), found in zip(listed_once.values(), figures)])
+
+
+def blocks_text(described_as):
+    """`B 16, N 64, C 64, num_warps 4, num_stages 3`."""
+    return ", ".join(f"{name.removeprefix('BLOCK_')} {value}" for name, value in described_as.items())
+
+
+def loop_row(job):
+    """The figures of one row of `loop_table`."""
+    chip, number, aligned = job
+    config = listed(chip)[number]
+    found, loop = measure(config, chip, aligned), longest_loop(compiled(config, chip, aligned))
+    return {
+        "registers": found.registers,
+        "programs a multiprocessor": programs_a_multiprocessor(found, config.options["num_warps"]),
+        **(loop or Loop("", "", "", ""))._asdict(),
+    }
+
+
 def grids(forward, backward):
     """Programs and grid of each launch, by pass and kernel."""
     cells = {}
@@ -322,6 +391,12 @@ def report(outcomes):
         "The tables of kernels show registers / shared memory, the worse of a configuration's compilations.",
         "",
         *kernel_tables(outcomes),
+        "## Innermost loops on an H100",
+        "",
+        "Aligned, of the loop with most matrix instructions: its instructions, and how many are barriers of the whole",
+        "program, matrix instructions, and copies or loads from global memory. Empty: the compiler unrolled it.",
+        "",
+        *loop_table(),
         "## Programs launched at the papers' shapes",
         "",
         "The programs of each launch and its grid on an H100, at a batch of 16 images and at a large shape. The second",
