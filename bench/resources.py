@@ -253,7 +253,8 @@ def described(config):
     names = [*(QUERIES & pointers), *(SLOTS & pointers)] or ACCUMULATOR & pointers
     dtypes = dict.fromkeys(TYPES[config.pointers[name]] for name in names)
     blocks = {name: value for name, value in config.constants.items() if name.startswith("BLOCK_")}
-    return {"dtypes": ", ".join(dtypes)} | blocks | config.options
+    widened = ", widened" if config.constants.get("UPCAST") else ""
+    return {"dtypes": ", ".join(dtypes) + widened} | blocks | config.options
 
 
 def fingerprint():
@@ -309,8 +310,8 @@ def loop_table():
     listed_once = {}
     for number, config in enumerate(listed("sm_90")):
         described_as = described(config)
-        if described_as["dtypes"] in ("fp32", "bf16"):
-            dtypes = described_as.pop("dtypes") + (", widened" if config.constants.get("UPCAST") else "")
+        dtypes = described_as.pop("dtypes")
+        if dtypes in ("fp32", "bf16"):
             row = {"kernel": config.name, "blocks": blocks_text(described_as), "dtypes": dtypes}
             listed_once.setdefault(str(row), (row, number))
     jobs = [("sm_90", number, True) for _, number in listed_once.values()]
