@@ -34,7 +34,7 @@ from triton.compiler import ASTSource, make_backend
 from fastsquid import kernels
 from fastsquid.kernels import configurations as kernel_configurations
 from fastsquid.kernels import memory_read, neighbor_attention
-from fastsquid.kernels.compilations import ACCUMULATOR, QUERIES, SLOTS, Configuration, configurations
+from fastsquid.kernels.compilations import ACCUMULATOR, GRADIENTS, QUERIES, SLOTS, Configuration, configurations
 from fastsquid.kernels.configurations import PORTABLE, blocks_for
 from fastsquid.kernels.launch import INTERPRETED
 from fastsquid.utils.files import replacing
@@ -250,7 +250,7 @@ def attempt_all(chips):
 def described(config):
     """What tells a configuration from the others of its kernel: dtypes of queries and slots, blocks, options."""
     pointers = config.pointers.keys()
-    names = [*(QUERIES & pointers), *(SLOTS & pointers)] or ACCUMULATOR & pointers
+    names = [*(QUERIES & pointers), *(SLOTS & pointers)] or GRADIENTS & pointers or ACCUMULATOR & pointers
     dtypes = dict.fromkeys(TYPES[config.pointers[name]] for name in names)
     blocks = {name: value for name, value in config.constants.items() if name.startswith("BLOCK_")}
     widened = ", widened" if config.constants.get("UPCAST") else ""
