@@ -53,7 +53,7 @@ def tiles(blocks: list[Block], dtype: torch.dtype, mixed: bool = False) -> list[
         dtype: of the slots. float64, which is for tests, keeps to the smallest tile.
         mixed: operands and result are not all of one dtype. Conversions take registers: not the largest tile.
     """
-    return blocks[:1] if dtype == torch.float64 else blocks[:-1] if mixed else blocks
+    return blocks[:1] if dtype == torch.float64 else blocks[:-1] or blocks if mixed else blocks
 
 
 def _blocks(*tensors):

@@ -93,6 +93,17 @@ def test_every_phase_ends_and_leaves_its_file(everything):
     assert output.count("FAILED") == 0
 
 
+def test_other_blocks_can_be_timed(tmp_path):
+    environment = os.environ | {"SMALLEST": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": str(BENCH)}
+    command = [sys.executable, BENCH / "gpu" / "tiles.py", tmp_path / "tiles.csv"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Error" not in done.stdout, done.stdout + done.stderr
+    fields = {"dots", "weighted_sum", "bank_gradient", "rows", "gather", "score_gradient"}
+    assert {(row["of"], row["dtype"]) for row in rows_of(tmp_path / "tiles.csv")} == {
+        (field, dtype) for field in fields for dtype in ("float32", "bfloat16")
+    }
+
+
 def test_rows_say_where_they_are_from(everything):
     out, _ = everything
     facts = json.loads((out / "facts.json").read_text())
