@@ -296,6 +296,19 @@ def measured_table():
     return lines
 
 
+def before_and_after_table():
+    """Lines: microseconds of each kernel of the memory read alone, before and after its redesign."""
+    with open(RESULTS / "h200/kernels-one-by-one.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["dtype"] == "float32"]
+    shapes = list(dict.fromkeys(row["case"] for row in rows))
+    lines = [f"| kernel | {' | '.join(shapes)} |", f"|---|{'---:|' * len(shapes)}"]
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        found = {row["case"]: row for row in rows if row["kernel"] == kernel}
+        cells = [" → ".join(f"{float(found[s][f'{w}_us']):.1f}" for w in ("before", "after")) for s in shapes]
+        lines.append(f"| `{kernel}` | {' | '.join(cells)} |")
+    return lines
+
+
 def training_time_table():
     """Lines: what the committed runs of each preset took, over their seeds."""
     lines = [
@@ -332,18 +345,19 @@ def full_size_table():
 
 
 def tile_table():
-    """Lines: the blocks that kernels are launched with."""
+    """Lines: the blocks that kernels are launched with on a Hopper chip."""
     from fastsquid.kernels.configurations import HOPPER
 
     lists = [
         ("`_dots`", "queries per region", "BLOCK_B", HOPPER.dots),
         ("`_weighted_sum`", "queries per region", "BLOCK_B", HOPPER.weighted_sum),
         ("`_bank_gradient`", "queries per region", "BLOCK_B", HOPPER.bank_gradient),
-        ("`_select_gather`, `_softmax`, `_score_gradient`", "slots", "BLOCK_N", HOPPER.rows),
+        ("`_select_gather`, `_softmax`", "slots", "BLOCK_N", HOPPER.rows),
         ("`_select_gather`", "chosen slots", "BLOCK_K", HOPPER.gather),
+        ("`_score_gradient`", "slots", "BLOCK_N", HOPPER.score_gradient),
         ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", HOPPER.attention),
     ]
-    lines = ["| kernel | chosen by | configurations |", "|---|---|---|"]
+    lines = ["| kernel | chosen by | configurations of a Hopper chip |", "|---|---|---|"]
     for kernel, what, block, listed in lists:
         texts = [", ".join(f"{name.removeprefix('BLOCK_')} {value}" for name, value in one.items()) for one in listed]
         lines.append(f"| {kernel} | {what} (`{block}`) | {'; '.join(texts)} |")
@@ -448,6 +462,7 @@ def test_times_are_the_committed_ones():
 def test_tiles_are_the_kernels():
     pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
     assert_has("kernels.md", tile_table())
+    assert_has("kernels.md", before_and_after_table())
 
 
 @pytest.mark.parametrize(
