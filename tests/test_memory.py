@@ -167,6 +167,14 @@ def test_feature_map_scopes(scope, regions, rows):
                 torch.testing.assert_close(out[image, :, i : i + side, j : j + side], expected.view_as(window))
 
 
+@pytest.mark.parametrize("scope", ["patch", "subwindow", "global"])
+def test_feature_map_keeps_its_layout(scope):
+    memory, x = SpaceAwareMemory2d(2, (12, 12), grid=3, num_slots=6, scope=scope), randn(4, 2, 12, 12)
+    out, moved = memory(x), memory(x.to(memory_format=torch.channels_last))
+    assert torch.equal(out, moved)
+    assert out.is_contiguous() and moved.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_feature_map_of_another_shape_than_square():
     memory = SpaceAwareMemory2d(3, (4, 8), grid=2, num_slots=6)
     assert memory(randn(2, 3, 4, 8)).shape == (2, 3, 4, 8)

@@ -5,7 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from scipy.stats import spearmanr
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
@@ -115,6 +117,31 @@ def test_frozen_scores_the_same(detector):
     if detector.config.inpainting == "transformer":
         assert frozen.generator.inpaint.folded is not None and detector.generator.inpaint.folded is None
     assert (detector.generator.teacher is not None) == detector.config.distillation
+
+
+class Layouts(TorchDispatchMode):
+    """Note the maps that convolutions and interpolations read, and whether each is channels_last."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if str(function).startswith(("aten.conv", "aten.cudnn_conv", "aten.upsample")):
+            self.seen.append((str(function), args[0].is_contiguous(memory_format=torch.channels_last)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["squid-small", "simsid-small", "fastsquid-small", "memae-small"])
+def test_a_frozen_detector_keeps_channels_last(name, half):
+    """A map in the other layout is copied by a convolution, and interpolated a hundred times slower on a GPU."""
+    frozen = Detector(preset(name, width=4, image_size=128)).to(DEVICE).frozen(half)
+    images = torch.rand(2, 1, 128, 128, device=DEVICE)
+    with Layouts() as layouts:
+        frozen.scores(images) if DEVICE == "cuda" else frozen.draw(images)  # a CPU's instance_norm has one layout
+    assert sum(function.startswith("aten.upsample") for function, _ in layouts.seen) == frozen.config.levels
+    assert len(layouts.seen) > 20 and all(kept for _, kept in layouts.seen), layouts.seen
 
 
 def test_half_precision(detector):

@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROWS
 
 from fastsquid.config import ABLATIONS, PRESETS, preset
 from fastsquid.model.detector import Detector
-from fastsquid.model.networks import Discriminator, Encoder, Generator, upsample, upsample_by_taps
+from fastsquid.model.networks import (
+    Discriminator,
+    Encoder,
+    Generator,
+    instance_norm_by_moments,
+    upsample,
+    upsample_by_taps,
+)
 from fastsquid.model.patches import to_image, to_patches
 from fastsquid.training.trainer import Trainer
 
@@ -24,6 +32,30 @@ def test_patches_are_row_major_and_come_back():
     assert patches.shape == (8, 1, 2, 2)
     assert patches[1].flatten().tolist() == [2, 3, 6, 7] and patches[2].flatten().tolist() == [8, 9, 12, 13]
     assert torch.equal(to_image(patches, 2), image)
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_maps_keep_their_layout(grid):
+    """Cut and stitched, maps have the values and the memory layout that they had."""
+    image, last = torch.randn(2, 3, 4, 4), torch.channels_last
+    patches = to_patches(image, grid)
+    moved = to_patches(image.to(memory_format=last), grid)
+    assert torch.equal(moved, patches) and patches.is_contiguous() and moved.is_contiguous(memory_format=last)
+    stitched, moved = to_image(patches, grid), to_image(moved, grid)
+    assert torch.equal(stitched, image) and torch.equal(moved, image)
+    assert stitched.is_contiguous() and moved.is_contiguous(memory_format=last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_both_ways_to_normalize_an_image(layout):
+    """PyTorch's, and the one that reads channels_last maps as they are."""
+    x = (10 + torch.randn(2, 3, 5, 6, dtype=torch.float64)).to(memory_format=layout).requires_grad_()
+    weight, bias = torch.randn(2, 3, dtype=torch.float64)
+    results = [F.instance_norm(x, weight=weight, bias=bias), instance_norm_by_moments(x, weight, bias, 1e-5)]
+    assert results[1].is_contiguous(memory_format=layout)
+    gradients = [torch.autograd.grad(out.sin().sum(), x)[0] for out in results]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-13)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (5, 6), (8, 8)], ids=str)

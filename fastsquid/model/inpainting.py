@@ -12,6 +12,7 @@ from ..ops import neighbor_attention
 from ..ops.checks import Border
 from ..ops.dispatch import Impl
 from .memory import SpaceAwareMemory
+from .patches import layout_of, to_map
 
 
 def masked_shortcut(new: Tensor, old: Tensor, rho: float, training: bool) -> Tensor:
@@ -192,6 +193,7 @@ class InpaintingBlock(nn.Module):
         """Return what `forward` returns, with the distance and the entropy."""
         reduced = self.reduce(features)
         channels, size = reduced.shape[1:3]
+        layout = layout_of(reduced)
         tokens = rearrange(reduced, "(b p) c h w -> b p (c h w)", p=self.grid**2)
         folded = None if self.training or torch.is_grad_enabled() else self.folded  # the kernels' read has no backward
         queries = tokens if self.scope == "patch" else rearrange(tokens, "b p c -> (b p) 1 c")
@@ -213,8 +215,9 @@ class InpaintingBlock(nn.Module):
             parts = [tokens, remembered] + ([] if folded is None else [read[..., tokens.shape[2] :]])
             as_grid = [rearrange(t, "b (i j) c -> b i j c", i=self.grid) for t in parts]
             remembered = rearrange(self.mix(*as_grid), "b i j c -> b (i j) c")
-        rebuilt = rearrange(remembered, "b p (c h w) -> (b p) c h w", c=channels, h=size)
+        rebuilt = to_map(remembered, "b p (c h w)", ("(b p)", "c", "h", "w"), layout, c=channels, h=size)
         code = self.code.to(rebuilt.dtype).repeat(tokens.shape[0], 1, 1, 1).expand(-1, -1, size, size)
+        code = code.contiguous(memory_format=layout)
         out = self.expand(torch.cat([rebuilt, code], dim=1))
         return Rebuilt(masked_shortcut(out, features, self.shortcut, self.training), distance, entropy)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..ops import memory_read
 from ..ops.checks import Selection, Shrinkage, check_name
 from ..ops.dispatch import Impl
-from .patches import to_image, to_patches
+from .patches import layout_of, to_image, to_map, to_patches
 from .published import Tensors, channel_first, memory_bank, memory_kind
 
 Kind = Literal["matrix", "queue"]
@@ -347,7 +347,7 @@ class SpaceAwareMemory2d(nn.Module):
             x: (B, C, H, W), floating point.
 
         Returns:
-            a tensor of x's shape and dtype.
+            a tensor of x's shape, dtype and memory layout.
 
         Raises:
             ValueError: another C, H or W than the module's.
@@ -362,16 +362,17 @@ class SpaceAwareMemory2d(nn.Module):
     def read_patches(self, patches: Tensor) -> Tensor:
         """Return patches (B * G^2, C, h, w) rebuilt from memory, as `forward` does with those of a map."""
         channels, height, _ = patches.shape[1:]
+        layout = layout_of(patches)
         if self.scope == "patch":
             out = self.memory(rearrange(patches, "(b p) c h w -> b p (c h w)", p=self.grid**2))
-            return rearrange(out, "b p (c h w) -> (b p) c h w", c=channels, h=height)
+            return to_map(out, "b p (c h w)", ("(b p)", "c", "h", "w"), layout, c=channels, h=height)
         windows = rearrange(patches, "b c (u h) (v w) -> b (u v) (c h w)", u=2, v=2)
         if self.scope == "global":
             windows = rearrange(windows, "b w d -> (b w) 1 d")
         out = self.memory(windows)
         if self.scope == "global":
             out = rearrange(out, "(b w) 1 d -> b w d", w=4)
-        return rearrange(out, "b (u v) (c h w) -> b c (u h) (v w)", u=2, c=channels, h=height // 2)
+        return to_map(out, "b (u v) (c h w)", ("b", "c", "(u h)", "(v w)"), layout, u=2, c=channels, h=height // 2)
 
     def commit(self) -> None:
         """Write the latest training-mode forward into a queue, as `SpaceAwareMemory.commit`."""
