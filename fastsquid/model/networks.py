@@ -83,8 +83,8 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor
         (N, C, h, w).
     """
     # On a GPU, PyTorch's copies channels_last maps to the other layout and back, and takes several times as long.
-    # On a CPU it is the faster one.
-    if x.is_cuda:
+    # On a CPU it is the faster one. In half precision, as in training, the moments would be rounded.
+    if x.is_cuda and x.dtype == weight.dtype:
         return instance_norm_by_moments(x, weight, bias, eps)
     return F.instance_norm(x, weight=weight, bias=bias, eps=eps)
 
@@ -292,7 +292,8 @@ class Discriminator(nn.Module):
         """
         x = images
         for layer in self.layers:
-            if norm == "image" and isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            by_image = norm == "image" and isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm))
+            if by_image or isinstance(layer, nn.InstanceNorm2d):
                 x = instance_norm(x, layer.weight, layer.bias, layer.eps)
             else:
                 x = layer(x)
