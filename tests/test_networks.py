@@ -63,7 +63,7 @@ def test_both_ways_to_double_a_map(size):
     """PyTorch's, and the one whose backward has no atomics on a GPU."""
     x = torch.randn(2, 3, *size, dtype=torch.float64).requires_grad_()
     theirs, ours = upsample(x), upsample_by_taps(x)
-    assert theirs.shape == (2, 3, 2 * size[0], 2 * size[1])
+    assert theirs.shape == (2, 3, 2 * size[0], 2 * size[1]) and ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
     upstream = torch.randn_like(theirs)
     gradients = [torch.autograd.grad(out, x, upstream)[0] for out in (ours, theirs)]

@@ -59,8 +59,12 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def upsample_by_taps(x: Tensor) -> Tensor:
-    """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile."""
-    return _double(_double(x, 2), 3)
+    """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile.
+
+    The result is channels_last.
+    """
+    # With channels as the last dimension, torch.compile too keeps every intermediate in this layout.
+    return _double(_double(x.permute(0, 2, 3, 1), 1), 2).permute(0, 3, 1, 2)
 
 
 def _double(x: Tensor, dim: int) -> Tensor:

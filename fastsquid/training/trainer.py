@@ -1,7 +1,8 @@
 """One training iteration: losses and order of steps of both papers (SQUID 3 and 4.4, SimSID 3 and 4)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from ..model.networks import Reconstruction
 from ..utils import distributed
 from .ema import Average
 from .losses import LOSSES, discriminator_loss, generator_loss, gradient_penalty, image_logits, negative_loss
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 
 class Networks(NamedTuple):
@@ -33,7 +36,7 @@ class Trainer:
 
     Args:
         detector: on the device to train on.
-        compile: run both networks through torch.compile.
+        compile: run both networks and the generator's loss through torch.compile.
         precision: `fp32`, or `bf16` for autocast of convolutions and projections. Memory similarity, softmax,
             normalization and losses are float32 in both.
 
@@ -57,8 +60,11 @@ class Trainer:
             None if detector.discriminator is None else distributed.parallel(detector.discriminator),
         )
         self.generator, self.discriminator = self.eager
+        self.generator_loss = generator_loss
         if compile:
             self.generator = _compiled(self.generator)
+            # Its gradients keep the memory layout of the features. `mse_loss` in eager gives contiguous ones.
+            self.generator_loss = _compiled(generator_loss)
             # torch.compile has no second derivative. It would also change statistics that the penalty's pass has kept.
             if self.discriminator is not None and not self.config.gradient_penalty:
                 self.discriminator = _compiled(self.discriminator)
@@ -141,7 +147,7 @@ class Trainer:
             if out is None:
                 out = self._generate(networks, images, teacher=True)
             logits = None if self.discriminator is None else self._judge(networks, out.student)
-            loss, parts = generator_loss(self.config, images, out, logits)
+            loss, parts = (generator_loss if eager else self.generator_loss)(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
             (share * loss).backward(inputs=self.generator_parameters)
             self.generator_optimizer.step()
@@ -198,8 +204,8 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
 
-def _compiled(network: nn.Module) -> nn.Module:
-    return torch.compile(network, dynamic=False)  # pyright: ignore[reportReturnType]  # a module gives a module
+def _compiled(function: Compiled) -> Compiled:
+    return torch.compile(function, dynamic=False)  # pyright: ignore[reportReturnType]  # a module gives a module
 
 
 def _channels_last(images: torch.Tensor) -> torch.Tensor:

@@ -70,8 +70,8 @@ def test_captured_options(on_gpu, change):
 @pytest.mark.parametrize("name", FULL)
 def test_compiled(on_gpu, name):
     found = json.loads(on_gpu("compiled.py", name, "bf16").splitlines()[0])
-    # A graph for each kind of pass: see tests/test_steps.py.
-    assert 0 < found["graphs"] <= 4 and found["breaks"] == 0 and found["captured"] == found["kinds"]
+    # A graph for each kind of pass, and one of the loss: see tests/test_steps.py.
+    assert 0 < found["graphs"] <= 5 and found["breaks"] == 0 and found["captured"] == found["kinds"]
     # Atomics add in an order that changes from run to run.
     assert found["kernels"] > 20 and found["atomics"] == 0
 
