@@ -1,5 +1,8 @@
 """Phase `score`: images per second from tensor to score, published against ours in fp32 and bf16; how alike they rank.
 
+Then the discriminator alone, as `score --fast` runs it for the preset fastsquid. On a GPU, torch.compile comes last. No
+command compiles for scoring: PyTorch compiles for longer than most folders of images take.
+
 The detector trains for an epoch first: an untrained one gives nearly equal scores, whose ranks are noise. Spearman's
 correlation is that of the float32 and the bfloat16 scores of all validation and test images, for every score.
 """
@@ -10,7 +13,7 @@ import baselines
 import torch
 from cases import SMALLEST_MODEL
 from iterations import EPOCH, VALIDATION, images_of
-from phase import DEVICE, OUT, SMALLEST, data_folder
+from phase import DEVICE, OUT, SMALLEST, data_folder, left
 from rows import Results
 from scipy.stats import spearmanr
 from timing import Variant, measure
@@ -24,6 +27,7 @@ from fastsquid.training.trainer import Trainer
 from fastsquid.utils.cli import stop_compile_workers
 
 BATCHES = [2] if SMALLEST else [16, 1024]
+COMPILING = 20  # seconds that a network's compilation may take
 
 
 def main():
@@ -41,12 +45,13 @@ def main():
     for name in config.scores:
         alike[f"spearman_{name}"] = float(spearmanr(scores[False][name], scores[True][name]).statistic)
     results = Results(DEVICE, OUT / "score.csv", SMALLEST, [f"spearman_{name}" for name in SCORES])
-    print(f"{'case':12} {'variant':10} {'dtype':9} {'ms':>9} {'images/s':>9}")
+    print(f"{'case':21} {'variant':10} {'dtype':9} {'ms':>9} {'images/s':>9}")
     for batch in BATCHES:
         speed(results, config, detector, batch, alike)
     print(f"Spearman's correlation of fp32 and bf16 scores, {len(others)} images:")
     for name, value in alike.items():
         print(f"{name.removeprefix('spearman_'):24} {value:.5f}")
+    further(results, detector)
     return 0
 
 
@@ -90,11 +95,32 @@ def speed(results, config, detector, batch, alike):
         runs["ours", dtype] = lambda _, ours=ours: ours.scores(inputs)
     if batch > 64:  # image by image, it takes as long for each of them
         runs.pop(("published", "float32"))
+    report(results, f"{config.preset} {batch}", runs, batch, alike)
+
+
+def further(results, detector):
+    """Rows of `score --fast`, and of torch.compile where there is a GPU and the time to compile."""
+    fast = Detector(SMALLEST_MODEL if SMALLEST else preset("fastsquid")).to(DEVICE).frozen()
+    half, batch, names = detector.frozen(half=True), BATCHES[-1], {"discriminator_image"}
+    inputs = {each: to_unit(images_of(batch, each.config, DEVICE)) for each in (fast, half)}
+    case = f"{fast.config.preset} --fast {batch}"
+    report(results, case, {("ours", "float32"): lambda _: fast.scores(inputs[fast], names=names)}, batch)
+    compiled = (
+        (case, "float32", torch.compile(lambda x: fast.scores(x, names=names)), inputs[fast]),
+        (f"{detector.config.preset} {batch}", "bfloat16", torch.compile(half.scores), inputs[half]),
+    )
+    for case, dtype, scores, x in compiled:
+        if DEVICE.type == "cuda" and left() > COMPILING:
+            report(results, case, {("compiled", dtype): lambda _, scores=scores, x=x: scores(x)}, batch)
+
+
+def report(results, case, runs, count, alike=None):
+    """Rows of {(variant, dtype): function} that each score `count` images; `alike` is of bfloat16."""
     variants = {key: Variant(lambda i: None, run) for key, run in runs.items()}
     for (name, dtype), samples in measure(variants, 1, DEVICE, SMALLEST, 0.5).items():
-        key = "scoring", f"{config.preset} {batch}", name, "forward", dtype
-        row = results.add(key, samples, images=batch, **(alike if dtype == "bfloat16" else {}))
-        print(f"{row['case']:12} {name:10} {dtype:9} {row['p50_ms']:9.3f} {row['images_per_s']:9.0f}", flush=True)
+        key = "scoring", case, name, "forward", dtype
+        row = results.add(key, samples, images=count, **(alike if alike and dtype == "bfloat16" else {}))
+        print(f"{case:21} {name:10} {dtype:9} {row['p50_ms']:9.3f} {row['images_per_s']:9.0f}", flush=True)
 
 
 if __name__ == "__main__":
