@@ -260,11 +260,13 @@ def backward(
         dtype = gradient_dtype(bank.dtype)
         ds = partial[0] if partial.dtype == dtype else torch.empty_like(partial[0], dtype=dtype)
         columns = torch.empty((R, N, 2, pitch(B)) if need_bank else (0,), dtype=dtype, device=x.device)
+        if not need_bank:  # a kernel cannot take None where it loads
+            index, weight = torch.empty(B, R, 0, dtype=torch.int64, device=x.device), partial.new_empty(B, R, 0)
         if ds.numel():
             block = _fitting(blocks.score_gradient, "BLOCK_N", N)
             _score_gradient[(R * triton.cdiv(pitch(B), block["BLOCK_B"]),)](
                 partial, y, index, weight, ds, columns, B, R, N, pitch(N), pitch(B), partial.shape[0],
-                index.shape[2] if need_bank else 0, int(need_bank), **block,
+                index.shape[2], int(need_bank), **block,
             )  # fmt: skip
         if need_x:
             dx = _launch_weighted_sum(ds, bank, filled, queue, x.dtype, blocks)

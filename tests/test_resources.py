@@ -143,6 +143,7 @@ def test_launches_are_the_listed_configurations(resources, monkeypatch, capabili
             bank = torch.empty(8, N, C, dtype=slots, device="meta")
             out, *kept = memory_read.forward(x, bank, bank, None, min(k, N), False, True)
             memory_read.backward(out, x, bank, None, *kept, True, True)
+            memory_read.backward(out, x, bank, None, kept[0], None, None, True, False)  # of a queue, or a fixed bank
         for B, G, D, dtype in neighbor_shapes:
             q = torch.empty(B, G, G, 8, D, dtype=dtype, device="meta")
             out, lse = neighbor_attention.forward(q, q, q, True)
