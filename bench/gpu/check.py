@@ -3,6 +3,7 @@
 Writes check.md; exit code 1 if anything failed. racecheck is left out: it reports the races of Triton's own reductions.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -24,7 +25,19 @@ MODELS = ["tests/test_golden.py", "tests/test_inpainting.py", "tests/test_dispat
 # PyTorch's own path of whole models needs no GPU to be tested.
 ON_THE_GPU = "not (torch and ({}))".format(" or ".join(Path(path).stem for path in MODELS))
 # Warnings of this machine's versions are no failures here.
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "default", "-v"]
+PYTEST = [
+    sys.executable,
+    "-m",
+    "pytest",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:benchmark",
+    "-W",
+    "default",
+    "-v",
+    "--tb=short",
+]
 WORD = "(?P<verdict>PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
 LINES = [  # of pytest -v, with pytest-xdist and without
     re.compile(rf"^\[gw\d+\] (?:\[ *\d+%\] )?{WORD} (?P<file>tests/\S+?)::"),
@@ -81,10 +94,14 @@ class Check:
         return self.seconds is None
 
     def end(self):
-        """Stops it if it still runs, and reads its output."""
+        """Stops it if it still runs, and reads its output; pytest may first say what failed."""
         self.timed_out = self.running()
         if self.timed_out:
-            os.killpg(self.process.pid, 9)
+            os.kill(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(RESERVE / 2)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.seconds = time.monotonic() - self.start
         self.text = Path(self.output.name).read_text(errors="replace")
@@ -105,7 +122,7 @@ def report(machine, checks):
         lines += [f"| {file} | {counts['PASSED']} | {failed} | {counts['SKIPPED'] + counts['XFAIL']} |"]
     for check in checks.values():
         if check.failed:
-            lines += ["", f"## {check.name}: the end of its output", "", "```", *check.text.splitlines()[-60:], "```"]
+            lines += ["", f"## {check.name}: the end of its output", "", "```", *check.text.splitlines()[-120:], "```"]
     return "\n".join(lines) + "\n"
 
 

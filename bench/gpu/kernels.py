@@ -34,8 +34,8 @@ def main():
     for dtype in (torch.float32, torch.bfloat16):
         for operation, shape in shapes:
             for mode in ("both", "forward"):
-                case = operation(shape, mode, dtype, DEVICE)
-                for names in variants(case):
+                for names, options in variants(shape, dtype):
+                    case = operation(shape, mode, dtype, DEVICE, **options)
                     try:
                         one_case(results, case, names)
                     except Exception as error:  # one case says nothing of the next
@@ -46,20 +46,22 @@ def main():
     return int(failed > 0)
 
 
-def variants(case):
-    """Lists of variants that are compared with one another and measured in turn."""
-    names = ["published", "torch", "triton"] if case.dtype == torch.float32 else ["torch", "triton"]
-    if case.shape in COMPILED and case.dtype == torch.float32 and not SMALLEST:
+def variants(shape, dtype):
+    """(variants that are compared with one another and measured in turn, options of the case)."""
+    names = ["published", "torch", "triton"] if dtype == torch.float32 else ["torch", "triton"]
+    if shape in COMPILED and dtype == torch.float32 and not SMALLEST:
         names.append("compile")
-    others = ["gathered-sdpa", "dense-sdpa", "flex"] if case.shape in LARGE_GRIDS else []
-    return [names, *(["triton", other] for other in others)]
+    others = ["gathered-sdpa", "dense-sdpa", "flex"] if shape in LARGE_GRIDS else []
+    # PyTorch's own attentions know absent neighbors, not padded ones.
+    return [(names, {}), *((["triton", other], {"border": "mask"}) for other in others)]
 
 
 def one_case(results, case, names):
+    masked = " mask" if getattr(case, "border", "pad") == "mask" else ""
     group = "memory read" if isinstance(case, MemoryRead) else "neighbor attention"
     sets = 1 if SMALLEST else case.sets
     for name, samples in measure(case.build(names), sets, DEVICE, SMALLEST, SECONDS).items():
-        row = results.add((group, str(case.shape), name, case.mode, case.name), samples, case.work)
+        row = results.add((group, f"{case.shape}{masked}", name, case.mode, case.name), samples, case.work)
         print(
             f"{group:20} {row['case']:24} {case.mode:8} {case.name:9} {name:10} "
             f"{row['p50_ms']:9.4f} {row['floor_ms']:9.4f} {row['percent_of_floor']:8.1f}",
