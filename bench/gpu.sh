@@ -21,8 +21,8 @@ fail() {
 # In the order of work. Those without seconds train as long as there is time, and share it.
 order=(facts check kernels step score fastsquid simsid squid memae auto-encoder)
 standard=(facts check kernels step score fastsquid simsid)
-declare -A estimate=([facts]=10 [check]=80 [kernels]=85 [step]=70 [score]=25 [fastsquid]=75)
-declare -A limit=([facts]=30 [check]=110 [kernels]=110 [step]=95 [score]=50 [fastsquid]=110)
+declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [fastsquid]=110)
+declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [fastsquid]=150)
 declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step]=step.csv [score]=score.csv)
 least=90   # seconds in which a preset can be trained at all
 start=150  # until the machine runs the command, and to bring the files back

@@ -296,6 +296,26 @@ def measured_table():
     return lines
 
 
+def gpu_table():
+    """Lines: the memory read and the attention on the GPU that was measured, float32, forward and both."""
+    with open(RESULTS / "h200/kernels.csv", newline="") as file:
+        rows = {(row["case"], row["mode"], row["variant"]): row for row in csv.DictReader(file)}
+    lines = [
+        "| what | shape | forward: published | fastsquid | speed | both: published | fastsquid | speed |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    reads, grids = [*cases.READS, *cases.LARGE_READS], [*cases.GRIDS, *cases.LARGE_GRIDS]
+    for group, shapes in (("memory read", reads), ("neighbor attention", grids)):
+        for shape in shapes:
+            cells = []
+            for mode in ("forward", "both"):
+                found = [rows.get((str(shape), mode, variant)) for variant in ("published", "triton")]
+                cells += [f"{1e3 * float(row['p50_ms']):.1f}" if row else "not measured" for row in found]
+                cells.append(f"{float(found[1]['percent_of_floor']):.0f} %" if found[1] else "")
+            lines.append(f"| {group} | {shape} | {' | '.join(cells)} |")
+    return lines
+
+
 def before_and_after_table():
     """Lines: microseconds of each kernel of the memory read alone, before and after its redesign."""
     with open(RESULTS / "h200/kernels-one-by-one.csv", newline="") as file:
@@ -463,6 +483,7 @@ def test_tiles_are_the_kernels():
     pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
     assert_has("kernels.md", tile_table())
     assert_has("kernels.md", before_and_after_table())
+    assert_has("kernels.md", gpu_table())
 
 
 @pytest.mark.parametrize(
