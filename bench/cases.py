@@ -72,3 +72,19 @@ GRID_SWEEP = [
 # For a dry run of everything where there is no time for more.
 SMALLEST_READS, SMALLEST_GRIDS = [Read(2, 2, 8, 16)], [Grid(1, 2, 2, 1, 16)]
 SMALLEST_MODEL = preset("simsid", image_size=64, width=4, slots=8, heads=1, selection="published")
+
+# Bytes a second of memory and operations a second of float32 products on the matrix units, where three tf32 products
+# make one: measured on an H200 (bench/results/h200), data sheets for the others, MI300X with plain float32.
+CHIPS = {
+    "A100": (2.0e12, 156e12 / 3),
+    "H100": (3.35e12, 494e12 / 3),
+    "H200, measured": (4.28e12, 412e12 / 3),
+    "B200": (8.0e12, 1100e12 / 3),
+    "MI300X": (5.3e12, 163e12),
+}
+
+
+def floor(shape, mode, chip, itemsize=4):
+    """Seconds that a shape must take on a chip: its bytes or its operations, whichever take longer."""
+    copy, rate = CHIPS[chip]
+    return max(shape.bytes(mode, itemsize) / copy, shape.operations(mode) / rate)

@@ -26,7 +26,7 @@ Where this design spends more:
   beside it. Backward reads eight neighbors' k, v and eight neighbors' q, dout, out: it computes each dout.out up to
   nine times rather than pay a launch for it.
 - The loop over the neighbors is not unrolled: unrolled it spilled registers for unaligned inputs.
-None of these costs has been measured on a GPU yet.
+docs/kernels.md has what was measured.
 
 Precision: everything is computed in float32 (float64 for float64), with plain multiplications and additions.
 """

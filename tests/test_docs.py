@@ -296,6 +296,16 @@ def measured_table():
     return lines
 
 
+def chip_table():
+    """Lines: the floors of the reads by chip, forward / forward and backward."""
+    lines = [f"| memory | {' | '.join(cases.CHIPS)} |", f"|---|{'---:|' * len(cases.CHIPS)}"]
+    for shape in [*cases.READS, *cases.LARGE_READS]:
+        times = [[1e6 * cases.floor(shape, mode, chip) for mode in ("forward", "both")] for chip in cases.CHIPS]
+        cells = [" / ".join(f"{time:.1f}" if time < 100 else f"{time:.0f}" for time in pair) for pair in times]
+        lines.append(f"| {shape} | {' | '.join(cells)} |")
+    return lines
+
+
 def gpu_table():
     """Lines: the memory read and the attention on the GPU that was measured, float32, forward and both."""
     with open(RESULTS / "h200/kernels.csv", newline="") as file:
@@ -484,6 +494,7 @@ def test_tiles_are_the_kernels():
     assert_has("kernels.md", tile_table())
     assert_has("kernels.md", before_and_after_table())
     assert_has("kernels.md", gpu_table())
+    assert_has("kernels.md", chip_table())
 
 
 @pytest.mark.parametrize(
