@@ -19,11 +19,11 @@ fail() {
 }
 
 # In the order of work. Those without seconds train as long as there is time, and share it.
-order=(facts check kernels step score fastsquid simsid squid memae auto-encoder)
+order=(facts check kernels step score hotspots fastsquid simsid squid memae auto-encoder)
 standard=(facts check kernels step score fastsquid simsid)
-declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [fastsquid]=110)
-declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [fastsquid]=150)
-declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step]=step.csv [score]=score.csv)
+declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [hotspots]=40 [fastsquid]=110)
+declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [hotspots]=70 [fastsquid]=150)
+declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step]=step.csv [score]=score.csv [hotspots]=hotspots.txt)
 least=90   # seconds in which a preset can be trained at all
 start=150  # until the machine runs the command, and to bring the files back
 around=25  # to install the checkout, and to sum up
@@ -157,7 +157,7 @@ everything() {
                 run check "${limit[check]}" bench/gpu/check.py
                 ;;
             facts) run facts "${limit[facts]}" bench/gpu/facts.py ;;
-            kernels | step | score) # nothing else may run beside what is timed
+            kernels | step | score | hotspots) # nothing else may run beside what is timed
                 use_cache
                 run "$name" "${limit[$name]}" "bench/gpu/$name.py"
                 ;;

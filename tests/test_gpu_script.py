@@ -93,6 +93,14 @@ def test_every_phase_ends_and_leaves_its_file(everything):
     assert output.count("FAILED") == 0
 
 
+def test_what_takes_the_time_is_listed(tmp_path):
+    done = script("hotspots", OUT=tmp_path, WORK=tmp_path / "work", CUDA_VISIBLE_DEVICES="", SMALLEST=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "hotspots.txt").read_text()
+    assert re.search(r"^score smallest: [\d.]+ ms$", text, re.M) and re.search(r"^train smallest: ", text, re.M)
+    assert text.count("x aten::") > 20
+
+
 def test_other_blocks_can_be_timed(tmp_path):
     environment = os.environ | {"SMALLEST": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": str(BENCH)}
     command = [sys.executable, BENCH / "gpu" / "tiles.py", tmp_path / "tiles.csv"]
@@ -224,7 +232,8 @@ def test_the_page_has_the_scripts_seconds_and_files():
     rows = [line.strip("| ").split("|") for line in lines if line.startswith("| `")]
     page = {row[0].strip(" `"): (row[1].strip(), row[3].strip(" `")) for row in rows if "," not in row[0]}
     plan = {line.split()[0]: line.split() for line in script("--plan").stdout.splitlines()[1:-1]}
-    assert set(page) == set(plan) == set(FILES)
+    plan |= {line.split()[0]: line.split() for line in script("--plan", "hotspots").stdout.splitlines()[1:-1]}
+    assert set(page) == set(plan) == {*FILES, "hotspots"}
     for name, (seconds, file) in page.items():
         assert file == plan[name][3] and seconds in (plan[name][1], "the rest")
     assert page["simsid"][0] == "the rest" and page["facts"][0] == "10"
