@@ -145,8 +145,10 @@ def compiled(config, chip, aligned):
 
 
 def longest_loop(kernel):
-    """The innermost `Loop` with most matrix instructions, else most instructions, of a kernel compiled for NVIDIA; None
-    where everything is unrolled."""
+    """The innermost `Loop` with most matrix instructions, else with most instructions, of a kernel compiled for NVIDIA.
+
+    None where everything is unrolled.
+    """
     code = dumped(kernel, "-sass")
     lines = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", code, re.M)]
     jumps = [(int(target[1], 16), at) for at, text in lines if (target := re.search(r"\bBRA\b.*0x([0-9a-f]+)", text))]
@@ -290,7 +292,10 @@ def summary_table(outcomes):
 
 
 def kernel_tables(outcomes):
-    """A section a kernel, a row a configuration, a column a chip: what the worse of its compilations needs."""
+    """Markdown lines: a section for each kernel, with a row for each configuration and a column for each chip.
+
+    A cell is the worse of the compilations, aligned and unaligned.
+    """
     sections, chips = {}, dict.fromkeys((chip for chip, _, _ in outcomes), "")
     for chip, number, _ in outcomes:
         config = listed(chip)[number]

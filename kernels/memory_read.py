@@ -53,7 +53,9 @@ def tiles(blocks: list[Block], dtype: torch.dtype, mixed: bool = False) -> list[
         dtype: of the slots. float64, which is for tests, keeps to the smallest tile.
         mixed: operands and result are not all of one dtype. Conversions take registers: not the largest tile.
     """
-    return blocks[:1] if dtype == torch.float64 else blocks[:-1] or blocks if mixed else blocks
+    if dtype == torch.float64:
+        return blocks[:1]
+    return blocks[:-1] if mixed and len(blocks) > 1 else blocks
 
 
 def _blocks(*tensors):

@@ -123,6 +123,12 @@ def test_report_is_of_these_kernels(resources):
     for chip, row in summary.items():
         count = len(resources.jobs_of(chip))
         assert row["compiled"] == f"{count} of {count}" and row["spills"] == "0", f"{chip}: {row}"
+    head = next(row for row in rows if row[0] == "kernel")
+    loops = [dict(zip(head, row)) for row in rows if row[0].split(".")[0] in ("products", "rows", "neighbor_attention")]
+    assert all(int(loop["programs a multiprocessor"]) > 0 for loop in loops), again
+    # Every product has a pipelined loop of matrix instructions.
+    products = [loop for loop in loops if loop["kernel"].startswith("products.")]
+    assert len(products) > 20 and all(int(loop["products"]) > 0 < int(loop["copies"]) for loop in products), again
 
 
 @pytest.mark.parametrize("capability", [None, (9, 0)])

@@ -25,19 +25,7 @@ MODELS = ["tests/test_golden.py", "tests/test_inpainting.py", "tests/test_dispat
 # PyTorch's own path of whole models needs no GPU to be tested.
 ON_THE_GPU = "not (torch and ({}))".format(" or ".join(Path(path).stem for path in MODELS))
 # Warnings of this machine's versions are no failures here.
-PYTEST = [
-    sys.executable,
-    "-m",
-    "pytest",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:benchmark",
-    "-W",
-    "default",
-    "-v",
-    "--tb=short",
-]
+PYTEST = [sys.executable, *"-m pytest -p no:cacheprovider -p no:benchmark -W default -v --tb=short".split()]
 WORD = "(?P<verdict>PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
 LINES = [  # of pytest -v, with pytest-xdist and without
     re.compile(rf"^\[gw\d+\] (?:\[ *\d+%\] )?{WORD} (?P<file>tests/\S+?)::"),
