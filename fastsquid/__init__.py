@@ -1,5 +1,7 @@
 """fastsquid finds what does not belong in a chest X-ray after training on healthy ones only (SQUID and SimSID)."""
 
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +18,15 @@ _MODULES = {
     "SpaceAwareMemory2d": "model.memory",
     "load": "api",
 }
+
+
+# While `python -m fastsquid.NAME` imports its modules, Ctrl-C ends it without a traceback. `utils.cli.run_command` then
+# takes over. argv[0] is "-m" only while Python looks for the module, so an import into another program changes nothing.
+_STARTS = sys.argv[:1] == ["-m"] and any(
+    flag == "-m" and name.split(".")[0] == __name__ for flag, name in zip(sys.orig_argv, sys.orig_argv[1:])
+)
+if _STARTS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

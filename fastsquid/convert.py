@@ -1,12 +1,15 @@
 """`python -m fastsquid.convert SYSTEM GENERATOR DISCRIMINATOR --out RUN`: turn a published checkpoint into a run."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
 from .utils.cli import Parser, add_all_normal_option, add_device_options, add_reading_options, run_command
 from .utils.files import write_json
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> Parser:
@@ -21,6 +24,9 @@ def parser() -> Parser:
     parser.add_argument("--out", metavar="RUN", required=True, help="run folder to make")
     parser.add_argument(
         "--data", help="folder as fastsquid.train takes it, whose normal images calibrate; default: not calibrated"
+    )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="active slots per query that the model was trained with; default: 5"
     )
     add_all_normal_option(parser)
     add_reading_options(parser)
@@ -47,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reject_existing(options.out)
     device = choose_device(options.device)
     generator, discriminator = (Published(path) for path in (options.generator, options.discriminator))
-    detector = build_detector(generator, discriminator, options.system, options.impl).to(device).eval()
+    detector = build_detector(generator, discriminator, options.system, options.impl, options.top_k).to(device).eval()
     config = detector.config
+    if options.top_k is None:
+        log.warning(
+            "%s does not show the top-k that it was trained with: top-%d is assumed, and with another one all scores "
+            "are wrong; give it by --top-k",
+            options.generator,
+            config.top_k,
+        )
     record = RunRecord(
         config=config,
         data=options.data and str(Path(options.data).resolve()),

@@ -93,15 +93,18 @@ def _train_single(folder, run, options, device):
 
 def _train_group(folder, group, options, device):
     """Train every seed that is not finished and summarize all of them. With --only, train that seed alone."""
-    from .runs.folder import is_finished
+    from .runs.folder import CONFIG, is_finished, seed_folder
     from .runs.group import seed_run
     from .training.results import report_group
-    from .training.start import train_run
+    from .training.start import require_idle, train_run
     from .utils import distributed
 
     if options.only not in (None, *group.seeds):
         seeds = ", ".join(map(str, group.seeds))
         raise UserError(f"--only {options.only} is no seed of {folder}: its seeds are {seeds}")
+    if options.only is None:  # at once, not after hours of training other seeds
+        folders = [seed_folder(folder, seed) for seed in group.seeds]
+        require_idle([run for run in folders if (run / CONFIG).is_file() and not is_finished(run)])
     for number, seed in enumerate(group.seeds, 1):
         if options.only not in (None, seed):
             continue

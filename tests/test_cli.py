@@ -91,6 +91,25 @@ def test_ctrl_c_during_imports_is_one_line(error):
     assert done.returncode == 130 and done.stderr == "error: interrupted\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
+def test_ctrl_c_before_the_command_begins_is_no_traceback(tmp_path):
+    """While the command's own modules are imported; sitecustomize makes the first of them send the signal."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'fastsquid.config':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-m", "fastsquid.train"], capture_output=True, text=True, env=environment)
+    assert done.returncode in (-2, 130) and done.stderr == ""
+    code = "import signal, fastsquid; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 def test_an_error_without_ctrl_c_is_not_hidden():
     code = "from fastsquid.utils.cli import run_command\nrun_command(lambda: 1 / 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -101,7 +101,7 @@ def leftovers(folder):
 def test_scores_are_the_published_codes(published, tmp_path, command):
     run = tmp_path / "run"
     code, out, err = command(convert.main, *published.arguments(run))
-    assert code == 0 and not err
+    assert code == 0 and err.startswith("warning: ") and "--top-k" in err and err.count("\n") == 1
     assert all(size in out for size in ("64 x 64 ", "width 4,", "4 levels", "2 x 2 patches", "top-5"))
     detector = load_run(run).detector
     config = preset(f"{published.system}-published", image_size=64, width=4, slots=20, memory=detector.config.memory)
@@ -125,6 +125,15 @@ def test_scores_are_the_published_codes(published, tmp_path, command):
     assert command(score.main, run, folder, "--out", tmp_path / "scores.csv", "--device", "cpu")[0] == 0
     with open(tmp_path / "scores.csv", newline="") as file:
         np.testing.assert_allclose([-float(row["score"]) for row in csv.DictReader(file)], theirs, atol=1e-4)
+
+
+def test_another_top_k_is_an_option(squid, tmp_path, command, refused):
+    """Weights do not show it; `test_scores_are_the_published_codes` has the warning where it is left out."""
+    code, out, err = command(convert.main, *squid.arguments(tmp_path / "run", "--top-k", "3"))
+    assert code == 0 and "top-3" in out and not err
+    assert load_run(tmp_path / "run").detector.config.top_k == 3
+    for wrong in ("0", "21"):  # of 20 slots
+        assert "top_k" in refused(convert.main, *squid.arguments(tmp_path / "no", "--top-k", wrong))
 
 
 def test_every_weight_arrives(published, tmp_path, command):

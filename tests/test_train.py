@@ -51,6 +51,7 @@ def test_what_a_run_leaves(unbroken):
         "scores-test.csv",
         "scores-val.csv",
         "summary.json",
+        "train.lock",
     ]
     assert sorted(path.name for path in (unbroken / "checkpoint-000002").iterdir()) == [
         "best.safetensors",

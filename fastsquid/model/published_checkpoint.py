@@ -245,7 +245,11 @@ def _is_plain(value: object) -> bool:
 
 
 def build_detector(
-    generator: "Published", discriminator: "Published", system: Literal["squid", "simsid"], impl: Impl = "auto"
+    generator: "Published",
+    discriminator: "Published",
+    system: Literal["squid", "simsid"],
+    impl: Impl = "auto",
+    top_k: int | None = None,
 ) -> Detector:
     """Return the detector that two files hold, on the CPU.
 
@@ -253,8 +257,10 @@ def build_detector(
         generator, discriminator: `Published`.
         system: `squid` or `simsid`.
         impl: `auto`, `triton` or `torch`.
+        top_k: active slots per query, which weights do not show; None for those of the published configuration.
 
     Raises:
+        ConfigError: `top_k` is not from 1 to the number of slots.
         UserError: they are in the wrong order, of the other system, or of an architecture that is not the published
             one. The message names the tensors that are missing, unexpected or of another shape.
     """
@@ -275,6 +281,8 @@ def build_detector(
         config = infer_parts(config, drawer)
     with _reading(discriminator.path, system, "discriminator"):
         require_fitting(judge, judge_shapes)
+    if top_k is not None:
+        config = dataclasses.replace(config, top_k=top_k)
 
     state = {f"generator.{name}": tensor for name, tensor in generator_state(drawer, system, config.levels).items()}
     state |= {f"discriminator.{name}": tensor for name, tensor in discriminator_state(judge).items()}
@@ -308,7 +316,7 @@ def describe_sizes(config: Config) -> str:
         lines.append("the transformer layer was never trained, so it is left out")
     values = "[0, 1]" if config.value_range == "unit" else "[-1, 1]"
     lines.append(
-        f"weights do not show these settings; from the published configuration: top-{config.top_k}, {config.heads} "
+        f"weights do not show these settings: top-{config.top_k}, and from the published configuration {config.heads} "
         f"heads, patches stitched before level {config.combine}, images in {values}"
     )
     return "\n".join(lines)

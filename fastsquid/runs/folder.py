@@ -8,6 +8,7 @@ curves.png, gallery.png    pictures, written at the end
 maps.safetensors           mean and standard deviation of each heat map on normal images
 input-check.safetensors    what the training images look like
 summary.json               metrics; a run that has this file is finished
+train.lock                 names the process that trains the run; see utils/locks.py
 """
 
 import csv
@@ -24,6 +25,7 @@ import numpy as np
 from ..data.split import Split
 from ..errors import CheckpointError, UserError
 from ..utils.files import replacing, write_json
+from ..utils.locks import locked
 from .records import FORMAT, GroupRecord, RunRecord, Summary
 
 CONFIG = "config.json"
@@ -36,6 +38,7 @@ CURVES = "curves.png"
 GALLERY = "gallery.png"
 MAPS = "maps.safetensors"
 INPUT_CHECK = "input-check.safetensors"
+LOCK = "train.lock"
 
 
 def scores_file(folder: str | Path, split: str, suffix: str = "") -> Path:
@@ -93,6 +96,20 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def training_lock(folder: str | Path) -> Iterator[None]:
+    """Keep other processes from training a run while the block runs.
+
+    Args:
+        folder: of a run that has begun.
+
+    Raises:
+        UserError: another process trains it.
+    """
+    with locked(Path(folder) / LOCK, f"{folder} is being trained by another process"):
+        yield
 
 
 def read_run(folder: str | Path) -> RunRecord:

@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from ..model.detector import Detector
 from ..ops.dispatch import HAS_TRITON
 from ..runs import checkpoint as ckpt
 from ..runs.data import fingerprint_of, open_run_data, open_training_data
-from ..runs.folder import CONFIG, create_run
+from ..runs.folder import CONFIG, create_run, training_lock
 from ..runs.group import create_group
 from ..runs.records import GroupRecord, RunRecord
 from ..runs.trained import load_run
@@ -67,7 +69,8 @@ def train_run(
         False if a signal stopped the training; the folder can be resumed.
 
     Raises:
-        UserError: the data cannot be trained on, or another process of the job has ended.
+        UserError: the data cannot be trained on, another training has this folder, or another process of the job has
+            ended.
         DivergedError: losses or weights are not finite.
     """
     begun = folder if group is None else folder.parent
@@ -78,8 +81,10 @@ def train_run(
         return f"continue with {distributed.command('fastsquid.train')} --resume {shlex.quote(str(begun))}"
 
     try:
-        with distributed.job(remedy):
-            return _train_run(folder, record, speed, device, group, tensorboard)
+        with distributed.job(remedy), ExitStack() as held:
+            if record.fingerprint is not None:  # it has begun
+                _lock(held, folder)
+            return _train_run(folder, record, speed, device, group, tensorboard, held)
     except KeyboardInterrupt:
         if not (folder / CONFIG).is_file():
             raise
@@ -121,8 +126,41 @@ def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
     return {**init, "trained_on": theirs.record.trained_on}, theirs.record
 
 
+def require_idle(folders: Sequence[Path]) -> None:
+    """Check that no other process trains one of these run folders.
+
+    Raises:
+        UserError: one does.
+    """
+    with ExitStack() as held:
+        _lock(held, *folders)
+
+
+def _lock(held: ExitStack, *folders: Path) -> None:
+    """Keep other trainings out of the run folders until `held` closes. The processes of one job share the locks.
+
+    Raises:
+        UserError: another training has one of them. Every process of the job raises it.
+    """
+    refusal = None
+    if distributed.leads():
+        try:
+            for folder in folders:
+                held.enter_context(training_lock(folder))
+        except UserError as error:
+            refusal = str(error)
+    if refusal := distributed.gather(refusal)[0]:
+        raise UserError(refusal)
+
+
 def _train_run(
-    folder: Path, record: RunRecord, speed: Speed, device: torch.device, group: GroupRecord | None, tensorboard: bool
+    folder: Path,
+    record: RunRecord,
+    speed: Speed,
+    device: torch.device,
+    group: GroupRecord | None,
+    tensorboard: bool,
+    held: ExitStack,
 ) -> bool:
     if tensorboard:
         require_tensorboard()
@@ -145,6 +183,7 @@ def _train_run(
         if distributed.leads():
             _create(folder, record, group, data["train"], fingerprint)
         distributed.barrier()
+        _lock(held, folder)
     elif fingerprint != record.fingerprint:
         raise UserError(
             f"{record.data or 'the data'} does not hold the training images that {folder} began with: "
@@ -158,6 +197,8 @@ def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: S
     """Make a new run's folder, and its group's folder where there is a group."""
     if group is not None:
         create_group(folder.parent, group)
+        if folder.exists():
+            raise UserError(f"another process has begun {folder} meanwhile: wait until it has ended, or stop it")
     source = known_source(record.data)
     known_ages = list(source.ages) if source and source.ages else None
     ages = age_range(train.ages or ()) or known_ages

@@ -309,7 +309,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # not if a shell has started this in the background
+    # Not if a shell has started this in the background: then it is SIG_IGN.
+    if handler in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, note)
     try:
         let_idle_threads_sleep()
