@@ -279,7 +279,8 @@ class Config:
             "epochs",
             "batch_size",
         ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            _require(1 <= getattr(self, name) < 2**31, name, getattr(self, name), "at least 1 and below 2**31")
+        _require(self.levels <= 16, "levels", self.levels, "at most 16")
         stride = self.discriminator_stride
         _require(stride in (8, 16, 32), "discriminator_stride", stride, "8, 16 or 32")
         for name in ("decoder_memory", "skips", "combine"):
@@ -365,7 +366,7 @@ class Config:
                 f"in-painting block must divide by 4: use width {2 * self.width} or {4 * self.width}"
             )
         if self.inpainting == "transformer" and self.token_dim % self.heads:
-            fit = [h for h in range(1, self.token_dim + 1) if self.token_dim % h == 0 and h <= 64]
+            fit = [h for h in range(1, min(self.token_dim, 64) + 1) if self.token_dim % h == 0]
             raise ConfigError(
                 f"heads = {self.heads} does not divide the token dimension {self.token_dim}: "
                 f"use heads {' or '.join(map(str, fit))}"

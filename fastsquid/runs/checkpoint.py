@@ -10,22 +10,27 @@ safetensors and everything else is JSON: nothing is ever unpickled.
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
 from ..config import Config
 from ..errors import CheckpointError
 from ..scoring.maps import Moments
-from ..utils.files import replacing, write_json
+from ..utils.files import replacing, require_regular, write_json
+from .checks import config_of, require_fields
 from .folder import CONFIG, MAPS, STATE, read_json
 from .records import CheckpointState
+from .sealed import damaged, read_sealed, save_sealed
 
 Tensors = dict[str, torch.Tensor]
+_NAME = re.compile(r"checkpoint-[0-9]{1,9}|\.checkpoint-[0-9]{1,9}\.tmp")
 
 
 def save_checkpoint(
@@ -48,7 +53,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     previous = _checkpoints(folder)
-    number = int(previous[-1].name.split("-")[1]) + 1 if previous else 1
+    number = _number(previous[-1]) + 1 if previous else 1
     new = folder / f"checkpoint-{number:06d}"
     temporary = folder / f".{new.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -68,7 +73,7 @@ def save_checkpoint(
         elif previous and (previous[-1] / "best.safetensors").exists():
             _link(previous[-1] / "best.safetensors", temporary / "best.safetensors")
             digests["best"] = read_json(previous[-1] / STATE)["sha256"]["best"]
-        document = {**state.to_json(), "sha256": digests}
+        document = {**state.to_json(), "sha256": digests, "number": number, "record": _lasting(folder)}
         write_json(temporary / STATE, {**document, "state_sha256": _digest(document)})
         _sync(temporary)
         os.rename(temporary, new)
@@ -76,8 +81,8 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in folder.glob("*checkpoint-*"):  # the one before, and what a killed process left of others
-        if old != new:
+    for old in folder.iterdir():  # the one before, and what a killed process left of others
+        if old != new and _NAME.fullmatch(old.name):
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -87,10 +92,13 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     Raises:
         CheckpointError: it is damaged.
     """
-    checkpoints = _checkpoints(Path(folder))
-    if not checkpoints and (broken := sorted(Path(folder).glob("checkpoint-*"))):
-        raise CheckpointError(f"{broken[-1]} is damaged: it has no {STATE}; use another copy of the run")
-    return checkpoints[-1] if checkpoints else None
+    found = _folders(Path(folder))
+    if not found:
+        return None
+    # A killed process leaves at most an older one without state.json.
+    if not (found[-1] / STATE).is_file():
+        raise CheckpointError(f"{found[-1]} is damaged: it has no {STATE}; use another copy of the run")
+    return found[-1]
 
 
 def read_state(checkpoint: Path, config: Config) -> CheckpointState:
@@ -103,16 +111,57 @@ def read_state(checkpoint: Path, config: Config) -> CheckpointState:
     values = read_json(path)
     if not isinstance(values, dict) or values.pop("state_sha256", None) != _digest(values):
         raise CheckpointError(f"{path} is damaged: its checksum does not match; use another copy of the run")
+    require_fields(path, CheckpointState, values)
     state = CheckpointState.from_json(values)
+    if wrong := _contradiction(state, config):
+        raise CheckpointError(f"{path} is damaged: {wrong}; use another copy of the run")
+    if state.number is not None and state.number != _number(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint} is a copy of checkpoint-{state.number:06d}: remove it, or give it its name again"
+        )
     # A field that the checkpoint lacks was added later; its default is what held before.
-    ours, theirs = config.to_dict(), Config.from_dict(state.config).to_dict()
+    ours, theirs = config.to_dict(), config_of(path, state.config).to_dict()
     for name in sorted(ours):
         if ours[name] != theirs[name]:
             raise CheckpointError(
                 f"{checkpoint} is from another configuration: {name} is {theirs[name]!r} there and {ours[name]!r} in "
                 f"the run's {CONFIG}"
             )
+    now = _lasting(checkpoint.parent)
+    if state.record is not None and now is not None:
+        for name in sorted({*state.record, *now}):
+            if state.record.get(name) != now.get(name):
+                raise CheckpointError(
+                    f"{checkpoint.parent / CONFIG} was changed: its {name} is not the one that {checkpoint.name} was "
+                    "trained with; put it back"
+                )
     return state
+
+
+def _contradiction(state: CheckpointState, config: Config) -> str | None:
+    """Return what cannot be true of a checkpoint whose fields have the right types, or None."""
+    if not 0 <= state.epoch <= config.epochs or state.iteration < 0:
+        return f"epoch {state.epoch} and step {state.iteration} do not exist"
+    if state.last is None and (state.finished or state.epoch or state.iteration):
+        return "it has no last detector"
+    chosen = state.detector(state.chosen)
+    if state.finished and chosen and chosen.epoch is not None and chosen.calibration is None:
+        return f"its {state.chosen} detector is finished without a calibration"
+    for name in ("best", "last"):
+        known = state.detector(name)
+        if known is None:
+            continue
+        if name not in state.sha256:
+            return f"its sha256 has no {name}"
+        for score in config.scores:
+            if known.validation is not None and not {"auc", "threshold"} <= set(known.validation.get(score, ())):
+                return f"its {name}.validation has no auc and threshold of {score}"
+            if known.calibration is None:
+                continue
+            usual = known.calibration.get(score)
+            if usual is None or usual.quantiles is not None and len(usual.quantiles) != 101:
+                return f"its {name}.calibration has no {score} with 101 quantiles"
+    return None
 
 
 def read_tensors(checkpoint: Path, state: CheckpointState, name: str) -> Tensors:
@@ -123,17 +172,23 @@ def read_tensors(checkpoint: Path, state: CheckpointState, name: str) -> Tensors
     """
     path = checkpoint / f"{name}.safetensors"
     try:
-        data = path.read_bytes()
+        require_regular(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: the checkpoint is damaged") from None
-    if hashlib.sha256(data).hexdigest() != state.sha256.get(name):
-        if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # in pieces: a wrong file may be larger than memory
+        start = file.read(2)
+        file.seek(0)
+        while piece := file.read(2**24):
+            digest.update(piece)
+    if digest.hexdigest() != state.sha256.get(name):
+        if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise CheckpointError(f"{path} is a pickle, not safetensors: pickles can run code and are never opened")
         raise CheckpointError(
             f"{path} is damaged: its checksum is not the one in state.json; use another copy of the run"
         )
     try:
-        return load(data)
+        return load(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
@@ -165,8 +220,7 @@ def save_maps(folder: str | Path, calibration: dict[str, Moments], digest: str) 
         for name, moments in calibration.items()
         for moment, values in zip(("mean", "std"), moments)
     }
-    with replacing(Path(folder) / MAPS, "wb") as file:
-        file.write(save(tensors, {"detector": digest}))
+    save_sealed(Path(folder) / MAPS, tensors, {"detector": digest})
 
 
 def read_maps(folder: str | Path, digest: str) -> dict[str, Moments] | None:
@@ -176,18 +230,20 @@ def read_maps(folder: str | Path, digest: str) -> dict[str, Moments] | None:
         CheckpointError: the file is damaged.
     """
     path = Path(folder) / MAPS
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("detector") != digest:
-                return None
-            names = dict.fromkeys(key.rsplit(".", 1)[0] for key in file.keys())
-            return {name: tuple(file.get_tensor(f"{name}.{moment}") for moment in ("mean", "std")) for name in names}
-    except SafetensorError:
-        raise CheckpointError(
-            f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
-        ) from None
+    tensors, facts = read_sealed(path)
+    names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
+    shapes = {(tensor.ndim, *tensor.shape) for tensor in tensors.values()}
+    if (
+        "detector" not in facts
+        or set(tensors) != {f"{n}.{m}" for n in names for m in ("mean", "std")}
+        or len(shapes) > 1
+    ):
+        raise damaged(path)
+    if facts["detector"] != digest:
+        return None
+    return {name: (tensors[f"{name}.mean"], tensors[f"{name}.std"]) for name in names}
 
 
 def load_optimizers(optimizers: dict[str, torch.optim.Optimizer], checkpoint: Path, state: CheckpointState) -> None:
@@ -215,9 +271,17 @@ def load_optimizers(optimizers: dict[str, torch.optim.Optimizer], checkpoint: Pa
                     fields[field] = torch.empty_like(parameter).copy_(tensor)
 
 
+def digest_history(lines: list[dict[str, Any]]) -> str:
+    """Return the sha256 of lines of metrics.jsonl, as `CheckpointState.metrics_sha256` holds it."""
+    return _digest(lines)
+
+
 def _digest(state):
     """sha256 of a JSON document, whatever its layout on disk."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    try:
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise CheckpointError("state.json is damaged: it is nested too deeply; use another copy of the run") from None
 
 
 def _optimizer_tensors(optimizers):
@@ -244,8 +308,30 @@ def _link(source, target):
         shutil.copyfile(source, target)
 
 
-def _checkpoints(folder):
-    return sorted(path for path in folder.glob("checkpoint-*") if (path / STATE).is_file())
+def _folders(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first; those that are not complete too."""
+    return sorted((path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=_number)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in _folders(folder) if (path / STATE).is_file()]
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _lasting(folder: Path) -> dict[str, Any] | None:
+    """Return the parts of config.json that no user changes, beside `config`; None without a config.json.
+
+    The path of the data may change when a folder moves. The fingerprint says whether its images are the same.
+    """
+    if not (folder / CONFIG).is_file():
+        return None
+    values = read_json(folder / CONFIG)
+    return {
+        name: value for name, value in values.items() if name not in ("format", "config", "data", "fastsquid", "torch")
+    }
 
 
 def _sync(folder):

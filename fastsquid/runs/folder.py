@@ -13,20 +13,22 @@ train.lock                 names the process that trains the run; see utils/lock
 
 import csv
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..data.split import Split
 from ..errors import CheckpointError, UserError
-from ..utils.files import replacing, write_json
+from ..utils.files import replacing, require_regular, write_json
 from ..utils.locks import locked
-from .records import FORMAT, GroupRecord, RunRecord, Summary
+from .checks import config_of, require_fields
+from .records import FORMAT, ConvertedRecord, GroupRecord, InitRecord, RunRecord, Summary, TrainedOnRecord
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -136,6 +138,11 @@ def read_run(folder: str | Path) -> RunRecord:
     ages = values.get("ages")
     if ages is not None and (not isinstance(ages, list) or len(ages) != 2 or {*map(type, ages)} - {int, float}):
         raise CheckpointError(f"{path} is damaged: its ages should be two numbers or null")
+    require_fields(path, RunRecord, values)
+    if not 0 <= values["seed"] < 2**64:
+        raise CheckpointError(f"{path} is damaged: its seed should be a whole number from 0 to 2**64 - 1")
+    _require_parts(path, values)
+    config_of(path, values["config"])
     return RunRecord.from_json(values)
 
 
@@ -155,7 +162,21 @@ def read_group(folder: str | Path) -> GroupRecord:
     seeds = group["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds):
         raise CheckpointError(f"{path} is damaged: its seeds should be a list of whole numbers from 0 to 2**64 - 1")
+    require_fields(path, GroupRecord, group)
+    _require_parts(path, group)
+    config_of(path, group["config"])
     return GroupRecord.from_json(group)
+
+
+def _require_parts(path: Path, values: dict[str, Any]) -> None:
+    """Check the objects `init`, `converted` and `trained_on` of a record.
+
+    Raises:
+        CheckpointError: one of them lacks a part, or it is of another type.
+    """
+    for name, kind in (("init", InitRecord), ("converted", ConvertedRecord), ("trained_on", TrainedOnRecord)):
+        if values.get(name) is not None:
+            require_fields(path, kind, values[name])
 
 
 def _why_no_run(folder: Path) -> str:
@@ -210,6 +231,7 @@ def read_summary(folder: str | Path) -> Summary:
         raise CheckpointError(
             f"{path} is not the summary of a run: python -m fastsquid.train --resume {folder} writes it again"
         )
+    require_fields(path, Summary, values)
     return Summary.from_json(values)
 
 
@@ -265,9 +287,30 @@ def read_json(path: Path) -> Any:
     """Return a JSON document.
 
     Raises:
-        CheckpointError: the file is not JSON; the message names it.
+        CheckpointError: the file is not JSON, which has no NaN and no infinity; the message names it.
+        UserError: it is no regular file, or too large.
     """
+    require_regular(path, 2**26)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except ValueError:  # UnicodeDecodeError is one
         raise CheckpointError(f"{path} is damaged: it is not JSON") from None
+
+
+def parse_json(text: str) -> Any:
+    """Return a JSON document.
+
+    Raises:
+        ValueError: the text is not JSON, holds NaN or infinity, or is nested deeper than Python can follow.
+    """
+
+    def reject(name: str) -> NoReturn:
+        raise ValueError(name)
+
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else reject(number)
+
+    try:
+        return json.loads(text, parse_constant=reject, parse_float=finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

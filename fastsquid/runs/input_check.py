@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-from ..errors import CheckpointError
 from ..scoring.input_check import SIDE, InputCheck
-from ..utils.files import replacing
 from .folder import INPUT_CHECK
 from .records import RunRecord
+from .sealed import damaged, read_sealed, save_sealed
 
 
 def save_check(folder: str | Path, check: InputCheck) -> None:
@@ -20,8 +17,7 @@ def save_check(folder: str | Path, check: InputCheck) -> None:
         "whitening": check.whitening,
         "threshold": torch.tensor([check.threshold], dtype=torch.float64),
     }
-    with replacing(Path(folder) / INPUT_CHECK, "wb") as file:
-        file.write(save(tensors))
+    save_sealed(Path(folder) / INPUT_CHECK, tensors, {})
 
 
 def read_check(folder: str | Path) -> InputCheck | None:
@@ -32,17 +28,11 @@ def read_check(folder: str | Path) -> InputCheck | None:
     """
     path = Path(folder) / INPUT_CHECK
     shapes = {"mean": (SIDE**2,), "whitening": (SIDE**2, SIDE**2), "threshold": (1,)}
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        tensors = load(path.read_bytes())
-        intact = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
-    except SafetensorError:
-        intact = False
-    if not intact:
-        raise CheckpointError(
-            f"{path} is damaged: remove it, and python -m fastsquid.train --resume {folder} writes it again"
-        )
+    tensors, _ = read_sealed(path)
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+        raise damaged(path)
     return InputCheck(tensors["mean"], tensors["whitening"], tensors["threshold"].item())
 
 

@@ -16,6 +16,55 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class InitRecord:
+    """The part `init` of config.json, as `training.start.describe_init` returns it."""
+
+    run: str
+    checkpoint: str
+    sha256: str
+    trained_on: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ConvertedRecord:
+    """The part `converted` of config.json, as the command convert writes it."""
+
+    system: str
+    generator: str
+    discriminator: str
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainedOnRecord:
+    """The part `trained_on` of config.json."""
+
+    images: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class EpochLine:
+    """A line of metrics.jsonl.
+
+    Attributes:
+        epoch: from 1.
+        losses: {loss: its mean over the epoch}.
+        seconds: of training until then.
+        lr: the generator's learning rate.
+        validation: {score: AUC} on labeled validation images.
+        perturbed: as `evaluation.robustness.perturbed_aucs` returns them.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    seconds: float
+    lr: float = 0.0
+    validation: dict[str, float] | None = None
+    perturbed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """config.json: what a run is of.
 
@@ -129,6 +178,9 @@ class CheckpointState:
         best: the detector of the epoch with the highest validation AUC; None where none was chosen.
         last: the latest detector; None before the first checkpoint.
         sha256: {file's stem: sha256 of the tensors}.
+        metrics_sha256: of the lines of metrics.jsonl up to this epoch; None in a checkpoint of an earlier version.
+        number: of the checkpoint's folder; None as above.
+        record: what config.json says beside the configuration and the path of the data; None as above.
     """
 
     config: dict[str, Any]
@@ -142,6 +194,9 @@ class CheckpointState:
     best: DetectorState | None = None
     last: DetectorState | None = None
     sha256: dict[str, str] = field(default_factory=dict)
+    metrics_sha256: str | None = None
+    number: int | None = None
+    record: dict[str, Any] | None = None
 
     @property
     def chosen(self) -> str:

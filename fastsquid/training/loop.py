@@ -19,12 +19,13 @@ from ..evaluation.robustness import perturbed_aucs
 from ..evaluation.validation import validate
 from ..model.detector import Detector
 from ..runs import checkpoint as ckpt
-from ..runs.folder import CURVES, METRICS, write_scores
-from ..runs.records import CheckpointState, DetectorState
+from ..runs.checks import require_fields
+from ..runs.folder import CURVES, METRICS, parse_json, write_scores
+from ..runs.records import CheckpointState, DetectorState, EpochLine
 from ..scoring.scores import calibrate, require_finite, score_splits, standardize
 from ..utils import distributed
 from ..utils.devices import device_name, peak_memory_mb
-from ..utils.files import replacing
+from ..utils.files import replacing, require_regular
 from .epoch import Steps
 from .progress import Progress, duration
 from .results import report_run
@@ -254,6 +255,7 @@ class Run:
 
     def _save(self) -> None:
         self.state.seconds = time.monotonic() - self.started
+        self.state.metrics_sha256 = ckpt.digest_history(self.history)
         self.state.peak_memory_mb = max(self.state.peak_memory_mb, peak_memory_mb())
         ckpt.save_checkpoint(
             self.folder,
@@ -331,16 +333,25 @@ class Run:
         """Return the lines of metrics.jsonl up to the checkpoint, and remove what a killed run wrote after it.
 
         Raises:
-            CheckpointError: a line is not JSON.
+            CheckpointError: a line is damaged or was changed.
         """
         path = self.folder / METRICS
         if not path.exists():
+            if self.state.epoch and self.state.metrics_sha256 is not None:
+                raise CheckpointError(f"{path} is missing: use another copy of the run")
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()[: self.state.epoch]
+        require_regular(path, 2**30)
         try:
-            history = [json.loads(line) for line in lines]
-        except ValueError:
+            lines = path.read_text(encoding="utf-8").splitlines()[: self.state.epoch]
+            history = [parse_json(line) for line in lines]
+        except ValueError:  # UnicodeDecodeError is one
             raise CheckpointError(f"{path} is damaged: a line is not JSON; use another copy of the run") from None
+        for line in history:
+            require_fields(path, EpochLine, line)
+        if self.state.metrics_sha256 not in (None, ckpt.digest_history(history)):
+            raise CheckpointError(
+                f"{path} is damaged: its checksum is not the one in the checkpoint; use another copy of the run"
+            )
         with replacing(path) as file:
             file.writelines(line + "\n" for line in lines)
         return history

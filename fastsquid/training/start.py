@@ -164,6 +164,8 @@ def _train_run(
 ) -> bool:
     if tensorboard:
         require_tensorboard()
+    if (latest := ckpt.latest_checkpoint(folder)) is not None:  # before images are read
+        ckpt.read_state(latest, record.config)
     compile, precision = _choose_speed(speed, device)
     data = open_training_data(record, begun=(folder if group is None else folder.parent).exists())
     if "train" not in data:

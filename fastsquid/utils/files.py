@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,24 @@ def require_new_in(folder: str | Path, names: Iterable[str], overwrite: bool) ->
     if folder.is_dir():
         for name in names:
             require_new(folder / name, overwrite)
+
+
+def require_regular(path: str | Path, most: int | None = None) -> None:
+    """Check that reading a file ends and that its content fits into memory. A device or a pipe may never end.
+
+    Args:
+        path: of the file, or a link to it.
+        most: largest size in bytes, or None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no regular file, or larger.
+    """
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise UserError(f"{path} is not a regular file: put the file itself there, not a link to a device or a pipe")
+    if most is not None and facts.st_size > most:
+        raise UserError(f"{path} has {facts.st_size} bytes, more than the {most} that it can have: replace it")
 
 
 @contextmanager
