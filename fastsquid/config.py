@@ -392,7 +392,7 @@ def _checked(f: "dataclasses.Field[Any]", value: Any) -> Any:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(f"{f.name} = {value!r} is not one of {', '.join(get_args(kind))}{hint}")
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**1023:  # a larger one has no float
         return float(value)
     if type(value) is not kind:
         raise ConfigError(f"{f.name} = {value!r} should be of type {kind.__name__}")

@@ -234,12 +234,9 @@ def read_maps(folder: str | Path, digest: str) -> dict[str, Moments] | None:
         return None
     tensors, facts = read_sealed(path)
     names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
-    shapes = {(tensor.ndim, *tensor.shape) for tensor in tensors.values()}
-    if (
-        "detector" not in facts
-        or set(tensors) != {f"{n}.{m}" for n in names for m in ("mean", "std")}
-        or len(shapes) > 1
-    ):
+    complete = set(tensors) == {f"{name}.{moment}" for name in names for moment in ("mean", "std")}
+    shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+    if "detector" not in facts or not complete or len(shapes) > 1:
         raise damaged(path)
     if facts["detector"] != digest:
         return None
