@@ -55,13 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator, discriminator = (Published(path) for path in (options.generator, options.discriminator))
     detector = build_detector(generator, discriminator, options.system, options.impl, options.top_k).to(device).eval()
     config = detector.config
-    if options.top_k is None:
-        log.warning(
-            "%s does not show the top-k that it was trained with: top-%d is assumed, and with another one all scores "
-            "are wrong; give it by --top-k",
-            options.generator,
-            config.top_k,
-        )
     record = RunRecord(
         config=config,
         data=options.data and str(Path(options.data).resolve()),
@@ -98,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("not calibrated, because --data is not given: scores have no percentile and no threshold")
         else:
             report_run(folder, detector, data, normal, state, record.seed, {"converted": converted})
+    if options.top_k is None:
+        log.warning(
+            "%s does not show the top-k that it was trained with: top-%d is assumed, and with another one all scores "
+            "are wrong; give it by --top-k",
+            options.generator,
+            config.top_k,
+        )
     print(f"run folder: {options.out}")
 
 

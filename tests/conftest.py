@@ -88,7 +88,7 @@ def files_of(run):
     state = json.loads((latest / "state.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for timed in (state, *lines):
-        for name in ("seconds", "first_step_seconds", "peak_memory_mb", "state_sha256", "metrics_sha256"):
+        for name in ("seconds", "first_step_seconds", "peak_memory_mb", "state_sha256", "metrics_sha256", "number"):
             timed.pop(name, None)
     return {**found, "state": state, "metrics": lines}
 
