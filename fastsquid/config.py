@@ -279,7 +279,8 @@ class Config:
             "epochs",
             "batch_size",
         ):
-            _require(1 <= getattr(self, name) < 2**31, name, getattr(self, name), "at least 1 and below 2**31")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            _require(getattr(self, name) < 2**31, name, getattr(self, name), "below 2**31")
         _require(self.levels <= 16, "levels", self.levels, "at most 16")
         stride = self.discriminator_stride
         _require(stride in (8, 16, 32), "discriminator_stride", stride, "8, 16 or 32")
