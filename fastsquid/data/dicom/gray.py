@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def tone_curve(dataset: Dataset) -> np.ndarray:
+def tone_curve(dataset: Dataset, bits: int) -> np.ndarray:
     """Return the gray of every value that an image can store, as a table for its pixels.
 
     First the modality LUT or rescale is applied, then the VOI LUT or else the first window. MONOCHROME1 is inverted at
@@ -21,26 +21,48 @@ def tone_curve(dataset: Dataset) -> np.ndarray:
 
     Args:
         dataset: a pydicom Dataset of a gray image.
+        bits: of a stored value.
 
     Returns:
-        float64 (2**BitsStored,) in [0, 1], of stored values in ascending order; bright is dense.
+        float64 (2**bits,) in [0, 1], of stored values in ascending order; bright is dense.
 
     Raises:
         RejectedError: a table, a window or a number is invalid.
 
     Source: DICOM PS3.3, sections C.11.1 (modality) and C.11.2 (VOI).
     """
-    bits = int(number(dataset, "BitsStored"))
     lowest = -(2 ** (bits - 1)) if number(dataset, "PixelRepresentation") else 0
     stored = np.arange(lowest, lowest + 2**bits)
     gray = _shown(dataset, *_modality(dataset, stored)).clip(0, 1)
     if code(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         gray = 1 - gray
-    if values(dataset, "PixelPaddingValue"):
-        ends = [number(dataset, "PixelPaddingValue")]
-        ends.append(number(dataset, "PixelPaddingRangeLimit", default=ends[0]))
-        gray[(min(ends) <= stored) & (stored <= max(ends))] = 0
+    if padding := padding_range(dataset):
+        gray[(padding[0] <= stored) & (stored <= padding[1])] = 0
     return gray
+
+
+def padding_range(dataset: Dataset) -> tuple[int, int] | None:
+    """Return the lowest and highest stored value that stand for padding; None where no value does.
+
+    Many devices write the tag as unsigned where pixels are signed, or the reverse. PixelRepresentation decides.
+
+    Raises:
+        RejectedError: the value is no number.
+
+    Source: DICOM PS3.3, section C.7.5.1.1.2.
+    """
+    if not values(dataset, "PixelPaddingValue"):
+        return None
+    signed = bool(number(dataset, "PixelRepresentation"))
+    first = _word(number(dataset, "PixelPaddingValue"), signed)
+    limit = _word(number(dataset, "PixelPaddingRangeLimit", default=first), signed)
+    return min(first, limit), max(first, limit)
+
+
+def _word(value, signed):
+    """Return a number of 16 bits as signed or unsigned, whichever way it was written."""
+    word = int(value) & 0xFFFF
+    return word - 0x10000 if signed and word & 0x8000 else word
 
 
 def _modality(dataset, stored):

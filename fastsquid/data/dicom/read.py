@@ -1,6 +1,6 @@
 """DICOM files: frontal chest radiographs of one frame. Everything else is rejected with the reason.
 
-Tags decide what a file holds (DICOM PS3.3); pydicom and its plug-ins decode it. No message contains a tag that
+Tags decide what a file holds (DICOM PS3.3); `pixels` decodes it. No message contains a tag that
 identifies a patient. No message quotes pydicom, which may quote such a tag.
 """
 
@@ -16,15 +16,15 @@ from PIL import Image
 
 from ...utils.quiet import quiet
 from ..filetypes import IMAGE_SUFFIXES, ImageFile, begins_as_dicom
-from .gray import tone_curve
-from .tags import RejectedError, code, number, rejecting, text, values
+from .gray import padding_range, tone_curve
+from .pixels import stored_values
+from .tags import INSTALL, RejectedError, code, number, rejecting, text, values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_INSTALL = "pip install pydicom python-gdcm"
 
 # Words of ViewPosition that are not frontal: the standard's, and others in use.
 _VIEWS = {
@@ -100,20 +100,19 @@ def read_dataset(dataset: Dataset) -> Radiograph:
             raise RejectedError("it has no file_meta, which names the compression: open the file with pydicom.dcmread")
         _reject_other_kinds(dataset)
         patient = Patient(_identity(dataset), _age(dataset))
-        bits, compression = _pixel_format(dataset)
-        with rejecting(
-            f"its pixel data cannot be decoded: it is damaged, cut short, or of a rare kind ({compression})"
-        ):
-            _require_same_size(dataset)
-            stored = dataset.pixel_array
-        if stored.shape != (dataset.Rows, dataset.Columns):
-            raise RejectedError("its pixel data holds more than one frame")
-        curve = tone_curve(dataset).astype(np.float32)
+        words, bits = stored_values(dataset, _pixel_format(dataset))
+        curve = tone_curve(dataset, bits).astype(np.float32)
+        signed = bool(number(dataset, "PixelRepresentation"))
+        padding = padding_range(dataset)
     # Bits above the stored ones may belong to an overlay. Signed values count from the lowest.
-    order = stored.astype(np.uint16) & np.uint16(2**bits - 1)
-    if stored.dtype.kind == "i":
+    order = words & np.uint16(2**bits - 1)
+    if signed:
         order ^= np.uint16(2 ** (bits - 1))
     shown = curve[order]
+    if padding:
+        # Padding may need more bits than the stored ones.
+        whole = words.view(np.int16) if signed else words
+        shown[(padding[0] <= whole) & (whole <= padding[1])] = 0
     if shown.min() == shown.max() and order.min() < order.max():
         raise RejectedError("its window or table shows all of its values in one gray")
     return Radiograph(shown, bits, patient)
@@ -144,7 +143,7 @@ def _open(file: Path | BinaryIO, **options) -> Dataset:
         import pydicom
         import pydicom.pixels  # exists since pydicom 3
     except ImportError:
-        raise RejectedError("reading DICOM needs pydicom 3", _INSTALL) from None
+        raise RejectedError("reading DICOM needs pydicom 3", INSTALL) from None
     with rejecting("its tags cannot be read"):
         dataset = pydicom.dcmread(file, **options)
     if not len(dataset):  # pydicom returns nothing where the end is missing
@@ -198,10 +197,10 @@ def _other_view(dataset):
 
 
 def _pixel_format(dataset):
-    """Return BitsStored and the name of the compression.
+    """Return BitsStored.
 
     Raises:
-        RejectedError: no pixels, or pixels that cannot be decoded here.
+        RejectedError: no pixels, or pixels of a format that is not read.
     """
     if "PixelData" not in dataset:
         raise RejectedError("it has no pixel data")
@@ -216,54 +215,7 @@ def _pixel_format(dataset):
     high = int(number(dataset, "HighBit", default=bits - 1))
     if allocated not in (8, 16) or not 1 <= bits <= allocated or high != bits - 1:
         raise RejectedError(f"it stores {bits} of {allocated} bits up to bit {high}, where 1 to 16 from bit 0 are read")
-    return bits, _compression(dataset.file_meta.get("TransferSyntaxUID"))
-
-
-def _compression(syntax):
-    """Return the name of a transfer syntax that can be decoded here. An unknown syntax is not quoted."""
-    from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage]
-
-    if not syntax:
-        raise RejectedError("it has no TransferSyntaxUID")
-    with rejecting("its TransferSyntaxUID is of no image compression that is known"):
-        decoder = get_decoder(syntax)
-    if not decoder.is_available:
-        if any("gdcm" in library for library in decoder.missing_dependencies):
-            raise RejectedError(f"decoding {syntax.name} needs python-gdcm", _INSTALL)
-        raise RejectedError(f"{syntax.name} is not decoded here")
-    return syntax.name
-
-
-def _require_same_size(dataset):
-    """Reject JPEG and JPEG-LS data of another size than the tags say: decoders shear such images, or abort."""
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return
-    from pydicom.encaps import generate_frames
-
-    frame = _frame_header(next(generate_frames(dataset.PixelData, number_of_frames=1)))
-    if frame is None:
-        return
-    precision, rows, columns = frame
-    if (rows, columns) != (dataset.Rows, dataset.Columns) or precision > dataset.BitsAllocated:
-        raise RejectedError(
-            f"its pixel data is of {rows} x {columns} pixels of {precision} bits, where its tags have "
-            f"{int(dataset.Rows)} x {int(dataset.Columns)} of {int(dataset.BitsAllocated)}"
-        )
-
-
-def _frame_header(stream):
-    """Return bits, rows and columns from the header of a JPEG or JPEG-LS stream (ISO 10918-1, B.2.2); else None."""
-    at = 2
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return (
-                stream[at + 4],
-                int.from_bytes(stream[at + 5 : at + 7], "big"),
-                int.from_bytes(stream[at + 7 : at + 9], "big"),
-            )
-        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-    return None
+    return bits
 
 
 def _identity(dataset):

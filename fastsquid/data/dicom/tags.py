@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+INSTALL = "pip install pydicom python-gdcm"
+
 
 class RejectedError(ValueError):
     """A DICOM file that is not read; the message is the reason.

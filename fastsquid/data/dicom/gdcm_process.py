@@ -1,0 +1,56 @@
+"""Script of a process that decodes JPEG Lossless and JPEG-LS by gdcm, which may abort the process that it runs in.
+
+It is started by its path, so that it imports neither fastsquid nor PyTorch. Its arguments are Python's search path.
+It writes the line `ready`. A request on its standard input is a line of JSON and the compressed frame:
+{"length": bytes of the frame, "syntax": UID, "rows": ..., "columns": ..., "bits": ...}. The answer is a line with the
+number of decoded bytes and these bytes, or the line `-1`. The process ends with its standard input.
+"""
+
+import json
+import os
+import signal
+import sys
+import warnings
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and with it this process's input
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what gdcm prints is no answer
+    sys.path[:] = sys.argv[1:]
+    warnings.simplefilter("ignore")
+    import gdcm  # noqa: F401  (without it, no `ready`)
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage]
+
+    answers.write(b"ready\n")
+    answers.flush()
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        frame = sys.stdin.buffer.read(request["length"])
+        try:
+            decoded, _ = get_decoder(request["syntax"]).as_buffer(
+                encapsulate([frame]),
+                raw=True,
+                decoding_plugin="gdcm",
+                rows=request["rows"],
+                columns=request["columns"],
+                samples_per_pixel=1,
+                photometric_interpretation="MONOCHROME2",
+                bits_allocated=8 if request["bits"] <= 8 else 16,
+                bits_stored=request["bits"],
+                pixel_representation=0,
+                number_of_frames=1,
+                pixel_keyword="PixelData",
+            )
+        except Exception:  # a damaged frame makes gdcm and pydicom raise almost anything
+            answers.write(b"-1\n")
+        else:
+            answers.write(b"%d\n" % len(decoded))
+            answers.write(decoded)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

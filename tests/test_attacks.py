@@ -1,0 +1,267 @@
+"""Damaged, odd and hostile files: each is read right or rejected in one sentence, and no process dies."""
+
+import multiprocessing
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsquid.data import read_images
+from fastsquid.data.decoding import decoded
+from fastsquid.data.images import ImageError, read_image
+
+ATTACKS = Path(__file__).parent / "data" / "attacks"
+
+
+def rejected(path, *words):
+    """Assert that a file is rejected in one line that names it and has these words."""
+    with pytest.raises(ImageError) as error:
+        read_image(path, 64)
+    message = str(error.value)
+    assert path.name in message and "\n" not in message and all(word in message for word in words), message
+
+
+# DICOM pixels: decoders
+
+
+pydicom = pytest.importorskip("pydicom")
+from dicom_files import radiograph, write  # noqa: E402
+from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
+from test_data_dicom import jpeg, jpeg2000, rle  # noqa: E402
+
+from fastsquid.data.dicom import decoders  # noqa: E402
+from fastsquid.data.dicom.read import read_dicom  # noqa: E402
+
+TRUTH = np.load(ATTACKS / "truth.npy")
+
+
+def bright(path):
+    """Assert that a file shows the scene, not darkened."""
+    gray = read_dicom(path).gray
+    assert gray.shape == TRUTH.shape and gray.max() > 0.5
+    assert np.corrcoef(gray.ravel(), TRUTH.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("jpegll-one-byte", ["decoded", "damaged"]),
+        ("j2k_siz_2e9", ["2000000000 x 2000000000", "54 x 62"]),
+        ("columns_62_to_32", ["6696 bytes", "54 x 32"]),
+    ],
+)
+def test_rejected_pixels(name, words):
+    rejected(ATTACKS / f"{name}.dcm", *words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["colour-j2k-under-grey-tags", "colour-jpeg-under-grey-tags", "j2k-8-bits-under-12"],
+)
+def test_the_stream_decides(name):
+    bright(ATTACKS / f"{name}.dcm")
+
+
+def test_a_damaged_header_that_aborts_gdcm():
+    """Pillow reads it: only the density of pixels per inch is damaged."""
+    assert read_image(ATTACKS / "dicom_jpeg_abort.dcm", 64).max() > 128
+
+
+def lossless(path, values=None, bits=12):
+    pytest.importorskip("gdcm")
+    write(path.with_suffix(".plain"), radiograph(bits) if values is None else values, bits)
+    jpeg("JPEGLosslessProcess14_1")(path.with_suffix(".plain"), path)
+    return path
+
+
+def test_decoders_are_used_again_and_replaced_after_a_crash(tmp_path):
+    good = lossless(tmp_path / "good.dcm")
+    expected = read_image(good, 64)
+    decoders._pool.end()
+    for path in [good, ATTACKS / "jpegll-one-byte.dcm"] * 2:
+        if path == good:
+            np.testing.assert_array_equal(read_image(path, 64), expected)
+            (decoder,) = decoders._pool._idle
+            np.testing.assert_array_equal(read_image(path, 64), expected)
+            assert decoders._pool._idle == [decoder]
+        else:
+            rejected(path, "decoded")
+            assert not decoders._pool._idle
+
+
+def test_decoders_in_threads_and_workers(tmp_path, monkeypatch):
+    good = lossless(tmp_path / "good.dcm")
+    expected = read_image(good, 64)
+    files = [good, ATTACKS / "jpegll-one-byte.dcm", good]
+    images, kept = read_images(files, 64, skip_unreadable=True)
+    assert kept == [0, 2] and (images[:, 0].numpy() == expected).all()
+    monkeypatch.setattr("fastsquid.data.decoding.MAX_WITHOUT_WORKERS", 0)
+    rows = [row for batch in decoded([(path.name, path) for path in files], 64, 2) for row in batch]
+    assert ["decoded" in row.error for row in rows] == [False, True, False]
+    np.testing.assert_array_equal(rows[2].image, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_starts_decoders_of_its_own(tmp_path):
+    good = lossless(tmp_path / "good.dcm")
+    expected = read_image(good, 64)
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=lambda: queue.put((len(decoders._pool._idle), read_image(good, 64))))
+    process.start()
+    idle, image = queue.get()
+    process.join()
+    assert not idle and process.exitcode == 0
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal(read_image(good, 64), expected)
+
+
+def test_a_decoder_that_does_not_start(tmp_path, monkeypatch):
+    good = lossless(tmp_path / "good.dcm")
+    decoders._pool.end()
+    monkeypatch.setattr(decoders, "get_executable", lambda: str(tmp_path / "missing"))
+    rejected(good, "gdcm", "not start", "import gdcm")
+
+
+def test_a_decoder_that_hangs(tmp_path, monkeypatch):
+    good = lossless(tmp_path / "good.dcm")
+    monkeypatch.setattr(decoders, "_SECONDS", 0.2)
+    monkeypatch.setattr(decoders, "_SCRIPT", tmp_path / "hangs.py")
+    (tmp_path / "hangs.py").write_text("print('ready', flush=True)\nimport time\ntime.sleep(600)\n")
+    decoders._pool.end()
+    rejected(good, "decoded")
+
+
+@pytest.mark.parametrize("change", [lossless, jpeg2000, rle])
+def test_damaged_streams(tmp_path, change):
+    """Bytes changed at random: an image of the right size or one sentence, and this process lives."""
+    path = tmp_path / "x.dcm"
+    if change is lossless:
+        lossless(path, radiograph()[:64, :64].copy())
+    else:
+        change(write(tmp_path / "plain.dcm", radiograph()[:64, :64].copy(), 12), path)
+    dataset = pydicom.dcmread(path)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    random = np.random.default_rng(0)
+    for at in random.integers(0, min(200, len(frame)), 30):
+        damaged = bytearray(frame)
+        damaged[at] ^= 1 << random.integers(8)
+        dataset.PixelData = encapsulate([bytes(damaged)])
+        dataset.save_as(tmp_path / "y.dcm")
+        try:
+            assert read_dicom(tmp_path / "y.dcm").gray.shape == (64, 64)
+        except ValueError as error:
+            assert type(error).__name__ == "RejectedError" and "\n" not in str(error)
+
+
+# DICOM pixels: the compressed stream governs
+
+
+def compressed(path, stream, syntax, **tags):
+    write(path, np.zeros((64, 64), np.uint8 if tags["BitsStored"] <= 8 else np.uint16), tags["BitsStored"], **tags)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    return path
+
+
+def stream(values, kind="JPEG2000", **options):
+    file = BytesIO()
+    Image.fromarray(values).save(file, kind, **options)
+    return file.getvalue()
+
+
+J2K, JPEG = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.50"
+EIGHT = np.rint(TRUTH * 255).astype(np.uint8)
+SIXTEEN = np.rint(TRUTH * 65535).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind, syntax, options", [("JPEG2000", J2K, {"no_jp2": True}), ("JPEG", JPEG, {})])
+def test_colors_under_gray_tags(tmp_path, kind, syntax, options):
+    """Three equal channels are a gray image; others are none. CMYK is none either."""
+    gray = np.repeat(EIGHT[:, :, None], 3, 2)
+    bright(compressed(tmp_path / "gray.dcm", stream(gray, kind, **options), syntax, BitsStored=8))
+    red = gray * np.array([1, 0, 0], np.uint8)
+    rejected(compressed(tmp_path / "red.dcm", stream(red, kind, **options), syntax, BitsStored=8), "color")
+    four = stream(np.repeat(EIGHT[:, :, None], 4, 2), kind, **options) if kind == "JPEG2000" else None
+    if four is not None:
+        rejected(compressed(tmp_path / "four.dcm", four, syntax, BitsStored=8), "4 values per pixel")
+
+
+def test_fewer_bits_than_the_tags(tmp_path):
+    """The stream's bits are the range; a window in the tags' bits would darken it."""
+    few = stream(EIGHT, no_jp2=True)
+    bright(compressed(tmp_path / "a.dcm", few, J2K, BitsStored=12))
+    window = dict(WindowCenter=2048, WindowWidth=4096)
+    rejected(compressed(tmp_path / "b.dcm", few, J2K, BitsStored=12, **window), "8 bits", "12")
+
+
+def test_values_of_more_bits_than_the_tags(tmp_path):
+    """They would wrap. Streams of 16 bits with values of 12 are good."""
+    many = stream(SIXTEEN, no_jp2=True)
+    rejected(compressed(tmp_path / "a.dcm", many, J2K, BitsStored=12), "12 unsigned bits")
+    bright(compressed(tmp_path / "b.dcm", stream(SIXTEEN >> 4, no_jp2=True), J2K, BitsStored=12))
+
+
+def test_a_stream_of_another_kind_than_the_syntax(tmp_path):
+    bright(compressed(tmp_path / "a.dcm", stream(EIGHT, no_jp2=True), JPEG, BitsStored=8))
+    bright(compressed(tmp_path / "b.dcm", stream(EIGHT), J2K, BitsStored=8))  # in the boxes of a .jp2 file
+    rejected(compressed(tmp_path / "c.dcm", EIGHT.tobytes(), J2K, BitsStored=8), "JPEG")
+    pixels = pydicom.dcmread(lossless(tmp_path / "d.dcm", SIXTEEN >> 4)).PixelData
+    for syntax in (J2K, JPEG):
+        frame = next(generate_frames(pixels, number_of_frames=1))
+        bright(compressed(tmp_path / "e.dcm", frame, syntax, BitsStored=12))
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+def test_a_compressed_stream_under_an_uncompressed_syntax(tmp_path, undefined):
+    path = compressed(tmp_path / "x.dcm", stream(EIGHT, no_jp2=True), J2K, BitsStored=8)
+    dataset = pydicom.dcmread(path)
+    if not undefined:  # and its length fits by chance
+        dataset.PixelData = dataset.PixelData[:4096].ljust(4096, b"\0")
+        dataset["PixelData"].is_undefined_length = False
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    dataset.save_as(path)
+    rejected(path, "compressed", "Explicit VR Little Endian")
+
+
+@pytest.mark.parametrize("excess", [-2, 2, 128, -128])
+def test_an_uncompressed_image_of_another_length(tmp_path, excess):
+    content = SIXTEEN.tobytes() + bytes(128)
+    rejected(write(tmp_path / "x.dcm", SIXTEEN, 16, PixelData=content[: 8192 + excess]), "bytes", "64 x 64")
+
+
+def test_an_odd_number_of_bytes_is_padded(tmp_path):
+    odd = EIGHT[:63, :63].copy()
+    assert read_dicom(write(tmp_path / "x.dcm", odd, 8)).gray.shape == (63, 63)
+
+
+@pytest.mark.parametrize("tag, value", [("Columns", 62), ("Rows", 63), ("Columns", 66)])
+def test_run_lengths_of_another_size(tmp_path, tag, value):
+    rle(write(tmp_path / "plain.dcm", SIXTEEN, 16), tmp_path / "x.dcm")
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    setattr(dataset, tag, value)
+    dataset.save_as(tmp_path / "x.dcm")
+    rejected(tmp_path / "x.dcm", "decoded", "RLE")
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kind, syntax", [("JPEG2000", J2K), ("JPEG", JPEG)])
+def test_streams_that_are_cut_short(tmp_path, cut, kind, syntax):
+    whole = stream(EIGHT, kind, **({"no_jp2": True} if kind == "JPEG2000" else {}))
+    rejected(compressed(tmp_path / "x.dcm", whole[: int(cut * len(whole))], syntax, BitsStored=8), "cut short")
+
+
+def test_signed_lossless_values(tmp_path):
+    signed = (SIXTEEN >> 4).astype(np.int16) - 2048
+    plain = write(tmp_path / "plain.dcm", signed, 12)
+    for name, change in (("a.dcm", jpeg("JPEGLosslessProcess14_1")), ("b.dcm", jpeg("JPEGLSLossless"))):
+        pytest.importorskip("gdcm")
+        change(plain, tmp_path / name)
+        np.testing.assert_array_equal(read_dicom(tmp_path / name).gray, read_dicom(plain).gray)
