@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from ..utils.threads import available_cores
 from .filetypes import ImageFile
-from .images import ImageError, read_with_patient
+from .images import ImageError, read_with_patient, warn_of_darkness
 from .names import PATH_NAMES, Names
 
 # Up to this many files are decoded between batches, without workers: worker processes take two seconds to start.
@@ -95,7 +95,11 @@ def decoded(
     try:
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
-        yield from batches
+        brightest = []
+        for batch in batches:
+            images = [item.image for item in batch if item.image is not None]
+            brightest += [image.max() / np.iinfo(image.dtype).max for image in images]
+            yield batch
     except RuntimeError as error:
         if not workers:
             raise
@@ -104,6 +108,7 @@ def decoded(
             f"a process that decodes images has died ({error}), usually because memory ran out: free some memory, or "
             "use a smaller --batch-size"
         ) from error
+    warn_of_darkness(brightest)
 
 
 def _worker_context():

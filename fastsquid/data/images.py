@@ -6,6 +6,7 @@ image's own extremes. So a dark radiograph stays dark.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,11 @@ from .framing import exposed_field
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+log = logging.getLogger(__name__)
+
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
+# Gray that an image of 12 bits, declared as 16, cannot reach.
+_DARK = 0.07
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
 
 
@@ -236,7 +241,26 @@ def read_images(
         image[0] = square
         if image.dtype != square.dtype:
             image *= 257
+    if images.dtype == np.uint16:
+        warn_of_darkness([square.max() / np.iinfo(square.dtype).max for square in squares])
     return torch.from_numpy(images), kept
+
+
+def warn_of_darkness(brightest: Sequence[float]) -> None:
+    """Warn once if every image of a set uses only the dark end of its gray range.
+
+    Files that declare more bits than they use look so, such as 16 bits of which 12 are used.
+
+    Args:
+        brightest: the brightest gray of each image, in [0, 1].
+    """
+    if brightest and 0 < max(brightest) < _DARK:
+        log.warning(
+            "the brightest gray of all %d images is %.1f %% of their range: they look almost black. Their files may "
+            "declare more bits than they use, such as 16 for 12; correct BitsStored, or add a window",
+            len(brightest),
+            100 * max(brightest),
+        )
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tags import RejectedError, code, number, rejecting, values
+from .tags import RejectedError, code, number, rejecting, to_number, values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -82,9 +82,10 @@ def _shown(dataset, mapped, low, high):
     if values(dataset, "VOILUTSequence"):
         mapped, top = _look_up(dataset, "VOILUTSequence", mapped)
         return mapped / top
-    if not values(dataset, "WindowCenter") or not values(dataset, "WindowWidth"):
+    window = _window(dataset)
+    if window is None:
         return (mapped - low) / (high - low)
-    center, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    center, width = window
     function = code(dataset, "VOILUTFunction") or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise RejectedError(f"its VOILUTFunction is {function}, where LINEAR, LINEAR_EXACT and SIGMOID are known")
@@ -97,12 +98,30 @@ def _shown(dataset, mapped, low, high):
     return (mapped - (center - width / 2)) / max(width, 1e-9)  # a width of 1 is a step
 
 
+def _window(dataset):
+    """Return center and width of the first window that has both as numbers; None where no window is given."""
+    pairs = zip(values(dataset, "WindowCenter"), values(dataset, "WindowWidth"))
+    pairs = [pair for pair in pairs if all(value not in (None, "") for value in pair)]
+    for pair in pairs:
+        try:
+            return to_number(pair[0]), to_number(pair[1])
+        except (TypeError, ValueError):
+            continue
+    # Of windows without a valid one, the first names its fault.
+    return (number(dataset, "WindowCenter"), number(dataset, "WindowWidth")) if pairs else None
+
+
 def _look_up(dataset, name, inputs):
-    """Look inputs up in a sequence's first table; return its entries, and the highest entry possible."""
+    """Look inputs up in a sequence's first table; return its entries, and the highest entry possible.
+
+    Some devices (Agfa CR) declare 16 bits for entries of 12. So the highest entry possible has as many bits as the
+    highest entry of the table, if these are fewer than declared.
+    """
     with rejecting(f"its {name} is damaged"):
         item = dataset[name][0]
-        count, first, bits = map(int, item.LUTDescriptor)
+        count, first, bits = (int(value) & 0xFFFF for value in item.LUTDescriptor)
         count = count or 2**16  # 0 stands for 65536, which 16 bits cannot hold
+        first = _first_input(first, count, inputs)
         words = item.LUTData
         if isinstance(words, bytes):
             words = np.frombuffer(words, "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2")
@@ -111,4 +130,17 @@ def _look_up(dataset, name, inputs):
         table = (words if len(words) >= count else words.view(np.uint8))[:count]
         if len(table) < count or not 8 <= bits <= 16 or table.max() >= 2**bits:
             raise ValueError
-    return table[np.rint(inputs - first).clip(0, count - 1).astype(int)].astype(np.float64), 2**bits - 1
+    used = max(8, int(table.max()).bit_length())
+    return table[np.rint(inputs - first).clip(0, count - 1).astype(int)].astype(np.float64), 2**used - 1
+
+
+def _first_input(word, count, inputs):
+    """Return the input of a table's first entry, from a word whose sign many files declare wrongly.
+
+    It is the one, signed or unsigned, of which the table covers more of the inputs; in doubt the unsigned one.
+    """
+
+    def covered(first):
+        return min(first + count - 1, inputs.max()) - max(first, inputs.min())
+
+    return max((word, word - 0x10000) if word & 0x8000 else (word,), key=covered)

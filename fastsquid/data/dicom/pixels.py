@@ -67,15 +67,14 @@ def stored_values(dataset: Dataset, bits: int) -> tuple[np.ndarray, int]:
     if not syntax.is_encapsulated:
         _require_length(dataset, syntax)
         with rejecting(damaged):
-            return dataset.pixel_array.astype(np.uint16), bits
+            return _whole_words(dataset, syntax), bits
     from pydicom.encaps import generate_frames
 
     with rejecting(damaged):
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
         if syntax == _RLE:
             _require_rle_length(frame, dataset)
-            decoded = _decoder(syntax).as_array(dataset, raw=True, decoding_plugin="pydicom")[0]
-            return decoded.astype(np.uint16), bits
+            return _whole_words(dataset, syntax, decoding_plugin="pydicom"), bits
         header = stream_header(frame)
     if header is None:
         raise RejectedError("its pixel data does not begin as a JPEG or JPEG 2000 image")
@@ -135,6 +134,12 @@ def _decoder(syntax):
     from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage]
 
     return get_decoder(syntax)
+
+
+def _whole_words(dataset, syntax, **options):
+    """Decode by pydicom, with all bits: padding may need more than the stored ones."""
+    decoded, _ = _decoder(syntax).as_array(dataset, raw=True, correct_unused_bits=False, **options)
+    return decoded.astype(np.uint16)
 
 
 def _syntax(dataset):

@@ -58,16 +58,29 @@ def code(dataset: Dataset, name: str) -> str:
 
 
 def number(dataset: Dataset, name: str, default: float | None = None) -> float:
-    """Return a tag's first value as a float, or `default` where it has none.
+    """Return a tag's first value that is not empty as a float, or `default` where it has none.
 
     Raises:
         RejectedError: the value is no number or not finite; or there is neither value nor `default`.
     """
-    found = values(dataset, name) or ([] if default is None else [default])
-    if not found:
+    found = [value for value in values(dataset, name) if value not in (None, "")] or [default]
+    if found[0] is None:
         raise RejectedError(f"it has no {name}")
     with rejecting(f"its {name} is no number"):
-        result = float(found[0])
-        if not math.isfinite(result):
+        return to_number(found[0])
+
+
+def to_number(value: Any) -> float:
+    """Return a tag's value as a finite float. A comma is taken as the decimal point, as some devices write it.
+
+    Raises:
+        ValueError: it is no number or not finite, or its comma may as well separate thousands (`2,048`).
+    """
+    if isinstance(value, str):
+        if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", value.strip()):
             raise ValueError
+        value = value.replace(",", ".")
+    result = float(value)
+    if not math.isfinite(result):
+        raise ValueError
     return result
