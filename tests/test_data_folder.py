@@ -59,7 +59,7 @@ def test_zhanglab_layout():
 def test_train_opens_normal_only(xrays, monkeypatch):
     (xrays / "train" / "PNEUMONIA" / "corrupt.jpeg").write_bytes(b"corrupt")
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(Path(file.name)) or original(file))
+    monkeypatch.setattr(Image, "open", lambda file, **_: opened.append(Path(file.name)) or original(file))
     assert len(open_data(xrays, size=16, splits=("train",))["train"]) == 8
     assert sorted(opened) == find_images(xrays / "train" / "NORMAL")
 
@@ -103,7 +103,7 @@ def test_auc_by_class_of_several_class_folders(tmp_path):
 @pytest.mark.parametrize("share, abnormal", [(0.1, 1), (0.25, 2), (0.5, 4), (0.6, 5)])
 def test_contamination_replaces_a_share_of_the_training_images(ill, monkeypatch, share, abnormal):
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(Path(file.name)) or original(file))
+    monkeypatch.setattr(Image, "open", lambda file, **_: opened.append(Path(file.name)) or original(file))
     train = open_data(ill, size=8, splits=("train",), contamination=share)["train"]
     assert len(train) == len(set(train.names)) == len(train.images) == 8
     assert train.labels.tolist() == [0] * (8 - abnormal) + [1] * abnormal and train.labels.dtype == torch.int64

@@ -1,10 +1,14 @@
 import doctest
 import errno
 import importlib
+import io
 import os
 import re
+import struct
+import subprocess
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from fastsquid.data.images import ImageError, read_image, read_images, to_unit
 from fastsquid.errors import UserError
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
+ATTACKS = Path(__file__).parent / "data" / "attacks"
 GRADIENT = (np.arange(64 * 64).reshape(64, 64) * 16 + 5).astype(np.uint16)
 
 
@@ -54,6 +59,38 @@ def test_sixteen_bit_big_endian_tiff(tmp_path):
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == "I;16B"
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 64), GRADIENT)
+
+
+def tiff(path, order, bits, photometric, values, *more):
+    """An uncompressed TIFF with one strip, as bytes; `more` are other (tag, value)."""
+    height, width = values.shape
+    if bits == 12:  # two values to three bytes, big-endian whatever the file's order
+        even, odd = values[:, ::2].astype(int), values[:, 1::2].astype(int)
+        data = np.stack([even >> 4, (even & 15) << 4 | odd >> 8, odd & 255], -1).astype(np.uint8).tobytes()
+    else:
+        data = values.astype(f"{order}u{bits // 8}").tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (277, 1), (278, height), *more]
+    start = 8 + 2 + 12 * (len(tags) + 2) + 4
+    tags = sorted([*tags, (273, start), (279, len(data))])
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8) + struct.pack(f"{order}H", len(tags))
+    head += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(head + struct.pack(f"{order}I", 0) + data)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_tiff_where_zero_is_white_is_inverted(tmp_path, order):
+    path = tiff(tmp_path / "a.tif", order, 16, 0, 65535 - GRADIENT)
+    np.testing.assert_array_equal(read_image(path, 64), GRADIENT)
+    path = tiff(tmp_path / "b.tif", order, 16, 1, GRADIENT)
+    np.testing.assert_array_equal(read_image(path, 64), GRADIENT)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_the_brightest_value_of_a_twelve_bit_tiff_is_white(tmp_path, photometric):
+    twelve = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    path = tiff(tmp_path / "a.tif", "<", 12, photometric, twelve if photometric else 4095 - twelve)
+    np.testing.assert_allclose(read_image(path, 64), twelve * (65535 / 4095), atol=0.51)
 
 
 def test_sixteen_bit_values_in_a_32_bit_file(tmp_path):
@@ -97,6 +134,61 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6
     image = read_image(save(tmp_path / "a.png", array, exif=exif), 32)
     np.testing.assert_array_equal(image, array.T)
+
+
+@pytest.mark.parametrize("name", ["whiteiszero-16.tif", "png-large-iccp.png", "png-broken-exif.png"])
+def test_files_that_other_viewers_show_are_read(name):
+    image = read_image(ATTACKS / name, 64)
+    assert np.corrcoef(image.ravel(), np.load(ATTACKS / "truth.npy").ravel())[0, 1] > 0.99
+    assert image.max() > np.iinfo(image.dtype).max / 2
+
+
+def chunk(kind, body, checksum=None):
+    return struct.pack(">I", len(body)) + kind + body + (checksum or struct.pack(">I", zlib.crc32(kind + body)))
+
+
+PROFILE = b"ICC\0\0" + zlib.compress(bytes(3 * 2**20))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after the pixels"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iCCP", PROFILE),
+        chunk(b"iCCP", b"ICC\0\0no zlib"),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 * 2**20))),
+        chunk(b"iTXt", b"a\0\1"),
+        chunk(b"gAMA", b""),
+        chunk(b"pHYs", b"1"),
+        chunk(b"sRGB", b"1", b"none"),
+        chunk(b"tIME", b"1234567", b"none"),
+        chunk(b"eXIf", b"no EXIF"),
+        chunk(b"eXIf", b"no EXIF", b"none"),
+    ],
+    ids=lambda extra: extra[4:8].decode(),
+)
+def test_ancillary_chunks_of_png_do_not_decide(tmp_path, extra, after):
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GRADIENT).save(file, "PNG", **({} if b"eXIf" in extra else {"exif": exif}))
+    content = file.getvalue()
+    at = content.index(b"IEND" if after else b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(content[:at] + extra + content[at:])
+    image = read_image(tmp_path / "a.png", 64)
+    np.testing.assert_array_equal(image, GRADIENT if b"eXIf" in extra else np.rot90(GRADIENT, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_broken_exif_says_nothing(tmp_path, suffix):
+    array = np.full((16, 16), 200, np.uint8)
+    if suffix == "tif":
+        tiff(tmp_path / "a.tif", "<", 8, 1, array, (34665, 2**31))
+    else:
+        save(tmp_path / f"a.{suffix}", array, exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert abs(read_image(tmp_path / f"a.{suffix}", 16).astype(int) - 200).max() <= 2
 
 
 @pytest.mark.parametrize("height, width", [(37, 91), (224, 224), (20, 20), (1, 300)])
@@ -175,7 +267,7 @@ def test_bad_file_is_named_with_its_reason(tmp_path, make, reason):
 def test_unreadable_permissions_are_named(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "a reason", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)  # root, as tests often run, may read anything
@@ -195,6 +287,29 @@ def test_decompression_bomb_is_refused_before_decoding_and_in_silence(tmp_path, 
         with pytest.raises(ImageError, match=rf"a\.png .*\b{pixels} pixels"):
             read_images([path] * 20, 4)
     assert not caught
+
+
+def test_a_tile_above_the_pixel_limit_is_rejected(tmp_path):
+    path = tiff(tmp_path / "a.tif", "<", 8, 1, np.zeros((8, 8), np.uint8), (322, 2**15), (323, 2**15))
+    with pytest.raises(ImageError, match=r"a\.tif .*pixels"):
+        read_image(path, 8)
+
+
+def test_a_file_too_large_for_an_image_is_rejected_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastsquid.data.images.MAX_FILE_BYTES", 100)
+    path = save(tmp_path / "a.png", GRADIENT)
+    with pytest.raises(ImageError, match=r"a\.png .*100 are read"):
+        read_image(path, 8)
+
+
+def test_no_other_program_is_started_for_eps_named_png(monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    started = []
+    monkeypatch.setattr(subprocess, "check_call", lambda command, **_: started.append(command))
+    with pytest.raises(ImageError, match=r"eps_named\.png .*no image"):
+        read_image(ATTACKS / "eps_named.png", 8)
+    assert not started
 
 
 def test_an_image_at_the_pixel_limit_is_read(tmp_path, monkeypatch):
@@ -227,7 +342,7 @@ def test_read_images_keeps_the_order(tmp_path):
 def test_read_images_decodes_each_file_once(tmp_path, monkeypatch):
     paths = [save(tmp_path / f"{i}.png", np.zeros((4, 4), np.uint8)) for i in range(5)]
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(Path(file.name)) or original(file))
+    monkeypatch.setattr(Image, "open", lambda file, **_: opened.append(Path(file.name)) or original(file))
     read_images(paths, 4)
     assert sorted(opened) == paths
 

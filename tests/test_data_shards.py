@@ -471,3 +471,14 @@ def test_without_webdataset(written, unbroken, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(builtins, "__import__", without)
     said = refused(score.main, unbroken, written, "--out", tmp_path / "s.csv")
     assert re.search(r"\bwebdataset\b.*pip install webdataset", said)
+
+
+def test_members_too_large_for_an_image_are_rejected_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastsquid.data.sources.shards.MAX_FILE_BYTES", 100)
+    put(tmp_path / "a.tar", ("a.png", bytes(101)), ("a.cls", b" " * 100 + b"0"))
+    [sample] = read_shard(tmp_path / "a.tar")
+    with pytest.raises(UserError, match=r"a\.png .*101 bytes"):
+        read_image(sample.image, 8)
+    assert content_name(sample.image) == "unreadable"
+    with pytest.raises(UserError, match=r"a\.png .*\.cls"):
+        open_data(tmp_path, 8)

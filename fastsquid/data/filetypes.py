@@ -10,6 +10,8 @@ IMAGE_SUFFIXES = frozenset(
     + (".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp")
 )
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
+# Larger files are not read. Pillow's limit of pixels, at 8 bytes each, is less.
+MAX_FILE_BYTES = 2**30
 
 _MASK_FOLDER = re.compile(r"labels?|annotations?|segmentations?|ground[ _-]?truth|(.*[^a-z])?masks?([^a-z].*)?")
 _MASK_FILE = re.compile(r"(.+)[ _-](?:masks?|seg|segmentation)(?:[ _-]?\d+)?")

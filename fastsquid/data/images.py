@@ -6,8 +6,10 @@ image's own extremes. So a dark radiograph stays dark.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,14 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
 from ..utils.bars import bar
 from ..utils.quiet import quiet
 from .dicom.read import Patient, read_dataset, read_dicom
 from .dicom.tags import RejectedError
-from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom
+from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES, ImageFile, begins_as_dicom
 from .framing import exposed_field
 
 if TYPE_CHECKING:
@@ -34,6 +36,22 @@ _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
 # Gray that an image of 12 bits, declared as 16, cannot reach.
 _DARK = 0.07
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
+# The formats of IMAGE_SUFFIXES. Without this list Pillow tries all it knows: it calls Ghostscript for EPS.
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "DIB", "GIF", "PPM", "PCX", "SGI", "TGA", "WEBP")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TURNS = {  # of EXIF's Orientation (EXIF 2.32, section 4.6.4)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow lacks these kinds of TIFF where 0 is white: 16 bits in big-endian order, and 12 bits.
+_TIFF_WHITE_IS_ZERO = {(b"MM", 16): ("I;16B", "I;16B"), (b"II", 12): ("I;16", "I;12")}
+for (_order, _bits), _modes in _TIFF_WHITE_IS_ZERO.items():
+    TiffImagePlugin.OPEN_INFO.setdefault((_order, 0, (1,), 1, (_bits,), ()), _modes)
 
 
 class ImageError(UserError):
@@ -45,10 +63,11 @@ def read_image(
 ) -> np.ndarray:
     """Decode one image file to a gray square.
 
-    EXIF orientation is applied. Color becomes luminance (Pillow's "L": 0.299 R + 0.587 G + 0.114 B), and transparency
-    is ignored. Of several frames the first is taken. The image, or its exposed field, is resized to the square with
-    antialiased bilinear interpolation; the aspect ratio is not kept. 16-bit gray keeps its 16 bits; Pillow itself
-    decodes 16-bit color to 8. A DICOM file gives the gray values that it defines for display (`dicom.read.read_dicom`).
+    EXIF orientation is applied, unless the EXIF data are broken. Color becomes luminance (Pillow's "L":
+    0.299 R + 0.587 G + 0.114 B), and transparency is ignored. Of several frames the first is taken. The image, or its
+    exposed field, is resized to the square with antialiased bilinear interpolation; the aspect ratio is not kept.
+    16-bit gray keeps its 16 bits; Pillow itself decodes 16-bit color to 8. Ancillary chunks of PNG that are broken or
+    too large are ignored. A DICOM file gives the gray values that it defines for display (`dicom.read.read_dicom`).
 
     Args:
         path: of the file, or a `ShardFile`.
@@ -60,9 +79,9 @@ def read_image(
         np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
 
     Raises:
-        ImageError: the file is missing, empty, no image, truncated, not permitted, larger than
-            PIL.Image.MAX_IMAGE_PIXELS (checked before decoding), or of a mode without a meaning as gray; or DICOM that
-            is no frontal chest radiograph.
+        ImageError: the file is missing, empty, no image, truncated, not permitted, of more than `MAX_FILE_BYTES` or
+            PIL.Image.MAX_IMAGE_PIXELS (both checked before decoding), or of a mode without a meaning as gray; or DICOM
+            that is no frontal chest radiograph.
 
     >>> import numpy as np
     >>> from PIL import Image
@@ -105,6 +124,7 @@ def read_with_patient(
     file = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
         with file.open("rb") as opened:
+            _require_size(opened)
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
                 radiograph = read_dicom(opened)
                 square = _dicom_square(radiograph, size, crop)
@@ -154,7 +174,7 @@ def convert_image(image: Image.Image, size: int, crop: bool = False) -> np.ndarr
     Raises:
         ValueError: a mode without a meaning as gray, or values that do not fit 16 bits.
     """
-    return _gray_square(ImageOps.exif_transpose(image), size, crop)
+    return _gray_square(_upright(image), size, crop, *_black_and_white(image))
 
 
 def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = False) -> np.ndarray:
@@ -294,17 +314,94 @@ def _dicom_square(radiograph, size, crop):
     return np.rint(_resized(image, size, crop)).astype(depth)
 
 
+def _require_size(file):
+    """Reject an open file that is too large to be an image: decoders may read all of it into memory."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"it has {size} bytes, where at most {MAX_FILE_BYTES} are read")
+
+
 def _open(file):
-    """Return Pillow's lazily opened image; reject a header that announces too many pixels."""
+    """Return Pillow's image of an open file, decoded.
+
+    PNG viewers ignore ancillary chunks that they cannot use. If Pillow rejects a PNG file, it gets the file without
+    them.
+    """
+    try:
+        return _decoded(file)
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # as in `read_with_patient`
+        file.seek(0)
+        if file.read(len(_PNG)) != _PNG:
+            raise
+        return _decoded(io.BytesIO(_critical_chunks(file)))
+
+
+def _decoded(file):
+    """Return Pillow's image of an open file, decoded; reject a header that announces too many pixels."""
     with quiet:  # Pillow warns of too many pixels, which are rejected below
-        image = Image.open(file)
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        image = Image.open(file, formats=_FORMATS)
+    most = Image.MAX_IMAGE_PIXELS
+    sizes = [(image.width, image.height)]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile takes its memory, however small the image is
+        sizes.append((image.tag_v2.get(TiffImagePlugin.TILEWIDTH, 0), image.tag_v2.get(TiffImagePlugin.TILELENGTH, 0)))
+    if most is not None and any(width * height > most for width, height in sizes):
         image.close()
         raise Image.DecompressionBombError
+    with quiet:  # Pillow warns of broken EXIF in TIFF
+        image.load()
     return image
 
 
-def _gray_square(image, size, crop):
+def _critical_chunks(file):
+    """Return a PNG file with its critical chunks, and its EXIF if that is intact.
+
+    Args:
+        file: open file, after the signature.
+
+    Source: PNG, third edition, sections 5.3 (layout and CRC of chunks) and 5.4 (critical chunks).
+    """
+    chunks = [_PNG]
+    while len(start := file.read(8)) == 8 and chunks[-1][4:8] != b"IEND":
+        body = file.read(int.from_bytes(start[:4], "big") + 4)
+        intact = zlib.crc32(start[4:] + body[:-4]) == int.from_bytes(body[-4:], "big")
+        if start[4:5].isupper() or (start[4:] == b"eXIf" and intact):
+            chunks.append(start + body)
+    return b"".join(chunks)
+
+
+def _upright(image):
+    """Return a PIL image turned as its EXIF says, decoded. Broken EXIF says nothing, as in other viewers."""
+    image.load()
+    try:
+        with quiet:  # Pillow warns of broken EXIF
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # as in `read_with_patient`
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _black_and_white(image):
+    """Return the values of black and white in a PIL image of more than 8 bits.
+
+    Source: TIFF 6.0, PhotometricInterpretation and BitsPerSample. Pillow applies them for up to 8 bits only.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I;16"):
+        return 0, 65535
+    white = 2 ** image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0] - 1
+    return (white, 0) if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else (0, white)
+
+
+def _gray_square(image, size, crop, black=0, white=65535):
+    """Return a PIL image as a square.
+
+    Args:
+        image: of any common mode.
+        size, crop: as `read_image` takes them.
+        black, white: values of black and white, where the mode has more than 8 bits.
+    """
     if image.mode in _EIGHT_BIT:
         if image.mode == "P":
             image = image.convert("RGBA")  # Pillow warns of transparency if it converts to L at once
@@ -315,6 +412,8 @@ def _gray_square(image, size, crop):
     low, high = image.getextrema()
     if low < 0 or high > 65535:
         raise ValueError(f"its values {low:.0f} to {high:.0f} do not fit 16 bits")
+    if (black, white) != (0, 65535):
+        image = Image.fromarray((np.asarray(image) - np.float32(black)) * np.float32(65535 / (white - black)))
     return np.rint(_resized(image, size, crop)).astype(np.uint16)
 
 

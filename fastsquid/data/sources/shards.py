@@ -1,5 +1,6 @@
 """WebDataset shards: tar archives of samples. Images are read in place, in any order and by any process."""
 
+import errno
 import io
 import os
 import tarfile
@@ -11,7 +12,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
-from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES
 from ..finding import find_images
 from ..names import PATH_NAMES, Names
 from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
@@ -46,6 +47,13 @@ class ShardFile:
         return PurePosixPath(self.file).parts
 
     def read_bytes(self) -> bytes:
+        """Return the file's bytes.
+
+        Raises:
+            OSError: it has more than `MAX_FILE_BYTES`, or the shard cannot be read.
+        """
+        if self.size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"it has {self.size} bytes, where at most {MAX_FILE_BYTES} are read")
         with open(self.shard, "rb") as shard:
             shard.seek(self.start)
             return shard.read(self.size)
@@ -273,10 +281,9 @@ def _classes(samples, names):
         )
     classes = []
     for sample in samples:
-        text = sample.label.read_bytes()
         try:
-            classes.append(int(text))
-        except ValueError:
+            classes.append(int(sample.label.read_bytes()))
+        except (OSError, ValueError):
             raise UserError(
                 f"the class of {names.file(sample.image)} is no whole number: write 0 for normal and 1 for abnormal "
                 "into its .cls"
