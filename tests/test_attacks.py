@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -360,3 +362,52 @@ def test_dark_sets_are_told_once(tmp_path, caplog):
     caplog.clear()
     read_images([*paths, write(tmp_path / "good.dcm", SIXTEEN, 16)], 64)
     assert not caplog.records
+
+
+# DICOM bombs
+
+
+def deflated(path, megabytes):
+    """A good image with a private element of so many zeros."""
+    dataset = pydicom.dcmread(write(path, SIXTEEN, 16))
+    block = dataset.private_block(0x0011, "zeros", create=True)
+    block.add_new(1, "OB", bytes(megabytes << 20))
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.save_as(path)
+    return path
+
+
+def test_deflated_bombs(tmp_path):
+    bright(deflated(tmp_path / "good.dcm", 1))
+    path = deflated(tmp_path / "bomb.dcm", 150)
+    assert path.stat().st_size < 1e6
+    rejected(path, "inflates", "64 MB")
+    code = f"""
+import json, sys
+from pathlib import Path
+from fastsquid.data.dicom.read import read_dicom, read_patient
+path = Path({str(path)!r})
+assert read_patient(path) is None
+try:
+    read_dicom(path)
+except ValueError as error:
+    status = Path("/proc/self/status").read_text() if sys.platform == "linux" else "VmHWM: 0 kB"
+    print(int(status.split("VmHWM:")[1].split()[0]))
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(out) < 500_000
+
+
+def test_a_deflated_file_that_is_cut_short(tmp_path):
+    path = deflated(tmp_path / "x.dcm", 1)
+    path.write_bytes(path.read_bytes()[:3000])
+    rejected(path, "cut short")
+
+
+def test_headers_of_huge_sizes(tmp_path):
+    """Whether the tags agree or not."""
+    whole = bytearray(stream(EIGHT, no_jp2=True))
+    for at in (8, 12, 24, 28):
+        whole[at : at + 4] = (60000).to_bytes(4, "big")
+    rejected(compressed(tmp_path / "a.dcm", bytes(whole), J2K, BitsStored=8), "60000 x 60000", "64 x 64")
+    rejected(compressed(tmp_path / "b.dcm", bytes(whole), J2K, BitsStored=8, Rows=60000, Columns=60000), "pixels")

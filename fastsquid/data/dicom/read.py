@@ -7,7 +7,10 @@ identifies a patient. No message quotes pydicom, which may quote such a tag.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
 _DIRECTORY = "1.2.840.10008.1.3.10"
+
+_MOST_INFLATED = 64 << 20  # bytes; the largest detectors give 40 million
 
 # Words of ViewPosition that are not frontal: the standard's, and others in use.
 _VIEWS = {
@@ -144,11 +149,46 @@ def _open(file: Path | BinaryIO, **options) -> Dataset:
         import pydicom.pixels  # exists since pydicom 3
     except ImportError:
         raise RejectedError("reading DICOM needs pydicom 3", INSTALL) from None
-    with rejecting("its tags cannot be read"):
-        dataset = pydicom.dcmread(file, **options)
+    with (
+        rejecting("its tags cannot be read"),
+        file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened,
+    ):
+        dataset = pydicom.dcmread(_inflated(opened), **options)
     if not len(dataset):  # pydicom returns nothing where the end is missing
         raise RejectedError("it is cut short")
     return dataset
+
+
+def _inflated(file):
+    """Return a deflated file as an uncompressed one, and any other as it is.
+
+    pydicom inflates without a limit. Here the meta information stays, with the uncompressed syntax.
+
+    Raises:
+        RejectedError: the file inflates to more than `_MOST_INFLATED` bytes.
+
+    Source: DICOM PS3.10, section 7.1 (meta information); PS3.5, section A.5 (deflated syntax).
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.filewriter import write_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+    start = file.read(132)
+    meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2))
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return file
+    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MOST_INFLATED), _MOST_INFLATED + 1)
+    if len(content) > _MOST_INFLATED:
+        raise RejectedError(f"it inflates to more than {_MOST_INFLATED >> 20} MB, more than a radiograph needs")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    plain = io.BytesIO()
+    plain.write(start)
+    write_file_meta_info(plain, meta, enforce_standard=False)
+    plain.write(content)
+    plain.seek(0)
+    return plain
 
 
 def _reject_other_kinds(dataset):
