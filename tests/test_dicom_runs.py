@@ -30,7 +30,7 @@ from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E
 from fastsquid.data import find_images  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.drawing import save as saving  # noqa: E402
-from fastsquid.runs import checkpoint
+from fastsquid.runs import checkpoint  # noqa: E402
 from fastsquid.utils.cli import run_command  # noqa: E402
 
 IN_A_PATH = rb"(?i)nq\w*nq"
