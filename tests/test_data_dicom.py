@@ -356,14 +356,38 @@ def view(meaning, value="1"):
     return [item]
 
 
+@pytest.mark.parametrize("name", ["vindr-no-modality.dicom", "pa-and-lat.dcm"])
+def test_tags_of_public_releases(name):
+    attacks = XRAYS.parent / "attacks"
+    image = read_image(attacks / name, 64)
+    assert np.corrcoef(image.ravel(), np.load(attacks / "truth.npy").ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        dict(Modality="DR"),
+        dict(Modality=None),
+        dict(Modality=None, sop_class=CR),
+        *(dict(BodyPartExamined=part) for part in ("THORAX", "TORAX", "LUNG", "CHEST_PA", "PORT CHEST")),
+        dict(ViewPosition="", ProtocolName="Thorax pa/lat"),
+        dict(ViewPosition="", SeriesDescription="Chest frontal & lateral"),
+    ],
+)
+def test_a_chest_radiograph_by_its_tags(tmp_path, tags):
+    assert read_image(write(tmp_path / "x.dcm", radiograph(), 12, **tags), 32).max() > 0
+
+
 @pytest.mark.parametrize(
     "tags, words",
     [
         (dict(Modality="CT"), r"modality .*\bCT\b"),
-        (dict(Modality="DR"), r"modality .*\bDR\b"),
-        (dict(Modality=None), r"modality .*\bCR\b.*\bDX\b"),
+        (dict(Modality=None, sop_class="1.2.840.10008.5.1.4.1.1.2"), r"modality .*\bCR\b.*\bDX\b"),
+        (dict(Modality="MG", sop_class=CR), r"modality .*\bMG\b"),
         (dict(BodyPartExamined="KNEE"), r"body part .*\bKNEE\b"),
-        (dict(BodyPartExamined="THORAX"), r"body part .*\bTHORAX\b"),
+        (dict(BodyPartExamined="THORAX SPINE"), r"body part .*\bSPINE\b"),
+        (dict(BodyPartExamined="PORT"), r"body part .*\bPORT\b"),
+        (dict(ViewPosition="", SeriesDescription="CHEST LAT"), r"lateral .*\(series description\)"),
         (dict(BodyPartExamined="CHEST_TO_ABDOMEN"), r"body part .*\bCHEST_TO_ABDOMEN\b"),
         (dict(NumberOfFrames=2), r"\b2 frames\b"),
         (dict(PresentationIntentType="FOR PROCESSING"), "FOR PROCESSING"),

@@ -166,7 +166,7 @@ def test_ages_in_years(tmp_path, text, years):
     assert read_patient(path).age == pytest.approx(years)
 
 
-@pytest.mark.parametrize("text", [b"", b"3Y", b"young", b"003", b"03.5Y", b"-03Y"])
+@pytest.mark.parametrize("text", [b"", b"3Y", b"young", b"003", b"03.5Y", b"-03Y", b"51", b"000Y", b"148Y", b"999Y"])
 def test_ages_that_are_none(tmp_path, text):
     path = put_raw(write(tmp_path / "x.dcm", radiograph(), 12), raw("PatientAge", "AS", text))
     assert read_patient(path).age is None and read_patient(path).identity

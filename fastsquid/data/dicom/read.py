@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
+_RADIOGRAPHS = frozenset(("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"))  # CR, and DX for presentation
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 _MOST_INFLATED = 64 << 20  # bytes; the largest detectors give 40 million
 
+# Words of BodyPartExamined in use for the chest, and words that may stand beside them.
+_CHEST = frozenset(("CHEST", "THORAX", "TORAX", "LUNG", "LUNGS"))
+_BESIDE_CHEST = frozenset("AP CR DR DX ERECT FRONTAL PA PORT PORTABLE STANDING SUPINE UPRIGHT XR".split())
+_FRONTAL = frozenset(("AP", "FRONTAL", "PA"))
 # Words of ViewPosition that are not frontal: the standard's, and others in use.
 _VIEWS = {
     **dict.fromkeys(("LATERAL", "LAT", "LL", "RL", "LLAT", "RLAT"), "lateral"),
@@ -47,6 +52,7 @@ _NOBODY = frozenset(
     "ANON ANONYM ANONYMIZED ANONYMISED ANONYMOUS DEIDENTIFIED DELETED DUMMY HIDDEN NA NAN NIL NOID NONE NULL PATIENT "
     "PATIENTID REDACTED REMOVED UNKNOWN".split()
 )
+_OLDEST = 130  # years; releases with higher ages, such as 148Y and 999Y, use them as placeholders
 _AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
@@ -57,7 +63,7 @@ class Patient(NamedTuple):
         identity: sha256 of PatientID; None where there is none, or one that stands for nobody: `ANONYMOUS`, `0`, `-`
             and the like. IssuerOfPatientID is left out, although two hospitals may give one ID to two people: if only
             one split had it, it would hide a shared patient.
-        age: in years, or None.
+        age: in years, or None where there is none, a malformed one, or a placeholder: 000Y, or 130 years and more.
     """
 
     identity: bytes | None
@@ -197,9 +203,10 @@ def _reject_other_kinds(dataset):
     if _DIRECTORY in classes:
         raise RejectedError("it is a DICOMDIR, a list of files and no image")
     modality, body = code(dataset, "Modality"), code(dataset, "BodyPartExamined")
-    if modality not in ("CR", "DX"):
+    if modality not in ("CR", "DX", "DR") and (modality or not _RADIOGRAPHS.intersection(classes)):
         raise RejectedError(f"its modality is {modality or 'not given'}, where only CR and DX are chest radiographs")
-    if body not in ("", "CHEST"):
+    parts = set(re.findall("[A-Z]+", body))
+    if body and not (parts & _CHEST and parts <= _CHEST | _BESIDE_CHEST and "\\" not in body):
         raise RejectedError(f"its body part is {body}, where only CHEST, or none, is accepted")
     frames = number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
@@ -230,9 +237,10 @@ def _other_view(dataset):
     # Many CR devices leave all of these empty. Then what people write decides; it is not quoted.
     if not (position or orientation or values(dataset, "ViewCodeSequence")):
         for name, words in (("SeriesDescription", "series description"), ("ProtocolName", "protocol name")):
-            for word in re.split("[^A-Z]+", text(dataset, name).upper()):
-                if word in ("LATERAL", "LAT"):
-                    return f"lateral view ({words})"
+            found = set(re.findall("[A-Z]+", text(dataset, name).upper()))
+            # "CHEST PA AND LAT" names the study's views, not this one.
+            if found & {"LATERAL", "LAT"} and not found & _FRONTAL:
+                return f"lateral view ({words})"
     return ""
 
 
@@ -274,4 +282,7 @@ def _age(dataset):
         age = re.fullmatch(r"(\d{3})([DWMY])", text(dataset, "PatientAge"))
     except RejectedError:
         return None
-    return int(age[1]) * _AGE_UNITS[age[2]] if age else None
+    if age is None or age[0] == "000Y":  # a placeholder: of a newborn the days are given
+        return None
+    years = int(age[1]) * _AGE_UNITS[age[2]]
+    return years if years < _OLDEST else None
