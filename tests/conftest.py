@@ -93,6 +93,26 @@ def files_of(run):
     return {**found, "state": state, "metrics": lines}
 
 
+def rewrite_run(run, change):
+    """Change config.json and state.json of a run as an earlier version may have written them.
+
+    `change` takes both documents and changes them in place. The checksums are of what it leaves.
+    """
+    path = checkpoint.latest_checkpoint(run) / "state.json"
+    record, state = json.loads((run / "config.json").read_text()), json.loads(path.read_text())
+    change(record, state)
+    (run / "config.json").write_text(json.dumps(record))
+    del state["state_sha256"]
+    if "record" in state:
+        state["record"] = checkpoint._lasting(run)
+    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+
+
+def rewrite_config(run, **fields):
+    """Change fields of a run's configuration, wherever it is written."""
+    rewrite_run(run, lambda record, state: [config.update(fields) for config in (record["config"], state["config"])])
+
+
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
     """A run that nothing interrupted; a test that changes it takes a copy."""
@@ -105,12 +125,7 @@ def unbroken(tmp_path_factory):
 def by_residual(unbroken, tmp_path_factory):
     """The same run as one that ranks by the residual, which tells its images apart; its discriminator hardly does."""
     run = shutil.copytree(unbroken, tmp_path_factory.mktemp("runs") / "by_residual")
-    config, path = json.loads((run / "config.json").read_text()), next(run.glob("checkpoint-*/state.json"))
-    state = json.loads(path.read_text())
-    del state["state_sha256"]
-    config["config"]["score"] = state["config"]["score"] = "residual"
-    (run / "config.json").write_text(json.dumps(config))
-    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+    rewrite_config(run, score="residual")
     return run
 
 

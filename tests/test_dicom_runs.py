@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY
+from conftest import TINY, rewrite_run
 from matplotlib.text import Text
 from PIL import Image
 
@@ -30,7 +30,6 @@ from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E
 from fastsquid.data import find_images  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.drawing import save as saving  # noqa: E402
-from fastsquid.runs import checkpoint  # noqa: E402
 from fastsquid.utils.cli import run_command  # noqa: E402
 
 IN_A_PATH = rb"(?i)nq\w*nq"
@@ -286,13 +285,13 @@ def aged(plain, tmp_path):
     run = shutil.copytree(plain.run, tmp_path / "run")
 
     def trained(**changes):
-        record = json.loads((plain.run / "config.json").read_text()) | changes
-        (run / "config.json").write_text(json.dumps({k: v for k, v in record.items() if v != "gone"}))
-        (path,) = run.glob("checkpoint-*/state.json")
-        state = json.loads(path.read_text())
-        for name in ("state_sha256", "record"):  # as of a version that did not record config.json there
-            state.pop(name, None)
-        path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+        original = json.loads((plain.run / "config.json").read_text())
+
+        def change(record, _):
+            record.clear()
+            record.update({name: value for name, value in (original | changes).items() if value != "gone"})
+
+        rewrite_run(run, change)
         return run
 
     return trained

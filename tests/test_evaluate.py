@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import XRAYS
+from conftest import XRAYS, rewrite_config
 from PIL import Image
 
 from fastsquid import evaluate
@@ -15,7 +15,6 @@ from fastsquid.config import preset
 from fastsquid.data import find_images, open_data, to_unit
 from fastsquid.data.images import convert_array
 from fastsquid.data.perturb import CHANGES, CONFOUNDS, PERTURBATIONS
-from fastsquid.runs import checkpoint
 from fastsquid.runs.trained import load_run
 
 SCORES = preset("squid").scores
@@ -79,12 +78,7 @@ def test_robustness(unbroken, tmp_path, command, refused):
 def test_what_is_cropped_is_perturbed_before(unbroken, tmp_path, command):
     """A run that crops, on bordered images: perturbed at twice the size, then cropped like any image."""
     run = shutil.copytree(unbroken, tmp_path / "run")
-    config, path = json.loads((run / "config.json").read_text()), next(run.glob("checkpoint-*/state.json"))
-    state = json.loads(path.read_text())
-    del state["state_sha256"]
-    config["config"]["crop"] = state["config"]["crop"] = True
-    (run / "config.json").write_text(json.dumps(config))
-    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
+    rewrite_config(run, crop=True)
     for file in find_images(XRAYS / "val"):
         target = tmp_path / "data" / "val" / file.parent.name / f"{file.stem}.png"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import XRAYS
+from conftest import XRAYS, rewrite_run
 from PIL import Image, features
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -401,16 +401,13 @@ def test_runs_that_cannot_be_reported(by_residual, tmp_path, refused, monkeypatc
 def test_a_run_of_an_earlier_version(by_residual, tmp_path, command):
     """Without a record of its training images, and without percentiles."""
     run, out = shutil.copytree(by_residual, tmp_path / "run"), tmp_path / "r.html"
-    config = json.loads((run / "config.json").read_text())
-    del config["trained_on"], config["ages"]
-    (run / "config.json").write_text(json.dumps(config))
-    path = next(run.glob("checkpoint-*/state.json"))
-    state = json.loads(path.read_text())
-    for calibration in state["best"]["calibration"].values():
-        del calibration["quantiles"]
-    del state["state_sha256"]
-    state["state_sha256"] = fastsquid.runs.checkpoint._digest(state)
-    path.write_text(json.dumps(state))
+
+    def age(record, state):
+        del record["trained_on"], record["ages"]
+        for calibration in state["best"]["calibration"].values():
+            del calibration["quantiles"]
+
+    rewrite_run(run, age)
     assert command(report.main, run, XRAYS / "val", "--out", out, "--trained-on", "children")[0] == 0
     data, _ = parts(out)
     assert data["percentiles"] is None and data["normal"] is None and len(data["thresholds"]) == 3

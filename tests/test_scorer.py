@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import XRAYS, tiny
+from conftest import XRAYS, rewrite_run, tiny
 from PIL import Image
 
 import fastsquid
@@ -45,15 +45,6 @@ def data():
 @pytest.fixture
 def copied(unbroken, tmp_path):
     return shutil.copytree(unbroken, tmp_path / "run")
-
-
-def rewrite_state(run, change):
-    """Replaces a run's state.json by what `change` makes of it."""
-    path = checkpoint.latest_checkpoint(run) / "state.json"
-    state = json.loads(path.read_text())
-    del state["state_sha256"]
-    change(state)
-    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
 
 
 # What the numbers are
@@ -472,12 +463,12 @@ def test_damaged_maps(copied, content):
 
 
 def test_a_run_of_an_earlier_version(copied, run):
-    def without_quantiles(state):
+    def without_quantiles(_, state):
         for name in ("best", "last"):
             for values in state[name]["calibration"].values():
                 del values["quantiles"]
 
-    rewrite_state(copied, without_quantiles)
+    rewrite_run(copied, without_quantiles)
     early = fastsquid.load(copied)
     np.testing.assert_array_equal(early.calibrated(early.score(PATHS)), run.calibrated(run.score(PATHS)))
     with pytest.raises(UserError, match=r"\bpercentiles\b.*\bNORMAL\b"):
@@ -485,7 +476,12 @@ def test_a_run_of_an_earlier_version(copied, run):
 
 
 def test_an_unfinished_run_is_not_calibrated(copied, run):
-    rewrite_state(copied, lambda state: [state[name].update(calibration=None) for name in ("best", "last")])
+    def unfinish(_, state):
+        state["finished"] = False
+        for name in ("best", "last"):
+            state[name]["calibration"] = None
+
+    rewrite_run(copied, unfinish)
     unfinished = fastsquid.load(copied)
     np.testing.assert_array_equal(unfinished.score(PATHS), run.score(PATHS))
     for method in (unfinished.calibrated, unfinished.percentile):

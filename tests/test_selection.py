@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import XRAYS, possible_aucs, tiny
+from conftest import XRAYS, possible_aucs, rewrite_config, rewrite_run, tiny
 
 from fastsquid import evaluate, train
 from fastsquid.config import preset
@@ -14,7 +14,6 @@ from fastsquid.data import open_data, to_unit
 from fastsquid.data.perturb import PERTURBATIONS
 from fastsquid.model.detector import Detector
 from fastsquid.model.networks import Discriminator
-from fastsquid.runs import checkpoint
 from fastsquid.runs.trained import load_run
 from fastsquid.training.losses import discriminator_loss, gradient_penalty
 from fastsquid.training.trainer import Trainer
@@ -81,16 +80,15 @@ def by_opacities(run, target, epoch=None):
     `epoch` is how many epochs had been trained and which had been the best, of a run that has not finished.
     """
     run = shutil.copytree(run, target)
-    path = next(run.glob("checkpoint-*/state.json"))
-    config, state = json.loads((run / "config.json").read_text()), json.loads(path.read_text())
-    del state["state_sha256"]
-    config["config"]["select"] = state["config"]["select"] = "synthetic"
+    rewrite_config(run, select="synthetic")
     if epoch:
-        state |= {"epoch": epoch, "finished": False}
-        state["best"]["epoch"] = state["last"]["epoch"] = epoch
+
+        def unfinish(_, state):
+            state |= {"epoch": epoch, "finished": False, "metrics_sha256": None}
+            state["best"]["epoch"] = state["last"]["epoch"] = epoch
+
+        rewrite_run(run, unfinish)
         (run / "summary.json").unlink()
-    (run / "config.json").write_text(json.dumps(config))
-    path.write_text(json.dumps({**state, "state_sha256": checkpoint._digest(state)}))
     return run
 
 

@@ -70,7 +70,12 @@ def test_the_config_of_a_run_repeats_it(unbroken, tmp_path):
 
 def test_what_a_record_says_beside_its_fields(begun, unbroken, tmp_path):
     record = json.loads((unbroken / "config.json").read_text())
-    record |= {"seed": 5, "skip_unreadable": True, "anonymous": True, "init": {"run": "there", "sha256": "ab"}}
+    record |= {
+        "seed": 5,
+        "skip_unreadable": True,
+        "anonymous": True,
+        "init": {"run": "there", "checkpoint": "best", "sha256": "ab"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(record))
     train.main(["--config", str(tmp_path / "config.json"), "--out", str(tmp_path / "run")])
     train.main(["--config", str(tmp_path / "config.json"), "--seed", "0", "--out", str(tmp_path / "run")])
