@@ -17,15 +17,18 @@ _MOST = 2**30  # bytes; heat maps of 1024 x 1024 pixels take 50 MB
 
 
 def save_sealed(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, str]) -> None:
-    """Write tensors with a checksum over them and the facts.
+    """Write tensors with a checksum over them and the facts. The same input gives the same bytes.
 
     Args:
         path: of the file.
         tensors: by name; contiguous, on the CPU.
         facts: further metadata of the file.
     """
+    data = save(dict(tensors), {**facts, _CHECKSUM: _digest(tensors, facts)})
+    end = 8 + int.from_bytes(data[:8], "little")  # of the header, JSON whose order safetensors draws anew each time
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     with replacing(path, "wb") as file:
-        file.write(save(dict(tensors), {**facts, _CHECKSUM: _digest(tensors, facts)}))
+        file.write(data[:8] + header.ljust(end - 8) + data[end:])
 
 
 def read_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

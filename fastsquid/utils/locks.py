@@ -20,7 +20,7 @@ _AT = 2**20  # Windows lets nobody read a locked byte: lock one that lies behind
 def locked(path: str | Path, what: str) -> Iterator[None]:
     """Hold a lock while the block runs.
 
-    The file stays. It names the process that holds the lock, or held it last.
+    The file names the process that holds the lock. It stays, empty.
 
     Args:
         path: of the file, which is made if it does not exist. Nothing else may be stored in it.
@@ -41,10 +41,13 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
             if error.errno in _HELD:
                 raise UserError(f"{what} ({_holder(descriptor)}): wait until it has ended, or stop it") from None
             log.warning("%s cannot be locked (%s): start only one process on this folder", path, error.strerror)
+        os.ftruncate(descriptor, 0)  # what a killed process left
         os.lseek(descriptor, 0, os.SEEK_SET)
-        os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # releases the lock
 
