@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .data.dicom.kinds import NOTHING_ELSE, Accept
 from .data.inputs import Images, unit_batches
 from .errors import UserError
 from .model.detector import Detector
@@ -39,6 +40,7 @@ def load(
     impl: Literal["auto", "triton", "torch"] = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     fast: bool = False,
+    accept: Accept = NOTHING_ELSE,
 ) -> "Scorer":
     """Load a run folder for scoring, or a group folder as the ensemble of its runs.
 
@@ -54,6 +56,8 @@ def load(
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
         precision: `fp32` or `bf16`, of convolutions and projections.
         fast: rank by `discriminator_image` and give no other score, so that the generator does not run.
+        accept: a `data.Accept` with body parts and views of DICOM files that are read beside those that the run was
+            trained with.
 
     Returns:
         a `Scorer`.
@@ -73,7 +77,7 @@ def load(
     if fast and not trained.detector.config.discriminator:
         raise UserError(f"{run} has no discriminator, which gives the fast score: leave fast out")
     frozen = dataclasses.replace(trained, detector=trained.detector.frozen(precision == "bf16"))
-    return Scorer(frozen, load_maps(trained), fast, read_check(trained.runs[0]))
+    return Scorer(frozen, load_maps(trained), fast, read_check(trained.runs[0]), accept | trained.record.accept)
 
 
 class Scorer:
@@ -110,13 +114,14 @@ class Scorer:
             converted without data. For a group, mean and std are over normal validation images.
         input_check: a `scoring.input_check.InputCheck`, of a group's first run; None if the run has none.
         fast: as for `load`.
+        accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
         device: on which it computes.
 
     Args:
         run: a `TrainedRun` or `TrainedGroup` with a frozen detector; or a `TrainedDetector` without a run folder.
         maps: normal values at every pixel, as `scoring.maps.calibrate_maps` returns them; None if the run has none.
         fast: as for `load`.
-        input_check: as the attribute.
+        input_check, accept: as the attributes.
     """
 
     def __init__(
@@ -125,8 +130,9 @@ class Scorer:
         maps: dict[str, Moments] | None,
         fast: bool = False,
         input_check: InputCheck | None = None,
+        accept: Accept = NOTHING_ELSE,
     ) -> None:
-        self._trained, self.fast, self.input_check = run, fast, input_check
+        self._trained, self.fast, self.input_check, self.accept = run, fast, input_check, accept
         self.calibration, detector = run.calibration, run.detector
         self.score_name: str = detector.config.score
         self.score_names = detector.config.scores
@@ -386,7 +392,8 @@ class Scorer:
     ) -> dict[str, NDArray[np.float32]]:
         """Return the results of `compute`, dicts of tensors (B, ...), over all batches."""
         unreadable: set[int] = set()
-        batches = unit_batches(images, self.image_size, batch_size, self.crop and not cropped, unreadable)
+        crop = self.crop and not cropped
+        batches = unit_batches(images, self.image_size, batch_size, crop, unreadable, self.accept)
         found = gather(compute, (batch.to(self.device) for batch in batches))
         for values in found.values():
             values[sorted(unreadable)] = torch.nan

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, or those of the command line."""
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .data.dicom.kinds import Accept
     from .evaluation.summary import evaluate_run
     from .model.published_checkpoint import Published, build_detector, describe_sizes
     from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator, discriminator = (Published(path) for path in (options.generator, options.discriminator))
     detector = build_detector(generator, discriminator, options.system, options.impl, options.top_k).to(device).eval()
     config = detector.config
+    accept = Accept.from_options(options.accept_body, options.accept_view)
     record = RunRecord(
         config=config,
         data=options.data and str(Path(options.data).resolve()),
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
         all_normal=options.all_normal,
+        accept_body=list(accept.body),
+        accept_view=list(accept.view),
     )
     print(describe_sizes(config))
     data, split, normal = {}, None, None

@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from sklearn.metrics import roc_auc_score
 
+    from .data.dicom.kinds import Accept
     from .data.dicom.patients import warn_of_ages
     from .drawing.curves import precision_recall_figure, roc_figure
     from .drawing.save import save_figure
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         source,
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
+        accept=Accept.from_options(options.accept_body, options.accept_view),
     )
     data = opened(splits=("val", "test"))
     split = reported_split(data)

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     require_new(out, options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load
+    from .data.dicom.kinds import Accept
     from .exporting.portable import READERS, WRITERS, require_packages
     from .exporting.verification import IMAGES, agreement_table, compare, require_agreement
     from .runs.data import real_images
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.data,
             skip_unreadable=options.skip_unreadable,
             anonymous=options.anonymous,
+            accept=Accept.from_options(options.accept_body, options.accept_view),
         )
     print(f"{options.run}: building the graph, which may take minutes", flush=True)
     with replacing(out, "wb") as file:

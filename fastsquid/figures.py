@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(options.out or Path(options.runs[0]) / "figures")
     require_new_in(folder, [f"{name}.{kind}" for name in FIGURES for kind in options.format], options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .data.dicom.kinds import Accept
     from .drawing.papers import draw_figures
     from .drawing.save import save_figure
     from .runs.data import data_of, open_run_data
@@ -59,7 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(options.device)
     first = read_agreeing_runs(options.runs)
     source = data_of(options.runs[0], first, options.data)
-    data = open_run_data(first, source, skip_unreadable=options.skip_unreadable, anonymous=options.anonymous)
+    data = open_run_data(
+        first,
+        source,
+        skip_unreadable=options.skip_unreadable,
+        anonymous=options.anonymous,
+        accept=Accept.from_options(options.accept_body, options.accept_view),
+    )
     runs = [load_run(folder, options.checkpoint, options.impl, device) for folder in options.runs]
     for run in runs:
         if run.calibration is None:

@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(options.out or Path(options.run) / "localization")
     require_new_in(folder, ("maps.png", "locate.json"), options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .data.dicom.kinds import Accept
     from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
     from .drawing.save import save_figure
@@ -44,7 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(options.device)
     run = load_trained(options.run, options.checkpoint, options.impl, device)
     config, source = run.record.config, data_of(options.run, run.record, options.data)
-    data = open_run_data(run.record, source, skip_unreadable=options.skip_unreadable, anonymous=options.anonymous)
+    data = open_run_data(
+        run.record,
+        source,
+        skip_unreadable=options.skip_unreadable,
+        anonymous=options.anonymous,
+        accept=Accept.from_options(options.accept_body, options.accept_view),
+    )
     if "train" not in data:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"

@@ -4,7 +4,15 @@ import sys
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_anonymous_option, add_device_options, add_overwrite_option, add_run, run_command
+from .utils.cli import (
+    Parser,
+    add_accept_options,
+    add_anonymous_option,
+    add_device_options,
+    add_overwrite_option,
+    add_run,
+    run_command,
+)
 from .utils.files import replacing, require_new
 
 
@@ -16,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     from PIL import features
 
     from .api import load
+    from .data.dicom.kinds import Accept
     from .data.dicom.patients import warn_of_outside
     from .data.names import choose_names
     from .reporting.content import count_normal, page_data, page_title
@@ -27,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int | None:
 
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
-    scorer = load(options.run, None, options.device, options.impl)
+    accept = Accept.from_options(options.accept_body, options.accept_view)
+    scorer = load(options.run, None, options.device, options.impl, accept=accept)
     if scorer.calibration is None and scorer.run.record.converted:
         raise UserError(why_uncalibrated(options.run, scorer.run.record))
     names = choose_names(options.anonymous or scorer.run.record.anonymous)
@@ -82,6 +92,7 @@ def parser() -> Parser:
         "--trained-on", metavar="TEXT", help="who the training patients were; default: what the run recorded"
     )
     add_anonymous_option(parser)
+    add_accept_options(parser)
     add_device_options(parser)
     parser.group("device and speed").add_argument(
         "--batch-size", type=int, default=64, help="images per batch; default: 64"

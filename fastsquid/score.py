@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import (
     Parser,
+    add_accept_options,
     add_anonymous_option,
     add_device_options,
     add_overwrite_option,
@@ -50,6 +51,7 @@ def parser() -> Parser:
         help="only discriminator_image, the score of the image itself; the generator does not run",
     )
     add_anonymous_option(parser)
+    add_accept_options(parser)
     add_device_options(parser)
     speed = parser.group("device and speed")
     speed.add_argument("--batch-size", type=int, default=64, help="images per batch; default: 64")
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 
 def _score(options):
     from .api import load
+    from .data.dicom.kinds import Accept
     from .data.listing import list_files
     from .data.names import choose_names
     from .reporting.parts import Parts, any_parts, digest
@@ -90,7 +93,15 @@ def _score(options):
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
-    scorer = load(options.run, options.checkpoint, options.device, options.impl, options.precision, options.fast)
+    scorer = load(
+        options.run,
+        options.checkpoint,
+        options.device,
+        options.impl,
+        options.precision,
+        options.fast,
+        Accept.from_options(options.accept_body, options.accept_view),
+    )
     if distributed.leads():
         _say_what_stays_empty(scorer)
     anonymous = options.anonymous or scorer.run.record.anonymous
@@ -102,7 +113,7 @@ def _score(options):
     limits = [scorer.input_check and scorer.input_check.threshold, scorer.thresholds[:1], scorer.run.record.ages]
     calibration = scorer.calibration and {name: asdict(usual) for name, usual in scorer.calibration.items()}
     settings = [scorer.run.weights, scorer.score_name, scoring.columns, calibration]
-    settings += [options.precision, anonymous, limits]
+    settings += [options.precision, anonymous, limits, asdict(scorer.accept)]
     with Parts(options.out, digest(settings, files), len(files)) as parts:
         share = parts.share()
         parts.write(share, scoring.batches([files[index] for index in share]))

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     join_job()
     options, changes = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .data.dicom.kinds import Accept
     from .runs.data import data_of
     from .runs.folder import read_group, read_run, reject_existing
     from .runs.group import is_group
@@ -63,8 +64,10 @@ def main(arguments: list[str] | None = None) -> int | None:
     init, begun = (given.init, None) if options.init is None else describe_init(options.init)
     data = str(Path(options.data).resolve()) if options.data else given.data
     all_normal = options.all_normal or given.all_normal and not options.data
+    accept = given.accept | Accept.from_options(options.accept_body, options.accept_view)
     if begun and data is None:
         data, all_normal = data_of(str(options.init), begun), all_normal or begun.all_normal
+        accept |= begun.accept
     name = options.preset or given.preset
     config = begun.config if begun and name is None else preset(name or default_preset(data, device))
     group = GroupRecord(
@@ -75,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int | None:
         anonymous=options.anonymous or given.anonymous or bool(begun and begun.anonymous),
         init=init,
         all_normal=all_normal,
+        accept_body=list(accept.body),
+        accept_view=list(accept.view),
     )
     folder = Path(options.out) if options.out else _free_folder(config.preset)
     reject_existing(folder)

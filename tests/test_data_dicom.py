@@ -27,10 +27,11 @@ from pydicom.uid import (  # noqa: E402
 
 from fastsquid.data import (  # noqa: E402
     filetypes,
-    find_images,  # noqa: E402
+    find_images,
     open_data,
 )
-from fastsquid.data.dicom.read import read_dicom  # noqa: E402
+from fastsquid.data.dicom.kinds import Accept  # noqa: E402
+from fastsquid.data.dicom.read import read_dicom, read_patient  # noqa: E402
 from fastsquid.data.images import ImageError, read_image  # noqa: E402
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -426,6 +427,35 @@ def test_a_chest_radiograph_by_its_tags(tmp_path, tags):
 )
 def test_a_rejected_file_is_named_with_its_tag(tmp_path, tags, words):
     assert re.search(words, reason(write(tmp_path / "x.dcm", radiograph(), 12, **tags)))
+
+
+@pytest.mark.parametrize(
+    "tags, accept, remedy",
+    [
+        (dict(BodyPartExamined="TRUNK"), Accept(body=("trunk",)), "--accept-body TRUNK"),
+        (dict(BodyPartExamined="UPPER  BODY"), Accept(body=("Upper Body",)), "--accept-body 'UPPER  BODY'"),
+        (dict(ViewPosition="LL"), Accept(view=("LL",)), "--accept-view lateral"),
+        (dict(ViewPosition="AP LLD"), Accept(view=("ap lld",)), "--accept-view decubitus"),
+        (dict(ViewPosition="RLO"), Accept(view=("oblique",)), "--accept-view oblique"),
+        (dict(ViewPosition="", SeriesDescription="CHEST LAT"), Accept(view=("lateral",)), "--accept-view lateral"),
+    ],
+)
+def test_other_kinds_on_request(tmp_path, tags, accept, remedy):
+    path = write(tmp_path / "x.dcm", radiograph(), 12, **tags)
+    with pytest.raises(ImageError, match=f": replace or remove it, or give {re.escape(remedy)}$"):
+        read_image(path, 32)
+    others = Accept(accept.view, accept.body), Accept(("KNEE",), ("sagittal", ""))
+    for other in others:
+        with pytest.raises(ImageError):
+            read_image(path, 32, accept=other)
+    frontal = read_image(write(tmp_path / "frontal.dcm", radiograph(), 12), 32)
+    np.testing.assert_array_equal(read_image(path, 32, accept=others[1] | accept), frontal)
+    assert read_patient(path) is None and read_patient(path, accept).identity
+
+
+def test_a_body_part_that_is_no_code_is_not_offered(tmp_path):
+    said = reason(put_raw(write(tmp_path / "x.dcm", radiograph(), 12), raw("BodyPartExamined", "CS", b"Doe^John")))
+    assert "body part is ?" in said and "--accept" not in said
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,18 @@ def test_an_id_that_most_files_share_stands_for_nobody(data, caplog):
         open_data(data, 32)
 
 
+def test_an_id_that_all_files_share_stands_for_nobody(tmp_path, caplog):
+    """However few they are: else no split could be made."""
+    for name in ("train/NORMAL/a", "val/NORMAL/b", "val/PNEUMONIA/c"):
+        write(tmp_path / f"{name}.dcm", radiograph(), 12, PatientID="Clinic 7")
+    assert len(open_data(tmp_path, 32)) == 2
+    (warning,) = caplog.messages
+    assert "3 of 3" in warning and "Clinic" not in warning
+    change(tmp_path / "val/PNEUMONIA/c.dcm", PatientID="Doe 17")
+    with pytest.raises(UserError, match="PatientID"):
+        open_data(tmp_path, 32)
+
+
 def test_many_files_of_a_patient_in_one_split_are_the_patients(data, caplog):
     for i in range(12):
         shutil.copy(of(data, "train"), data / "train" / "NORMAL" / f"copy{i}.dcm")
@@ -170,6 +182,20 @@ def test_ages_in_years(tmp_path, text, years):
 def test_ages_that_are_none(tmp_path, text):
     path = put_raw(write(tmp_path / "x.dcm", radiograph(), 12), raw("PatientAge", "AS", text))
     assert read_patient(path).age is None and read_patient(path).identity
+
+
+@pytest.mark.parametrize(
+    "text, malformed",
+    [(b"51", True), (b"3Y", True), (b"old", True), (b"", False), (b"051Y", False), (b"999Y", False)],
+)
+def test_malformed_ages_are_counted(data, caplog, text, malformed):
+    for split in ("train", "test"):
+        put_raw(of(data, split), raw("PatientAge", "AS", text))
+    assert len(open_data(data, 32)) == 3
+    paths = [(path.name, path) for path in find_images(data)]
+    assert len(list(decoded(paths, 32, 64))) == 1
+    assert len(caplog.messages) == 2 * malformed
+    assert all("2 of 18" in said and "malformed PatientAge" in said for said in caplog.messages)
 
 
 def test_what_has_no_patient(tmp_path):

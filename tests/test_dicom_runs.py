@@ -26,8 +26,8 @@ from PIL import Image
 pydicom = pytest.importorskip("pydicom")
 from dicom_files import PLANTED, data_set, mark, plant, put_raw, raw  # noqa: E402
 
-from fastsquid import evaluate, figures, locate, report, score, train  # noqa: E402
-from fastsquid.data import find_images  # noqa: E402
+from fastsquid import evaluate, figures, load, locate, report, score, train  # noqa: E402
+from fastsquid.data import Accept, find_images  # noqa: E402
 from fastsquid.data.dicom.read import read_patient  # noqa: E402
 from fastsquid.drawing import save as saving  # noqa: E402
 from fastsquid.utils.cli import run_command  # noqa: E402
@@ -167,8 +167,8 @@ def test_the_commands_do_what_they_are_to(session):
         **dict.fromkeys(refused, 2),
     }, session.says
     for name in refused:
-        said = session.says[name][1]
-        assert said.startswith("error: ") and said.count("\n") == 1
+        *warnings, error = session.says[name][1].splitlines()
+        assert error.startswith("error: ") and all("malformed PatientAge" in said for said in warnings)
     assert "PatientID" in session.says["train on a leak"][1] == session.says["evaluate a leak"][1]
     assert re.search(r"\b4 images\b", session.says["skip odd files"][1])
     assert not (session.out / "none").exists()
@@ -274,6 +274,36 @@ def test_worker_processes_say_no_more(plain, tmp_path):
 def test_anonymous_evaluation_of_a_run_that_is_not(plain, refused):
     error = refused(evaluate.main, plain.run, "--data", plain.leaking, "--anonymous", "--overwrite")
     assert "PatientID" in error and not re.search(IN_A_PATH, error.encode())
+
+
+def test_accepted_kinds_stay_with_a_run(tmp_path, command, refused):
+    """They are read with `train --accept-body`, then by every command on the run; others only when asked."""
+    data = data_set(tmp_path / "data", BodyPartExamined="TRUNK")
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    arguments = (*TINY, "--out", run, "--data", data, "--epochs", "1")
+    assert "--accept-body TRUNK" in refused(train.main, *arguments) and not run.exists()
+    assert command(train.main, *arguments, "--accept-body", "trunk")[0] == 0
+    record = json.loads((run / "config.json").read_text())
+    assert (record["accept_body"], record["accept_view"]) == (["TRUNK"], [])
+    assert command(evaluate.main, run, "--out", tmp_path / "evaluation")[0] == 0
+    shutil.rmtree(next(run.glob("checkpoint-*")))
+    (run / "summary.json").unlink()
+    assert command(train.main, "--resume", run)[0] == 0
+
+    lateral = shutil.copytree(data / "test", tmp_path / "lateral")
+    for path in find_images(lateral):
+        put_raw(path, raw("ViewPosition", "CS", b"LL"))
+    assert command(score.main, run, lateral, "--out", out)[0] == 1
+    command(report.main, run, lateral, "--out", tmp_path / "r.html", "--accept-view", "lateral")
+    assert command(score.main, run, lateral, data / "test", "--out", out, "--overwrite", "--accept-view", "LL")[0] == 0
+    with open(out, newline="") as file:
+        scores = [row["score"] for row in csv.DictReader(file)]
+    assert len(scores) == 8 and scores[:4] == scores[4:] and (tmp_path / "r.html").exists()
+    scorer = load(run, accept=Accept(view=("LL",)))
+    assert len(scorer.score(lateral)) == 4
+    again = tmp_path / "again"
+    assert command(train.main, "--config", run / "config.json", "--out", again, "--device", "cpu")[0] == 0
+    assert json.loads((again / "config.json").read_text())["accept_body"] == ["TRUNK"]
 
 
 # Ages of a run, from its config.json

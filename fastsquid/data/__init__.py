@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .augment import augment
+from .dicom.kinds import NOTHING_ELSE, Accept
 from .filetypes import IMAGE_SUFFIXES
 from .finding import find_images
 from .images import ImageError, read_image, read_images, to_unit
@@ -16,6 +17,7 @@ from .split import SPLITS, ReadOptions, Split
 __all__ = [
     "IMAGE_SUFFIXES",
     "SPLITS",
+    "Accept",
     "ImageError",
     "Split",
     "augment",
@@ -38,6 +40,7 @@ def open_data(
     anonymous: bool = False,
     crop: bool = False,
     all_normal: bool = True,
+    accept: Accept = NOTHING_ELSE,
 ) -> dict[str, Split]:
     """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
@@ -58,6 +61,7 @@ def open_data(
         crop: crop every image to its exposed field (`framing.exposed_field`) before it is resized.
         all_normal: take every image of a plain folder as normal. If false, a plain folder with label files or class
             folders (`labels.require_all_normal`) is rejected.
+        accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
@@ -85,9 +89,9 @@ def open_data(
             f"contamination = {contamination} needs abnormal training images, but {root} has no folder of them: give "
             "a folder with train/NORMAL and folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
+    names = choose_names(anonymous)
     return source.open(
-        root,
-        ReadOptions(size, seed, skip_unreadable, splits, contamination, choose_names(anonymous), crop, all_normal),
+        root, ReadOptions(size, seed, skip_unreadable, splits, contamination, names, crop, all_normal, accept)
     )
 
 

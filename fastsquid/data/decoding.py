@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..utils.threads import available_cores
+from .dicom.kinds import NOTHING_ELSE, Accept
+from .dicom.patients import warn_of_malformed_ages
 from .filetypes import ImageFile
 from .images import ImageError, read_with_patient, warn_of_darkness
 from .names import PATH_NAMES, Names
@@ -26,7 +28,7 @@ class Decoded(NamedTuple):
         name: the image's name, by `Names.image_and_file`.
         image: as `read_image` returns it, or None if the file cannot be read.
         picture: as `images.ReadImage` has it, or None.
-        age: age of the patient in years, or None.
+        age, malformed_age: as a `Patient` has them.
         error: why the file cannot be read, or "".
     """
 
@@ -34,6 +36,7 @@ class Decoded(NamedTuple):
     image: np.ndarray | None
     picture: np.ndarray | None
     age: float | None
+    malformed_age: bool
     error: str
 
 
@@ -41,9 +44,16 @@ class _Files(Dataset):
     """A `Decoded` for each of `files`, [(name, path)]."""
 
     def __init__(
-        self, files: Sequence[tuple[Any, ImageFile]], size: int, names: Names, crop: bool, picture: int
+        self,
+        files: Sequence[tuple[Any, ImageFile]],
+        size: int,
+        names: Names,
+        crop: bool,
+        picture: int,
+        accept: Accept,
     ) -> None:
-        self.files, self.size, self.names, self.crop, self.picture = files, size, names, crop, picture
+        self.files, self.size, self.names, self.crop = files, size, names, crop
+        self.picture, self.accept = picture, accept
 
     def __len__(self) -> int:
         return len(self.files)
@@ -52,10 +62,10 @@ class _Files(Dataset):
         name, path = self.files[index]
         name, title = self.names.image_and_file(name, path)
         try:
-            image, picture, patient = read_with_patient(path, self.size, title, self.crop, self.picture)
+            image, picture, patient = read_with_patient(path, self.size, title, self.crop, self.picture, self.accept)
         except ImageError as error:
-            return Decoded(name, None, None, None, str(error))
-        return Decoded(name, image, picture, patient and patient.age, "")
+            return Decoded(name, None, None, None, False, str(error))
+        return Decoded(name, image, picture, patient and patient.age, bool(patient and patient.malformed_age), "")
 
 
 def decoded(
@@ -66,6 +76,7 @@ def decoded(
     crop: bool = False,
     processes: int = 1,
     picture: int = 0,
+    accept: Accept = NOTHING_ELSE,
 ) -> Iterator[list[Decoded]]:
     """Decode image files in order; more than `MAX_WITHOUT_WORKERS` of them ahead of use, in worker processes.
 
@@ -74,7 +85,7 @@ def decoded(
         size: side of the square images in pixels.
         batch_size: files per batch; the last batch may hold fewer.
         names: how images are named. Equal files may get equal names.
-        crop: as `read_image` takes it.
+        crop, accept: as `read_image` takes them.
         processes: how many processes like this one share the machine's cores.
         picture: as `images.read_with_patient` takes it.
 
@@ -86,7 +97,7 @@ def decoded(
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size, names, crop, picture),
+        _Files(files, size, names, crop, picture, accept),
         batch_size,
         num_workers=max(1, min(8, available_cores() // processes)) if workers else 0,
         collate_fn=list,
@@ -95,8 +106,9 @@ def decoded(
     try:
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
-        brightest = []
+        brightest, malformed = [], 0
         for batch in batches:
+            malformed += sum(item.malformed_age for item in batch)
             images = [item.image for item in batch if item.image is not None]
             brightest += [image.max() / np.iinfo(image.dtype).max for image in images]
             yield batch
@@ -109,6 +121,7 @@ def decoded(
             "use a smaller --batch-size"
         ) from error
     warn_of_darkness(brightest)
+    warn_of_malformed_ages(malformed, len(files))
 
 
 def _worker_context():

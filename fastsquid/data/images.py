@@ -22,7 +22,9 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from ..errors import UserError
 from ..utils.bars import bar
 from ..utils.quiet import quiet
-from .dicom.read import Patient, read_dataset, read_dicom
+from .dicom.kinds import NOTHING_ELSE, Accept
+from .dicom.patient import Patient
+from .dicom.read import read_dataset, read_dicom
 from .dicom.tags import RejectedError
 from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES, ImageFile, begins_as_dicom
 from .framing import exposed_field
@@ -59,7 +61,11 @@ class ImageError(UserError):
 
 
 def read_image(
-    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False
+    path: str | os.PathLike | ImageFile,
+    size: int,
+    name: object | None = None,
+    crop: bool = False,
+    accept: Accept = NOTHING_ELSE,
 ) -> np.ndarray:
     """Decode one image file to a gray square.
 
@@ -74,6 +80,7 @@ def read_image(
         size: side of the square in pixels.
         name: what messages call the file; its path by default.
         crop: crop the image to its exposed field first (`framing.exposed_field`).
+        accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
 
     Returns:
         np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
@@ -91,7 +98,7 @@ def read_image(
     >>> square.shape, square.dtype, int(square.max())
     ((128, 128), dtype('uint8'), 128)
     """
-    return read_with_patient(path, size, name, crop).square
+    return read_with_patient(path, size, name, crop, accept=accept).square
 
 
 class ReadImage(NamedTuple):
@@ -109,12 +116,17 @@ class ReadImage(NamedTuple):
 
 
 def read_with_patient(
-    path: str | os.PathLike | ImageFile, size: int, name: object | None = None, crop: bool = False, picture: int = 0
+    path: str | os.PathLike | ImageFile,
+    size: int,
+    name: object | None = None,
+    crop: bool = False,
+    picture: int = 0,
+    accept: Accept = NOTHING_ELSE,
 ) -> ReadImage:
     """Return what `read_image` returns, a larger picture, and the patient of a DICOM file. The file is opened once.
 
     Args:
-        path, size, name, crop: as for `read_image`.
+        path, size, name, crop, accept: as for `read_image`.
         picture: largest side of the picture in pixels. The picture has no more than the file has, and no fewer than
             the square.
 
@@ -126,7 +138,7 @@ def read_with_patient(
         with file.open("rb") as opened:
             _require_size(opened)
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
-                radiograph = read_dicom(opened)
+                radiograph = read_dicom(opened, accept)
                 square = _dicom_square(radiograph, size, crop)
                 large = min(picture, max(radiograph.gray.shape))
                 shown = _dicom_square(radiograph, large, crop) if large > size else square
@@ -140,12 +152,14 @@ def read_with_patient(
         raise _image_error(name or path, _reason(file, error), error) from error
 
 
-def convert_dataset(dataset: Dataset, size: int, name: object, crop: bool = False) -> np.ndarray:
+def convert_dataset(
+    dataset: Dataset, size: int, name: object, crop: bool = False, accept: Accept = NOTHING_ELSE
+) -> np.ndarray:
     """Convert a DICOM file that pydicom has opened to a gray square, as `read_image` does with the file.
 
     Args:
         dataset: as `pydicom.dcmread` returns it.
-        size, name, crop: as for `read_image`.
+        size, name, crop, accept: as for `read_image`.
 
     Returns:
         np.uint8 (size, size), or np.uint16 for gray of more than 8 bits.
@@ -154,7 +168,7 @@ def convert_dataset(dataset: Dataset, size: int, name: object, crop: bool = Fals
         ImageError: DICOM that is no frontal chest radiograph, or that cannot be decoded.
     """
     try:
-        return _dicom_square(read_dataset(dataset), size, crop)
+        return _dicom_square(read_dataset(dataset, accept), size, crop)
     except Exception as error:  # as above; only the words of a RejectedError are known to hold no tag of a patient
         reason = str(error) if isinstance(error, RejectedError) else "it is damaged"
         raise _image_error(name, reason, error) from error
@@ -216,6 +230,7 @@ def read_images(
     skip_unreadable: bool = False,
     names: Sequence[object] | None = None,
     crop: bool = False,
+    accept: Accept = NOTHING_ELSE,
 ) -> tuple[torch.Tensor, list[int]]:
     """Decode image files in threads, each once, in the given order.
 
@@ -224,7 +239,7 @@ def read_images(
         size: side of the square images in pixels.
         skip_unreadable: leave out files that cannot be read.
         names: N names that messages call the files; their paths by default.
-        crop: as `read_image` takes it.
+        crop, accept: as `read_image` takes them.
 
     Returns:
         images: (N, 1, size, size) torch.uint8, or torch.uint16 if any file has 16 bits. 8-bit values are then
@@ -246,7 +261,7 @@ def read_images(
 
     def read(path, name):
         try:
-            return read_image(path, size, name, crop)
+            return read_image(path, size, name, crop, accept)
         except ImageError as error:
             if skip_unreadable:
                 return None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
+from .dicom.kinds import NOTHING_ELSE, Accept
 from .finding import find_images
 from .images import ImageError, convert_array, convert_dataset, convert_image, read_image, to_unit
 
@@ -58,7 +59,12 @@ class Content:
 
 
 def unit_batches(
-    images: Images, size: int, batch_size: int = 64, crop: bool = False, unreadable: set[int] | None = None
+    images: Images,
+    size: int,
+    batch_size: int = 64,
+    crop: bool = False,
+    unreadable: set[int] | None = None,
+    accept: Accept = NOTHING_ELSE,
 ) -> Iterator[torch.Tensor]:
     """Yield batches of images that a `Scorer` takes, at the model's size.
 
@@ -69,6 +75,7 @@ def unit_batches(
         crop: crop every image to its exposed field first.
         unreadable: a set to which the numbers of images that cannot be read are added. A warning names each, and a
             black image takes its place. None: the first such image raises its error.
+        accept: as `read_image` takes it.
 
     Yields:
         float32 (B, 1, size, size) in [0, 1], on the CPU.
@@ -83,7 +90,7 @@ def unit_batches(
     number, first = -1, None
     for number, image in enumerate(_single(images)):
         try:
-            batch.append(to_unit(torch.as_tensor(_square(image, size, number, crop))))
+            batch.append(to_unit(torch.as_tensor(_square(image, size, number, crop, accept))))
         except ImageError as error:
             if unreadable is None or image is images:
                 raise
@@ -134,7 +141,7 @@ def _is_dataset(image: Any) -> bool:
     return pydicom is not None and isinstance(image, pydicom.Dataset)
 
 
-def _square(image: Any, size: int, number: int, crop: bool) -> NDArray[Any]:
+def _square(image: Any, size: int, number: int, crop: bool, accept: Accept) -> NDArray[Any]:
     """Return the square that `read_image` or one of the `convert` functions makes of one image.
 
     Raises:
@@ -143,13 +150,13 @@ def _square(image: Any, size: int, number: int, crop: bool) -> NDArray[Any]:
     """
     name = f"image {number}, counted from 0,"
     if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image), size, crop=crop)
+        return read_image(Path(image), size, crop=crop, accept=accept)
     if hasattr(image, "read"):
         image = _content(image, name)
     if isinstance(image, (bytes, bytearray)):
-        return read_image(Content(bytes(image)), size, name, crop)
+        return read_image(Content(bytes(image)), size, name, crop, accept)
     if _is_dataset(image):
-        return convert_dataset(image, size, name, crop)
+        return convert_dataset(image, size, name, crop, accept)
     if isinstance(image, Image.Image):
         try:
             return convert_image(image, size, crop)

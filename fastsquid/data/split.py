@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from .dicom.kinds import NOTHING_ELSE, Accept
 from .filetypes import ImageFile
 from .finding import Found
 from .images import read_images
@@ -38,6 +39,7 @@ class ReadOptions:
         names: how images are named, in messages too.
         crop: crop every image to its exposed field.
         all_normal: take every image of a plain folder as normal.
+        accept: as `read_image` takes it.
     """
 
     size: int
@@ -48,6 +50,7 @@ class ReadOptions:
     names: Names = PATH_NAMES
     crop: bool = False
     all_normal: bool = True
+    accept: Accept = NOTHING_ELSE
 
 
 @dataclass
@@ -162,7 +165,7 @@ def read_split(
         UserError: every file was skipped.
     """
     names, titles = options.names.images_and_files(names, paths)
-    images, kept = read_images(paths, options.size, options.skip_unreadable, titles, options.crop)
+    images, kept = read_images(paths, options.size, options.skip_unreadable, titles, options.crop, options.accept)
     if not kept:
         raise UserError(
             f"none of the {len(paths)} images could be read; the first is {titles[0]}. "

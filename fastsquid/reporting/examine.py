@@ -33,7 +33,7 @@ def examine_images(scorer: Scorer, images: Sequence[ReportImage], source: str, b
     files = [(index, image.path) for index, image in enumerate(images) if image.path is not None]
     strips = [b""] * len(images)
     with ThreadPoolExecutor() as pool:
-        batches = decoded(files, scorer.image_size, batch_size, crop=scorer.crop, picture=SIDE)
+        batches = decoded(files, scorer.image_size, batch_size, crop=scorer.crop, picture=SIDE, accept=scorer.accept)
         for batch in bar(batches, "scoring", total=-(-len(files) // batch_size)):
             for item, outside in zip(batch, outside_ages([item.age for item in batch], scorer.run.record.ages)):
                 image = images[item.name]

@@ -69,6 +69,7 @@ class Scoring:
             self.names,
             self.scorer.crop,
             processes=distributed.local_processes(),
+            accept=self.scorer.accept,
         )
         for batch in bar(batches, "scoring", total=-(-len(files) // self.batch_size)):
             start = time.perf_counter()

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import SPLITS, open_data, to_unit
+from ..data import SPLITS, Accept, open_data, to_unit
+from ..data.dicom.kinds import NOTHING_ELSE
 from ..data.finding import log_skipped
 from ..data.names import choose_names
 from ..data.split import Split, warn_of_shared_images
@@ -31,6 +32,7 @@ def open_run_data(
     uncropped: bool = False,
     contamination: float = 0.0,
     all_normal: bool = True,
+    accept: Accept = NOTHING_ELSE,
 ) -> dict[str, Split]:
     """Open data as a run sees it: at its size, cropped where it crops, named as it names images.
 
@@ -38,7 +40,7 @@ def open_run_data(
         record: of the run.
         source: path of the data, or None for DigitAnatomy.
         splits: to open.
-        skip_unreadable, anonymous: what the command asks for beside what the run records.
+        skip_unreadable, anonymous, accept: what the command asks for beside what the run records.
         uncropped: open images larger and not cropped, as `evaluation.robustness.perturbed_scores` takes them.
         contamination, all_normal: as `open_data` takes them.
 
@@ -59,6 +61,7 @@ def open_run_data(
         anonymous or record.anonymous,
         config.crop and not uncropped,
         all_normal,
+        accept | record.accept,
     )
     skipped = sum(split.skipped for split in data.values())
     if skipped and not uncropped:
@@ -112,7 +115,13 @@ def data_of(folder: str | Path, record: RunRecord, given: str | None = None) -> 
 
 
 def real_images(
-    record: RunRecord, count: int, source: str | None = None, *, skip_unreadable: bool = False, anonymous: bool = False
+    record: RunRecord,
+    count: int,
+    source: str | None = None,
+    *,
+    skip_unreadable: bool = False,
+    anonymous: bool = False,
+    accept: Accept = NOTHING_ELSE,
 ) -> torch.Tensor:
     """Return images to compare on: of the test split, or where there is none of validation, or of training.
 
@@ -120,7 +129,7 @@ def real_images(
         record: of the run.
         count: number of images.
         source: path of the data; None for the data that the run was trained with.
-        skip_unreadable, anonymous: as `open_run_data` takes them.
+        skip_unreadable, anonymous, accept: as `open_run_data` takes them.
 
     Returns:
         float32 (count, 1, S, S) in [0, 1], evenly from the whole split; fewer images repeat.
@@ -130,7 +139,9 @@ def real_images(
     """
     source = source or record.data
     for name in reversed(SPLITS):
-        data = open_run_data(record, source, splits=(name,), skip_unreadable=skip_unreadable, anonymous=anonymous)
+        data = open_run_data(
+            record, source, splits=(name,), skip_unreadable=skip_unreadable, anonymous=anonymous, accept=accept
+        )
         if name in data:
             images = data[name].images
             return to_unit(images[np.linspace(0, len(images) - 1, count).round().astype(int)])

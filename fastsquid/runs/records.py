@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__
 from ..config import Config
+from ..data.dicom.kinds import Accept
 from ..scoring.scores import Calibration
 
 FORMAT = 1
@@ -79,6 +80,7 @@ class RunRecord:
             the files, "images": number of images that calibrated them, or None}; None for a trained run.
         ages: lowest and highest age of the training patients in years, or None.
         fingerprint: sha256 of the training images; None before the run has begun.
+        accept_body, accept_view: the words of `Accept` that the images were read with.
         trained_on: {"images": number of images, "source": the name of `data.known_source`, or None}, or None.
         fastsquid, torch: versions that made the run.
     """
@@ -94,8 +96,15 @@ class RunRecord:
     fingerprint: str | None = None
     trained_on: dict[str, Any] | None = None
     all_normal: bool = False
+    accept_body: list[str] = field(default_factory=list)
+    accept_view: list[str] = field(default_factory=list)
     fastsquid: str = __version__
     torch: str = torch.__version__
+
+    @property
+    def accept(self) -> Accept:
+        """What the run accepts of DICOM files."""
+        return Accept.from_options(self.accept_body, self.accept_view)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of config.json."""
@@ -120,6 +129,8 @@ class GroupRecord:
     anonymous: bool = False
     init: dict[str, Any] | None = None
     all_normal: bool = False
+    accept_body: list[str] = field(default_factory=list)
+    accept_view: list[str] = field(default_factory=list)
 
     def run(self, seed: int) -> RunRecord:
         """Return the record that the run of a seed begins with."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.dicom.kinds import NOTHING_ELSE, Accept
 from ..errors import UserError
 from ..runs.folder import read_json, read_run
 
@@ -18,6 +19,7 @@ class Settings:
         data: path of the training data, or None.
         seed: of the run, or None.
         skip_unreadable, anonymous, all_normal: as `data.open_data` takes them.
+        accept: body parts and views of DICOM files that the run accepts.
         init: the weights that the run begins with, as `training.start.describe_init` returns them, or None.
     """
 
@@ -29,6 +31,7 @@ class Settings:
     anonymous: bool = False
     init: dict[str, Any] | None = None
     all_normal: bool = False
+    accept: Accept = NOTHING_ELSE
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -73,6 +76,7 @@ def _repeat(path: Path) -> Settings:
         record.anonymous,
         record.init,
         record.all_normal,
+        record.accept,
     )
 
 

@@ -225,11 +225,26 @@ def add_run(parser: Parser) -> None:
 
 
 def add_reading_options(parser: Parser) -> None:
-    """Add --skip-unreadable and --anonymous, for reading a folder of images."""
+    """Add --skip-unreadable, --anonymous, --accept-body and --accept-view, for reading a folder of images."""
     parser.group("reading images").add_argument(
         "--skip-unreadable", action="store_true", help="skip images that cannot be read, and count them"
     )
     add_anonymous_option(parser)
+    add_accept_options(parser)
+
+
+def add_accept_options(parser: Parser) -> None:
+    """Add --accept-body and --accept-view, as `Accept.from_options` takes them."""
+    for name, what in (
+        ("body", "also read DICOM files with this BodyPartExamined, such as TRUNK"),
+        ("view", "also read DICOM files of this view, such as lateral, or with this ViewPosition, such as LL"),
+    ):
+        parser.group("reading images").add_argument(
+            f"--accept-{name}",
+            metavar="WORD",
+            action="append",
+            help=f"{what}; may be repeated; what a run was trained with is always read",
+        )
 
 
 def add_anonymous_option(parser: Parser) -> None:

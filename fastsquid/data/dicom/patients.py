@@ -8,24 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from ...errors import UserError
 from ..filetypes import ImageFile
 from ..names import Names
-from .read import Patient, read_patient
+from .kinds import NOTHING_ELSE, Accept
+from .patient import Patient
+from .read import read_patient
 
 log = logging.getLogger(__name__)
 
 SHARED_BY_MANY = 10  # a PatientID of fewer files is a patient's
 
 
-def read_patients(paths: Iterable[ImageFile]) -> list[Patient | None]:
-    """Return the `Patient` of each file from its header; None for plain images, which are not opened."""
+def read_patients(paths: Iterable[ImageFile], accept: Accept = NOTHING_ELSE) -> list[Patient | None]:
+    """Return the `Patient` of each file from its header; None for plain images, which are not opened.
+
+    Args:
+        paths: of the files.
+        accept: as `read_dicom` takes it.
+    """
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(read_patient, paths))
+        return list(pool.map(lambda path: read_patient(path, accept), paths))
 
 
 def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patient | None]]], names: Names) -> None:
-    """Reject a patient in two splits; warn of DICOM files for which this is not known.
+    """Reject a patient in two splits; warn of DICOM files for which this is not known, and of malformed ages.
 
     It is not known of files without PatientID, or with one that stands for nobody. That is one such as `ANONYMOUS`, or
-    one in two splits that more than half of all DICOM files share, and at least `SHARED_BY_MANY` of them.
+    one in two splits that all DICOM files share, or that more than half of them and at least `SHARED_BY_MANY` share.
 
     Args:
         splits: {split's name: [(path, `Patient` or None)]}.
@@ -59,13 +66,30 @@ def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patien
             len(patients),
             ", as most of the files share it" * len(anonymous),
         )
+    warn_of_malformed_ages(sum(patient.malformed_age for patient in patients), len(patients))
+
+
+def warn_of_malformed_ages(count: int, files: int) -> None:
+    """Log a warning if files have a PatientAge that is no age.
+
+    Args:
+        count: number of such files.
+        files: number of files whose ages were looked for.
+    """
+    if count:
+        log.warning(
+            "%d of %d files have a malformed PatientAge, such as 51 where 051Y is right: their ages are not known",
+            count,
+            files,
+        )
 
 
 def _constant(patients: Sequence[Patient]) -> bytes | None:
     """Return the identity that so many files share that it stands for nobody, or None."""
     counts = Counter(patient.identity for patient in patients if patient.identity is not None)
     identity, files = counts.most_common(1)[0] if counts else (None, 0)
-    return identity if files >= SHARED_BY_MANY and 2 * files > len(patients) else None
+    most = files >= SHARED_BY_MANY and 2 * files > len(patients)
+    return identity if most or 2 < files == len(patients) else None
 
 
 def age_range(ages: Iterable[float | None]) -> list[float] | None:

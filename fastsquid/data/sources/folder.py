@@ -49,7 +49,7 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
             patient in two splits, a data set deeper inside, or a plain folder that may hold abnormal images.
     """
     listed = _list(root, options)
-    patients = {name: read_patients(one.paths) for name, one in listed.items()}
+    patients = {name: read_patients(one.paths, options.accept) for name, one in listed.items()}
     reject_shared_patients({name: list(zip(listed[name].paths, patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:

@@ -212,7 +212,7 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
                 raise UserError(f"the training shards of {root} hold no normal images: the .cls of one should be 0")
             classes = [0] * len(samples)
         listed[name] = [sample.image for sample in samples], classes
-    patients = {name: read_patients(files) for name, (files, _) in listed.items()}
+    patients = {name: read_patients(files, options.accept) for name, (files, _) in listed.items()}
     reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, options.names)
     data = {}
     for name in options.splits:
