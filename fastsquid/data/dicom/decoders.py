@@ -64,6 +64,10 @@ class _Decoder:
         finally:
             watch.cancel()
 
+    def lives(self) -> bool:
+        """Return whether the process still runs."""
+        return self._process.poll() is None
+
     def end(self) -> None:
         """End the process."""
         self._process.kill()
@@ -84,9 +88,7 @@ class _Pool:
 
     def decode(self, request: dict[str, int | str], frame: bytes) -> bytes | None:
         with self._places:
-            with self._lock:
-                decoder = self._idle.pop() if self._idle else None
-            decoder = decoder or _Decoder()
+            decoder = self._take() or _Decoder()
             try:
                 decoded = decoder.decode(request, frame)
             except BaseException as error:
@@ -97,6 +99,16 @@ class _Pool:
             with self._lock:
                 self._idle.append(decoder)
             return decoded
+
+    def _take(self) -> _Decoder | None:
+        """Return an idle decoder, or None. One that was killed meanwhile is no image's error."""
+        with self._lock:
+            while self._idle:
+                decoder = self._idle.pop()
+                if decoder.lives():
+                    return decoder
+                decoder.end()
+        return None
 
     def end(self) -> None:
         with self._lock:
