@@ -1,11 +1,13 @@
 # `make train` runs the main job, `make test` the tests; both build .venv when it is missing or stale.
 #   make train ARGS="--data FOLDER --preset simsid-small"
-# `make lint` checks style, formatting and types.
+# `make lint` checks style, formatting and types. `make oldest` runs tests with the oldest versions that setup.py allows.
+# `make lock` writes the lock files of CI again; LOCK=.ci/requirements.txt makes .venv of exactly those files.
 # `make nullcuda` tries the GPU path on a machine without a GPU: tests/nullcuda/README.md.
 PYTHON ?= python3
 ARGS ?=
+LOCK ?=
 
-.PHONY: train test lint nullcuda
+.PHONY: train test lint oldest lock nullcuda
 train: .venv/ready
 	.venv/bin/python -m fastsquid.train $(ARGS)
 
@@ -20,10 +22,40 @@ lint: .venv/ready
 	.venv/bin/basedpyright
 	.venv/bin/python docs/options.py --check
 
-.venv/ready: setup.py pyproject.toml constraints.txt Makefile
+comma = ,
+EXTRAS = test,dicom,export,shards,tensorboard
+.venv/ready: setup.py pyproject.toml constraints.txt Makefile $(LOCK)
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,triton,dicom,export,shards,tensorboard]'
+ifdef LOCK
+	.venv/bin/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lint,triton,$(EXTRAS)]'
+endif
 	touch $@
+
+# Where other versions can change what is read, drawn or written. Their deprecation warnings are no errors.
+oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -p no:benchmark -o filterwarnings=default \
+		tests/test_attacks.py tests/test_data_*.py $(addprefix tests/test_,$(addsuffix .py,estimator export figures \
+		maps metrics perturb report score)) $(ARGS)
+
+.venv-oldest/ready: .ci/oldest.txt Makefile
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --require-hashes --requirement .ci/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Needs uv. Both are for Python 3.11 on Linux, x86-64, with PyTorch for CPUs from WHEELS: a folder, or the index
+# https://download.pytorch.org/whl/cpu. PyTorch's oldest versions are not tried: the registry has them with CUDA only.
+WHEELS ?= https://download.pytorch.org/whl/cpu
+UV = uv pip compile setup.py --quiet --generate-hashes --no-annotate --find-links $(WHEELS) \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" \
+	$(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra))
+lock:
+	$(UV) --extra lint --extra triton --constraint constraints.txt --output-file .ci/requirements.txt
+	grep '^torch==' .ci/requirements.txt | tr -d ' \\' | \
+		$(UV) --resolution lowest-direct --constraint - --output-file .ci/oldest.txt
 
 NULLCUDA = .venv-nullcuda
 nullcuda: $(NULLCUDA)/nullcuda/libcuda.so.1

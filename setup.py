@@ -57,7 +57,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "scipy>=1.11",
         "threadpoolctl>=3.1",
         "einops>=0.8",
@@ -68,11 +68,11 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.8", "selenium>=4.20"],
-        # gdcm decodes JPEG-lossless; the first with wheels for every Python from 3.10 to 3.13
-        "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.24.1"],
+        # gdcm decodes JPEG Lossless and JPEG-LS; earlier versions return pixels for some damaged files
+        "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.26"],
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         # what --to onnx writes with, and --verify runs
-        "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with
         "lint": ["ruff>=0.12", "basedpyright>=1.31"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],

@@ -308,7 +308,7 @@ DECODABLE = [
 ]
 
 
-@pytest.mark.parametrize("name", DECODABLE)
+@pytest.mark.parametrize("name", [name for name in DECODABLE if (SHIPPED / f"{name}.dcm").exists()])
 def test_pydicoms_examples_as_radiographs(tmp_path, name):
     """What refuses them is changed in a copy; the values are then what pydicom makes of them."""
     with warnings.catch_warnings():

@@ -49,7 +49,12 @@ def test_eight_bit_gray_is_unchanged_at_its_own_size(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
 def test_sixteen_bit_gray_keeps_all_its_bits(tmp_path, suffix):
-    image = read_image(save(tmp_path / f"a.{suffix}", GRADIENT), 64)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":  # which Pillow writes since version 11
+        path.write_bytes(b"P5 64 64 65535 " + GRADIENT.astype(">u2").tobytes())
+    else:
+        save(path, GRADIENT)
+    image = read_image(path, 64)
     assert image.dtype == np.uint16
     np.testing.assert_array_equal(image, GRADIENT)
 

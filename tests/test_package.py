@@ -10,6 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import fastsquid
 
 PACKAGE = Path(fastsquid.__file__).parent
@@ -20,6 +22,28 @@ def test_versions_agree():
     """One version in one place; the wheel's is checked below."""
     assert not re.search(r"\d+\.\d+\.\d+\b", re.sub(r'"[\w-]+>=[^"]*"', "", (ROOT / "setup.py").read_text()))
     assert f"## {fastsquid.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def pins(path):
+    """{package: version} of the lines `package==version` of a file."""
+    found = re.findall(r"^([\w.-]+)==([\w.+]+)", (ROOT / path).read_text(), re.M)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="not a checkout")
+def test_lock_files_follow_what_they_lock():
+    """Else `make lock` is due: constraints.txt in one, the lower ends of setup.py's ranges in the other."""
+    locked, oldest, constraints = map(pins, (".ci/requirements.txt", ".ci/oldest.txt", "constraints.txt"))
+    assert len(constraints) > 20 and constraints.items() <= {**locked, "torch": locked["torch"][: -len("+cpu")]}.items()
+    floors = dict(re.findall(r'"([\w-]+)>=([\d.]+)[";]', (ROOT / "setup.py").read_text()))
+    skipped = {"torch", "triton", "ruff", "basedpyright"}
+    for name, floor in floors.items():
+        if name not in skipped:
+            # A release 1.2 may be written 1.2.0, or have been followed by a corrected 1.2.1.
+            assert (oldest[name] + ".").startswith(floor + "."), (name, floor, oldest[name])
+    for path in (".ci/requirements.txt", ".ci/oldest.txt"):
+        text = (ROOT / path).read_text()
+        assert len(re.findall(r"==.*\\\n +--hash=sha256:", text)) == text.count("==") > 60
 
 
 def test_import_without_triton_and_pydicom_changes_nothing():

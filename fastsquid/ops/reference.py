@@ -163,8 +163,8 @@ def _neighbor_attention(q: Tensor, k: Tensor, v: Tensor, border: Border) -> Tens
 
 def are_neighbors(height: int, width: int, device: torch.device) -> Tensor:
     """Return (P, P), true where the second patch of a grid, row-major, is one of the eight neighbors of the first."""
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
+    places = torch.arange(height * width, device=device)
+    rows, columns = places // width, places % width
     apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
     return apart == 1
 
