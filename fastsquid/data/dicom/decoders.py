@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 
@@ -32,6 +34,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # an aborting decoder prints what nobody can use
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                start_new_session=True,  # so that its child can be killed with it
             )
             assert self._process.stdin and self._process.stdout
             self._requests, self._answers = self._process.stdin, self._process.stdout
@@ -44,25 +47,36 @@ class _Decoder:
             )
 
     def decode(self, request: dict[str, int | str], frame: bytes) -> bytes | None:
-        """Return the decoded bytes, or None for a frame that is damaged.
+        """Return the decoded bytes, or None for a frame that is damaged, or that the child process died of.
 
         Raises:
-            OSError, ValueError: the process has died, by the frame or by the limit of time.
+            OSError, ValueError: the process has died, by the frame where it cannot fork, or by the limit of time.
         """
-        watch = threading.Timer(_SECONDS, self._process.kill)
+        watch = threading.Timer(_SECONDS, self._kill)
         watch.start()
         try:
             self._requests.write(json.dumps({**request, "length": len(frame)}).encode() + b"\n" + frame)
             self._requests.flush()
-            length = int(self._answers.readline())
-            if length < 0:
+            while (taken := self._answers.readline()) == b"died\n":
+                pass
+            if taken != b"taken\n":
+                raise OSError
+            found = self._answers.readline()
+            if found in (b"damaged\n", b"died\n"):
                 return None
-            decoded = self._answers.read(length)
-            if len(decoded) < length:
+            decoded = self._answers.read(int(found))
+            if len(decoded) < int(found):
                 raise OSError
             return decoded
         finally:
             watch.cancel()
+
+    def _kill(self) -> None:
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
 
     def lives(self) -> bool:
         """Return whether the process still runs."""
@@ -70,7 +84,7 @@ class _Decoder:
 
     def end(self) -> None:
         """End the process."""
-        self._process.kill()
+        self._kill()
         self._process.wait()
         for pipe in (self._requests, self._answers):
             try:

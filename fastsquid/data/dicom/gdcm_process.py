@@ -2,8 +2,12 @@
 
 It is started by its path, so that it imports neither fastsquid nor PyTorch. Its arguments are Python's search path.
 It writes the line `ready`. A request on its standard input is a line of JSON and the compressed frame:
-{"length": bytes of the frame, "syntax": UID, "rows": ..., "columns": ..., "bits": ...}. The answer is a line with the
-number of decoded bytes and these bytes, or the line `-1`. The process ends with its standard input.
+{"length": bytes of the frame, "syntax": UID, "rows": ..., "columns": ..., "bits": ...}. The answer is the line `taken`,
+then a line with the number of decoded bytes and these bytes, or the line `damaged`. The process ends with its standard
+input.
+
+Where the system can fork, a child process answers. If a frame ends it, the line `died` follows, and the next child is
+ready in a millisecond. `died` before `taken` is of a child that was killed while it waited for a request.
 """
 
 import json
@@ -26,9 +30,17 @@ def main() -> None:
 
     answers.write(b"ready\n")
     answers.flush()
+    while hasattr(os, "fork") and (child := os.fork()):
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):  # the standard input has ended
+            return
+        answers.write(b"died\n")
+        answers.flush()
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         frame = sys.stdin.buffer.read(request["length"])
+        answers.write(b"taken\n")
+        answers.flush()
         try:
             decoded, _ = get_decoder(request["syntax"]).as_buffer(
                 encapsulate([frame]),
@@ -45,7 +57,7 @@ def main() -> None:
                 pixel_keyword="PixelData",
             )
         except Exception:  # a damaged frame makes gdcm and pydicom raise almost anything
-            answers.write(b"-1\n")
+            answers.write(b"damaged\n")
         else:
             answers.write(b"%d\n" % len(decoded))
             answers.write(decoded)
