@@ -263,7 +263,7 @@ def test_a_compressed_stream_under_an_uncompressed_syntax(tmp_path, undefined):
     rejected(path, "compressed", "Explicit VR Little Endian")
 
 
-@pytest.mark.parametrize("excess", [-2, 2, 128, -128])
+@pytest.mark.parametrize("excess", [-2, 128, -128])
 def test_an_uncompressed_image_of_another_length(tmp_path, excess):
     content = SIXTEEN.tobytes() + bytes(128)
     rejected(write(tmp_path / "x.dcm", SIXTEEN, 16, PixelData=content[: 8192 + excess]), "bytes", "64 x 64")

@@ -290,6 +290,19 @@ def test_a_pipe_is_no_image(tmp_path):
 
 # pydicom's examples
 
+
+def test_the_page_on_shipped_examples():
+    sys.path.insert(0, str(XRAYS.parent.parent.parent / "docs"))
+    try:
+        import shipped
+    finally:
+        sys.path.pop(0)
+    text = shipped.PAGE.read_text()
+    if f"## pydicom {pydicom.__version__}\n" not in text:
+        pytest.skip("the page is of another version of pydicom")
+    assert shipped.pydicom_tables() in text
+
+
 DECODABLE = [
     "693_J2KI",
     "CT_small",
@@ -451,6 +464,19 @@ def test_other_kinds_on_request(tmp_path, tags, accept, remedy):
     frontal = read_image(write(tmp_path / "frontal.dcm", radiograph(), 12), 32)
     np.testing.assert_array_equal(read_image(path, 32, accept=others[1] | accept), frontal)
     assert read_patient(path) is None and read_patient(path, accept).identity
+
+
+@pytest.mark.parametrize("shape", [(50, 64), (64, 50)])
+def test_padding_behind_the_pixels(tmp_path, shape):
+    """It is ignored, unless it may be one more row or column."""
+    values = radiograph()[: shape[0], : shape[1]].copy()
+    expected = read_image(write(tmp_path / "x.dcm", values, 12), 50)
+    for padding, read in ((2, True), (98, True), (100, False), (128, False)):
+        path = write(tmp_path / "x.dcm", values, 12, PixelData=values.tobytes() + bytes(padding))
+        if read:
+            np.testing.assert_array_equal(read_image(path, 50), expected)
+        else:
+            assert f"{values.nbytes + padding} bytes" in reason(path)
 
 
 def test_a_body_part_that_is_no_code_is_not_offered(tmp_path):

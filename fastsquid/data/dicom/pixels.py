@@ -156,7 +156,10 @@ def _syntax(dataset):
 
 
 def _require_length(dataset, syntax):
-    """Reject uncompressed data of another length than the tags say: it would be sheared, or is compressed."""
+    """Reject uncompressed data of another length than the tags say: it would be sheared, or is compressed.
+
+    Padding may follow, of fewer bytes than one more row or column would have.
+    """
     element = dataset["PixelData"]
     content = element.value
     rows, columns, allocated = (int(number(dataset, name)) for name in ("Rows", "Columns", "BitsAllocated"))
@@ -166,7 +169,7 @@ def _require_length(dataset, syntax):
         items = content[:4] == _ITEM and content[8 + int.from_bytes(content[4:8], "little") :][:4] == _ITEM
     if element.is_undefined_length or items:
         raise RejectedError(f"its pixel data is compressed, where its TransferSyntaxUID says {syntax.name}")
-    if not expected <= length <= expected + expected % 2:
+    if not expected <= length <= expected + max(expected % 2, min(rows, columns) * allocated // 8 - 1):
         start = "its pixel data is cut short: it" if length < expected else "its pixel data"
         raise RejectedError(
             f"{start} has {length} bytes, where one frame of {rows} x {columns} values of {allocated} bits has "
