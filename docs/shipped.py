@@ -79,7 +79,7 @@ def pydicom_tables() -> str:
             "",
             *plain,
             "",
-            f"With the tags of a chest radiograph in place of their own ({', '.join(CHEST)}), so that the pixels decide.",
+            f"With tags of a chest radiograph in place of theirs ({', '.join(CHEST)}), so that the pixels decide.",
             "",
             *changed,
             "",

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import XRAYS, rows_of
 from PIL import Image
 
-from fastsquid.data import read_images
+from fastsquid import score
+from fastsquid.data import find_images, read_images
 from fastsquid.data.decoding import decoded
 from fastsquid.data.images import ImageError, read_image
 
@@ -441,3 +445,43 @@ def test_headers_of_huge_sizes(tmp_path):
         whole[at : at + 4] = (60000).to_bytes(4, "big")
     rejected(compressed(tmp_path / "a.dcm", bytes(whole), J2K, BitsStored=8), "60000 x 60000", "64 x 64")
     rejected(compressed(tmp_path / "b.dcm", bytes(whole), J2K, BitsStored=8, Rows=60000, Columns=60000), "pixels")
+
+
+# A folder of good and hostile files
+
+
+def test_a_folder_of_good_and_hostile_files(tmp_path, unbroken, command):
+    """120 rows, good ones as without the hostile ones, and exit code 1."""
+    xrays = find_images(XRAYS)
+    good, mixed = tmp_path / "good", tmp_path / "mixed"
+    good.mkdir()
+    for number in range(100):
+        shutil.copy(xrays[number % len(xrays)], good / f"{number:03}.jpeg")
+    shutil.copytree(good, mixed)
+    for name in ("columns_62_to_32", "j2k_siz_2e9", "jpegll-one-byte"):
+        for copy in "abc":
+            shutil.copy(ATTACKS / f"{name}.dcm", mixed / f"{copy}{name}.dcm")
+    shutil.copy(ATTACKS / "eps_named.png", mixed)
+    deflated(mixed / "deflated.dcm", 150)
+    write(mixed / "knee.dcm", SIXTEEN, 16, BodyPartExamined="KNEE")
+    write(mixed / "cut.dcm", SIXTEEN, 16, PixelData=SIXTEEN.tobytes()[:-2])
+    content = xrays[0].read_bytes()
+    bitmap = b"BM" + struct.pack("<IIIIiiHHI", 100, 0, 54, 40, 60000, 60000, 1, 8, 0) + bytes(50)
+    for name, wrong in {
+        "cut.jpeg": content[: len(content) // 2],
+        "empty.png": b"",
+        "text.jpeg": b"not an image",
+        "header.dcm": bytes(128) + b"DICM" + content[:500],
+        "size.bmp": bitmap,
+        "size.tif": b"II*\0\10\0\0\0\3\0" + b"".join(struct.pack("<HHII", tag, 4, 1, 60000) for tag in (256, 257, 258)),
+        "=1+1.gif": b"GIF89a" + b"\xff" * 100,
+    }.items():
+        (mixed / name).write_bytes(wrong)
+    for folder, code in ((good, 0), (mixed, 1)):
+        assert command(score.main, unbroken, folder, "--out", tmp_path / f"{folder.name}.csv")[0] == code
+    expected = {row["name"]: row for row in rows_of(tmp_path / "good.csv")}
+    found = {row["name"]: row for row in rows_of(tmp_path / "mixed.csv")}
+    assert (len(expected), len(found)) == (100, 120) and expected.keys() <= found.keys()
+    for name, row in expected.items():
+        assert float(found[name]["score"]) == pytest.approx(float(row["score"]), rel=1e-4) and not found[name]["error"]
+    assert all(found[name]["error"] and not found[name]["score"] for name in found.keys() - expected.keys())
