@@ -59,9 +59,7 @@ def forked(function, folder):
         found = function()
         sys.stdout.flush()
         sys.stderr.flush()
-        printed = os.pread(output, 3000, 0).decode(errors="replace")
-        if printed.strip() and found["kind"] in ("read", "rejected", "wrong"):
-            found = readers.outcome("printed", printed)
+        found["printed"] = os.pread(output, 3000, 0).decode(errors="replace")
     except MemoryError:
         found = readers.outcome("memory", traceback.format_exc())
     except BaseException:
@@ -186,6 +184,9 @@ def tried(fuzzer, numbers, jobs):
         process, pipe, about = running.pop(0)
         outcome = finished(process, pipe)
         shutil.rmtree(about["folder"], ignore_errors=True)
+        printed = outcome.get("printed") if about["format"] != "tiff" else None  # libtiff prints what is damaged
+        if printed and outcome["kind"] in (*readers.ENDS, "wrong"):
+            outcome = readers.outcome("printed", printed)
         if outcome["kind"] == "wrong" and about["checked"] and about["kept"]:
             outcome["kind"] = "other picture"
         yield about, outcome

@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def rejected(path, *words):
 
 pydicom = pytest.importorskip("pydicom")
 from dicom_files import put_raw, radiograph, raw, write  # noqa: E402
+from fuzzing.seeds import saved_as  # noqa: E402
 from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
+from pydicom.uid import UID  # noqa: E402
 from test_data_dicom import jpeg, jpeg2000, rle, table  # noqa: E402
 
 from fastsquid.data.dicom import decoders  # noqa: E402
@@ -445,6 +449,96 @@ def test_headers_of_huge_sizes(tmp_path):
         whole[at : at + 4] = (60000).to_bytes(4, "big")
     rejected(compressed(tmp_path / "a.dcm", bytes(whole), J2K, BitsStored=8), "60000 x 60000", "64 x 64")
     rejected(compressed(tmp_path / "b.dcm", bytes(whole), J2K, BitsStored=8, Rows=60000, Columns=60000), "pixels")
+
+
+# Found by tests/fuzz.py
+
+
+def changed_picture(path):
+    """Return whether a file is read as another picture than the scene."""
+    try:
+        gray = read_image(path, 64)
+    except ImageError as error:
+        assert path.name in str(error) and "\n" not in str(error)
+        return False
+    return not np.corrcoef(gray.ravel(), TRUTH.ravel())[0, 1] > 0.9
+
+
+def test_a_png_chunk_of_gigabytes_takes_no_memory(tmp_path):
+    whole = stream(SIXTEEN, "PNG")
+    at = whole.index(b"IDAT") - 4
+    path = tmp_path / "x.png"
+    path.write_bytes(whole[:at] + (2**32 - 16).to_bytes(4, "big") + whole[at + 4 :])
+    tracemalloc.start()
+    rejected(path, "damaged")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
+@pytest.mark.parametrize("values", [EIGHT, SIXTEEN], ids=["8", "16"])
+def test_bytes_inserted_into_png(tmp_path, values):
+    """Of the chunks behind them, which then cannot be read, the picture's own are not ignored."""
+    whole, random, path = stream(values, "PNG"), np.random.default_rng(0), tmp_path / "x.png"
+    for _ in range(100):
+        at = int(random.integers(whole.index(b"IDAT") + 4, whole.index(b"IEND") - 8))
+        path.write_bytes(whole[:at] + whole[at : at + 1] + whole[at:])
+        assert not changed_picture(path), at
+
+
+@pytest.mark.parametrize("count", [4, 64, 512])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+def test_bytes_inserted_into_uncompressed_pixels(tmp_path, syntax, count):
+    path = tmp_path / "x.dcm"
+    saved_as(UID(syntax))(write(tmp_path / "plain.dcm", SIXTEEN | 0x0101, 16), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4096] + bytes(count) + whole[-4096:])
+    rejected(path, "follow its pixel data")
+
+
+def test_what_may_follow_pixels(tmp_path):
+    """Padding, a private tag, a tag that a program has appended, and zeros."""
+    path = write(tmp_path / "x.dcm", SIXTEEN, 16)
+    whole = path.read_bytes()
+    for rest in (
+        b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0abcd",
+        b"\xe1\x7f\x10\0LO\x04\0ABCD",
+        b"\x10\0\x10\x10AS\x04\x00040Y",
+        bytes(500),
+    ):
+        path.write_bytes(whole + rest)
+        bright(path)
+
+
+def test_damaged_deflated_data(tmp_path):
+    """It has no checksum, but does not end where it should."""
+    whole = deflated(tmp_path / "x.dcm", 1).read_bytes()
+    random, path = np.random.default_rng(0), tmp_path / "x.dcm"
+    for at in random.integers(400, len(whole) - 8, 60):
+        path.write_bytes(whole[:at] + random.bytes(4) + whole[at + 4 :])
+        assert not changed_picture(path), at
+    path.write_bytes(whole + b"more")
+    rejected(path, "deflated", "damaged")
+
+
+def test_deflated_data_with_the_end_of_gzip(tmp_path):
+    path = deflated(tmp_path / "x.dcm", 1)
+    whole, stream = path.read_bytes(), zlib.decompressobj(-zlib.MAX_WBITS)
+    content = stream.decompress(whole[144 + int.from_bytes(whole[140:144], "little") :])
+    end = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+    path.write_bytes(whole[: len(whole) - len(stream.unused_data)] + end)
+    bright(path)
+
+
+def test_lossless_data_that_gdcm_decodes_with_errors(tmp_path):
+    """It only prints that the data is corrupt."""
+    lossless(tmp_path / "x.dcm", SIXTEEN >> 4)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    middle = len(frame) // 2
+    dataset.PixelData = encapsulate([frame[:middle] + bytes(64) + b"\xff\xd9" + frame[middle + 66 :]])
+    dataset.save_as(tmp_path / "x.dcm")
+    rejected(tmp_path / "x.dcm", "decoded", "damaged")
 
 
 # A folder of good and hostile files

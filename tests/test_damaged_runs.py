@@ -191,6 +191,13 @@ def test_the_path_of_the_data_may_change(unbroken, run):
     assert load_run(run).weights == load_run(unbroken).weights
 
 
+def test_the_data_of_a_run_is_gone(run, refused):
+    path = run / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "elsewhere"}))
+    message = refused(evaluate.main, run)
+    assert str(run) in message and "elsewhere" in message and "--data" in message
+
+
 def test_changed_metrics(run, refused):
     path = run / "metrics.jsonl"
     path.write_text(path.read_text().replace('"epoch": 2', '"epoch": 7'))

@@ -340,18 +340,39 @@ def _require_size(file):
 def _open(file):
     """Return Pillow's image of an open file, decoded.
 
-    PNG viewers ignore ancillary chunks that they cannot use. If Pillow rejects a PNG file, it gets the file without
-    them.
+    PNG viewers reject damaged pixels and ignore ancillary chunks that they cannot use. Pillow does not compare the
+    pixels' CRC. If it rejects a PNG file whose pixels are intact, it gets the file without ancillary chunks.
     """
+    start = file.read(len(_PNG))
+    file.seek(0)
+    if start != _PNG:
+        return _decoded(file)
+    content = file.read()
+    chunks = list(_png_chunks(memoryview(content)))
+    if not all(intact for kind, _, intact in chunks if kind in (b"IHDR", b"PLTE", b"IDAT")):
+        raise ValueError("it is damaged or cut short")
+    file.seek(0)
     try:
         return _decoded(file)
     except Image.DecompressionBombError:
         raise
     except Exception:  # as in `read_with_patient`
-        file.seek(0)
-        if file.read(len(_PNG)) != _PNG:
-            raise
-        return _decoded(io.BytesIO(_critical_chunks(file)))
+        kept = [chunk for kind, chunk, intact in chunks if kind[:1].isupper() or (kind == b"eXIf" and intact)]
+        return _decoded(io.BytesIO(b"".join([_PNG, *kept])))
+
+
+def _png_chunks(content):
+    """Yield type, bytes and intactness of a PNG file's chunks.
+
+    Source: PNG, third edition, sections 5.3 (layout and CRC of chunks) and 5.4 (critical chunks).
+    """
+    at, kind = len(_PNG), b""
+    while at + 8 <= len(content) and kind != b"IEND":
+        length, kind = int.from_bytes(content[at : at + 4], "big"), bytes(content[at + 4 : at + 8])
+        chunk = content[at : at + 12 + length]
+        intact = len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        yield kind, chunk, intact
+        at += len(chunk)
 
 
 def _decoded(file):
@@ -368,23 +389,6 @@ def _decoded(file):
     with quiet:  # Pillow warns of broken EXIF in TIFF
         image.load()
     return image
-
-
-def _critical_chunks(file):
-    """Return a PNG file with its critical chunks, and its EXIF if that is intact.
-
-    Args:
-        file: open file, after the signature.
-
-    Source: PNG, third edition, sections 5.3 (layout and CRC of chunks) and 5.4 (critical chunks).
-    """
-    chunks = [_PNG]
-    while len(start := file.read(8)) == 8 and chunks[-1][4:8] != b"IEND":
-        body = file.read(int.from_bytes(start[:4], "big") + 4)
-        intact = zlib.crc32(start[4:] + body[:-4]) == int.from_bytes(body[-4:], "big")
-        if start[4:5].isupper() or (start[4:] == b"eXIf" and intact):
-            chunks.append(start + body)
-    return b"".join(chunks)
 
 
 def _upright(image):

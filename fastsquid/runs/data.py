@@ -107,10 +107,12 @@ def data_of(folder: str | Path, record: RunRecord, given: str | None = None) -> 
         given: the value of --data, or None for the run's own data.
 
     Raises:
-        UserError: a converted run that has no data of its own.
+        UserError: a converted run that has no data of its own, or a run whose data is gone.
     """
     if not given and record.converted and record.data is None:
         raise UserError(f"{folder} was converted without data: say by --data which images to look at")
+    if not given and record.data is not None and not Path(record.data).exists():
+        raise UserError(f"the data of {folder}, {record.data}, does not exist: say by --data where it is now")
     return given or record.data
 
 

@@ -1,7 +1,6 @@
 """Small changes of bytes and of JSON documents, each drawn by a random generator."""
 
 import json
-from random import Random
 
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 VALUES = (True, None, "best", [], {}, 0, 1e30, -1, 10**400, float("nan"), float("inf"), "\x1b[31m\n", {"": []})

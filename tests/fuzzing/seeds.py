@@ -13,8 +13,12 @@ import pydicom
 from dicom_files import write
 from PIL import Image, TiffImagePlugin
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from test_data_dicom import jpeg, jpeg2000, rle
 
 TRUTH = np.load(Path(__file__).parents[1] / "data" / "attacks" / "truth.npy")
@@ -127,7 +131,9 @@ def dicom(change, folder, bits):
         bits: of a stored value.
     """
     values = EIGHT if bits == 8 else SIXTEEN >> 4
-    source = write(folder / "source.dcm", values, bits, PatientAge="050Y", WindowCenter=2 ** (bits - 1), WindowWidth=2**bits)
+    source = write(
+        folder / "source.dcm", values, bits, PatientAge="050Y", WindowCenter=2 ** (bits - 1), WindowWidth=2**bits
+    )
     dataset = pydicom.dcmread(source)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     dataset.save_as(source)

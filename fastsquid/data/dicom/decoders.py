@@ -32,7 +32,7 @@ class _Decoder:
                 [os.fsdecode(get_executable() or sys.executable), str(_SCRIPT), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # an aborting decoder prints what nobody can use
+                stderr=subprocess.DEVNULL,  # until the script reads it
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
                 start_new_session=True,  # so that its child can be killed with it
             )

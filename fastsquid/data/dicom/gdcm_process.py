@@ -8,12 +8,15 @@ input.
 
 Where the system can fork, a child process answers. If a frame ends it, the line `died` follows, and the next child is
 ready in a millisecond. `died` before `taken` is of a child that was killed while it waited for a request.
+
+gdcm decodes what it can of damaged JPEG data and says so on standard error only.
 """
 
 import json
 import os
 import signal
 import sys
+import tempfile
 import warnings
 
 
@@ -21,7 +24,10 @@ def main() -> None:
     """Answer requests until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and with it this process's input
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what gdcm prints is no answer
+    with tempfile.TemporaryFile() as file:
+        printed = os.dup(file.fileno())
+    for stream in (1, 2):  # what gdcm prints is no answer
+        os.dup2(printed, stream)
     sys.path[:] = sys.argv[1:]
     warnings.simplefilter("ignore")
     import gdcm  # noqa: F401  (without it, no `ready`)
@@ -41,6 +47,8 @@ def main() -> None:
         frame = sys.stdin.buffer.read(request["length"])
         answers.write(b"taken\n")
         answers.flush()
+        os.ftruncate(printed, 0)
+        os.lseek(printed, 0, os.SEEK_SET)
         try:
             decoded, _ = get_decoder(request["syntax"]).as_buffer(
                 encapsulate([frame]),
@@ -57,6 +65,9 @@ def main() -> None:
                 pixel_keyword="PixelData",
             )
         except Exception:  # a damaged frame makes gdcm and pydicom raise almost anything
+            decoded = None
+        os.lseek(printed, 0, os.SEEK_SET)
+        if decoded is None or b"Corrupt JPEG data" in os.read(printed, 2**16):
             answers.write(b"damaged\n")
         else:
             answers.write(b"%d\n" % len(decoded))

@@ -10,7 +10,7 @@ import io
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MOST_INFLATED = 64 << 20  # bytes; the largest detectors give 40 million
+_PIXELS = 0x7FE00010
+_MOST_PADDING = 2**16  # bytes after the pixels that are looked at
 
 
 class Radiograph(NamedTuple):
@@ -124,10 +126,36 @@ def _open(file: Path | BinaryIO, **options) -> Dataset:
         rejecting("its tags cannot be read"),
         file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened,
     ):
-        dataset = pydicom.dcmread(_inflated(opened), **options)
-    if not len(dataset):  # pydicom returns nothing where the end is missing
-        raise RejectedError("it is cut short")
+        whole = _inflated(opened)
+        dataset = pydicom.dcmread(whole, **options)
+        if not len(dataset):  # pydicom returns nothing where the end is missing
+            raise RejectedError("it is cut short")
+        _require_end(whole, dataset)
     return dataset
+
+
+def _require_end(file, dataset):
+    """Reject a file if something follows its pixels that is no tag: bytes were inserted, and the picture is shifted.
+
+    Zeros are padding. Tags of the dictionary are accepted in any order.
+
+    Source: DICOM PS3.5, section 7.1 (tags ascend; layout of elements).
+    """
+    from pydicom.datadict import dictionary_has_tag
+    from pydicom.tag import BaseTag
+
+    element = dataset.get_item(_PIXELS) if _PIXELS in dataset else None
+    if element is None or element.length == 0xFFFFFFFF:  # a delimiter ends it
+        return
+    file.seek(element.value_tell + element.length)
+    rest = file.read(_MOST_PADDING)
+    if not rest.strip(b"\0"):
+        return
+    order: Literal["little", "big"] = "little" if element.is_little_endian else "big"
+    tag = BaseTag(int.from_bytes(rest[:2], order) << 16 | int.from_bytes(rest[2:4], order))
+    known = tag > _PIXELS if tag.is_private else dictionary_has_tag(tag)
+    if len(rest) < 8 or not known or not (element.is_implicit_VR or rest[4:6].isalpha()):
+        raise RejectedError("bytes that are no tag follow its pixel data: it is damaged")
 
 
 def _inflated(file):
@@ -136,9 +164,10 @@ def _inflated(file):
     pydicom inflates without a limit. Here the meta information stays, with the uncompressed syntax.
 
     Raises:
-        RejectedError: the file inflates to more than `_MOST_INFLATED` bytes.
+        RejectedError: the file inflates to more than `_MOST_INFLATED` bytes, or is damaged. Deflated data have no
+            checksum, but the end of damaged data is seldom where they say it is.
 
-    Source: DICOM PS3.10, section 7.1 (meta information); PS3.5, section A.5 (deflated syntax).
+    Source: DICOM PS3.10, section 7.1 (meta information); PS3.5, section A.5 (deflated syntax: a byte may follow).
     """
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
@@ -150,9 +179,14 @@ def _inflated(file):
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return file
-    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MOST_INFLATED), _MOST_INFLATED + 1)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    with rejecting("its deflated data is damaged"):
+        content = stream.decompress(file.read(_MOST_INFLATED), _MOST_INFLATED + 1)
     if len(content) > _MOST_INFLATED:
         raise RejectedError(f"it inflates to more than {_MOST_INFLATED >> 20} MB, more than a radiograph needs")
+    gzip_end = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")  # by some older programs
+    if not stream.eof or len(stream.unused_data) > 1 and stream.unused_data[:8] != gzip_end:
+        raise RejectedError("its deflated data is damaged or cut short")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     plain = io.BytesIO()
     plain.write(start)
