@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import struct
@@ -32,6 +33,16 @@ def rejected(path, *words):
         read_image(path, 64)
     message = str(error.value)
     assert path.name in message and "\n" not in message and all(word in message for word in words), message
+
+
+def test_every_attack_is_in_the_table_of_security():
+    tests = Path(__file__).parent
+    text = (tests.parent / "SECURITY.md").read_text("utf-8")
+    files = {path.name for path in ATTACKS.iterdir() if path.name != "truth.npy"}
+    named = set(re.findall(r"`([\w.-]+\.(?:dcm|dicom|png|tif))`", text))
+    assert named == files
+    code = "\n".join(path.read_text("utf-8") for path in tests.glob("test_*.py"))
+    assert set(re.findall(r"`(test_\w+)`", text)) <= set(re.findall(r"^def (test_\w+)", code, re.M))
 
 
 # DICOM pixels: decoders
