@@ -37,7 +37,7 @@ from fuzzing.seeds import seeds
 from fastsquid import train
 from fastsquid.data.images import read_image
 
-SECONDS, MEGABYTES = 30, 2000
+SECONDS, MEGABYTES = 60, 2000
 RUNS = ("safetensors", "json")
 
 
@@ -78,9 +78,9 @@ def limit_memory():
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def finished(process, pipe):
-    """Wait for a child and return its outcome; it is ended after `SECONDS`."""
-    end, content = time.monotonic() + SECONDS, b""
+def finished(process, pipe, seconds=SECONDS):
+    """Wait for a child and return its outcome; it is ended after so many seconds."""
+    end, content = time.monotonic() + seconds, b""
     while select.select([pipe], [], [], max(0, end - time.monotonic()))[0]:
         if not (piece := os.read(pipe, 2**16)):
             break
@@ -125,7 +125,7 @@ class Fuzzer:
         """Train a run where none is given, and score it unchanged. In children: this process must have no threads."""
         if self.run is None:
             self.run = self.folder / "unchanged"
-            outcome = finished(*forked(self._train, self.folder))
+            outcome = finished(*forked(self._train, self.folder), seconds=600)
             if not (self.run / "summary.json").exists():
                 raise SystemExit(f"error: the run to change cannot be trained: {outcome}")
         outcome = finished(*forked(self._score, self.folder))
