@@ -204,7 +204,7 @@ def test_byte_order_mark_before_the_first_column(tmp_path):
 
 
 def test_binary_csv(tmp_path):
-    (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "train.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     with pytest.raises(UserError, match="train.csv .*CSV"):
         open_data(tmp_path, size=8)
 

@@ -13,6 +13,7 @@ from ..config import SCORES
 from ..errors import UserError
 from .finding import Found
 from .names import Names
+from .tables import decode
 
 _SPREADSHEETS = frozenset((".ods", ".xls", ".xlsm", ".xlsx"))
 _TABLES = frozenset((".csv", ".tsv"))
@@ -133,7 +134,7 @@ def _words(text: str) -> set[str]:
 def _head(path: Path) -> str:
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
-            return file.read(_HEAD).decode("utf-8-sig", errors="replace")
+            return decode(file.read(_HEAD), errors="replace")
     except (OSError, EOFError, zlib.error):
         return ""
 

@@ -1,6 +1,5 @@
 """Which images a report is of: those of a folder, or the rows of a CSV of scores; and their labels."""
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ import numpy as np
 from ..data.finding import find_files, log_skipped, no_images
 from ..data.names import PATH_NAMES, Names
 from ..data.sources.folder import folder_labels
+from ..data.tables import find_name, read_label, read_number, read_table
 from ..errors import UserError
-
-_LABELS = {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
+from ..utils.text import printable
 
 
 @dataclass
@@ -75,9 +74,10 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
     rows = _read_rows(path, ["name"], ("score", score))
     score = "score" if "score" in rows[0][1] else score
     known = {image.name: image for image in folder_images(folder, names)}
-    images = []
+    images, seen = [], set()
     for line, row in rows:
-        name = row["name"]
+        name = find_name(row["name"], known) or row["name"]
+        _require_new(path, line, name, seen)
         if error := row.get("error"):
             images.append(ReportImage(name, None, error=readable_error(error)))
             continue
@@ -88,7 +88,7 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
             )
         image = known[name]
         try:
-            image.score = float(row[score])
+            image.score = read_number(row[score])
         except ValueError:
             image.score = np.nan
         if not np.isfinite(image.score):
@@ -103,19 +103,21 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
 def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
     """Replace all labels by those of a CSV with the columns name and label. Images that it does not name get none.
 
-    A label is 0 or normal, 1 or abnormal, in any case; or empty.
+    A label is as `read_label` takes it.
 
     Raises:
         UserError: a CSV that is not of this kind, or a row that names no image.
     """
-    labels = {}
+    known, seen, labels = {image.name for image in images}, set(), {}
     for line, row in _read_rows(path, ["name", "label"]):
-        labels[row["name"]] = _label(path, line, row["label"])
-    unknown = set(labels) - {image.name for image in images}
-    if unknown:
-        raise UserError(
-            f"{path} labels {min(unknown)}, which is not one of the images: its names should be like {images[0].name}"
-        )
+        name = find_name(row["name"], known)
+        if name is None:
+            raise UserError(
+                f"{path} labels {row['name']} in line {line}, which is not one of the images: its names should be like "
+                f"{images[0].name}"
+            )
+        _require_new(path, line, name, seen)
+        labels[name] = _label(path, line, row["label"])
     for image in images:
         image.label = labels.get(image.name)
 
@@ -123,51 +125,31 @@ def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
 def readable_error(error: str) -> str:
     """Return the message of an `ImageError` without the path, because a report may be passed on."""
     reason = re.search(r"cannot be read as an image \(.*\)", error, re.S)
-    return reason[0] if reason else "could not be read when it was scored"
+    return printable(reason[0]) if reason else "could not be read when it was scored"
 
 
-def _label(path, line, text):
-    if text.strip().lower() not in _LABELS:
+def _label(path: str | Path, line: int, text: str) -> int | None:
+    try:
+        return read_label(text)
+    except ValueError:
         raise UserError(
             f"{path} has the label {text!r} in line {line}: it should be 0 or normal, 1 or abnormal, or empty"
-        )
-    return _LABELS[text.strip().lower()]
+        ) from None
 
 
-def _read_rows(path, columns, either=()):
-    """Return [(line, {column: text})] of a CSV with these columns, one of `either`, one row, and each name once."""
+def _require_new(path: str | Path, line: int, name: str, seen: set[str]) -> None:
+    """Add a name to those of earlier rows, or raise a UserError if it is one of them."""
+    if name in seen:
+        raise UserError(f"{path} names {name} twice (line {line}): give each image once")
+    seen.add(name)
+
+
+def _read_rows(path: str | Path, columns: list[str], either: tuple[str, ...] = ()) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a table (`read_table`), at least one."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not a file: give a CSV with the columns {', '.join([*columns, *either[:1]])}")
-    rows, names = [], set()
-    # As `files.replacing` writes it; utf-8-sig, since spreadsheets put a byte order mark in front.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            head = next(reader, [])
-            if either and not set(either) & set(head):
-                wanted = " or ".join(map(repr, either))
-                raise UserError(
-                    f"{path} should have a column {wanted}, but its columns are {', '.join(head) or 'none'}"
-                )
-            for column in (*columns, *[column for column in either if column in head][:1]):
-                if head.count(column) != 1:
-                    raise UserError(
-                        f"{path} should have one column {column!r}, but its columns are {', '.join(head) or 'none'}"
-                    )
-            for cells in filter(None, reader):
-                row = dict(zip(head, cells))
-                if len(cells) != len(head):
-                    raise UserError(
-                        f"{path} has {len(cells)} cells in line {reader.line_num} and {len(head)} in its first line: "
-                        "give every row one cell per column"
-                    )
-                if row["name"] in names:
-                    raise UserError(f"{path} names {row['name']} twice (line {reader.line_num}): give each image once")
-                names.add(row["name"])
-                rows.append((reader.line_num, row))
-        except csv.Error as error:
-            raise UserError(f"{path} is not a CSV (line {reader.line_num}: {error})") from None
+    rows = list(read_table(path, columns, either))
     if not rows:
         raise UserError(f"{path} has no rows: give one per image")
     return rows

@@ -15,6 +15,7 @@ from ..data.names import Names
 from ..utils import distributed
 from ..utils.bars import bar
 from ..utils.files import replacing
+from ..utils.text import printable, to_cell
 
 # Of every table; the scores of --all-scores follow, each under its own name.
 COLUMNS = ("name", "score", "percentile", "above_threshold", "unlike_training", "error", "age_outside_training")
@@ -92,7 +93,10 @@ class Scoring:
 
 
 def write_table(out: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]], names: Names) -> Counts:
-    """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ."""
+    """Write the CSV of all rows, or leave no file. Anonymous images of the same content get names that differ.
+
+    Names lose nothing, not even bytes that are no UTF-8: `text.from_cell` returns them. Errors are one printable line.
+    """
     failed = above_count = unlike_count = outside_count = 0
     distinct = names.distinct()
     with replacing(out) as file:
@@ -100,7 +104,8 @@ def write_table(out: str | Path, columns: Sequence[str], rows: Iterable[Sequence
         writer.writerow(columns)
         for row in rows:
             name, _, _, above, unlike, error, outside = row[: len(COLUMNS)]
-            writer.writerow([distinct(name), *row[1:]])
+            cells = dict(zip(columns, row), name=to_cell(distinct(name)), error=to_cell(printable(error)))
+            writer.writerow(cells.values())
             failed += bool(error)
             above_count += above == "1"
             unlike_count += float(unlike or 0) > 1

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,9 +24,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..data.split import Split
+from ..data.tables import read_label, read_number, read_table
 from ..errors import CheckpointError, UserError
 from ..utils.files import replacing, require_regular, write_json
 from ..utils.locks import locked
+from ..utils.text import to_cell
 from .checks import config_of, require_fields
 from .records import FORMAT, ConvertedRecord, GroupRecord, InitRecord, RunRecord, Summary, TrainedOnRecord
 
@@ -253,7 +255,7 @@ def write_scores(
         with replacing(scores_file(folder, name, suffix)) as file:
             writer = csv.writer(file)
             writer.writerow(["name", "label", *values])
-            writer.writerows(zip(split.names, labels, *columns))
+            writer.writerows(zip(map(to_cell, split.names), labels, *columns))
 
 
 def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
@@ -269,18 +271,40 @@ def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, dict[str, np.n
     again = f"python -m fastsquid.train --resume {path.parent} writes it again"
     if not path.is_file():
         raise UserError(f"{path} is missing: {again}")
+    names: list[str] = []
+    labels: list[int] = []
+    scores: dict[str, list[float]] = {}
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            head, *rows = csv.reader(file)
-        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-        names, labels = list(columns.pop("name")), [("0", "1").index(label) for label in columns.pop("label")]
-        scores = {score: np.array(values, dtype=np.float64) for score, values in columns.items()}
-        intact = all(np.isfinite(values).all() for values in scores.values())
-    except (KeyError, ValueError, csv.Error):
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is damaged: each row should be a name, a label 0 or 1, and finite scores; {again}")
-    return names, np.array(labels), scores
+        rows = list(read_table(path, ("name", "label")))
+    except UserError as error:
+        raise UserError(f"{error}; it is damaged, and {again}") from None
+    for line, row in rows:
+        names.append(row.pop("name"))
+        labels.append(_value(path, line, "label", row.pop("label"), read_label, again))
+        for score, text in row.items():
+            scores.setdefault(score, []).append(_value(path, line, score, text, read_number, again))
+    if not scores or len(set(names)) < len(set(zip(names, labels))):
+        what = "one image with two labels" if scores else "no scores"
+        raise UserError(f"{path} is damaged: it has {what}; {again}")
+    return names, np.array(labels), {score: np.array(values, dtype=np.float64) for score, values in scores.items()}
+
+
+def _value(path: Path, line: int, column: str, text: str, read: Callable[[str], Any], again: str) -> Any:
+    """Return a label or a finite score of a table.
+
+    Raises:
+        UserError: the text is none; it ends with `again`.
+    """
+    try:
+        value = read(text)
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value):
+        raise UserError(
+            f"{path} is damaged: it has {text!r} as {column} in line {line}, where a label is 0 or 1 and a score a "
+            f"finite number; {again}"
+        )
+    return value
 
 
 def read_json(path: Path) -> Any:

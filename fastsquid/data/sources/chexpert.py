@@ -4,10 +4,7 @@ The split is that of SimSID, section 4.1, of frontal PA views. The test is 250 n
 training file, with at least 10 of every disease. The normal images of all other patients are for training.
 """
 
-import csv
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..split import ReadOptions, Split, read_split
+from ..tables import column_names, plain, read_table, whole_number
 
 DISEASES = (
     "Enlarged Cardiomediastinum",
@@ -88,8 +86,7 @@ def is_chexpert(root: Path) -> bool:
     path = root / "train.csv"
     if not path.is_file():
         return False
-    with _reading(path) as reader:
-        return any(name in COLUMNS[1:] for name in reader.fieldnames or [])
+    return not column_names(path).isdisjoint(COLUMNS[1:])
 
 
 def _class(row):
@@ -122,40 +119,32 @@ def _fill(chosen, rows, count):
 
 def _read_rows(path, names):
     """Read the frontal PA rows of a CSV that are clearly normal or abnormal."""
-    kept = []
-    with _reading(path) as reader:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(f"{path} has no column {missing[0]!r}: CheXpert's files have {', '.join(COLUMNS)}")
-        for row in reader:
-            if (row["Frontal/Lateral"], row["AP/PA"]) != ("Frontal", "PA"):
-                continue
-            where = f"{path} line {reader.line_num}"
-            patient = re.search(r"patient\d+", row["Path"])
-            if patient is None:
-                shown = names.quote(row["Path"])
-                raise UserError(f"{where}: Path {shown} names no patient, such as patient00001")
-            diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
-            if diseases or _number(row, "No Finding", where) == 1:
-                kept.append(_Row(row["Path"], patient[0], int(bool(diseases)), diseases))
-    return kept
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[csv.DictReader]:
-    """Open a csv.DictReader of the file."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            yield csv.DictReader(file, restval="")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV file ({error}): download it again") from error
+    kept: dict[str, _Row] = {}
+    for line, row in read_table(path, COLUMNS):
+        if [plain(row[name]).lower() for name in VIEW] != ["frontal", "pa"]:
+            continue
+        where = f"{path} line {line}"
+        file = plain(row["Path"]).replace("\\", "/")
+        patient = re.search(r"patient\d+", file)
+        if patient is None:
+            raise UserError(f"{where}: Path {names.quote(file)} names no patient, such as patient00001")
+        diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
+        if diseases or _number(row, "No Finding", where) == 1:
+            found = _Row(file, patient[0], int(bool(diseases)), diseases)
+            if kept.setdefault(file, found) != found:
+                raise UserError(f"{where}: {names.quote(file)} has other findings than in an earlier line: keep one")
+    return list(kept.values())
 
 
 def _number(row, name, where):
+    text = plain(row[name])
     try:
-        return float(row[name] or 0)
+        number = whole_number(text or "0")
+        if abs(number) > 1:
+            raise ValueError
     except ValueError:
-        raise UserError(f"{where}: {name} is {row[name]!r}, it should be 1, 0, -1 or blank") from None
+        raise UserError(f"{where}: {name} is {text!r}, it should be 1, 0, -1 or blank") from None
+    return number
 
 
 def _resolve(root, name):

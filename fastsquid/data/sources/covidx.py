@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..split import ReadOptions, Split, read_split
+from ..tables import plain, read_text, whole_number
 
 VAL_COUNTS = {"normal": 200, "pneumonia": 100, "covid-19": 100}
 
@@ -90,12 +91,8 @@ def _hold_out(rows):
 
 
 def _read_list(path, names):
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}): download it again") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
+    rows: dict[str, _Row] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         if len(line.split()) < 4:
@@ -103,10 +100,25 @@ def _read_list(path, names):
             raise UserError(f"{path} line {number}: {shown} should be: patient file label source")
         patient, rest = line.split(maxsplit=1)
         file, label, _ = rest.rsplit(maxsplit=2)
-        rows.append(_Row(patient, file, label.lower()))
-    if {row.label for row in rows} & {"positive", "negative"}:
+        row = _Row(plain(patient), plain(file).replace("\\", "/"), plain(label).lower())
+        if _is_number(row.label):
+            raise UserError(f"{path} line {number}: the label {label} should be normal, pneumonia or COVID-19")
+        if rows.setdefault(row.file, row).label != row.label:
+            raise UserError(
+                f"{path} line {number}: {names.quote(row.file)} has another label than in an earlier line: keep one"
+            )
+    if {row.label for row in rows.values()} & {"positive", "negative"}:
         raise UserError(
             f"{path} is a B list, whose negative includes pneumonia: "
             "use the A lists, with normal, pneumonia and COVID-19"
         )
-    return rows
+    return list(rows.values())
+
+
+def _is_number(label):
+    """Return whether a label is a number, of which COVIDx does not say what it means."""
+    try:
+        whole_number(label)
+    except ValueError:
+        return False
+    return True

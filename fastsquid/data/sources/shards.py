@@ -16,6 +16,7 @@ from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES
 from ..finding import find_images
 from ..names import PATH_NAMES, Names
 from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
+from ..tables import decode, whole_number
 
 # Compressed shards are found too, and then rejected: they can only be read from the beginning.
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -282,7 +283,7 @@ def _classes(samples, names):
     classes = []
     for sample in samples:
         try:
-            classes.append(int(sample.label.read_bytes()))
+            classes.append(whole_number(decode(sample.label.read_bytes())))
         except (OSError, ValueError):
             raise UserError(
                 f"the class of {names.file(sample.image)} is no whole number: write 0 for normal and 1 for abnormal "

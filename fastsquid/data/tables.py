@@ -1,0 +1,216 @@
+"""CSV files as any program writes them: encoding and separator are found in the file, never guessed."""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..utils.files import require_regular
+from ..utils.text import from_cell
+
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+_MOST_BYTES = 2**29
+_LABELS = {"normal": 0, "abnormal": 1, "": None}
+
+
+def decode(content: bytes, errors: str | None = None) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    UTF-16 without the mark is recognized where one byte of the two is never 0.
+
+    Args:
+        content: of the file.
+        errors: handler of bytes that are not text; None for strict, but in UTF-8 such bytes become surrogates, as in
+            file names.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", ""))
+    if not encoding:
+        even, odd = 0 in content[::2], 0 in content[1::2]
+        if even and odd and errors is None:
+            raise ValueError("zero bytes")
+        encoding = "utf-8" if even == odd else "utf-16-be" if even else "utf-16-le"
+    return content[len(mark) :].decode(encoding, errors or ("surrogateescape" if encoding == "utf-8" else "strict"))
+
+
+def read_text(path: Path, kind: str = "text") -> str:
+    """Return the text of a file (`decode`).
+
+    Args:
+        path: of the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        UserError: it cannot be read, or it is not text.
+    """
+    try:
+        require_regular(path, _MOST_BYTES)
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as {kind} ({error.strerror}): give a readable file") from error
+    except UserError:
+        raise
+    except ValueError:
+        raise UserError(
+            f"{path} cannot be read as {kind}, because it is neither UTF-8 nor UTF-16: save it as {kind} in UTF-8"
+        ) from None
+
+
+def plain(cell: str) -> str:
+    """Return a cell without blanks around it and without quotes that a blank before them has made part of it."""
+    cell = cell.strip()
+    return cell[1:-1].strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+def read_table(path: Path, columns: Sequence[str], either: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a CSV. Rows without text and columns without a name are left out.
+
+    The separator is the comma, semicolon or tab that gives the header these columns. Every row must have as many cells
+    as the header.
+
+    Args:
+        path: of the file.
+        columns: that it must have.
+        either: names of which it must have one.
+
+    Yields:
+        (number of the line, {column: text}). The text is as written, without the apostrophe of `to_cell`.
+
+    Raises:
+        UserError: not text, no CSV, a column that is missing or twice, a header that two separators split, or a row
+            with another number of cells.
+    """
+    text = read_text(path, "a CSV")
+    mark = _separator(path, text, columns, either)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    head = None
+    try:
+        for cells in reader:
+            if not any(map(plain, cells)):
+                continue
+            if head is None:
+                head = [plain(cell) for cell in cells]
+                continue
+            if len(cells) != len(head):
+                raise UserError(
+                    f"{path} has {len(cells)} cells in line {reader.line_num} and {len(head)} in its first line: "
+                    "give every row one cell per column"
+                )
+            yield reader.line_num, {name: from_cell(cell) for name, cell in zip(head, cells) if name}
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV (line {reader.line_num}: {error})") from None
+
+
+def column_names(path: Path) -> set[str]:
+    """Return the names of a CSV's columns, whichever its separator is.
+
+    Raises:
+        UserError: it is not text.
+    """
+    text = read_text(path, "a CSV")
+    return {name for mark in _SEPARATORS for name in _header(text, mark)}
+
+
+def _header(text: str, mark: str) -> list[str]:
+    """Return the cells of the first line with text; none if the separator does not go with its quotes."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    try:
+        return next(([plain(cell) for cell in cells] for cells in reader if any(map(plain, cells))), [])
+    except csv.Error:
+        return []
+
+
+def _separator(path: Path, text: str, columns: Sequence[str], either: Sequence[str]) -> str:
+    """Return the separator of a CSV (`read_table`)."""
+    heads = {mark: _header(text, mark) for mark in _SEPARATORS}
+    fits = [
+        mark
+        for mark, head in heads.items()
+        if set(columns) <= set(head) and (not either or not set(either).isdisjoint(head))
+    ]
+    splits = fits or [mark for mark, head in heads.items() if len(head) > 1]
+    if len(splits) > 1:
+        marks = " and by ".join(_SEPARATORS[mark] for mark in splits)
+        raise UserError(f"{path} has a first line that can be split by {marks}: use one separator, or put quotes")
+    mark = splits[0] if splits else ","
+    head = heads[mark]
+    named = ", ".join(filter(None, head)) or "none"
+    if not fits:
+        missing = [column for column in columns if column not in head]
+        wanted = repr(missing[0]) if missing else " or ".join(map(repr, either))
+        raise UserError(
+            f"{path} has no column {wanted}, but its columns are {named}: give a CSV with the columns "
+            f"{', '.join([*columns, *either[:1]])}"
+        )
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice, its columns are {named}: keep one of the two")
+    return mark
+
+
+def find_name(text: str, known: Collection[str]) -> str | None:
+    r"""Return the name that a cell stands for: as it is, or without blanks and quotes, or as a Windows path.
+
+    Args:
+        text: of the cell, such as ` val\NORMAL\1.png`.
+        known: names, with "/".
+
+    Returns:
+        one of `known`, or None.
+    """
+    written = (text, plain(text), plain(text).replace("\\", "/"))
+    return next((name for name in written if name in known), None)
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number, written as `1`, `1.0`, or `True` and `False` in any case.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    text = plain(text).lower()
+    if text in ("true", "false"):
+        return int(text == "true")
+    if not (found := re.fullmatch(r"([+-]?[0-9]{1,18})(?:\.0*)?", text)):
+        raise ValueError(text)
+    return int(found[1])
+
+
+def read_label(text: str) -> int | None:
+    """Return 0 for normal, 1 for abnormal, None for an empty cell.
+
+    Args:
+        text: 0 or normal, 1 or abnormal, as words in any case, or as `whole_number` takes it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    word = plain(text).lower()
+    if word in _LABELS:
+        return _LABELS[word]
+    number = whole_number(text)
+    if number not in (0, 1):
+        raise ValueError(text)
+    return number
+
+
+def read_number(text: str) -> float:
+    """Return a decimal number with a point, or NaN or infinity.
+
+    Raises:
+        ValueError: it is none, or it has a comma or an underscore, which may stand for another number.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(plain(text))
