@@ -8,6 +8,7 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import Parser, add_all_normal_option, add_device_options, add_reading_options, run_command
 from .utils.files import write_json
+from .utils.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.generator,
             config.top_k,
         )
-    print(f"run folder: {options.out}")
+    print(f"run folder: {printable(options.out)}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import Parser, add_overwrite_option, add_reading_options, add_threads_option, run_command
 from .utils.files import replacing, require_new
+from .utils.text import printable
 
 
 def parser() -> Parser:
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             anonymous=options.anonymous,
             accept=Accept.from_options(options.accept_body, options.accept_view),
         )
-    print(f"{options.run}: building the graph, which may take minutes", flush=True)
+    print(f"{printable(options.run)}: building the graph, which may take minutes", flush=True)
     with replacing(out, "wb") as file:
         WRITERS[options.to](scorer, file)
         file.flush()
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
             largest, speeds = compare(scorer, READERS[options.to](file.name), images)
             print(agreement_table(largest, speeds, options.to))
             require_agreement(largest, out)
-    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(f"{printable(out)} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import Parser, add_device_options, add_overwrite_option, add_reading_options, run_command
 from .utils.files import require_new_in
+from .utils.text import printable
 
 # What `drawing.papers.draw_figures` names its figures.
 FIGURES = ("roc", "precision_recall", "reconstructions", "gradcam", "memory_tsne", "slot_usage", "score_histograms")
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             for kind in options.format:
                 save_figure(figure, folder / f"{name}.{kind}")
-                print(folder / f"{name}.{kind}")
+                print(printable(folder / f"{name}.{kind}"))
 
 
 if __name__ == "__main__":

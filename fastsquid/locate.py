@@ -5,6 +5,7 @@ from pathlib import Path
 from .errors import UserError
 from .utils.cli import Parser, add_overwrite_option, add_run_options, run_command
 from .utils.files import require_new_in, write_json
+from .utils.text import printable
 
 LARGEST = 300_000  # bytes of the PNG
 
@@ -81,9 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("no healthy images are known outside of training: how well maps find anomalies is not measured")
     if result:
         write_json(folder / "locate.json", result)
-        print(f"\n{folder / 'locate.json'}")
+        print(f"\n{printable(folder / 'locate.json')}")
     save_figure(figure, folder / "maps.png", LARGEST)
-    print(folder / "maps.png")
+    print(printable(folder / "maps.png"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from .utils.cli import (
     run_command,
 )
 from .utils.files import replacing, require_new
+from .utils.text import printable
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -59,10 +60,11 @@ def main(arguments: list[str] | None = None) -> int | None:
         file.write(page(data, strips))
     failed = sum(bool(image.error) for image in images)
     size = Path(options.out).stat().st_size / 1e6
-    print(f"{len(images) - failed} of {len(images)} images shown: {options.out} ({size:.1f} MB)")
+    print(f"{len(images) - failed} of {len(images)} images shown: {printable(options.out)} ({size:.1f} MB)")
     if failed:
         print(
-            f"error: {failed} of {len(images)} images could not be read; {options.out} lists them as unreadable",
+            f"error: {failed} of {len(images)} images could not be read; {printable(options.out)} lists them as "
+            "unreadable",
             file=sys.stderr,
         )
         return 1

@@ -18,6 +18,7 @@ from .utils.cli import (
     run_command,
 )
 from .utils.files import require_new
+from .utils.text import printable
 
 
 def parser() -> Parser:
@@ -137,7 +138,7 @@ def _say_what_stays_empty(scorer):
     for reason in dict.fromkeys(empty.values()):
         columns = [column for column in empty if empty[column] == reason]
         stay = "columns {} stay" if len(columns) > 1 else "column {} stays"
-        print(f"the {stay.format(' and '.join(columns))} empty: {reason}", file=sys.stderr)
+        print(f"the {stay.format(' and '.join(columns))} empty: {printable(reason)}", file=sys.stderr)
 
 
 def _finish(options, scoring, count, rows, parts=None):
@@ -168,7 +169,7 @@ def _finish(options, scoring, count, rows, parts=None):
     # Only now: whoever reads this may have gone, and the table is written first.
     thresholds = [f"threshold: {value:.6g}, {what}" for value, what in scoring.scorer.thresholds[:1]]
     print(f"score: {scoring.scorer.score_name}; {''.join(thresholds) or 'no threshold'}")
-    print(f"{scored} of {count} images scored: {options.out}{speed}")
+    print(f"{scored} of {count} images scored: {printable(options.out)}{speed}")
     if scored and thresholds:
         print(f"{above} of {scored} images are at or above the threshold")
     if scored and scoring.scorer.input_check is not None:
@@ -178,7 +179,8 @@ def _finish(options, scoring, count, rows, parts=None):
     warn_of_outside(outside, count, scoring.scorer.run.record.ages)
     if failed:
         print(
-            f"error: {failed} of {count} images could not be read; {options.out} says why in its error column",
+            f"error: {failed} of {count} images could not be read; {printable(options.out)} says why in its error "
+            "column",
             file=sys.stderr,
         )
         distributed.conclude(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from .errors import DivergedError, UserError
 from .training.study import STUDIES
 from .utils.cli import Parser, add_training_options, reject_repeated, run_command, seed_option
+from .utils.text import printable
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -58,12 +59,12 @@ def main(arguments: list[str] | None = None) -> int | None:
             try:
                 unbroken = train_run(run_folder, run, speed, device, group)
             except DivergedError as error:  # the next rows are none the worse for it
-                print(f"diverged: {error}", flush=True)
+                print(f"diverged: {printable(error)}", flush=True)
                 diverged.append(f"{row.system}, {row.name}, seed {seed}")
                 continue
             if not unbroken:
                 again = sys.argv[1:] if arguments is None else arguments
-                print(f"\nstopped; continue with: {shlex.join(['python', '-m', 'fastsquid.study', *again])}")
+                print(f"\nstopped; continue with: {printable(shlex.join(['python', '-m', 'fastsquid.study', *again]))}")
                 return 130
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
             torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         if all(finished) and not is_finished(folder / row.slug):
             report_group(folder / row.slug)
     write_study(folder, record)
-    print(f"study folder: {folder}")
+    print(f"study folder: {printable(folder)}")
     if diverged:
         raise UserError(f"training diverged in {'; '.join(diverged)}: {folder} has the other rows")
 

@@ -23,6 +23,7 @@ from .utils.cli import (
     run_command,
     seed_option,
 )
+from .utils.text import printable
 
 # Options that change only rounding and speed: a resumed run may have others.
 SPEED = ("--device", "--threads", "--impl", "--compile", "--precision")
@@ -93,7 +94,7 @@ def _train_single(folder, run, options, device):
 
     if not train_run(folder, run, _speed(options), device, tensorboard=options.tensorboard):
         return _stopped(folder)
-    print(f"run folder: {folder}")
+    print(f"run folder: {printable(folder)}")
 
 
 def _train_group(folder, group, options, device):
@@ -115,13 +116,14 @@ def _train_group(folder, group, options, device):
             continue
         run_folder, run = seed_run(folder, group, seed)
         finished = is_finished(run_folder)
-        print(f"seed {seed} ({number} of {len(group.seeds)}): {run_folder}{' is finished' * finished}", flush=True)
+        what = f"{printable(run_folder)}{' is finished' * finished}"
+        print(f"seed {seed} ({number} of {len(group.seeds)}): {what}", flush=True)
         if not finished and not train_run(run_folder, run, _speed(options), device, group, options.tensorboard):
             return _stopped(folder)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
     if options.only is None and distributed.leads():
         report_group(folder)
-    print(f"group folder: {folder}")
+    print(f"group folder: {printable(folder)}")
 
 
 def _speed(options):
@@ -133,7 +135,8 @@ def _speed(options):
 def _stopped(folder):
     from .utils import distributed
 
-    print(f"\nstopped; continue with: {distributed.command('fastsquid.train')} --resume {shlex.quote(str(folder))}")
+    again = f"{distributed.command('fastsquid.train')} --resume {printable(shlex.quote(str(folder)))}"
+    print(f"\nstopped; continue with: {again}")
     return 130
 
 

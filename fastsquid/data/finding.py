@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from ..utils.text import printable
 from .filetypes import is_image, is_mask_folder, masked_stem
 from .names import Names
 
@@ -122,6 +123,6 @@ def log_skipped(found: Iterable[Found], names: Names) -> None:
         log.warning("skipped %d mask%s, such as %s", len(masks), "s" * (len(masks) > 1), names.file(masks[0]))
     suffixes = Counter(path.suffix.lower() or "without suffix" for one in found for path in one.others)
     if suffixes:
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+        counts = ", ".join(f"{count} {printable(suffix)}" for suffix, count in suffixes.most_common())
         what = "files that are no images" if suffixes.total() > 1 else "file that is no image"
         log.info("skipped %d %s: %s", suffixes.total(), what, counts)

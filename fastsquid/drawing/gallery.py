@@ -11,8 +11,9 @@ from ..data.images import to_unit
 from ..data.split import Split
 from ..model.detector import Detector
 from ..scoring.scores import Calibration
+from ..utils.text import printable
 from .pictures import frame_cells
-from .save import save_figure
+from .save import drawable, save_figure
 
 
 def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibration], path: str | Path) -> None:
@@ -32,7 +33,7 @@ def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibr
     for name in _shown(detector.config):
         mean, std = calibration[name].mean, max(calibration[name].std, 1e-12)
         deviations[name] = (scores[name].double().cpu().numpy() - mean) / std
-    captions = [split.caption(index) for index in chosen.tolist()]
+    captions = [drawable(split.caption(index)) for index in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
     drawn = reconstructions[:, 0].cpu().numpy()
     save_figure(_figure(images[:, 0].numpy(), drawn, captions, deviations, detector.config.score, cells), path)
@@ -41,6 +42,11 @@ def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibr
 def _shown(config: Config) -> list[str]:
     """Return the names of the scores above the pictures: the one that ranks, then both residuals."""
     return list(dict.fromkeys((config.score, "residual", "patch_residual")))
+
+
+def caption_or_name(split: Split, index: int) -> str:
+    """Return what an image is, or the end of its file's name where it is unlabeled, for a figure."""
+    return drawable(split.caption(index) or printable(Path(split.names[index]).name)[-18:])
 
 
 def choose_images(split: Split) -> np.ndarray:

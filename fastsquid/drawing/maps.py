@@ -1,7 +1,5 @@
 """The figure of heat maps that `fastsquid.locate` writes."""
 
-from pathlib import Path
-
 import torch
 from matplotlib.figure import Figure
 
@@ -11,7 +9,7 @@ from ..evaluation.localization import finite_maps
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..scoring.maps import Moments
-from .gallery import choose_images
+from .gallery import caption_or_name, choose_images
 from .pictures import map_figure
 
 
@@ -35,6 +33,6 @@ def draw_maps(detector: Detector | Ensemble, split: Split, calibration: dict[str
     maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
     _, student = detector.scores(images)
     assert student is not None
-    captions = [split.caption(i) or Path(split.names[i]).name[-18:] for i in chosen.tolist()]
+    captions = [caption_or_name(split, i) for i in chosen.tolist()]
     cells = None if split.cells is None else split.cells[chosen].numpy()
     return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)

@@ -1,7 +1,6 @@
 """The figures of the papers, drawn from trained detectors and their data."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ..scoring.batches import split_batches
 from ..scoring.gradcam import grad_cam
 from ..scoring.scores import Calibration, calibrated, score_images
 from .curves import histogram_figure, precision_recall_figure, roc_figure
-from .gallery import choose_images, spread
+from .gallery import caption_or_name, choose_images, spread
 from .pictures import heat_figure, reconstruction_figure, slot_figure, tsne_figure
 
 POINTS = 750  # slots that t-SNE takes, and as many patch features: less than half a minute on two cores
@@ -170,8 +169,7 @@ def _captions(split: Split, chosen: np.ndarray, scores: np.ndarray, calibration:
     shown = calibrated(scores, calibration).tolist()
     captions = []
     for i, score, probability in zip(chosen, scores, shown):
-        what = split.caption(i) or Path(split.names[i]).name[-18:]
-        captions.append(f"{what}\nscore {score:#.4g}\ncalibrated {probability:.2f}")
+        captions.append(f"{caption_or_name(split, i)}\nscore {score:#.4g}\ncalibrated {probability:.2f}")
     return captions
 
 

@@ -10,6 +10,7 @@ from scipy.stats import ttest_ind_from_stats
 from sklearn.metrics import roc_auc_score
 
 from ..errors import UserError
+from ..utils.text import printable
 from .metrics import bootstrap_aucs, interval
 from .summary import mean_and_std, mean_and_std_text
 
@@ -80,7 +81,8 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
     normal, abnormal = ((first.labels == label).sum() for label in (0, 1))
     scores = " and ".join(dict.fromkeys((first.score, second.score)))
     difference = "second minus first"
-    width = max(len(name) for name in (difference, str(first.folder), str(second.folder)))
+    folders = printable(first.folder), printable(second.folder)
+    width = max(map(len, (difference, *folders)))
     rule = max(len(first.epoch), len(second.epoch))
     several = max(len(first.scores), len(second.scores)) > 1
     lines = [
@@ -89,9 +91,9 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
         f"{'':{width}}   {'epoch':{rule}} {'seeds':>6}   {'AUC':>15}"
         + "   mean ± sample standard deviation over seeds" * several,
     ]
-    for group in (first, second):
+    for folder, group in zip(folders, (first, second)):
         cell = mean_and_std_text(mean_and_std(group.aucs()), 15)
-        lines.append(f"{str(group.folder):{width}}   {group.epoch:{rule}} {len(group.scores):>6}   {cell}")
+        lines.append(f"{folder:{width}}   {group.epoch:{rule}} {len(group.scores):>6}   {cell}")
     lines.append(
         f"{difference:{width}}   {'':{rule}} {'':6}   {result['difference']:>+15.3f}   "
         f"95 % bootstrap interval over images [{result['low']:+.3f}, {result['high']:+.3f}]"
@@ -102,7 +104,7 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
         lines.append("Welch's t-test over seeds: not defined, since it needs two seeds or more in each group")
     else:
         lines.append("Welch's t-test over seeds: not defined, since the AUC is the same for every seed of both groups")
-    return "\n".join([*lines, "", conclusion(first.folder, second.folder, result)])
+    return "\n".join([*lines, "", conclusion(*folders, result)])
 
 
 def conclusion(first: str | Path, second: str | Path, result: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from ..config import Config
 from ..data.split import Split
 from ..scoring.thresholds import UNMEASURED
+from ..utils.text import printable
 from .metrics import evaluate
 from .validation import reported_split
 
@@ -90,11 +91,11 @@ def run_table(result: dict, own_data: bool = True) -> str:
         lines.append("   ".join([f"{name:22} {metrics['auc']:6.3f}", *(_cells(metrics[key]) for key in halves)]))
     if by_validation:
         lines.append(_validation_note(checkpoint["name"] == "best"))
-    kinds = next(iter(result["scores"].values())).get("auc_by_kind")
+    kinds = list(map(printable, next(iter(result["scores"].values())).get("auc_by_kind", ())))
     if kinds:
         lines += ["", f"{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds)]
         for name, metrics in result["scores"].items():
-            aucs = metrics["auc_by_kind"].items()
+            aucs = zip(kinds, metrics["auc_by_kind"].values())
             lines.append(f"{name:22} " + " ".join(f"{value:{max(9, len(kind))}.3f}" for kind, value in aucs))
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from ..runs.folder import is_unmeasured, read_scores, scores_file
 from ..runs.records import RunRecord
 from ..runs.trained import TrainedGroup, TrainedRun
 from ..scoring.thresholds import UNMEASURED
+from ..utils.text import printable
 from .images import ReportImage
 from .page import DEVIATIONS
 
@@ -48,7 +49,7 @@ def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
             [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
         )
     return {
-        "names": [image.name for image in images],
+        "names": [printable(image.name) for image in images],
         "scores": [None if image.error else image.score for image in images],
         "percentiles": percentiles,
         "labels": [image.label for image in images],
@@ -97,7 +98,7 @@ def page_title(
     about = _trained_on(run.record, run.seeds, trained_on, names)
     if is_unmeasured(run.runs[0]) and not {0, 1} <= {image.label for image in images}:
         about += f" {UNMEASURED}"
-    return {"title": title, "trained_on": about}
+    return {"title": printable(title), "trained_on": printable(about)}
 
 
 def _metrics(labels, scores):

@@ -7,6 +7,7 @@ import torch
 from ..config import PRESETS, Config
 from ..data.split import Split
 from ..utils.devices import device_name
+from ..utils.text import printable
 
 
 def describe_data(path: str | None, data: dict[str, Split]) -> str:
@@ -16,7 +17,7 @@ def describe_data(path: str | None, data: dict[str, Split]) -> str:
         path: of the data, or None for DigitAnatomy.
         data: splits by name.
     """
-    lines = [f"data: {path or 'DigitAnatomy, made from the digits of scikit-learn'}"]
+    lines = [f"data: {printable(path or 'DigitAnatomy, made from the digits of scikit-learn')}"]
     lines += [f"  {name:5}  {_describe(name, split)}" for name, split in data.items()]
     if all(split.labels is None for name, split in data.items() if name != "train"):
         lines.append("No AUC will be measured, because no val or test image has a label.")
@@ -54,4 +55,4 @@ def _describe(name: str, split: Split) -> str:
         return f"{count}, unlabeled"
     classes = split.classes or ["abnormal" if label else "normal" for label in split.labels.tolist()]
     numbers = Counter(zip(split.labels.tolist(), classes))
-    return f"{count}: " + ", ".join(f"{number:,} {kind}" for (_, kind), number in sorted(numbers.items()))
+    return f"{count}: " + ", ".join(f"{number:,} {printable(kind)}" for (_, kind), number in sorted(numbers.items()))

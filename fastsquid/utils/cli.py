@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from .text import printable
 from .threads import let_idle_threads_sleep, set_threads
 
 # The required packages, as setup.py has them, by their modules.
@@ -134,11 +136,11 @@ class _Console(logging.Handler):
         if job and not job.leads():
             return
         text = record.getMessage()
-        if record.levelno < logging.WARNING:
-            tqdm.write(text)
+        if record.levelno < logging.WARNING:  # a table has several lines
+            tqdm.write("\n".join(map(printable, text.split("\n"))))
             sys.stdout.flush()
         else:
-            tqdm.write(f"warning: {text}", file=sys.stderr)
+            tqdm.write(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def join_job() -> None:
@@ -327,6 +329,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     # Not if a shell has started this in the background: then it is SIG_IGN.
     if handler in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, note)
+    _print_anything()
     try:
         let_idle_threads_sleep()
         code = main() or 0
@@ -362,6 +365,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     if job := _job():
         job.finish()
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """Escape what the encoding of the console or pipe does not have, such as cp1252 on Windows, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def stop_compile_workers(seconds: float = 5.0) -> None:
@@ -401,5 +411,5 @@ def _fail(message: str, code: int = 2) -> int:
     """Report an error and return the exit code."""
     job = _job()
     if job is None or job.first_to_fail():
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return code

@@ -58,7 +58,7 @@ def start() -> None:
     signal.signal(signal.SIGTERM, _told_to_end)
     _end_with_torchrun()
     if number:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def finish() -> None:
