@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..utils.files import require_regular
@@ -19,7 +20,8 @@ _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-_MOST_BYTES = 2**29
+_MOST_BYTES = 2**28
+_HEAD = 2**16  # characters that hold the first line
 _LABELS = {"normal": 0, "abnormal": 1, "": None}
 
 
@@ -68,12 +70,6 @@ def read_text(path: Path, kind: str = "text") -> str:
         ) from None
 
 
-def plain(cell: str) -> str:
-    """Return a cell without blanks around it and without quotes that a blank before them has made part of it."""
-    cell = cell.strip()
-    return cell[1:-1].strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
-
-
 def read_table(path: Path, columns: Sequence[str], either: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV. Rows without text and columns without a name are left out.
 
@@ -94,14 +90,14 @@ def read_table(path: Path, columns: Sequence[str], either: Sequence[str] = ()) -
     """
     text = read_text(path, "a CSV")
     mark = _separator(path, text, columns, either)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    reader = _reader(text, mark)
     head = None
     try:
         for cells in reader:
-            if not any(map(plain, cells)):
+            if not any(map(str.strip, cells)):
                 continue
             if head is None:
-                head = [plain(cell) for cell in cells]
+                head = list(map(str.strip, cells))
                 continue
             if len(cells) != len(head):
                 raise UserError(
@@ -125,11 +121,17 @@ def column_names(path: Path) -> set[str]:
 
 def _header(text: str, mark: str) -> list[str]:
     """Return the cells of the first line with text; none if the separator does not go with its quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
-        return next(([plain(cell) for cell in cells] for cells in reader if any(map(plain, cells))), [])
+        lines = (list(map(str.strip, cells)) for cells in _reader(text.lstrip()[:_HEAD], mark))
+        return next(filter(any, lines), [])
     except csv.Error:
         return []
+
+
+def _reader(text: str, mark: str) -> Any:
+    """Return a csv.reader that rejects text beside quotes; blanks beside them do not count."""
+    quoted = re.compile(rf'(^|[{mark}\r\n]) *("(?:[^"]|"")*") *(?=[{mark}\r\n]|$)')
+    return csv.reader(io.StringIO(quoted.sub(r"\1\2", text), newline=""), delimiter=mark, strict=True)
 
 
 def _separator(path: Path, text: str, columns: Sequence[str], either: Sequence[str]) -> str:
@@ -160,7 +162,7 @@ def _separator(path: Path, text: str, columns: Sequence[str], either: Sequence[s
 
 
 def find_name(text: str, known: Collection[str]) -> str | None:
-    r"""Return the name that a cell stands for: as it is, or without blanks and quotes, or as a Windows path.
+    r"""Return the name that a cell stands for: as it is, or without blanks, or as a Windows path.
 
     Args:
         text: of the cell, such as ` val\NORMAL\1.png`.
@@ -169,7 +171,7 @@ def find_name(text: str, known: Collection[str]) -> str | None:
     Returns:
         one of `known`, or None.
     """
-    written = (text, plain(text), plain(text).replace("\\", "/"))
+    written = (text, text.strip(), text.strip().replace("\\", "/"))
     return next((name for name in written if name in known), None)
 
 
@@ -179,7 +181,7 @@ def whole_number(text: str) -> int:
     Raises:
         ValueError: it is something else.
     """
-    text = plain(text).lower()
+    text = text.strip().lower()
     if text in ("true", "false"):
         return int(text == "true")
     if not (found := re.fullmatch(r"([+-]?[0-9]{1,18})(?:\.0*)?", text)):
@@ -196,7 +198,7 @@ def read_label(text: str) -> int | None:
     Raises:
         ValueError: it is something else.
     """
-    word = plain(text).lower()
+    word = text.strip().lower()
     if word in _LABELS:
         return _LABELS[word]
     number = whole_number(text)
@@ -213,4 +215,4 @@ def read_number(text: str) -> float:
     """
     if "_" in text:
         raise ValueError(text)
-    return float(plain(text))
+    return float(text)

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -186,7 +187,8 @@ def read_onnx(path: str) -> Callable[[torch.Tensor], dict[str, np.ndarray]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    content = Path(path).read_bytes()  # ONNX Runtime cannot open a path that is not UTF-8
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {INPUT: images.numpy()})))
 

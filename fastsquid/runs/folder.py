@@ -301,8 +301,8 @@ def _value(path: Path, line: int, column: str, text: str, read: Callable[[str], 
         value = None
     if value is None or not math.isfinite(value):
         raise UserError(
-            f"{path} is damaged: it has {text!r} as {column} in line {line}, where a label is 0 or 1 and a score a "
-            f"finite number; {again}"
+            f"{path} is damaged: {text!r} in line {line}, as {column}, should be a label 0 or 1 or a finite score; "
+            f"{again}"
         )
     return value
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from ..errors import CheckpointError
 from ..utils.files import replacing, require_regular
@@ -43,9 +43,10 @@ def read_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     require_regular(path, _MOST)
     try:
-        with safe_open(path, "pt") as file:
-            facts = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        content = path.read_bytes()  # safetensors cannot open a path that is not UTF-8
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = dict(header.get("__metadata__") or {})
         checksum = facts.pop(_CHECKSUM, None)
         intact = checksum is None or checksum == _digest(tensors, facts)
         intact = intact and all(tensor.isfinite().all() for tensor in tensors.values())

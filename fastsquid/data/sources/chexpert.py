@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..split import ReadOptions, Split, read_split
-from ..tables import column_names, plain, read_table, whole_number
+from ..tables import column_names, read_table, whole_number
 
 DISEASES = (
     "Enlarged Cardiomediastinum",
@@ -119,25 +119,27 @@ def _fill(chosen, rows, count):
 
 def _read_rows(path, names):
     """Read the frontal PA rows of a CSV that are clearly normal or abnormal."""
-    kept: dict[str, _Row] = {}
+    kept: list[_Row] = []
+    findings: dict[str, _Row] = {}
     for line, row in read_table(path, COLUMNS):
-        if [plain(row[name]).lower() for name in VIEW] != ["frontal", "pa"]:
+        if [row[name].strip().lower() for name in VIEW] != ["frontal", "pa"]:
             continue
         where = f"{path} line {line}"
-        file = plain(row["Path"]).replace("\\", "/")
+        file = row["Path"].strip().replace("\\", "/")
         patient = re.search(r"patient\d+", file)
         if patient is None:
             raise UserError(f"{where}: Path {names.quote(file)} names no patient, such as patient00001")
         diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
         if diseases or _number(row, "No Finding", where) == 1:
             found = _Row(file, patient[0], int(bool(diseases)), diseases)
-            if kept.setdefault(file, found) != found:
+            if findings.setdefault(file, found) != found:
                 raise UserError(f"{where}: {names.quote(file)} has other findings than in an earlier line: keep one")
-    return list(kept.values())
+            kept.append(found)
+    return kept
 
 
 def _number(row, name, where):
-    text = plain(row[name])
+    text = row[name].strip()
     try:
         number = whole_number(text or "0")
         if abs(number) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..split import ReadOptions, Split, read_split
-from ..tables import plain, read_text, whole_number
+from ..tables import read_text, whole_number
 
 VAL_COUNTS = {"normal": 200, "pneumonia": 100, "covid-19": 100}
 
@@ -91,7 +91,8 @@ def _hold_out(rows):
 
 
 def _read_list(path, names):
-    rows: dict[str, _Row] = {}
+    rows: list[_Row] = []
+    labels: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -100,19 +101,20 @@ def _read_list(path, names):
             raise UserError(f"{path} line {number}: {shown} should be: patient file label source")
         patient, rest = line.split(maxsplit=1)
         file, label, _ = rest.rsplit(maxsplit=2)
-        row = _Row(plain(patient), plain(file).replace("\\", "/"), plain(label).lower())
+        row = _Row(patient, file.strip().strip('"').replace("\\", "/"), label.lower())
         if _is_number(row.label):
             raise UserError(f"{path} line {number}: the label {label} should be normal, pneumonia or COVID-19")
-        if rows.setdefault(row.file, row).label != row.label:
+        if labels.setdefault(row.file, row.label) != row.label:
             raise UserError(
                 f"{path} line {number}: {names.quote(row.file)} has another label than in an earlier line: keep one"
             )
-    if {row.label for row in rows.values()} & {"positive", "negative"}:
+        rows.append(row)
+    if {row.label for row in rows} & {"positive", "negative"}:
         raise UserError(
             f"{path} is a B list, whose negative includes pneumonia: "
             "use the A lists, with normal, pneumonia and COVID-19"
         )
-    return list(rows.values())
+    return rows
 
 
 def _is_number(label):
