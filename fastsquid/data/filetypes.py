@@ -13,8 +13,8 @@ DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 # Larger files are not read. Pillow's limit of pixels, at 8 bytes each, is less.
 MAX_FILE_BYTES = 2**30
 
-_MASK_FOLDER = re.compile(r"labels?|annotations?|segmentations?|ground[ _-]?truth|(.*[^a-z])?masks?([^a-z].*)?")
-_MASK_FILE = re.compile(r"(.+)[ _-](?:masks?|seg|segmentation)(?:[ _-]?\d+)?")
+_MASK_FOLDER = re.compile(r"labels?|annotations?|segmentations?|ground[ _-]?truth|(.*[^a-z])?masks?([^a-z].*)?", re.S)
+_MASK_FILE = re.compile(r"(.+)[ _-](?:masks?|seg|segmentation)(?:[ _-]?\d+)?", re.S)
 
 
 class ImageFile(Protocol):
