@@ -24,6 +24,7 @@ from fastsquid.data.names import PATH_NAMES
 from fastsquid.data.split import Split
 from fastsquid.drawing.gallery import caption_or_name
 from fastsquid.drawing.save import save_figure
+from fastsquid.drawing.study import draw_study
 from fastsquid.evaluation.comparison import conclusion
 from fastsquid.reporting.images import csv_images
 from fastsquid.reporting.table import COLUMNS, write_table
@@ -145,6 +146,16 @@ def test_figures(tmp_path, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_figure(figure, tmp_path / f"x.{kind}")
+
+
+def test_the_figure_of_a_study(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("fastsquid.drawing.study.save_figure", lambda figure, *rest: saved.append(figure))
+    line = {"system": "squid", "row": "all", "seed": 0, "split": "test", "score": "residual", "ranks": 1, "auc": 0.5}
+    draw_study(
+        {"name": "ablations", "scale": "full", "data": "/$x^2$\n\udcff", "seeds": [0]}, [line], tmp_path / "x.png"
+    )
+    assert r"images of \$x^2\$\n\xff," in saved[0].get_suptitle()
 
 
 def test_the_sentence_of_compare():

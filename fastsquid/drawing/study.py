@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..config import SCORES
-from .save import save_figure
+from .save import drawable, save_figure
 
 LARGEST = 300_000  # bytes of a PNG
 
@@ -47,7 +47,7 @@ def draw_study(record: dict[str, Any], lines: list[Line], path: str | Path) -> N
     """
     draw = {"sweep": _sweep, "contamination": _contamination}.get(record["name"], _dots)
     figure = draw(lines)
-    data = "DigitAnatomy" if record["data"] is None else Path(record["data"]).name
+    data = "DigitAnatomy" if record["data"] is None else drawable(Path(record["data"]).name)
     seeds = len({line["seed"] for line in lines})
     spread = f"; mean of {seeds} seeds, bars from lowest to highest" if seeds > 1 else ""
     figure.suptitle(
