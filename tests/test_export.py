@@ -239,6 +239,13 @@ def test_the_example_needs_no_torch(by_residual, files, tmp_path):
 # --verify
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such file names")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_that_is_not_utf_8(files, tmp_path, kind):
+    read, path = portable.READERS[kind], shutil.copy(files[kind], tmp_path / "x\udcff\n.bin")
+    assert read(str(path))(IMAGES[:1]).keys() == read(str(files[kind]))(IMAGES[:1]).keys()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_verify_prints_differences_and_speeds(by_residual, files, tmp_path, command, kind, monkeypatch):
     monkeypatch.setitem(portable.WRITERS, kind, lambda _, file: file.write(files[kind].read_bytes()))
