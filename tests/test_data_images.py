@@ -22,7 +22,7 @@ from fastsquid.data.images import ImageError, read_image, read_images, to_unit
 from fastsquid.errors import UserError
 
 XRAYS = Path(__file__).parent / "data" / "xrays"
-ATTACKS = Path(__file__).parent / "data" / "attacks"
+ATTACKS = Path(__file__).parent / "attacks"
 GRADIENT = (np.arange(64 * 64).reshape(64, 64) * 16 + 5).astype(np.uint16)
 
 
@@ -139,13 +139,6 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6
     image = read_image(save(tmp_path / "a.png", array, exif=exif), 32)
     np.testing.assert_array_equal(image, array.T)
-
-
-@pytest.mark.parametrize("name", ["whiteiszero-16.tif", "png-large-iccp.png", "png-broken-exif.png"])
-def test_files_that_other_viewers_show_are_read(name):
-    image = read_image(ATTACKS / name, 64)
-    assert np.corrcoef(image.ravel(), np.load(ATTACKS / "truth.npy").ravel())[0, 1] > 0.99
-    assert image.max() > np.iinfo(image.dtype).max / 2
 
 
 def chunk(kind, body, checksum=None):

@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 from test_data_dicom import jpeg, jpeg2000, rle
 
-TRUTH = np.load(Path(__file__).parents[1] / "data" / "attacks" / "truth.npy")
+TRUTH = np.load(Path(__file__).parents[1] / "attacks" / "truth.npy")
 EIGHT = np.rint(TRUTH * 255).astype(np.uint8)
 SIXTEEN = np.rint(TRUTH * 65535).astype(np.uint16)
 COLOR = np.repeat(EIGHT[:, :, None], 3, 2)
