@@ -6,10 +6,8 @@ image's own extremes. So a dark radiograph stays dark.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,17 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 from ..utils.bars import bar
-from ..utils.quiet import quiet
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .dicom.patient import Patient
 from .dicom.read import read_dataset, read_dicom
 from .dicom.tags import RejectedError
-from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES, ImageFile, begins_as_dicom
+from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom
 from .framing import exposed_field
+from .opening import black_and_white, open_image, require_size, upright
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -38,22 +36,6 @@ _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
 # Gray that an image of 12 bits, declared as 16, cannot reach.
 _DARK = 0.07
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
-# The formats of IMAGE_SUFFIXES. Without this list Pillow tries all it knows: it calls Ghostscript for EPS.
-_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "DIB", "GIF", "PPM", "PCX", "SGI", "TGA", "WEBP")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_TURNS = {  # of EXIF's Orientation (EXIF 2.32, section 4.6.4)
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Pillow lacks these kinds of TIFF where 0 is white: 16 bits in big-endian order, and 12 bits.
-_TIFF_WHITE_IS_ZERO = {(b"MM", 16): ("I;16B", "I;16B"), (b"II", 12): ("I;16", "I;12")}
-for (_order, _bits), _modes in _TIFF_WHITE_IS_ZERO.items():
-    TiffImagePlugin.OPEN_INFO.setdefault((_order, 0, (1,), 1, (_bits,), ()), _modes)
 
 
 class ImageError(UserError):
@@ -136,14 +118,14 @@ def read_with_patient(
     file = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
         with file.open("rb") as opened:
-            _require_size(opened)
+            require_size(opened)
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
                 radiograph = read_dicom(opened, accept)
                 square = _dicom_square(radiograph, size, crop)
                 large = min(picture, max(radiograph.gray.shape))
                 shown = _dicom_square(radiograph, large, crop) if large > size else square
                 return ReadImage(square, shown, radiograph.patient)
-            with _open(opened) as image:
+            with open_image(opened) as image:
                 square = convert_image(image, size, crop)
                 large = min(picture, max(image.size))
                 shown = convert_image(image, large, crop) if large > size else square
@@ -188,7 +170,7 @@ def convert_image(image: Image.Image, size: int, crop: bool = False) -> np.ndarr
     Raises:
         ValueError: a mode without a meaning as gray, or values that do not fit 16 bits.
     """
-    return _gray_square(_upright(image), size, crop, *_black_and_white(image))
+    return _gray_square(upright(image), size, crop, *black_and_white(image))
 
 
 def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = False) -> np.ndarray:
@@ -327,90 +309,6 @@ def _dicom_square(radiograph, size, crop):
     depth = np.uint8 if radiograph.bits <= 8 else np.uint16
     image = Image.fromarray(radiograph.gray * np.float32(np.iinfo(depth).max))
     return np.rint(_resized(image, size, crop)).astype(depth)
-
-
-def _require_size(file):
-    """Reject an open file that is too large to be an image: decoders may read all of it into memory."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"it has {size} bytes, where at most {MAX_FILE_BYTES} are read")
-
-
-def _open(file):
-    """Return Pillow's image of an open file, decoded.
-
-    PNG viewers reject damaged pixels and ignore ancillary chunks that they cannot use. Pillow does not compare the
-    pixels' CRC. If it rejects a PNG file whose pixels are intact, it gets the file without ancillary chunks.
-    """
-    start = file.read(len(_PNG))
-    file.seek(0)
-    if start != _PNG:
-        return _decoded(file)
-    content = file.read()
-    chunks = list(_png_chunks(memoryview(content)))
-    if not all(intact for kind, _, intact in chunks if kind in (b"IHDR", b"PLTE", b"IDAT")):
-        raise ValueError("it is damaged or cut short")
-    file.seek(0)
-    try:
-        return _decoded(file)
-    except Image.DecompressionBombError:
-        raise
-    except Exception:  # as in `read_with_patient`
-        kept = [chunk for kind, chunk, intact in chunks if kind[:1].isupper() or (kind == b"eXIf" and intact)]
-        return _decoded(io.BytesIO(b"".join([_PNG, *kept])))
-
-
-def _png_chunks(content):
-    """Yield type, bytes and intactness of a PNG file's chunks.
-
-    Source: PNG, third edition, sections 5.3 (layout and CRC of chunks) and 5.4 (critical chunks).
-    """
-    at, kind = len(_PNG), b""
-    while at + 8 <= len(content) and kind != b"IEND":
-        length, kind = int.from_bytes(content[at : at + 4], "big"), bytes(content[at + 4 : at + 8])
-        chunk = content[at : at + 12 + length]
-        intact = len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-        yield kind, chunk, intact
-        at += len(chunk)
-
-
-def _decoded(file):
-    """Return Pillow's image of an open file, decoded; reject a header that announces too many pixels."""
-    with quiet:  # Pillow warns of too many pixels, which are rejected below
-        image = Image.open(file, formats=_FORMATS)
-    most = Image.MAX_IMAGE_PIXELS
-    sizes = [(image.width, image.height)]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile takes its memory, however small the image is
-        sizes.append((image.tag_v2.get(TiffImagePlugin.TILEWIDTH, 0), image.tag_v2.get(TiffImagePlugin.TILELENGTH, 0)))
-    if most is not None and any(width * height > most for width, height in sizes):
-        image.close()
-        raise Image.DecompressionBombError
-    with quiet:  # Pillow warns of broken EXIF in TIFF
-        image.load()
-    return image
-
-
-def _upright(image):
-    """Return a PIL image turned as its EXIF says, decoded. Broken EXIF says nothing, as in other viewers."""
-    image.load()
-    try:
-        with quiet:  # Pillow warns of broken EXIF
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # as in `read_with_patient`
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def _black_and_white(image):
-    """Return the values of black and white in a PIL image of more than 8 bits.
-
-    Source: TIFF 6.0, PhotometricInterpretation and BitsPerSample. Pillow applies them for up to 8 bits only.
-    """
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I;16"):
-        return 0, 65535
-    white = 2 ** image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0] - 1
-    return (white, 0) if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else (0, white)
 
 
 def _gray_square(image, size, crop, black=0, white=65535):
