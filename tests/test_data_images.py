@@ -294,7 +294,7 @@ def test_a_tile_above_the_pixel_limit_is_rejected(tmp_path):
 
 
 def test_a_file_too_large_for_an_image_is_rejected_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastsquid.data.images.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("fastsquid.data.opening.MAX_FILE_BYTES", 100)
     path = save(tmp_path / "a.png", GRADIENT)
     with pytest.raises(ImageError, match=r"a\.png .*100 are read"):
         read_image(path, 8)
