@@ -44,7 +44,7 @@ def read_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     require_regular(path, _MOST)
     try:
         content = path.read_bytes()  # safetensors cannot open a path that is not UTF-8
-        tensors = load(content)
+        tensors = dict(sorted(load(content).items()))  # safetensors draws their order anew each time
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = dict(header.get("__metadata__") or {})
         checksum = facts.pop(_CHECKSUM, None)
