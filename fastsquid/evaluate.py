@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
     print(f"\n{run_table(result, own_data=source == run.record.data)}")
     if of_runs:
-        aucs = [float(roc_auc_score(labels, one[config.score])) for one in of_runs]
+        aucs = [float(roc_auc_score(labels.numpy(), one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]
         print(f"\n{describe_runs(result, config.score)}")
     if options.robustness:

@@ -280,6 +280,19 @@ def warn_of_darkness(brightest: Sequence[float]) -> None:
         )
 
 
+def select_images(images: torch.Tensor, which: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Return `images[which]`. Indexing uint16 needs PyTorch 2.10; this works with older versions too.
+
+    Args:
+        images: (N, ...) of any dtype.
+        which: indices (M,), or bool (N,).
+    """
+    which = torch.as_tensor(which)
+    if images.dtype != torch.uint16:
+        return images[which]
+    return images.view(torch.int16)[which].view(torch.uint16)
+
+
 def to_unit(images: torch.Tensor) -> torch.Tensor:
     """Scale images to [0, 1]: uint8 is divided by 255, uint16 by 65535.
 

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..config import SCORES, Config
-from ..data.images import to_unit
+from ..data.images import select_images, to_unit
 from ..data.split import Split
 from ..model.detector import Detector
 from ..scoring.scores import Calibration
@@ -26,7 +26,7 @@ def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibr
         path: PNG to write.
     """
     chosen = torch.as_tensor(choose_images(split))
-    images = to_unit(split.images[chosen])
+    images = to_unit(select_images(split.images, chosen))
     scores, reconstructions = detector.eval().scores(images.to(next(detector.parameters()).device))
     assert reconstructions is not None
     deviations = {}

@@ -3,7 +3,7 @@
 import torch
 from matplotlib.figure import Figure
 
-from ..data import to_unit
+from ..data.images import select_images, to_unit
 from ..data.split import Split
 from ..evaluation.localization import finite_maps
 from ..model.detector import Detector
@@ -29,7 +29,7 @@ def draw_maps(detector: Detector | Ensemble, split: Split, calibration: dict[str
         DivergedError: a map is not finite.
     """
     chosen = torch.as_tensor(choose_images(split))
-    images = to_unit(split.images[chosen]).to(next(detector.parameters()).device)
+    images = to_unit(select_images(split.images, chosen)).to(next(detector.parameters()).device)
     maps = {name: values.cpu().numpy() for name, values in finite_maps(detector, images, calibration).items()}
     _, student = detector.scores(images)
     assert student is not None

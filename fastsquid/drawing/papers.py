@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from ..data import to_unit
+from ..data.images import select_images, to_unit
 from ..data.split import Split
 from ..errors import UserError
 from ..evaluation.summary import describe_checkpoint, describe_seeds
@@ -64,7 +64,7 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
     chosen = choose_images(split)
     score = detector.config.score
     captions = _captions(split, chosen, scores[score][chosen], calibration[score])
-    images = to_unit(split.images[torch.from_numpy(chosen)]).to(next(detector.parameters()).device)
+    images = to_unit(select_images(split.images, chosen)).to(next(detector.parameters()).device)
     student, teacher = draw_both(detector, images)
     heat = None if detector.discriminator is None else grad_cam(detector, images).cpu().numpy()
     images, student = (pictures[:, 0].cpu().numpy() for pictures in (images, student))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data import to_unit
+from ..data.images import select_images, to_unit
 from ..data.negatives import Kind, lung_prior, with_anomaly
 from ..data.split import Split
 from ..errors import DivergedError
@@ -67,8 +67,9 @@ def healthy_images(data: dict[str, Split], shown: str) -> tuple[str, torch.Tenso
         the split's name and its images (N, 1, H, H); None where there are none.
     """
     for name in (shown, "test", "val"):
-        if name in data and name != "train" and data[name].labels is not None:
-            images = data[name].images[data[name].labels == 0]
+        labels = data[name].labels if name in data and name != "train" else None
+        if labels is not None:
+            images = select_images(data[name].images, labels == 0)
             if len(images):
                 return name, images
     return None

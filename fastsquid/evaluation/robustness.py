@@ -66,7 +66,7 @@ def perturbed_aucs(detector: Detector | Ensemble, split: Split) -> dict[str, dic
         {perturbation: {score: AUC}}.
     """
     return {
-        name: {score: float(roc_auc_score(split.labels, values)) for score, values in scores.items()}
+        name: {score: float(roc_auc_score(np.asarray(split.labels), values)) for score, values in scores.items()}
         for name, scores in perturbed_scores(detector, split.images).items()
     }
 
@@ -87,7 +87,7 @@ def confounds(detector: Detector | Ensemble, split: Split) -> dict[str, dict[str
     frozen, result = detector.eval().frozen(), {}
     for name, change in CONFOUNDS.items():
         for score, values in score_images(frozen, split.images, change=change).items():
-            result.setdefault(score, {})[name] = float(roc_auc_score(split.labels, values))
+            result.setdefault(score, {})[name] = float(roc_auc_score(np.asarray(split.labels), values))
     return result
 
 
@@ -110,7 +110,7 @@ def robustness(
         perturbations; and, with a threshold, `healthy_above_threshold`, {clean, each perturbation: share}, in [0, 1],
         of the normal images that are called abnormal.
     """
-    result = {"robustness": {}}
+    labels, result = np.asarray(labels), {"robustness": {}}
     for score in scores["clean"]:
         aucs = {name: float(roc_auc_score(labels, found[score])) for name, found in scores.items()}
         result["robustness"][score] = {**aucs, "mean": fmean(aucs.values())}

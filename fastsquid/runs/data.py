@@ -12,6 +12,7 @@ import torch
 from ..data import SPLITS, Accept, open_data, to_unit
 from ..data.dicom.kinds import NOTHING_ELSE
 from ..data.finding import log_skipped
+from ..data.images import select_images
 from ..data.names import choose_names
 from ..data.split import Split, warn_of_shared_images
 from ..errors import UserError
@@ -146,7 +147,7 @@ def real_images(
         )
         if name in data:
             images = data[name].images
-            return to_unit(images[np.linspace(0, len(images) - 1, count).round().astype(int)])
+            return to_unit(select_images(images, np.linspace(0, len(images) - 1, count).round().astype(int)))
     raise UserError(f"{source} has no images to compare on")
 
 
@@ -168,6 +169,7 @@ def choose_normal(data: dict[str, Split], path: str) -> tuple[Split, torch.Tenso
     if "train" in data:
         return data["train"], data["train"].images
     for name in ("val", "test"):
-        if name in data and data[name].labels is not None:
-            return data[name], data[name].images[data[name].labels == 0]
+        labels = data[name].labels if name in data else None
+        if labels is not None:
+            return data[name], select_images(data[name].images, labels == 0)
     raise UserError(f"{path} has no images that are known to be normal: put some in train/NORMAL")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..data.images import select_images
 from ..data.split import Split
 from ..errors import DivergedError
 from ..model.detector import Detector
@@ -120,7 +121,7 @@ def calibrate(
     detector = detector.eval().frozen()
     seen, unseen = score_images(detector, images), None
     if validation is not None and validation.labels is not None:
-        unseen = score_images(detector, validation.images[validation.labels == 0])
+        unseen = score_images(detector, select_images(validation.images, validation.labels == 0))
     return {
         name: Calibration(
             float(np.mean(values, dtype=np.float64)),
