@@ -47,7 +47,7 @@ oldest: .venv-oldest/ready
 	touch $@
 
 # Needs uv. Both are for Python 3.11 on Linux, x86-64, with PyTorch for CPUs from WHEELS: a folder, or the index
-# https://download.pytorch.org/whl/cpu. PyTorch's oldest versions are not tried: the registry has them with CUDA only.
+# https://download.pytorch.org/whl/cpu. PyTorch's oldest is tried by hand: the registry has it with CUDA only.
 WHEELS ?= https://download.pytorch.org/whl/cpu
 UV = uv pip compile setup.py --quiet --generate-hashes --no-annotate --find-links $(WHEELS) \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" \

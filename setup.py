@@ -55,7 +55,7 @@ setup(
     package_data={"fastsquid": ["py.typed"], "fastsquid.reporting": ["report.*"]},
     entry_points={"console_scripts": ["fastsquid = fastsquid.__main__:console"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.8",
         "numpy>=1.26",
         "scikit-learn>=1.6",
         "scipy>=1.11",

@@ -228,7 +228,7 @@ def parallel(network: nn.Module) -> nn.Module:
         return network
     # A memory with one bank has a dimension of size 1, whose stride has no meaning.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers to a name that 2.6 does not know
+    with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers to a name that 2.8 does not know
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(network, broadcast_buffers=False)
 
