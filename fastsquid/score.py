@@ -91,6 +91,8 @@ def _score(options):
     from .utils import distributed
 
     paths = [Path(image) for image in options.images]
+    if "" in options.images:
+        raise UserError("an image's path is empty: give image files, shards or folders")
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")

@@ -9,8 +9,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import tracemalloc
+import zipfile
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -545,6 +547,124 @@ def test_lossless_data_that_gdcm_decodes_with_errors(tmp_path):
     dataset.PixelData = encapsulate([frame[:middle] + bytes(64) + b"\xff\xd9" + frame[middle + 66 :]])
     dataset.save_as(tmp_path / "x.dcm")
     rejected(tmp_path / "x.dcm", "decoded", "damaged")
+
+
+# Found by trying to break it
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["x.png", "y.dcm", "t.tar", "labels.csv", "labels.xlsx"])
+def test_named_pipes_do_not_hang(tmp_path, name, unbroken, command):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(find_images(XRAYS)[0], folder)
+    os.mkfifo(folder / name)
+    out = ("--out", tmp_path / "s.csv", "--overwrite")
+    if not name.startswith("labels"):
+        code, _, err = command(score.main, unbroken, folder / name, *out)
+        assert code and name in err + (tmp_path / "s.csv").read_text() if (tmp_path / "s.csv").exists() else name in err
+    code, _, err = command(score.main, unbroken, folder, *out)
+    assert code == 0 or name == "t.tar"
+    open_data(folder, 32)
+
+
+def test_more_elements_than_a_radiograph_needs(tmp_path):
+    path = write(tmp_path / "x.dcm", SIXTEEN, 16)
+    whole = path.read_bytes()
+    at = whole.index(b"\xe0\x7f\x10\x00")
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 200_000
+    sequence = b"\x28\x00\x10\x30SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path.write_bytes(whole[:at] + sequence + whole[at:])
+    rejected(path, "elements")
+
+
+def tiff_of(entries, data=b""):
+    """A TIFF file of some (tag, type, count, value) and bytes that begin at 8."""
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([(262, 3, 1, b"\1\0"), (322, 2, 2, b"9\0"), (323, 4, 1, b"\0\0\0\x95")], "tiles"),
+        ([], "PhotometricInterpretation"),
+        ([(262, 3, 1, b"\1\0"), (339, 3, 1, b"\2\0")], "signed"),
+    ],
+)
+def test_tiff_that_pillow_shows_otherwise(tmp_path, more, words):
+    size = struct.pack("<I", 64)
+    entries = [(256, 4, 1, size), (257, 4, 1, size), (258, 3, 1, b"\x08\0"), (259, 3, 1, b"\1\0")]
+    entries += [(273, 4, 1, b"\x08"), (278, 4, 1, size), (279, 4, 1, struct.pack("<I", 4096)), *more]
+    (tmp_path / "x.tif").write_bytes(tiff_of(sorted(entries), EIGHT.tobytes()))
+    rejected(tmp_path / "x.tif", words)
+
+
+def test_a_png_of_very_many_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastsquid.data.opening._MOST_CHUNKS", 100)
+    chunk = b"\0\0\0\0teXt" + zlib.crc32(b"teXt").to_bytes(4, "big")
+    whole = stream(SIXTEEN, "PNG")
+    at = whole.index(b"IDAT") - 4
+    (tmp_path / "x.png").write_bytes(whole[:at] + chunk * 101 + whole[at:])
+    rejected(tmp_path / "x.png", "100 chunks")
+
+
+def test_a_shard_of_long_names_of_long_names(tmp_path):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 3
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"ab\0" + bytes(509)
+    (tmp_path / "train-0.tar").write_bytes(block * 5000 + bytes(1024))
+    with pytest.raises(UserError, match="train-0.tar"):
+        open_data(tmp_path, 32)
+
+
+def test_a_damaged_spreadsheet_beside_images(tmp_path):
+    """It says nothing of the images, and ends no command."""
+    shutil.copytree(XRAYS / "train" / "NORMAL", tmp_path / "images")
+    with zipfile.ZipFile(tmp_path / "notes.xlsx", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("xl/sharedStrings.xml", "<t>notes</t>" * 1000)
+    content = bytearray((tmp_path / "notes.xlsx").read_bytes())
+    for at in range(80, 120):
+        content[at] ^= 0xFF
+    (tmp_path / "notes.xlsx").write_bytes(content)
+    assert len(open_data(tmp_path / "images", 32, all_normal=False)["train"]) == 8
+
+
+@pytest.mark.parametrize("slope, intercept", [("1e305", "0"), ("1", "1e308"), ("1e17", "1e300")])
+def test_rescaling_to_numbers_without_differences(tmp_path, slope, intercept):
+    tags = dict(RescaleSlope=slope, RescaleIntercept=intercept)
+    rejected(write(tmp_path / "x.dcm", SIXTEEN, 16, **tags), "Rescale")
+
+
+def test_values_of_more_bits_than_stored(tmp_path):
+    """They would wrap."""
+    for values in (TWELVE, TWELVE.astype(np.int16)):
+        rejected(write(tmp_path / "x.dcm", values, 10), "more than the 10 bits")
+
+
+def test_signed_jpeg_2000_under_unsigned_tags(tmp_path):
+    whole = bytearray(stream(SIXTEEN, no_jp2=True))
+    whole[42] |= 0x80  # of the precision: values are signed
+    rejected(compressed(tmp_path / "x.dcm", bytes(whole), J2K, BitsStored=16), "below 0")
+
+
+def test_bright_sets_are_told_too(tmp_path, caplog):
+    """12 of 16 bits, inverted."""
+    paths = [write(tmp_path / f"{i}.dcm", TWELVE, 16, PhotometricInterpretation="MONOCHROME1") for i in range(3)]
+    read_images(paths, 64)
+    (message,) = caplog.messages
+    assert "3 images" in message and "almost white" in message
+
+
+@pytest.mark.parametrize("body", ["TÓRAX", "CHEST-PA", "CHEST, AP", "Chest (PA)", "CHEST/PA"])
+def test_body_parts_as_people_write_them(tmp_path, body):
+    path = write(tmp_path / "x.dcm", SIXTEEN, 16)
+    content = body.encode("latin-1")
+    bright(put_raw(path, raw("SpecificCharacterSet", "CS", b"ISO_IR 100"), raw("BodyPartExamined", "CS", content)))
+
+
+def test_a_view_in_one_word(tmp_path):
+    rejected(write(tmp_path / "x.dcm", SIXTEEN, 16, ViewPosition="XTABLELATERAL"), "lateral")
 
 
 # A folder of good and hostile files

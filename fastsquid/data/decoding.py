@@ -14,7 +14,7 @@ from ..utils.threads import available_cores
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .dicom.patients import warn_of_malformed_ages
 from .filetypes import ImageFile
-from .images import ImageError, read_with_patient, warn_of_darkness
+from .images import ImageError, gray_range, read_with_patient, warn_of_darkness
 from .names import PATH_NAMES, Names
 
 # Up to this many files are decoded between batches, without workers: worker processes take two seconds to start.
@@ -106,11 +106,11 @@ def decoded(
     try:
         with _interrupt_waits() if workers else nullcontext():
             batches = iter(loader)
-        brightest, malformed = [], 0
+        ranges, malformed = [], 0
         for batch in batches:
             malformed += sum(item.malformed_age for item in batch)
             images = [item.image for item in batch if item.image is not None]
-            brightest += [image.max() / np.iinfo(image.dtype).max for image in images]
+            ranges += [gray_range(image) for image in images]
             yield batch
     except RuntimeError as error:
         if not workers:
@@ -120,7 +120,7 @@ def decoded(
             f"a process that decodes images has died ({error}), usually because memory ran out: free some memory, or "
             "use a smaller --batch-size"
         ) from error
-    warn_of_darkness(brightest)
+    warn_of_darkness(ranges)
     warn_of_malformed_ages(malformed, len(files))
 
 

@@ -79,7 +79,7 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
         for parent, inside, files in os.walk(folder, onerror=_fail):
             inside[:] = [name for name in inside if deep and not name.startswith(".")]
             paths = [Path(parent, name) for name in files if not name.startswith(".")]
-            images = [path for path in paths if is_image(path)]
+            images = [path for path in paths if is_image(path) and not _is_endless(path)]
             masks = set(_masks(images, Path(parent).relative_to(base or folder)))
             one.images += [path for path in images if path not in masks]
             one.masks += masks
@@ -87,6 +87,11 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
         for name in ("images", "masks", "others"):
             getattr(found, name).extend(sorted(getattr(one, name), key=Path.as_posix))
     return found
+
+
+def _is_endless(path):
+    """Return whether a path is a pipe or a device, or a link to one. A link to nothing is an image that is missing."""
+    return path.exists() and not path.is_file()
 
 
 def _fail(error):

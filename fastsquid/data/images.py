@@ -25,7 +25,7 @@ from .dicom.read import read_dataset, read_dicom
 from .dicom.tags import RejectedError
 from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom
 from .framing import exposed_field
-from .opening import black_and_white, open_image, require_size, upright
+from .opening import black_and_white, open_image, require_file, require_size, upright
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Gray that an image of 12 bits, declared as 16, cannot reach.
 _DARK = 0.07
 _SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow opens a 16-bit PGM as "I"
@@ -117,6 +118,7 @@ def read_with_patient(
     """
     file = Path(path) if isinstance(path, (str, os.PathLike)) else path
     try:
+        require_file(file)
         with file.open("rb") as opened:
             require_size(opened)
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
@@ -259,24 +261,35 @@ def read_images(
         if image.dtype != square.dtype:
             image *= 257
     if images.dtype == np.uint16:
-        warn_of_darkness([square.max() / np.iinfo(square.dtype).max for square in squares])
+        warn_of_darkness([gray_range(square) for square in squares])
     return torch.from_numpy(images), kept
 
 
-def warn_of_darkness(brightest: Sequence[float]) -> None:
-    """Warn once if every image of a set uses only the dark end of its gray range.
+def gray_range(square: np.ndarray) -> tuple[float, float]:
+    """Return the darkest and the brightest gray of a square (`read_image`), in [0, 1]."""
+    most = np.iinfo(square.dtype).max
+    return float(square.min() / most), float(square.max() / most)
 
-    Files that declare more bits than they use look so, such as 16 bits of which 12 are used.
+
+def warn_of_darkness(ranges: Sequence[tuple[float, float]]) -> None:
+    """Warn once if every image of a set uses only the dark or only the bright end of its gray range.
+
+    Files that declare more bits than they use look so, such as 16 bits of which 12 are used; inverted, almost white.
 
     Args:
-        brightest: the brightest gray of each image, in [0, 1].
+        ranges: `gray_range` of each image.
     """
-    if brightest and 0 < max(brightest) < _DARK:
+    if not ranges:
+        return
+    darkest, brightest = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if 0 < brightest < _DARK or 1 - _DARK < darkest < 1:
         log.warning(
-            "the brightest gray of all %d images is %.1f %% of their range: they look almost black. Their files may "
+            "all grays of all %d images are from %.1f to %.1f %% of their range: they look almost %s. Their files may "
             "declare more bits than they use, such as 16 for 12; correct BitsStored, or add a window",
-            len(brightest),
-            100 * max(brightest),
+            len(ranges),
+            100 * darkest,
+            100 * brightest,
+            "black" if brightest < _DARK else "white",
         )
 
 
@@ -365,7 +378,8 @@ def _reason(path, error):
 
 def _unidentified(path):
     with path.open("rb") as file:
-        if not file.read(1):
+        start = file.read(4)
+        if not start:
             return "the file is empty"
         file.seek(0)
         has_dicom_start = begins_as_dicom(file)
@@ -373,4 +387,6 @@ def _unidentified(path):
         return f"it is DICOM but named {path.suffix}, where .dcm would be right"
     if path.suffix.lower() in DICOM_SUFFIXES:
         return "it is named as DICOM but does not begin so, with 128 bytes and DICM"
+    if start in _TIFF:
+        return "it is TIFF of a rare kind, such as 10 or 32 bits per value"
     return "the file is no image"

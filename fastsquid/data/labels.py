@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..config import SCORES
 from ..errors import UserError
+from ..utils.files import require_regular
 from .finding import Found
 from .names import Names
 from .tables import decode
@@ -133,9 +134,10 @@ def _words(text: str) -> set[str]:
 
 def _head(path: Path) -> str:
     try:
+        require_regular(path)
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             return decode(file.read(_HEAD), errors="replace")
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, UserError):
         return ""
 
 
@@ -152,9 +154,10 @@ def _lines(path: Path) -> list[list[str]]:
 def _strings(path: Path) -> list[list[str]]:
     """Return the first texts in the cells of a spreadsheet, as one line; nothing of the older formats."""
     try:
+        require_regular(path)
         with zipfile.ZipFile(path) as archive, archive.open("xl/sharedStrings.xml") as file:
             text = file.read(_HEAD).decode(errors="replace")
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # a damaged archive makes zipfile and its decoders raise almost anything
         return []
     return [re.findall(r"<t[^>]*>([^<]*)</t>", text)[:100]]
 

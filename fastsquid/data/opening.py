@@ -6,15 +6,18 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from ..utils.quiet import quiet
-from .filetypes import MAX_FILE_BYTES
+from .filetypes import MAX_FILE_BYTES, ImageFile
 
 # The formats of IMAGE_SUFFIXES. Without this list Pillow tries all it knows: it calls Ghostscript for EPS.
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "DIB", "GIF", "PPM", "PCX", "SGI", "TGA", "WEBP")
+_MOST_CHUNKS = 2**17  # of a PNG file; encoders write chunks of 8 kB or more
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TURNS = {  # of EXIF's Orientation (EXIF 2.32, section 4.6.4)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,6 +32,12 @@ _TURNS = {  # of EXIF's Orientation (EXIF 2.32, section 4.6.4)
 _TIFF_WHITE_IS_ZERO = {(b"MM", 16): ("I;16B", "I;16B"), (b"II", 12): ("I;16", "I;12")}
 for (_order, _bits), _modes in _TIFF_WHITE_IS_ZERO.items():
     TiffImagePlugin.OPEN_INFO.setdefault((_order, 0, (1,), 1, (_bits,), ()), _modes)
+
+
+def require_file(path: ImageFile) -> None:
+    """Reject a path that may never end when it is read, such as a named pipe or a device."""
+    if isinstance(path, Path) and path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is a pipe or a device, not a file")
 
 
 def require_size(file: BinaryIO) -> None:
@@ -50,6 +59,8 @@ def open_image(file: BinaryIO) -> Image.Image:
     if start != _PNG:
         return _decoded(file)
     content = memoryview(file.read())
+    if next(islice(_png_chunks(content), _MOST_CHUNKS, None), None) is not None:
+        raise ValueError(f"it has more than {_MOST_CHUNKS} chunks")
     if not all(intact for kind, _, intact in _png_chunks(content) if kind in (b"IHDR", b"PLTE", b"IDAT")):
         raise ValueError("it is damaged or cut short")
     file.seek(0)
@@ -85,7 +96,9 @@ def _decoded(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=_FORMATS)
     most = Image.MAX_IMAGE_PIXELS
     sizes = [(image.width, image.height)]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile takes its memory, however small the image is
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _require_meaning(image)
+        # A tile takes its memory, however small the image is.
         sizes.append((image.tag_v2.get(TiffImagePlugin.TILEWIDTH, 0), image.tag_v2.get(TiffImagePlugin.TILELENGTH, 0)))
     if most is not None and any(width * height > most for width, height in sizes):
         image.close()
@@ -93,6 +106,22 @@ def _decoded(file: BinaryIO) -> Image.Image:
     with quiet:  # Pillow warns of broken EXIF in TIFF
         image.load()
     return image
+
+
+def _require_meaning(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Reject a TIFF file whose values Pillow would show as other ones.
+
+    Source: TIFF 6.0, PhotometricInterpretation (required) and SampleFormat (2 is signed, as programs also write
+    32 bits that hold 16).
+    """
+    tags = image.tag_v2
+    for name in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH):
+        if not isinstance(tags.get(name, 0), int):
+            raise ValueError("the size of its tiles is no number")
+    if TiffImagePlugin.PHOTOMETRIC_INTERPRETATION not in tags:
+        raise ValueError("it does not say whether 0 is black or white (PhotometricInterpretation)")
+    if 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) and max(tags[TiffImagePlugin.BITSPERSAMPLE]) <= 16:
+        raise ValueError("its values are signed, so that it is not known which one is black")
 
 
 def upright(image: Image.Image) -> Image.Image:

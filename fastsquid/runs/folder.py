@@ -314,7 +314,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: the file is not JSON, which has no NaN and no infinity; the message names it.
         UserError: it is no regular file, or too large.
     """
-    require_regular(path, 2**26)
+    require_regular(path, 2**23)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except ValueError:  # UnicodeDecodeError is one

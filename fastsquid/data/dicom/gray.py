@@ -73,7 +73,11 @@ def _modality(dataset, stored):
     slope, intercept = number(dataset, "RescaleSlope", default=1), number(dataset, "RescaleIntercept", default=0)
     if not slope:
         raise RejectedError("its RescaleSlope is 0")
-    mapped = stored * slope + intercept
+    with np.errstate(over="ignore", invalid="ignore"):
+        mapped = stored * slope + intercept
+        spread = mapped.max() - mapped.min()
+    if not np.isfinite(spread) or not spread:
+        raise RejectedError("its RescaleSlope and RescaleIntercept map its values to numbers that cannot be told apart")
     return mapped, mapped.min(), mapped.max()
 
 

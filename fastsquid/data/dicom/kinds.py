@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def reject_other_kinds(dataset: Dataset, accept: Accept) -> None:
     classes = text(dataset.file_meta, "MediaStorageSOPClassUID"), text(dataset, "SOPClassUID")
     if _DIRECTORY in classes:
         raise RejectedError("it is a DICOMDIR, a list of files and no image")
-    modality, body = code(dataset, "Modality"), code(dataset, "BodyPartExamined")
+    modality, body = code(dataset, "Modality"), _body_part(dataset)
     if modality not in ("CR", "DX", "DR") and (modality or not _RADIOGRAPHS.intersection(classes)):
         raise RejectedError(f"its modality is {modality or 'not given'}, where only CR and DX are chest radiographs")
     parts = set(re.findall("[A-Z]+", body))
@@ -102,6 +103,13 @@ def reject_other_kinds(dataset: Dataset, accept: Accept) -> None:
         raise RejectedError(f"it is {photometric or 'of no kind of pixel'}, where only gray images are accepted")
 
 
+def _body_part(dataset):
+    """Return BodyPartExamined as a code. Accents and punctuation, which a code may not have, are read as written."""
+    folded = unicodedata.normalize("NFKD", text(dataset, "BodyPartExamined")).upper()
+    plain = "".join(letter for letter in folded if not unicodedata.combining(letter))
+    return plain if re.fullmatch(r"[A-Z0-9 _\\,./()-]{0,64}", plain) else "?"
+
+
 def _or_accept(option, value):
     """Return what to do about a file that an option would accept."""
     word = f"'{value}'" if " " in value else value
@@ -115,6 +123,7 @@ def _other_view(dataset):
     """
     position = code(dataset, "ViewPosition")
     for word in re.split("[^A-Z]+", text(dataset, "ViewPosition").upper()):
+        word = "LATERAL" if word.endswith("LATERAL") and word != "BILATERAL" else word  # XTABLELATERAL
         if word in _VIEWS:
             return _VIEWS[word], f"view position {position}"
     for item in values(dataset, "ViewCodeSequence"):

@@ -236,6 +236,8 @@ def _by_pillow(frame, header):
 def _bits(words, header, dataset, bits):
     """Return the bits of a stored value; reject values that the tags cannot mean."""
     signed = bool(number(dataset, "PixelRepresentation"))
+    if header.signed and not signed and (words >= 2**15).any():
+        raise RejectedError("its pixel data has values below 0, where its tags have none")
     if header.bits < bits:
         # A window or table in the tags' values would darken the stream's.
         described = any(

@@ -10,7 +10,7 @@ import io
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MOST_INFLATED = 64 << 20  # bytes; the largest detectors give 40 million
+_MOST_READS = 100_000  # pydicom reads twice per element; a radiograph has some hundred elements
 _PIXELS = 0x7FE00010
 _MOST_PADDING = 2**16  # bytes after the pixels that are looked at
 
@@ -79,6 +80,7 @@ def read_dataset(dataset: Dataset, accept: Accept = NOTHING_ELSE) -> Radiograph:
         signed = bool(number(dataset, "PixelRepresentation"))
         padding = padding_range(dataset)
     # Bits above the stored ones may belong to an overlay. Signed values count from the lowest.
+    _require_bits(dataset, words, bits, signed, padding)
     order = words & np.uint16(2**bits - 1)
     if signed:
         order ^= np.uint16(2 ** (bits - 1))
@@ -90,6 +92,25 @@ def read_dataset(dataset: Dataset, accept: Accept = NOTHING_ELSE) -> Radiograph:
     if shown.min() == shown.max() and order.min() < order.max():
         raise RejectedError("its window or table shows all of its values in one gray")
     return Radiograph(shown, bits, patient)
+
+
+def _require_bits(dataset, words, bits, signed, padding):
+    """Reject values of more bits than the stored ones, which would wrap. Padding and overlays may have more.
+
+    Source: DICOM PS3.5, section 8.1.1; PS3.3, section C.9.2 (overlays in unused bits, retired).
+    """
+    if bits == 16 or any((0x6000 + 2 * group, 0x0102) in dataset for group in range(16)):
+        return
+    above = words >> np.uint16(bits)
+    allowed = above == 0
+    if signed:  # and the sign, in all bits above
+        allowed |= above == (2 ** (16 - bits) - 1)
+        allowed |= above == (2 ** (max(8, int(number(dataset, "BitsAllocated"))) - bits) - 1)
+    if padding:
+        whole = words.view(np.int16) if signed else words
+        allowed |= (padding[0] <= whole) & (whole <= padding[1])
+    if not allowed.all():
+        raise RejectedError(f"its pixel data has values of more than the {bits} bits of its BitsStored")
 
 
 def read_patient(path: ImageFile, accept: Accept = NOTHING_ELSE) -> Patient | None:
@@ -127,11 +148,27 @@ def _open(file: Path | BinaryIO, **options) -> Dataset:
         file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened,
     ):
         whole = _inflated(opened)
-        dataset = pydicom.dcmread(whole, **options)
+        dataset = pydicom.dcmread(_Counted(whole), **options)
         if not len(dataset):  # pydicom returns nothing where the end is missing
             raise RejectedError("it is cut short")
         _require_end(whole, dataset)
     return dataset
+
+
+class _Counted:
+    """An open file that can be read so many times: millions of empty elements take minutes and gigabytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._reads = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise RejectedError(f"it has more than {_MOST_READS // 2} elements, more than a radiograph needs")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _require_end(file, dataset):

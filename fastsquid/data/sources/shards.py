@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
 from ...errors import UserError
+from ...utils.files import require_regular
 from ..dicom.patients import read_patients, reject_shared_patients
 from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES
 from ..finding import find_images
@@ -19,6 +20,8 @@ from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
 from ..tables import decode, whole_number
 
 # Compressed shards are found too, and then rejected: they can only be read from the beginning.
+# What tarfile raises of headers, which may say anything.
+_DAMAGED = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 
@@ -138,6 +141,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
         from webdataset.tariterators import group_by_keys
     except ImportError:
         raise UserError(f"reading {title} needs webdataset: pip install webdataset") from None
+    require_regular(shard)
     samples, images = [], {}
     try:
         for fields in group_by_keys(_files(shard, names, images)):
@@ -159,7 +163,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
                 raise UserError(f"{names.file(label)} is a class without an image: put it after its image in the shard")
     except UserError:
         raise
-    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:  # headers may say anything
+    except _DAMAGED as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise UserError(f"{title} cannot be read ({error.strerror}): give a readable one") from error
         if "duplicate file name" in str(error):  # webdataset's word
