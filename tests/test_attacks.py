@@ -663,6 +663,11 @@ def test_body_parts_as_people_write_them(tmp_path, body):
     bright(put_raw(path, raw("SpecificCharacterSet", "CS", b"ISO_IR 100"), raw("BodyPartExamined", "CS", content)))
 
 
+def test_a_body_part_that_may_be_a_name_is_not_quoted(tmp_path):
+    path = put_raw(write(tmp_path / "x.dcm", SIXTEEN, 16), raw("BodyPartExamined", "CS", b"Doe, John"))
+    rejected(path, "body part is ?,")
+
+
 def test_a_view_in_one_word(tmp_path):
     rejected(write(tmp_path / "x.dcm", SIXTEEN, 16, ViewPosition="XTABLELATERAL"), "lateral")
 

@@ -85,8 +85,9 @@ def reject_other_kinds(dataset: Dataset, accept: Accept) -> None:
     parts = set(re.findall("[A-Z]+", body))
     chest = bool(parts & _CHEST) and parts <= _CHEST | _BESIDE_CHEST and "\\" not in body
     if body and not chest and " ".join(body.split()) not in accept.body:
+        shown = code(dataset, "BodyPartExamined")  # punctuation and accents may be of a name
         raise RejectedError(
-            f"its body part is {body}, where only CHEST, or none, is accepted", _or_accept("body", body)
+            f"its body part is {shown}, where only CHEST, or none, is accepted", _or_accept("body", shown)
         )
     frames = number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
