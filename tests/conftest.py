@@ -96,7 +96,7 @@ def files_of(run):
 def rewrite_run(run, change):
     """Change config.json and state.json of a run as an earlier version may have written them.
 
-    `change` takes both documents and changes them in place. The checksums are of what it leaves.
+    `change` gets the documents of config.json and state.json and edits them. The checksums are then computed again.
     """
     path = checkpoint.latest_checkpoint(run) / "state.json"
     record, state = json.loads((run / "config.json").read_text()), json.loads(path.read_text())

@@ -79,7 +79,7 @@ def png(name, values, **options):
 
 
 def chunks_repaired(content):
-    """Return a PNG file whose chunks have the CRC of what they hold."""
+    """Return a PNG file with the CRC of every chunk computed again."""
     at, parts = 8, [content[:8]]
     while at + 12 <= len(content):
         stop = at + 8 + int.from_bytes(content[at : at + 4], "big")
@@ -200,7 +200,7 @@ def shard(*pictures):
 
 
 def headers_repaired(content):
-    """Return a tar archive whose headers have the checksum of what they hold."""
+    """Return a tar archive with the checksum of every header computed again."""
     content = bytearray(content)
     for at in range(0, len(content) - 511, 512):
         if content[at + 257 : at + 262] == b"ustar":

@@ -19,9 +19,9 @@ from ..names import PATH_NAMES, Names
 from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
 from ..tables import decode, whole_number
 
-# Compressed shards are found too, and then rejected: they can only be read from the beginning.
 # What tarfile raises of headers, which may say anything.
 _DAMAGED = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
+# Compressed shards are found too, and then rejected: they can only be read from the beginning.
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 
