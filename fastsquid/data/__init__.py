@@ -12,6 +12,7 @@ from .finding import find_images
 from .images import ImageError, read_image, read_images, to_unit
 from .names import choose_names
 from .sources import Source, source_of
+from .sources.own_list import is_list
 from .split import SPLITS, ReadOptions, Split
 
 __all__ = [
@@ -45,11 +46,11 @@ def open_data(
     """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
     None is DigitAnatomy from scikit-learn's digits. MNIST idx files are DigitAnatomy from MNIST. WebDataset shards are
-    read by their names, CheXpert's train.csv and COVIDx's lists as released. Any other folder is read by its layout
-    (`sources.folder.open_folder`).
+    read by their names, and public data sets as released. A file is a list of images (`sources.own_list`). Any other
+    folder is read by its layout (`sources.folder.open_folder`).
 
     Args:
-        path: folder, or None.
+        path: of a folder or a list, or None.
         size: side of the square images in pixels.
         seed: draws DigitAnatomy's training images, and which images contamination replaces by which. Nothing else
             depends on it.
@@ -68,9 +69,9 @@ def open_data(
 
     Raises:
         ImageError: a file that cannot be read.
-        UserError: no such folder, no images in it, a patient in two splits, contamination of a source without abnormal
-            training images, crop of DigitAnatomy, a plain folder that may hold abnormal images and no `all_normal`, or
-            anything else wrong with the source.
+        UserError: no such folder or list, no images in it, a patient in two splits, contamination of a source without
+            abnormal training images, crop of DigitAnatomy, a plain folder that may hold abnormal images and no
+            `all_normal`, or anything else wrong with the source.
 
     >>> from fastsquid.data import open_data
     >>> data = open_data(size=48)  # DigitAnatomy; open_data("zhanglab", size=128) reads a folder of X-rays
@@ -80,9 +81,11 @@ def open_data(
     (torch.Size([400, 1, 48, 48]), 'test-0399-zero', ['flipped', 'missing', 'swapped', 'zero'])
     """
     root = None if path is None else Path(path)
-    if root is not None and not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"{root} {what}: give a folder of images, or none for DigitAnatomy")
+    if root is not None and not root.is_dir() and not is_list(root):
+        what = "is no list of images" if root.exists() else "does not exist"
+        raise UserError(
+            f"{root} {what}: give a folder of images, a list of them (.csv, .jsonl, .parquet), or none for DigitAnatomy"
+        )
     source = source_of(root)
     if contamination and not source.has_abnormal_training(root):
         raise UserError(

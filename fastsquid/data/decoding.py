@@ -62,10 +62,11 @@ class _Files(Dataset):
         name, path = self.files[index]
         name, title = self.names.image_and_file(name, path)
         try:
-            image, picture, patient = read_with_patient(path, self.size, title, self.crop, self.picture, self.accept)
+            read = read_with_patient(path, self.size, title, self.crop, self.picture, self.accept)
         except ImageError as error:
             return Decoded(name, None, None, None, False, str(error))
-        return Decoded(name, image, picture, patient and patient.age, bool(patient and patient.malformed_age), "")
+        age, malformed = (read.patient.age, read.patient.malformed_age) if read.patient else (None, False)
+        return Decoded(name, read.square, read.picture, age, malformed, "")
 
 
 def decoded(

@@ -1,5 +1,7 @@
 """The exposed field of a radiograph: what is left without collimation, padding and a scanner's frame."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 ALIKE = 0.08  # of the image's gray range: how far a border's pixels are from its level
@@ -17,6 +19,22 @@ RULE = (
     f"left, at most {ROUNDS} times. There a border's median differs from the first one's on that side by at most "
     f"{NEAR:.0%} or at least {APART:.0%} of the range. Crop nothing where a side would lose more than a third."
 )
+
+
+class Frame(NamedTuple):
+    """What a square shows of a file's image.
+
+    Attributes:
+        width, height: of the whole image in pixels.
+        left, top, right, bottom: the part that was resized to the square, in pixels.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:

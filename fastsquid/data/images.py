@@ -24,7 +24,7 @@ from .dicom.patient import Patient
 from .dicom.read import read_dataset, read_dicom
 from .dicom.tags import RejectedError
 from .filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, ImageFile, begins_as_dicom
-from .framing import exposed_field
+from .framing import Frame, exposed_field
 from .opening import black_and_white, open_image, require_file, require_size, upright
 
 if TYPE_CHECKING:
@@ -91,11 +91,13 @@ class ReadImage(NamedTuple):
         square: as `read_image` returns it.
         picture: the same at a larger size, for people; the square itself unless it was asked for.
         patient: a `Patient`, or None for files that are not DICOM.
+        frame: what the square shows of the image.
     """
 
     square: np.ndarray
     picture: np.ndarray
     patient: Patient | None
+    frame: Frame
 
 
 def read_with_patient(
@@ -123,15 +125,15 @@ def read_with_patient(
             require_size(opened)
             if file.suffix.lower() not in IMAGE_SUFFIXES and begins_as_dicom(opened):
                 radiograph = read_dicom(opened, accept)
-                square = _dicom_square(radiograph, size, crop)
+                square, frame = _dicom_square(radiograph, size, crop)
                 large = min(picture, max(radiograph.gray.shape))
-                shown = _dicom_square(radiograph, large, crop) if large > size else square
-                return ReadImage(square, shown, radiograph.patient)
+                shown = _dicom_square(radiograph, large, crop)[0] if large > size else square
+                return ReadImage(square, shown, radiograph.patient, frame)
             with open_image(opened) as image:
-                square = convert_image(image, size, crop)
+                square, frame = _file_square(image, size, crop)
                 large = min(picture, max(image.size))
                 shown = convert_image(image, large, crop) if large > size else square
-                return ReadImage(square, shown, None)
+                return ReadImage(square, shown, None, frame)
     except Exception as error:  # a damaged file makes decoders raise almost anything
         raise _image_error(name or path, _reason(file, error), error) from error
 
@@ -152,7 +154,7 @@ def convert_dataset(
         ImageError: DICOM that is no frontal chest radiograph, or that cannot be decoded.
     """
     try:
-        return _dicom_square(read_dataset(dataset, accept), size, crop)
+        return _dicom_square(read_dataset(dataset, accept), size, crop)[0]
     except Exception as error:  # as above; only the words of a RejectedError are known to hold no tag of a patient
         reason = str(error) if isinstance(error, RejectedError) else "it is damaged"
         raise _image_error(name, reason, error) from error
@@ -172,7 +174,7 @@ def convert_image(image: Image.Image, size: int, crop: bool = False) -> np.ndarr
     Raises:
         ValueError: a mode without a meaning as gray, or values that do not fit 16 bits.
     """
-    return _gray_square(upright(image), size, crop, *black_and_white(image))
+    return _file_square(image, size, crop)[0]
 
 
 def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = False) -> np.ndarray:
@@ -198,14 +200,14 @@ def convert_array(values: np.ndarray | torch.Tensor, size: int, crop: bool = Fal
     if not crop and values.shape == (size, size) and values.dtype in (np.uint8, np.uint16):
         return np.array(values)  # as `read_image` made it
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
-        return _gray_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)
+        return _gray_square(Image.fromarray(values.astype(values.dtype.newbyteorder("="), copy=False)), size, crop)[0]
     if values.dtype.kind != "f":
         raise ValueError(f"its dtype is {values.dtype}: give uint8, uint16, or floats from 0 to 1")
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite (NaN or infinity): give floats from 0 to 1")
     if values.min() < 0 or values.max() > 1:
         raise ValueError(f"its values reach from {values.min():.9g} to {values.max():.9g}: give floats from 0 to 1")
-    return _resized(Image.fromarray(values.astype(np.float32)), size, crop).clip(0, 1)
+    return _resized(Image.fromarray(values.astype(np.float32)), size, crop)[0].clip(0, 1)
 
 
 def read_images(
@@ -242,10 +244,27 @@ def read_images(
     >>> images.shape, kept
     (torch.Size([2, 1, 64, 64]), [0, 2])
     """
+    images, kept, _ = decode_images(paths, size, skip_unreadable, names, crop, accept)
+    return images, kept
+
+
+def decode_images(
+    paths: Sequence[str | os.PathLike | ImageFile],
+    size: int,
+    skip_unreadable: bool = False,
+    names: Sequence[object] | None = None,
+    crop: bool = False,
+    accept: Accept = NOTHING_ELSE,
+) -> tuple[torch.Tensor, list[int], list[Frame]]:
+    """Return what `read_images` returns, and the `Frame` of each image that was read.
+
+    Args and Raises: as for `read_images`.
+    """
 
     def read(path, name):
         try:
-            return read_image(path, size, name, crop, accept)
+            found = read_with_patient(path, size, name, crop, accept=accept)
+            return found.square, found.frame
         except ImageError as error:
             if skip_unreadable:
                 return None
@@ -253,8 +272,8 @@ def read_images(
 
     with ThreadPoolExecutor() as pool:
         decoded = list(bar(pool.map(read, paths, names or paths), "reading images", total=len(paths)))
-    kept = [i for i, square in enumerate(decoded) if square is not None]
-    squares = [square for square in decoded if square is not None]
+    kept = [i for i, found in enumerate(decoded) if found is not None]
+    squares, frames = [found[0] for found in decoded if found], [found[1] for found in decoded if found]
     images = np.empty((len(kept), 1, size, size), np.result_type(np.uint8, *(square.dtype for square in squares)))
     for image, square in zip(images, squares):
         image[0] = square
@@ -262,7 +281,7 @@ def read_images(
             image *= 257
     if images.dtype == np.uint16:
         warn_of_darkness([gray_range(square) for square in squares])
-    return torch.from_numpy(images), kept
+    return torch.from_numpy(images), kept, frames
 
 
 def gray_range(square: np.ndarray) -> tuple[float, float]:
@@ -332,13 +351,20 @@ def _image_error(name, reason, error):
 
 
 def _dicom_square(radiograph, size, crop):
+    """Return a DICOM file's gray values as a square, and its `Frame`."""
     depth = np.uint8 if radiograph.bits <= 8 else np.uint16
     image = Image.fromarray(radiograph.gray * np.float32(np.iinfo(depth).max))
-    return np.rint(_resized(image, size, crop)).astype(depth)
+    square, frame = _resized(image, size, crop)
+    return np.rint(square).astype(depth), frame
+
+
+def _file_square(image, size, crop):
+    """Return a PIL image that a file was opened as, as a square, and its `Frame`."""
+    return _gray_square(upright(image), size, crop, *black_and_white(image))
 
 
 def _gray_square(image, size, crop, black=0, white=65535):
-    """Return a PIL image as a square.
+    """Return a PIL image as a square, and its `Frame`.
 
     Args:
         image: of any common mode.
@@ -357,15 +383,21 @@ def _gray_square(image, size, crop, black=0, white=65535):
         raise ValueError(f"its values {low:.0f} to {high:.0f} do not fit 16 bits")
     if (black, white) != (0, 65535):
         image = Image.fromarray((np.asarray(image) - np.float32(black)) * np.float32(65535 / (white - black)))
-    return np.rint(_resized(image, size, crop)).astype(np.uint16)
+    square, frame = _resized(image, size, crop)
+    return np.rint(square).astype(np.uint16), frame
 
 
 def _resized(image, size, crop):
-    """Return a PIL image of mode L or F, or its exposed field, as a square array. It is writable, as torch needs it."""
+    """Return a PIL image of mode L or F, or its exposed field, as a square array, and its `Frame`.
+
+    The array is writable, as torch needs it.
+    """
+    width, height = image.size
+    top, bottom, left, right = exposed_field(np.asarray(image)) if crop else (0, height, 0, width)
     if crop:
-        top, bottom, left, right = exposed_field(np.asarray(image))
         image = image.crop((left, top, right, bottom))
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    square = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    return square, Frame(width, height, left, top, right, bottom)
 
 
 def _reason(path, error):

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from ..errors import UserError
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .filetypes import ImageFile
 from .finding import Found
-from .images import read_images
+from .framing import Frame
+from .images import decode_images
 from .names import PATH_NAMES, Names
+from .places import Places
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class Split:
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file has none; or None if the source does not look for them.
         beside: masks and files that are no images among its files; or None if the source does not look for them.
+        places: N `Places`, where the findings are: none in normal images, None where it is not known; or None.
+        drawn: the source does not say which images are in this split; fastsquid drew them.
     """
 
     images: torch.Tensor
@@ -76,6 +80,8 @@ class Split:
     skipped: int = 0
     ages: list[float | None] | None = None
     beside: Found | None = None
+    places: list[Places | None] | None = None
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -149,6 +155,7 @@ def read_split(
     options: ReadOptions,
     ages: Sequence[float | None] | None = None,
     classes: Sequence[str] | None = None,
+    places: Sequence[Callable[[Frame], Places | None]] | None = None,
 ) -> Split:
     """Decode image files, each once, and return their Split.
 
@@ -159,13 +166,16 @@ def read_split(
         options: `ReadOptions`.
         ages: N ages of the patients in years, or None.
         classes: N names of the images' classes, or None.
+        places: N functions of what the square shows of an image, which return `Split.places`; or None.
 
     Raises:
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
         UserError: every file was skipped.
     """
     names, titles = options.names.images_and_files(names, paths)
-    images, kept = read_images(paths, options.size, options.skip_unreadable, titles, options.crop, options.accept)
+    images, kept, frames = decode_images(
+        paths, options.size, options.skip_unreadable, titles, options.crop, options.accept
+    )
     if not kept:
         raise UserError(
             f"none of the {len(paths)} images could be read; the first is {titles[0]}. "
@@ -178,4 +188,5 @@ def read_split(
         classes=None if classes is None else [classes[i] for i in kept],
         skipped=len(paths) - len(kept),
         ages=None if ages is None else [ages[i] for i in kept],
+        places=None if places is None else [places[i](frame) for i, frame in zip(kept, frames)],
     )

@@ -35,6 +35,7 @@ from .records import FORMAT, ConvertedRecord, GroupRecord, InitRecord, RunRecord
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+DRAWN = "splits.csv"
 GROUP = "group.json"
 STUDY = "study.json"
 STATE = "state.json"
@@ -256,6 +257,21 @@ def write_scores(
             writer = csv.writer(file)
             writer.writerow(["name", "label", *values])
             writer.writerows(zip(map(to_cell, split.names), labels, *columns))
+
+
+def write_drawn(folder: str | Path, data: dict[str, Split]) -> None:
+    """Write which images are in which split: path, label and split, as `sources.own_list` reads them.
+
+    Args:
+        folder: the run folder.
+        data: labeled splits by name.
+    """
+    with replacing(Path(folder) / DRAWN) as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for name, split in data.items():
+            assert split.labels is not None
+            writer.writerows(zip(map(to_cell, split.names), split.labels.tolist(), [name] * len(split)))
 
 
 def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:

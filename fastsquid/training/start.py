@@ -20,7 +20,7 @@ from ..model.detector import Detector
 from ..ops.dispatch import HAS_TRITON
 from ..runs import checkpoint as ckpt
 from ..runs.data import fingerprint_of, open_run_data, open_training_data
-from ..runs.folder import CONFIG, create_run, training_lock
+from ..runs.folder import CONFIG, create_run, training_lock, write_drawn
 from ..runs.group import create_group
 from ..runs.records import GroupRecord, RunRecord
 from ..runs.trained import load_run
@@ -102,7 +102,7 @@ def default_preset(data: str | None, device: torch.device) -> str:
         `digits` for DigitAnatomy; for other data `fastsquid`, or on a CPU `fastsquid-small`, which takes minutes
         instead of hours there.
     """
-    if data is None or (Path(data).is_dir() and source_of(Path(data)).name == "digits"):
+    if data is None or (Path(data).exists() and source_of(Path(data)).name == "digits"):
         return "digits"
     return "fastsquid-small" if device.type == "cpu" else "fastsquid"
 
@@ -183,7 +183,7 @@ def _train_run(
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
     if record.fingerprint is None:
         if distributed.leads():
-            _create(folder, record, group, data["train"], fingerprint)
+            _create(folder, record, group, data, fingerprint)
         distributed.barrier()
         _lock(held, folder)
     elif fingerprint != record.fingerprint:
@@ -195,17 +195,22 @@ def _train_run(
     return Run(folder, detector, data, record.seed, compile, precision, uncropped, tensorboard).train()
 
 
-def _create(folder: Path, record: RunRecord, group: GroupRecord | None, train: Split, fingerprint: str) -> None:
+def _create(
+    folder: Path, record: RunRecord, group: GroupRecord | None, data: dict[str, Split], fingerprint: str
+) -> None:
     """Make a new run's folder, and its group's folder where there is a group."""
     if group is not None:
         create_group(folder.parent, group)
         if folder.exists():
             raise UserError(f"another process has begun {folder} meanwhile: wait until it has ended, or stop it")
     source = known_source(record.data)
+    train = data["train"]
     known_ages = list(source.ages) if source and source.ages else None
     ages = age_range(train.ages or ()) or known_ages
     trained_on = {"images": len(train), "source": source.name if source else None}
     create_run(folder, dataclasses.replace(record, fingerprint=fingerprint, ages=ages, trained_on=trained_on))
+    if any(split.drawn for split in data.values()):
+        write_drawn(folder, data)
 
 
 def _open_uncropped(record: RunRecord) -> Split | None:

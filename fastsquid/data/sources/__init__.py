@@ -10,6 +10,7 @@ from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
+from .own_list import is_list, open_list
 from .shards import is_sharded, open_shards
 
 
@@ -20,7 +21,7 @@ class Source:
     Attributes:
         name: a source with a description is recorded in a run's config.json by this name.
         recognize: function of the data's path that returns whether the data is from this source. The path is a folder
-            that exists; DigitAnatomy, the first entry of `SOURCES`, also gets None, for no path.
+            that exists. The first two entries of `SOURCES` also get others: None for DigitAnatomy, and a list's file.
         open: function of the path and `ReadOptions` that returns a dict of split name to Split.
         description: what the images show, for a report; None if that is not known.
         ages: lowest and highest age of the patients in years, for files without ages; or None.
@@ -45,6 +46,7 @@ SOURCES = (
         "no X-rays: DigitAnatomy, drawn digits in the place of anatomy",
         has_abnormal_training=lambda path: True,
     ),
+    Source("list", is_list, open_list),
     Source("shards", is_sharded, open_shards),
     Source(
         "chexpert",
@@ -72,7 +74,7 @@ SOURCES = (
 
 
 def source_of(path: Path | None) -> Source:
-    """Return the first source that recognizes what is at a path: an existing folder, or None."""
+    """Return the first source that recognizes what is at a path: an existing folder or list, or None."""
     return next(source for source in SOURCES if source.recognize(path))
 
 

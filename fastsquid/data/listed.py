@@ -1,0 +1,195 @@
+"""Images that a list names, with labels, patients and findings: what every source with a list returns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .dicom.patients import read_patients, reject_shared_patients
+from .framing import Frame
+from .names import Names
+from .places import Box, Places, box_in_square, read_mask
+from .split import SPLITS, ReadOptions, Split, read_split
+
+# Of healthy patients, where a source does not say who is in which split.
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One image of a list.
+
+    Attributes:
+        file: Path.
+        label: 0 healthy, 1 abnormal.
+        patient: who it shows, by any name that no other patient has; None if that is not known.
+        findings: names of what an abnormal image shows; empty where no name is known.
+        boxes: where the findings are, in pixels; None if that is not known.
+        box_size: width and height of the image that the boxes belong to; None for the file's own.
+        mask: Path of an image of the abnormal pixels, or None.
+    """
+
+    file: Path
+    label: int
+    patient: str | None = None
+    findings: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] | None = None
+    box_size: tuple[float, float] | None = None
+    mask: Path | None = None
+
+    @property
+    def class_name(self) -> str:
+        """`normal`, the finding's name if there is one only, or else `abnormal`."""
+        if not self.label:
+            return "normal"
+        return self.findings[0] if len(self.findings) == 1 else "abnormal"
+
+
+def open_listed(
+    root: Path, rows: Mapping[str, Sequence[Listed]], options: ReadOptions, drawn: bool = False
+) -> dict[str, Split]:
+    """Read the images of a list.
+
+    Args:
+        root: folder of the data. Images are named by their paths relative to it, unless `options.names` gives others.
+        rows: {split: its images}; of train only the healthy ones are read.
+        options: `ReadOptions`.
+        drawn: fastsquid drew the splits (`draw_splits`).
+
+    Returns:
+        dict of split name to Split, without the splits that have no images.
+
+    Raises:
+        UserError: an image is listed twice, a patient is in two splits, files are missing, or there is no healthy image
+            to train on.
+    """
+    rows = {name: [row for row in rows.get(name, ()) if name != "train" or not row.label] for name in SPLITS}
+    if "train" in options.splits and any(rows.values()) and not rows["train"]:
+        raise UserError(f"{root} lists no healthy images to train on: it needs some outside of val and test")
+    _reject_repeated(rows, options.names)
+    _reject_shared(rows, options.names)
+    if not options.skip_unreadable:
+        require_files(root, [row for name in options.splits for row in rows[name]], options.names)
+    patients = {name: read_patients((row.file for row in mine), options.accept) for name, mine in rows.items()}
+    reject_shared_patients(
+        {name: [(row.file, patient) for row, patient in zip(mine, patients[name])] for name, mine in rows.items()},
+        options.names,
+    )
+    data = {}
+    for name in options.splits:
+        if mine := rows[name]:
+            placed = any(row.label and (row.boxes is not None or row.mask is not None) for row in mine)
+            ages = [patient and patient.age for patient in patients[name]]
+            data[name] = read_split(
+                [row.file for row in mine],
+                [_relative(row.file, root) for row in mine],
+                [row.label for row in mine],
+                options,
+                ages if any(patients[name]) else None,
+                options.names.classes([row.class_name for row in mine], [row.label for row in mine]),
+                [partial(_places, row, options) for row in mine] if placed else None,
+            )
+            data[name].drawn = drawn
+    return data
+
+
+def draw_splits(rows: Iterable[Listed], keep: Mapping[str, Sequence[Listed]] | None = None) -> dict[str, list[Listed]]:
+    """Draw splits by patient, the same ones at every call for the same images.
+
+    A patient with an abnormal image counts as abnormal. Of the healthy patients 80 % are for train, 10 % for val and
+    10 % for test. Of the abnormal patients, half are for test. The other half are for val, but no more than val has
+    healthy ones, so that validation stays short; the rest is also for test.
+
+    Args:
+        rows: images; those without a patient count as a patient each.
+        keep: {split: images that are in it already}; only the other splits of `SPLITS`, one at least, are drawn. The
+            shares are then scaled, so that their sum is 1.
+
+    Returns:
+        {split: images}.
+    """
+    keep = keep or {}
+    wanted = [name for name in SPLITS if name not in keep]
+    patients: dict[object, list[Listed]] = {}
+    for row in sorted(rows, key=lambda row: row.file.as_posix()):
+        patients.setdefault(row.patient if row.patient is not None else row.file, []).append(row)
+    rng = np.random.default_rng(0)
+    groups = list(patients.values())
+    groups = [groups[i] for i in rng.permutation(len(groups))]
+    healthy = [group for group in groups if not any(row.label for row in group)]
+    abnormal = [group for group in groups if any(row.label for row in group)]
+    shares = {name: SHARES[name] / sum(SHARES[name] for name in wanted) for name in wanted}
+    chosen: dict[str, list[list[Listed]]] = {}
+    left = healthy
+    for name in wanted[1:]:
+        count = max(round(shares[name] * len(healthy)), min(1, len(left) - 1))
+        chosen[name], left = left[:count], left[count:]
+    chosen[wanted[0]] = left
+    if "val" in wanted:
+        count = min(len(abnormal) // 2 if "test" in wanted else len(abnormal), len(chosen["val"]))
+        chosen["val"], abnormal = chosen["val"] + abnormal[:count], abnormal[count:]
+    if "test" in wanted:
+        chosen["test"] = chosen["test"] + abnormal
+    result = {name: list(keep.get(name, ())) for name in SPLITS}
+    for name, mine in chosen.items():
+        result[name] = sorted((row for group in mine for row in group), key=lambda row: row.file.as_posix())
+    return result
+
+
+def require_files(root: Path, rows: Sequence[Listed], names: Names) -> None:
+    """Reject a data set of which some files are missing.
+
+    Args:
+        root: folder of the data.
+        rows: images that are to be read.
+        names: what messages call files.
+
+    Raises:
+        UserError: says how many are missing, and names the first one.
+    """
+    missing = [row.file for row in rows if not row.file.exists()]
+    if missing:
+        raise UserError(
+            f"{root} is incomplete: {len(missing)} of {len(rows)} listed images are missing, such as "
+            f"{names.quote(_relative(missing[0], root))}. Download or unpack them, or give --skip-unreadable to go on "
+            "without them"
+        )
+
+
+def _places(row: Listed, options: ReadOptions, frame: Frame) -> Places | None:
+    """Return where an image's findings are in the square that shows a frame of it; None if that is not known."""
+    if row.label and row.boxes is None and row.mask is None:
+        return None
+    boxes = (box_in_square(box, frame, row.box_size) for box in row.boxes or ())
+    drawn = row.mask and read_mask(row.mask, frame, options.size, options.names.file(row.mask))
+    return Places(tuple(box for box in boxes if box is not None), drawn)
+
+
+def _reject_repeated(rows, names):
+    found = set()
+    for mine in rows.values():
+        for row in mine:
+            if row.file in found:
+                raise UserError(f"{names.quote(str(row.file))} is listed twice: keep one of its rows")
+            found.add(row.file)
+
+
+def _reject_shared(rows, names):
+    first: dict[str, tuple[str, Path]] = {}
+    for name, mine in rows.items():
+        for row in mine:
+            if row.patient is None:
+                continue
+            other, file = first.setdefault(row.patient, (name, row.file))
+            if other != name:
+                raise UserError(
+                    f"{names.quote(str(file))} of {other} and {names.quote(str(row.file))} of {name} are of the same "
+                    "patient: put all images of a patient into one split"
+                )
+
+
+def _relative(path, root):
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

@@ -1,0 +1,113 @@
+"""Where the findings of an image are: boxes and masks, carried from the file's pixels to the square."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .framing import Frame
+from .images import ImageError
+from .opening import open_image, require_file, require_size
+
+
+class Box(NamedTuple):
+    """A rectangle around a finding.
+
+    Attributes:
+        finding: its name.
+        left, top, right, bottom: edges in pixels of an image, or as shares of the square's side, in [0, 1].
+    """
+
+    finding: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the findings of one image are. An image without boxes and mask has none.
+
+    Attributes:
+        boxes: edges as shares of the square's side.
+        drawn: np.bool (S, S), pixels that a mask file marks as abnormal; or None.
+    """
+
+    boxes: tuple[Box, ...] = ()
+    drawn: np.ndarray | None = None
+
+    def mask(self, size: int, finding: str | None = None) -> np.ndarray:
+        """Return the abnormal pixels of the square: np.bool (size, size).
+
+        A pixel belongs to a box if its center lies inside. A box that has no center inside gets the nearest pixel.
+
+        Args:
+            size: side of the square in pixels; that of `drawn`, if there is one.
+            finding: only boxes of this name, and no drawn pixels. None: all of them.
+        """
+        result = np.zeros((size, size), bool)
+        if self.drawn is not None and finding is None:
+            result |= self.drawn
+        for box in self.boxes:
+            if finding in (None, box.finding):
+                rows, columns = _pixels(box.top, box.bottom, size), _pixels(box.left, box.right, size)
+                result[rows, columns] = True
+        return result
+
+
+def _pixels(low: float, high: float, size: int) -> slice:
+    first, last = int(np.ceil(low * size - 0.5)), int(np.ceil(high * size - 0.5))
+    if last > first:
+        return slice(first, last)
+    nearest = min(int((low + high) / 2 * size), size - 1)
+    return slice(nearest, nearest + 1)
+
+
+def box_in_square(box: Box, frame: Frame, size: tuple[float, float] | None = None) -> Box | None:
+    """Return a box of an image as a box of the square that was made of it; None if it is wholly cropped away.
+
+    Args:
+        box: edges in pixels.
+        frame: what the square shows.
+        size: width and height of the image that the pixels belong to; None for the file's own.
+    """
+    wide, high = size or (frame.width, frame.height)
+
+    def place(value, whole, full, low, high):
+        return min(max((value / whole * full - low) / (high - low), 0.0), 1.0)
+
+    left, right = (place(x, wide, frame.width, frame.left, frame.right) for x in (box.left, box.right))
+    top, bottom = (place(y, high, frame.height, frame.top, frame.bottom) for y in (box.top, box.bottom))
+    return Box(box.finding, left, top, right, bottom) if left < right and top < bottom else None
+
+
+def read_mask(path: Path, frame: Frame, size: int, title: object) -> np.ndarray:
+    """Read a mask file, in which every value above 0 is abnormal, as the square shows it.
+
+    Args:
+        path: of an image of the same shape as the X-ray's, of any number of pixels.
+        frame: what the square shows of the X-ray.
+        size: side of the square.
+        title: what messages call the file.
+
+    Returns:
+        np.bool (size, size): at least half of the pixel is abnormal.
+
+    Raises:
+        ImageError: the file is missing or no image.
+    """
+    try:
+        require_file(path)
+        with path.open("rb") as opened:
+            require_size(opened)
+            with open_image(opened) as image:
+                values = np.asarray(image.convert("L") if image.mode not in ("I", "I;16", "F") else image) > 0
+    except Exception as error:  # as in `images.read_with_patient`
+        raise ImageError(f"{title} cannot be read as a mask ({error}): replace or remove it") from error
+    wide, high = values.shape[1] / frame.width, values.shape[0] / frame.height
+    area = (frame.left * wide, frame.top * high, frame.right * wide, frame.bottom * high)
+    share = Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BOX, area)
+    return np.asarray(share) >= 0.5

@@ -1,0 +1,78 @@
+"""Tables in any of three formats: CSV, JSON lines and Parquet."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..utils.files import require_regular
+from .tables import read_table, read_text
+
+JSON_LINES = frozenset((".jsonl", ".ndjson"))
+TABLE_SUFFIXES = JSON_LINES | {".csv", ".tsv", ".parquet"}
+
+
+def read_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table, by its suffix: CSV (`tables.read_table`), JSON lines, or Parquet.
+
+    Args:
+        path: of the file.
+        columns: that every row must have.
+
+    Yields:
+        (number of the line, or of the row in Parquet, counted from 1; {column: text}). A missing value is "".
+
+    Raises:
+        UserError: the file cannot be read in its format, pyarrow is missing, or a column is.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        rows = _read_parquet(path)
+    elif suffix in JSON_LINES:
+        rows = _read_json_lines(path)
+    else:
+        yield from read_table(path, columns)
+        return
+    for number, row in rows:
+        if missing := [name for name in columns if name not in row]:
+            raise UserError(f"{path} row {number} has no {missing[0]!r}: give every row {', '.join(columns)}")
+        yield number, {name: _text(value, f"{path} row {number}: {name}") for name, value in row.items()}
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path, "JSON lines").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise UserError(f'{path} line {number} is no JSON object: give one such as {{"path": "a.png"}}') from None
+        yield number, row
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    require_regular(path)
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(f"{path} needs pyarrow: pip install '.[parquet]' in a checkout, or give a CSV") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as Parquet ({error}): replace it, or give a CSV") from None
+
+
+def _text(value: Any, where: str) -> str:
+    if value is None or value != value:  # NaN stands for a missing number
+        return ""
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise UserError(f"{where} is a {type(value).__name__}: give text or a number")
