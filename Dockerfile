@@ -7,7 +7,7 @@ WORKDIR /src
 COPY . .
 # The CPU build of PyTorch first: the default one for Linux brings gigabytes of CUDA.
 RUN pip install --no-cache-dir -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir -c constraints.txt '.[dicom,export,shards]'
+RUN pip install --no-cache-dir -c constraints.txt '.[dicom,export,parquet,shards]'
 RUN useradd --create-home --uid 1000 fastsquid && mkdir /output && chown fastsquid /output
 # Also where docker run --user names somebody else: /tmp is the only place that all may write to.
 ENV HOME=/tmp

@@ -23,7 +23,7 @@ lint: .venv/ready
 	.venv/bin/python docs/options.py --check
 
 comma = ,
-EXTRAS = test,dicom,export,shards,tensorboard
+EXTRAS = test,dicom,export,parquet,shards,tensorboard
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile $(LOCK)
 	$(PYTHON) -m venv --clear .venv
 ifdef LOCK

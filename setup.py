@@ -71,6 +71,7 @@ setup(
         # gdcm decodes JPEG Lossless and JPEG-LS; earlier versions return pixels for some damaged files
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.26"],
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
+        "parquet": ["pyarrow>=18"],  # lists of images in Parquet
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with
