@@ -1,6 +1,7 @@
 """`python -m fastsquid.locate RUN`: where images are abnormal, as maps, and how right they are where that is known."""
 
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 from .utils.cli import Parser, add_overwrite_option, add_run_options, run_command
@@ -15,7 +16,7 @@ def parser() -> Parser:
     parser = Parser(
         prog="python -m fastsquid.locate",
         description="Draw where images are abnormal, in standard deviations from the training images, and measure how "
-        "well the maps find synthetic anomalies, or the anomalous cells of DigitAnatomy.",
+        "well the maps find anomalies of known places: boxes and masks, synthetic ones, or cells of DigitAnatomy.",
     )
     add_run_options(parser, "data with normal training images")
     parser.add_argument(
@@ -35,7 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
     from .drawing.save import save_figure
-    from .evaluation.localization import cell_table, healthy_images, locate, locate_synthetic, synthetic_table
+    from .evaluation.localization import (
+        cell_table,
+        finite_maps,
+        healthy_images,
+        locate,
+        locate_synthetic,
+        synthetic_table,
+    )
+    from .evaluation.places import known_places, measure_places, places_table
     from .evaluation.summary import describe_checkpoint, describe_seeds
     from .evaluation.validation import shown_split
     from .runs.data import data_of, open_run_data
@@ -66,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"checkpoint": {"name": run.checkpoint, "epoch": run.epoch}, "map": config.map}
-    result = None
+    result: dict[str, Any] = {}
     if split.cells is not None:
         result = {
             "split": shown,
@@ -75,10 +84,16 @@ def main(arguments: list[str] | None = None) -> None:
             **locate(detector, data["train"], split, calibration),
         }
         print(cell_table(result))
-    elif healthy := healthy_images(data, shown):
-        result = {"split": healthy[0], **facts, **locate_synthetic(detector, healthy[1], calibration)}
-        print(synthetic_table(result))
     else:
+        if known_places(split).any():
+            device = next(detector.parameters()).device
+            found = measure_places(lambda batch: finite_maps(detector, batch, calibration), split, device)
+            result = {"split": shown, **facts, "known_places": found}
+            print(places_table(found, shown, config.map))
+        if healthy := healthy_images(data, shown):
+            result |= {"split": healthy[0], **facts, **locate_synthetic(detector, healthy[1], calibration)}
+            print(synthetic_table(result))
+    if not result:
         print("no healthy images are known outside of training: how well maps find anomalies is not measured")
     if result:
         write_json(folder / "locate.json", result)

@@ -165,7 +165,7 @@ def _places(row: Listed, options: ReadOptions, frame: Frame) -> Places | None:
         return None
     boxes = (box_in_square(box, frame, row.box_size) for box in row.boxes or ())
     drawn = row.mask and read_mask(row.mask, frame, options.size, options.names.file(row.mask))
-    return Places(tuple(box for box in boxes if box is not None), drawn)
+    return Places(tuple(box for box in boxes if box is not None), drawn, row.class_name)
 
 
 def _reject_repeated(rows, names):

@@ -34,10 +34,18 @@ class Places:
     Attributes:
         boxes: edges as shares of the square's side.
         drawn: np.bool (S, S), pixels that a mask file marks as abnormal; or None.
+        drawn_finding: what they show, or "" where that is not known.
     """
 
     boxes: tuple[Box, ...] = ()
     drawn: np.ndarray | None = None
+    drawn_finding: str = ""
+
+    @property
+    def findings(self) -> set[str]:
+        """The names of the findings whose places are known."""
+        drawn = {self.drawn_finding} if self.drawn is not None and self.drawn.any() else set()
+        return ({box.finding for box in self.boxes} | drawn) - {""}
 
     def mask(self, size: int, finding: str | None = None) -> np.ndarray:
         """Return the abnormal pixels of the square: np.bool (size, size).
@@ -46,10 +54,10 @@ class Places:
 
         Args:
             size: side of the square in pixels; that of `drawn`, if there is one.
-            finding: only boxes of this name, and no drawn pixels. None: all of them.
+            finding: only places of the finding of this name. None: all places.
         """
         result = np.zeros((size, size), bool)
-        if self.drawn is not None and finding is None:
+        if self.drawn is not None and finding in (None, self.drawn_finding):
             result |= self.drawn
         for box in self.boxes:
             if finding in (None, box.finding):

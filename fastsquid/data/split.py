@@ -16,7 +16,7 @@ from .finding import Found
 from .framing import Frame
 from .images import decode_images
 from .names import PATH_NAMES, Names
-from .places import Places
+from .places import Box, Places
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,14 @@ class Split:
         if self.labels is None or self.classes is None:
             return []
         return sorted({name for name, label in zip(self.classes, self.labels.tolist()) if label})
+
+    def shown_places(self, index: int) -> Places:
+        """Return where an image is abnormal as far as it is known: places of findings, or cells of DigitAnatomy."""
+        if self.cells is not None:
+            side = round(self.cells.shape[1] ** 0.5)
+            cells = [divmod(cell, side) for cell in self.cells[index].nonzero()[:, 0].tolist()]
+            return Places(tuple(Box("", x / side, y / side, (x + 1) / side, (y + 1) / side) for y, x in cells))
+        return (self.places and self.places[index]) or Places()
 
     def caption(self, index: int) -> str:
         """Return what an image is, for a figure: `normal`, `abnormal`, or "" where it is unlabeled.

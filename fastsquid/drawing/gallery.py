@@ -1,5 +1,6 @@
 """The gallery: a few images, their reconstructions, and the difference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ from matplotlib.figure import Figure
 
 from ..config import SCORES, Config
 from ..data.images import select_images, to_unit
+from ..data.places import Places
 from ..data.split import Split
 from ..model.detector import Detector
 from ..scoring.scores import Calibration
 from ..utils.text import printable
-from .pictures import frame_cells
+from .pictures import frame_places, is_framed
 from .save import drawable, save_figure
 
 
@@ -34,9 +36,9 @@ def draw_gallery(detector: Detector, split: Split, calibration: dict[str, Calibr
         mean, std = calibration[name].mean, max(calibration[name].std, 1e-12)
         deviations[name] = (scores[name].double().cpu().numpy() - mean) / std
     captions = [drawable(split.caption(index)) for index in chosen.tolist()]
-    cells = None if split.cells is None else split.cells[chosen].numpy()
+    places = [split.shown_places(i) for i in chosen.tolist()]
     drawn = reconstructions[:, 0].cpu().numpy()
-    save_figure(_figure(images[:, 0].numpy(), drawn, captions, deviations, detector.config.score, cells), path)
+    save_figure(_figure(images[:, 0].numpy(), drawn, captions, deviations, detector.config.score, places), path)
 
 
 def _shown(config: Config) -> list[str]:
@@ -78,16 +80,16 @@ def _figure(
     captions: list[str],
     deviations: dict[str, np.ndarray],
     ranking: str,
-    cells: np.ndarray | None,
+    places: Sequence[Places],
 ) -> Figure:
-    """Draw input, reconstruction and difference, one column per image, its scores above, anomalous cells framed.
+    """Draw input, reconstruction and difference, one column per image, its scores above, known places framed.
 
     Args:
         images, reconstructions: (N, H, W) in [0, 1].
         captions: N texts above the columns; they may be empty.
         deviations: {score: (N,)} in standard deviations of normal images.
         ranking: the score among them that ranks the images.
-        cells: bool (N, G * G), the anomalous cells of a G x G grid; or None.
+        places: N of what is known to be abnormal.
     """
     count = len(images)
     figure = Figure(figsize=(1.75 * count, 5.9))
@@ -118,13 +120,12 @@ def _figure(
             if name and column == 0:
                 label = SCORES[name].label
                 grid[0, 0].annotate(label, (0, 1), (-4, 4 + 12 * line), ha="right", **place, **style)
-        if cells is not None:
-            frame_cells(grid[0, column], cells[column], images.shape[-1], width=1.6)
+        frame_places(grid[0, column], places[column], images.shape[-1], width=1.6)
     notes = [
         "Numbers: standard deviations of a score above its mean over normal training images. Larger is more abnormal; "
         "the bold score ranks the images.",
         "The residual is the mean squared difference over the image; the worst patch's residual, over the patch where "
-        "it is largest." + ("" if cells is None else " Anomalous cells are framed in red."),
+        "it is largest." + " Anomalous places are framed in red." * any(map(is_framed, places)),
     ]
     figure.text(0.125, 0.085, "\n".join(notes), fontsize=8, va="top")
     return figure

@@ -34,5 +34,5 @@ def draw_maps(detector: Detector | Ensemble, split: Split, calibration: dict[str
     _, student = detector.scores(images)
     assert student is not None
     captions = [caption_or_name(split, i) for i in chosen.tolist()]
-    cells = None if split.cells is None else split.cells[chosen].numpy()
-    return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, cells, where)
+    places = [split.shown_places(i) for i in chosen.tolist()]
+    return map_figure(images[:, 0].cpu().numpy(), student[:, 0].cpu().numpy(), maps, captions, places, where)

@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from ..data.places import Places
+
 _DEAD = "#d9d9d9"
+_FRAME = "#e3342f"
 # Okabe and Ito's colors without black, distinct in the common forms of color blindness.
 _REGIONS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 MAPS = {
@@ -109,7 +112,7 @@ def map_figure(
     student: np.ndarray,
     maps: Mapping[str, np.ndarray],
     captions: Sequence[str],
-    cells: np.ndarray | None = None,
+    places: Sequence[Places] = (),
     where: str = "",
 ) -> Figure:
     """Draw images, their reconstructions, and each heat map over the images, with all maps on one scale.
@@ -118,7 +121,7 @@ def map_figure(
         images, student: (N, H, W) in [0, 1].
         maps: {name: (N, H, W)} in standard deviations, as `maps.anomaly_maps` returns them.
         captions, where: as for `reconstruction_figure`.
-        cells: bool (N, G * G), the cells of a G x G grid to frame as anomalous, row by row; or None.
+        places: what to frame as anomalous in each image; or none at all.
 
     Returns:
         a matplotlib figure.
@@ -131,9 +134,9 @@ def map_figure(
     for name, values in maps.items():
         values = values.clip(0, _MOST)
         columns.append((MAPS[name], [_Layer(images, *gray), _Layer(values, *inferno, 0.7 * values / _MOST)]))
-    title = "Where images are abnormal" + ("" if cells is None else " (anomalous cells framed)")
+    title = "Where images are abnormal" + " (anomalous places framed)" * any(map(is_framed, places))
     bar = _Bar(*inferno, "standard deviations above normal (no color: none)")
-    return _picture_table(title, columns, captions, where, bar, cells)
+    return _picture_table(title, columns, captions, where, bar, places)
 
 
 def tsne_figure(points: np.ndarray, regions: np.ndarray, slots: np.ndarray, grid: int, where: str = "") -> Figure:
@@ -224,7 +227,7 @@ def _picture_table(
     captions: Sequence[str],
     where: str,
     bar: _Bar,
-    cells: np.ndarray | None = None,
+    places: Sequence[Places] = (),
 ) -> Figure:
     """Draw two blocks side by side, with one row per image and one column per kind of picture, and a color bar below.
 
@@ -234,7 +237,7 @@ def _picture_table(
         captions: N texts beside the rows.
         where: second line of the title.
         bar: the color bar.
-        cells: bool (N, G * G), the cells of a G x G grid to frame in each picture of a row; or None.
+        places: what to frame in each picture of a row; or none at all.
     """
     count = len(captions)
     rows, blocks = (-(-count // 2), 2) if count > 1 else (1, 1)
@@ -251,8 +254,8 @@ def _picture_table(
             for pictures, colors, norm, alpha in layers:
                 shown = None if alpha is None else alpha[i]
                 axis.imshow(pictures[i], cmap=colors, norm=norm, alpha=shown, interpolation="nearest")
-            if cells is not None:
-                frame_cells(axis, cells[i], layers[0][0].shape[-1], width=1.2)
+            if places:
+                frame_places(axis, places[i], layers[0][0].shape[-1], width=1.2)
             if row == 0:
                 axis.set_title(heading, fontsize=8)
             if column == 0:
@@ -266,13 +269,23 @@ def _picture_table(
     return figure
 
 
-def frame_cells(axis: Axes, cells: np.ndarray, size: int, width: float) -> None:
-    """Frame the cells (G * G,) of a G x G grid over a picture of `size` pixels per side. Lines have `width` points."""
-    side = round(len(cells) ** 0.5)
-    cell = size / side
-    for index in np.flatnonzero(cells):
-        corner = (index % side * cell - 0.5, index // side * cell - 0.5)
-        axis.add_patch(Rectangle(corner, cell, cell, fill=False, edgecolor="#e3342f", linewidth=width))
+def is_framed(places: Places) -> bool:
+    """Return whether there is anything to frame."""
+    return bool(places.boxes) or (places.drawn is not None and bool(places.drawn.any()))
+
+
+def frame_places(axis: Axes, places: Places, size: int, width: float) -> None:
+    """Frame places over a picture of `size` pixels per side. Lines have `width` points."""
+    for box in places.boxes:
+        corner = (box.left * size - 0.5, box.top * size - 0.5)
+        across, down = (box.right - box.left) * size, (box.bottom - box.top) * size
+        axis.add_patch(Rectangle(corner, across, down, fill=False, edgecolor=_FRAME, linewidth=width))
+    if places.drawn is not None and places.drawn.any():
+        # The outline of pixels: with a border, so that it closes at the picture's edge.
+        inside = np.pad(places.drawn, 1).astype(float)
+        line = np.arange(-1, size + 1)
+        axis.contour(line, line, inside, [0.5], colors=_FRAME, linewidths=width)
+        axis.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
 
 
 def _region_colors(count: int) -> np.ndarray:
