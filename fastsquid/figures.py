@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_device_options, add_overwrite_option, add_reading_options, run_command
+from .utils.cli import (
+    Parser,
+    add_cache_option,
+    add_device_options,
+    add_overwrite_option,
+    add_reading_options,
+    run_command,
+)
 from .utils.files import require_new_in
 from .utils.text import printable
 
@@ -37,6 +44,7 @@ def parser() -> Parser:
         "--checkpoint", choices=["best", "last"], help="which detector; default: each run's best, where it has one"
     )
     add_reading_options(parser)
+    add_cache_option(parser)
     add_device_options(parser)
     return parser
 
@@ -67,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
         accept=Accept.from_options(options.accept_body, options.accept_view),
+        cache=options.cache,
     )
     runs = [load_run(folder, options.checkpoint, options.impl, device) for folder in options.runs]
     for run in runs:

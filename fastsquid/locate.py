@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         skip_unreadable=options.skip_unreadable,
         anonymous=options.anonymous,
         accept=Accept.from_options(options.accept_body, options.accept_view),
+        cache=options.cache,
     )
     if "train" not in data:
         raise UserError(

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     begin_study(folder, record)
 
     rows = STUDIES[options.name][options.scale]
-    speed = Speed(options.compile, options.precision, options.impl)
+    speed = Speed(options.compile, options.precision, options.impl, options.cache)
     number, diverged = 0, []
     for row in rows:
         group = GroupRecord(row.config(options.scale), data, options.seeds)

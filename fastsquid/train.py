@@ -26,7 +26,7 @@ from .utils.cli import (
 from .utils.text import printable
 
 # Options that change only rounding and speed: a resumed run may have others.
-SPEED = ("--device", "--threads", "--impl", "--compile", "--precision")
+SPEED = ("--device", "--threads", "--impl", "--compile", "--precision", "--cache")
 # Fields of the configuration that --help shows first.
 _OFTEN = ("epochs", "batch_size", "lr", "image_size", "width", "slots", "score", "select", "monitor")
 
@@ -129,7 +129,7 @@ def _train_group(folder, group, options, device):
 def _speed(options):
     from .training.start import Speed
 
-    return Speed(options.compile, options.precision, options.impl)
+    return Speed(options.compile, options.precision, options.impl, options.cache)
 
 
 def _stopped(folder):

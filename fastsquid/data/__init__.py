@@ -42,6 +42,7 @@ def open_data(
     crop: bool = False,
     all_normal: bool = True,
     accept: Accept = NOTHING_ELSE,
+    cache: str | os.PathLike | None = None,
 ) -> dict[str, Split]:
     """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
@@ -63,6 +64,8 @@ def open_data(
         all_normal: take every image of a plain folder as normal. If false, a plain folder with label files or class
             folders (`labels.require_all_normal`) is rejected.
         accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
+        cache: folder where decoded images are kept and found again, or None. The images are then mapped from there, not
+            held in memory. DigitAnatomy is drawn and needs none.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
@@ -93,8 +96,9 @@ def open_data(
             "a folder with train/NORMAL and folders of abnormal images such as train/PNEUMONIA, or DigitAnatomy"
         )
     names = choose_names(anonymous)
+    kept = None if cache is None else Path(cache)
     return source.open(
-        root, ReadOptions(size, seed, skip_unreadable, splits, contamination, names, crop, all_normal, accept)
+        root, ReadOptions(size, seed, skip_unreadable, splits, contamination, names, crop, all_normal, accept, kept)
     )
 
 

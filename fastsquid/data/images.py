@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 from ..utils.bars import bar
+from .cache import cached_images
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .dicom.patient import Patient
 from .dicom.read import read_dataset, read_dicom
@@ -255,10 +256,17 @@ def decode_images(
     names: Sequence[object] | None = None,
     crop: bool = False,
     accept: Accept = NOTHING_ELSE,
+    cache: Path | None = None,
 ) -> tuple[torch.Tensor, list[int], list[Frame]]:
     """Return what `read_images` returns, and the `Frame` of each image that was read.
 
-    Args and Raises: as for `read_images`.
+    Args:
+        paths, size, skip_unreadable, names, crop, accept: as for `read_images`.
+        cache: folder of a cache (`cache.cached_images`), or None.
+
+    Raises:
+        ImageError: as for `read_images`.
+        UserError: as for `cached_images`.
     """
 
     def read(path, name):
@@ -270,18 +278,27 @@ def decode_images(
                 return None
             raise ImageError(f"{error}, or use --skip-unreadable") from error
 
-    with ThreadPoolExecutor() as pool:
-        decoded = list(bar(pool.map(read, paths, names or paths), "reading images", total=len(paths)))
-    kept = [i for i, found in enumerate(decoded) if found is not None]
-    squares, frames = [found[0] for found in decoded if found], [found[1] for found in decoded if found]
-    images = np.empty((len(kept), 1, size, size), np.result_type(np.uint8, *(square.dtype for square in squares)))
-    for image, square in zip(images, squares):
-        image[0] = square
-        if image.dtype != square.dtype:
-            image *= 257
-    if images.dtype == np.uint16:
-        warn_of_darkness([gray_range(square) for square in squares])
-    return torch.from_numpy(images), kept, frames
+    def decode():
+        with ThreadPoolExecutor() as pool:
+            yield from bar(pool.map(read, paths, names or paths), "reading images", total=len(paths))
+
+    if cache is not None:
+        files = [Path(path) if isinstance(path, (str, os.PathLike)) else path for path in paths]
+        facts = [skip_unreadable, crop, accept.body, accept.view]
+        images, kept, frames = cached_images(cache, files, size, facts, decode)
+    else:
+        decoded = list(decode())
+        kept = [i for i, found in enumerate(decoded) if found is not None]
+        squares, frames = [found[0] for found in decoded if found], [found[1] for found in decoded if found]
+        values = np.empty((len(kept), 1, size, size), np.result_type(np.uint8, *(square.dtype for square in squares)))
+        for image, square in zip(values, squares):
+            image[0] = square
+            if image.dtype != square.dtype:
+                image *= 257
+        images = torch.from_numpy(values)
+    if images.dtype == torch.uint16:
+        warn_of_darkness([gray_range(image) for image in images.numpy()])
+    return images, kept, frames
 
 
 def gray_range(square: np.ndarray) -> tuple[float, float]:

@@ -42,6 +42,7 @@ class ReadOptions:
         crop: crop every image to its exposed field.
         all_normal: take every image of a plain folder as normal.
         accept: as `read_image` takes it.
+        cache: folder of decoded images (`cache.cached_images`), or None.
     """
 
     size: int
@@ -53,6 +54,7 @@ class ReadOptions:
     crop: bool = False
     all_normal: bool = True
     accept: Accept = NOTHING_ELSE
+    cache: Path | None = None
 
 
 @dataclass
@@ -182,7 +184,7 @@ def read_split(
     """
     names, titles = options.names.images_and_files(names, paths)
     images, kept, frames = decode_images(
-        paths, options.size, options.skip_unreadable, titles, options.crop, options.accept
+        paths, options.size, options.skip_unreadable, titles, options.crop, options.accept, options.cache
     )
     if not kept:
         raise UserError(

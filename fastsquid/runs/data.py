@@ -34,6 +34,7 @@ def open_run_data(
     contamination: float = 0.0,
     all_normal: bool = True,
     accept: Accept = NOTHING_ELSE,
+    cache: str | Path | None = None,
 ) -> dict[str, Split]:
     """Open data as a run sees it: at its size, cropped where it crops, named as it names images.
 
@@ -43,7 +44,7 @@ def open_run_data(
         splits: to open.
         skip_unreadable, anonymous, accept: what the command asks for beside what the run records.
         uncropped: open images larger and not cropped, as `evaluation.robustness.perturbed_scores` takes them.
-        contamination, all_normal: as `open_data` takes them.
+        contamination, all_normal, cache: as `open_data` takes them.
 
     Returns:
         {split: `Split`}, without those that the data does not have. Skipped images, masks and other files are logged.
@@ -63,6 +64,7 @@ def open_run_data(
         config.crop and not uncropped,
         all_normal,
         accept | record.accept,
+        cache,
     )
     skipped = sum(split.skipped for split in data.values())
     if skipped and not uncropped:
@@ -73,18 +75,23 @@ def open_run_data(
     return data
 
 
-def open_training_data(record: RunRecord, begun: bool = False) -> dict[str, Split]:
+def open_training_data(record: RunRecord, begun: bool = False, cache: str | Path | None = None) -> dict[str, Split]:
     """Open the data that a run is trained or calibrated on.
 
     Args:
         record: of the run.
         begun: whether the run or its group has begun. Then its images were accepted as normal before.
+        cache: as `open_data` takes it.
 
     Raises:
         UserError: as `open_data`, or a labeled split of only one class, which the final report could not evaluate.
     """
     data = open_run_data(
-        record, record.data, contamination=record.config.contamination, all_normal=begun or record.all_normal
+        record,
+        record.data,
+        contamination=record.config.contamination,
+        all_normal=begun or record.all_normal,
+        cache=cache,
     )
     warn_of_shared_images(data)
     for name in ("val", "test"):

@@ -40,11 +40,13 @@ class Speed:
         compile: `auto`, `on` or `off`: torch.compile of both networks. `auto` compiles on a GPU.
         precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that supports it.
         impl: `auto`, `triton` or `torch`, of the memory read and the neighbor attention.
+        cache: folder of decoded images, as `open_data` takes it.
     """
 
     compile: Literal["auto", "on", "off"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     impl: Literal["auto", "triton", "torch"] = "auto"
+    cache: str | None = None
 
 
 def train_run(
@@ -167,7 +169,7 @@ def _train_run(
     if (latest := ckpt.latest_checkpoint(folder)) is not None:  # before images are read
         ckpt.read_state(latest, record.config)
     compile, precision = _choose_speed(speed, device)
-    data = open_training_data(record, begun=(folder if group is None else folder.parent).exists())
+    data = open_training_data(record, (folder if group is None else folder.parent).exists(), speed.cache)
     if "train" not in data:
         raise UserError(f"{record.data} has no training images: put normal images in train/NORMAL")
     log.info(describe_data(record.data, data))
@@ -191,7 +193,7 @@ def _train_run(
             f"{record.data or 'the data'} does not hold the training images that {folder} began with: "
             "put them back, or start a new run"
         )
-    uncropped = _open_uncropped(record)
+    uncropped = _open_uncropped(record, speed.cache)
     return Run(folder, detector, data, record.seed, compile, precision, uncropped, tensorboard).train()
 
 
@@ -213,11 +215,11 @@ def _create(
         write_drawn(folder, data)
 
 
-def _open_uncropped(record: RunRecord) -> Split | None:
+def _open_uncropped(record: RunRecord, cache: str | None) -> Split | None:
     """Open the validation images before cropping, for a run that monitors perturbations and crops; else None."""
     if not (record.config.monitor and record.config.crop and distributed.leads()):
         return None
-    return open_run_data(record, record.data, splits=("val",), uncropped=True).get("val")
+    return open_run_data(record, record.data, splits=("val",), uncropped=True, cache=cache).get("val")
 
 
 def _check_processes(config: Config, images: int, fingerprint: str) -> None:

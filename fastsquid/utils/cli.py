@@ -214,6 +214,7 @@ def add_run_options(parser: Parser, data: str) -> None:
         "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, if it has one"
     )
     add_reading_options(parser)
+    add_cache_option(parser)
     add_device_options(parser)
 
 
@@ -233,6 +234,16 @@ def add_reading_options(parser: Parser) -> None:
     )
     add_anonymous_option(parser)
     add_accept_options(parser)
+
+
+def add_cache_option(parser: Parser) -> None:
+    """Add --cache, for reading the same images again and again."""
+    parser.group("reading images").add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep decoded images in this folder, find them there the next time, and map them instead of holding them "
+        "in memory; default: decode all images and hold them in memory",
+    )
 
 
 def add_accept_options(parser: Parser) -> None:
@@ -273,7 +284,8 @@ def add_all_normal_option(parser: Parser) -> None:
 
 
 def add_training_options(parser: Parser) -> None:
-    """Add --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
+    """Add --cache, --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
+    add_cache_option(parser)
     add_device_options(parser)
     group = parser.group("device and speed")
     group.add_argument(
