@@ -77,7 +77,7 @@ def main() -> None:
         assert len(sums) == 1, "the cache holds other pixels"
     lines = [
         f"{options.images} PNGs of 1024 x 1024 pixels, {size / options.images / 1000:.0f} kB each, read at {SIZE} x "
-        f"{SIZE} ({SIZE**2 / 1000:.1f} kB). {platform.processor() or platform.machine()}, files in the system's memory.",
+        f"{SIZE} ({SIZE**2 / 1000:.1f} kB). {platform.machine()}, files in the system's memory.",
         "",
         "| | images/s | kB of memory per image |",
         "|---|---:|---:|",
