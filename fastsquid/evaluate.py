@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from .errors import UserError
-from .utils.cli import Parser, add_overwrite_option, add_run_options, run_command
+from .utils.cli import Parser, add_overwrite_option, add_protocol_option, add_run_options, run_command
 from .utils.files import require_new, require_new_in, write_json
 
 
@@ -12,6 +12,7 @@ def parser() -> Parser:
     """Return the command's argument parser."""
     parser = Parser(prog="python -m fastsquid.evaluate", description="Evaluate a run on labeled images.")
     add_run_options(parser, "labeled data")
+    add_protocol_option(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
     parser.add_argument(
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         anonymous=options.anonymous,
         accept=Accept.from_options(options.accept_body, options.accept_view),
         cache=options.cache,
+        protocol=options.protocol,
     )
     data = opened(splits=("val", "test"))
     split = reported_split(data)

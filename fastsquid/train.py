@@ -16,6 +16,7 @@ from .errors import UserError
 from .utils.cli import (
     Parser,
     add_all_normal_option,
+    add_protocol_option,
     add_reading_options,
     add_training_options,
     join_job,
@@ -66,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int | None:
     data = str(Path(options.data).resolve()) if options.data else given.data
     all_normal = options.all_normal or given.all_normal and not options.data
     accept = given.accept | Accept.from_options(options.accept_body, options.accept_view)
+    protocol = options.protocol or (None if options.data else given.protocol)
     if begun and data is None:
+        protocol = protocol or begun.protocol
         data, all_normal = data_of(str(options.init), begun), all_normal or begun.all_normal
         accept |= begun.accept
     name = options.preset or given.preset
@@ -81,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         all_normal=all_normal,
         accept_body=list(accept.body),
         accept_view=list(accept.view),
+        protocol=protocol,
     )
     folder = Path(options.out) if options.out else _free_folder(config.preset)
     reject_existing(folder)
@@ -187,6 +191,7 @@ def parser() -> Parser:
         "configuration are then the default of --data, --preset and every field",
     )
     add_all_normal_option(parser)
+    add_protocol_option(parser)
     add_reading_options(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="write losses and validation for TensorBoard into the run folder"

@@ -1,8 +1,9 @@
 """Images of any source as a dict of train, val and test `Split`s."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .augment import augment
@@ -11,6 +12,7 @@ from .filetypes import IMAGE_SUFFIXES
 from .finding import find_images
 from .images import ImageError, read_image, read_images, to_unit
 from .names import choose_names
+from .protocols import PROTOCOLS
 from .sources import Source, source_of
 from .sources.own_list import is_list
 from .split import SPLITS, ReadOptions, Split
@@ -43,6 +45,7 @@ def open_data(
     all_normal: bool = True,
     accept: Accept = NOTHING_ELSE,
     cache: str | os.PathLike | None = None,
+    protocol: str | None = None,
 ) -> dict[str, Split]:
     """Open the data at a path; the source is recognized by what is there (`sources.SOURCES`).
 
@@ -66,6 +69,7 @@ def open_data(
         accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
         cache: folder where decoded images are kept and found again, or None. The images are then mapped from there, not
             held in memory. DigitAnatomy is drawn and needs none.
+        protocol: name of a publication's split (`protocols.PROTOCOLS`), or None for that of the source.
 
     Returns:
         dict of split name to Split, in the order of `splits`, without those that the source does not have.
@@ -74,7 +78,7 @@ def open_data(
         ImageError: a file that cannot be read.
         UserError: no such folder or list, no images in it, a patient in two splits, contamination of a source without
             abnormal training images, crop of DigitAnatomy, a plain folder that may hold abnormal images and no
-            `all_normal`, or anything else wrong with the source.
+            `all_normal`, a protocol for another source, or anything else wrong with the source.
 
     >>> from fastsquid.data import open_data
     >>> data = open_data(size=48)  # DigitAnatomy; open_data("zhanglab", size=128) reads a folder of X-rays
@@ -97,9 +101,34 @@ def open_data(
         )
     names = choose_names(anonymous)
     kept = None if cache is None else Path(cache)
-    return source.open(
+    read = source.open if protocol is None else protocol_opener(protocol, source, root)
+    return read(
         root, ReadOptions(size, seed, skip_unreadable, splits, contamination, names, crop, all_normal, accept, kept)
     )
+
+
+def protocol_opener(name: str, source: Source, root: Path | None) -> Callable[[Any, ReadOptions], dict[str, Split]]:
+    """Return the function that opens data as a publication did.
+
+    Args:
+        name: one of `protocols.PROTOCOLS`.
+        source: of the data.
+        root: path of the data.
+
+    Raises:
+        UserError: there is no such protocol, or the data is not what it needs.
+    """
+    protocol = PROTOCOLS.get(name)
+    if protocol is None:
+        raise UserError(f"there is no protocol {name!r}: give one of {', '.join(PROTOCOLS)}")
+    if source.name != protocol.source or root is None:
+        raise UserError(
+            f"--protocol {name} needs {protocol.source} data, but {root} is recognized as {source.name}: give the "
+            "folder of the release, or leave --protocol out"
+        )
+    if protocol.require is not None:
+        protocol.require(root)
+    return protocol.open or source.open
 
 
 def known_source(path: str | os.PathLike | None) -> Source | None:

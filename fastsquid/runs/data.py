@@ -35,6 +35,7 @@ def open_run_data(
     all_normal: bool = True,
     accept: Accept = NOTHING_ELSE,
     cache: str | Path | None = None,
+    protocol: str | None = None,
 ) -> dict[str, Split]:
     """Open data as a run sees it: at its size, cropped where it crops, named as it names images.
 
@@ -45,14 +46,21 @@ def open_run_data(
         skip_unreadable, anonymous, accept: what the command asks for beside what the run records.
         uncropped: open images larger and not cropped, as `evaluation.robustness.perturbed_scores` takes them.
         contamination, all_normal, cache: as `open_data` takes them.
+        protocol: as `open_data` takes it; None for the run's own, where the data is the run's own.
 
     Returns:
         {split: `Split`}, without those that the data does not have. Skipped images, masks and other files are logged.
 
     Raises:
-        UserError: as `open_data`.
+        UserError: as `open_data`, or a protocol other than the run's for the run's own data.
     """
     config = record.config
+    own = source == record.data or (source is not None and str(Path(source).resolve()) == record.data)
+    if own and protocol not in (None, record.protocol):
+        raise UserError(
+            f"the run was trained with another split of {source} than --protocol {protocol}, which may hold its "
+            "training images in val or test: leave --protocol out, or train with it"
+        )
     data = open_data(
         source,
         uncropped_size(config) if uncropped else config.image_size,
@@ -65,6 +73,7 @@ def open_run_data(
         all_normal,
         accept | record.accept,
         cache,
+        record.protocol if own else protocol,
     )
     skipped = sum(split.skipped for split in data.values())
     if skipped and not uncropped:

@@ -81,6 +81,7 @@ class RunRecord:
         ages: lowest and highest age of the training patients in years, or None.
         fingerprint: sha256 of the training images; None before the run has begun.
         accept_body, accept_view: the words of `Accept` that the images were read with.
+        protocol: name of the publication's split that the data was read with, or None.
         trained_on: {"images": number of images, "source": the name of `data.known_source`, or None}, or None.
         fastsquid, torch: versions that made the run.
     """
@@ -98,6 +99,7 @@ class RunRecord:
     all_normal: bool = False
     accept_body: list[str] = field(default_factory=list)
     accept_view: list[str] = field(default_factory=list)
+    protocol: str | None = None
     fastsquid: str = __version__
     torch: str = torch.__version__
 
@@ -131,6 +133,7 @@ class GroupRecord:
     all_normal: bool = False
     accept_body: list[str] = field(default_factory=list)
     accept_view: list[str] = field(default_factory=list)
+    protocol: str | None = None
 
     def run(self, seed: int) -> RunRecord:
         """Return the record that the run of a seed begins with."""

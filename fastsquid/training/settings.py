@@ -21,6 +21,7 @@ class Settings:
         skip_unreadable, anonymous, all_normal: as `data.open_data` takes them.
         accept: body parts and views of DICOM files that the run accepts.
         init: the weights that the run begins with, as `training.start.describe_init` returns them, or None.
+        protocol: as `data.open_data` takes it.
     """
 
     preset: str | None = None
@@ -32,6 +33,7 @@ class Settings:
     init: dict[str, Any] | None = None
     all_normal: bool = False
     accept: Accept = NOTHING_ELSE
+    protocol: str | None = None
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -77,6 +79,7 @@ def _repeat(path: Path) -> Settings:
         record.init,
         record.all_normal,
         record.accept,
+        record.protocol,
     )
 
 

@@ -274,6 +274,16 @@ def add_overwrite_option(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace output that exists already")
 
 
+def add_protocol_option(parser: Parser) -> None:
+    """Add --protocol, for splitting data as a publication did."""
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="split --data as a publication did: squid-zhanglab, squid-chexpert, simsid-covidx or medianomaly-rsna; "
+        "default: the split of the data itself",
+    )
+
+
 def add_all_normal_option(parser: Parser) -> None:
     """Add --all-normal."""
     parser.group("reading images").add_argument(
