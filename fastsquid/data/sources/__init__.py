@@ -10,6 +10,7 @@ from .chexpert import is_chexpert, open_chexpert
 from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
+from .mvtec import is_mvtec, open_mvtec
 from .own_list import is_list, open_list
 from .shards import is_sharded, open_shards
 
@@ -60,6 +61,7 @@ SOURCES = (
         open_covidx,
         "chest X-rays of COVIDx, which is put together from several public collections (Wang et al. 2020)",
     ),
+    Source("mvtec", is_mvtec, open_mvtec),
     Source(
         "zhanglab",
         is_zhanglab,
