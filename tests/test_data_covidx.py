@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 from collections import Counter
 from functools import partial
@@ -7,15 +8,17 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from PIL import Image
+from released import SMALLEST
 
+from fastsquid import evaluate, train
 from fastsquid.data import open_data
 from fastsquid.data.sources.covidx import _hold_out, _Row
 from fastsquid.errors import UserError
 
 
-def release(folder, train, test=(), suffix="_COVIDx8A"):
+def release(folder, train, test=(), suffix="_COVIDx8A", val=()):
     """A small release: lists of (patient, label), a gray of the line's number in every image."""
-    for part, rows in (("train", train), ("test", test)):
+    for part, rows in (("train", train), ("val", val), ("test", test)):
         if not rows:
             continue
         (folder / part).mkdir(exist_ok=True)
@@ -90,6 +93,61 @@ def test_b_lists_are_refused(tmp_path):
     release(tmp_path, [("a", "positive"), ("b", "negative")])
     with pytest.raises(UserError, match=r"train_COVIDx8A\.txt .*pneumonia"):
         open_data(tmp_path, size=8)
+
+
+# The first lines of train_COVIDx_CXR-3A.txt and of CXR-4's val.txt are like these.
+NEWER = "419639-000025 MIDRC-RICORD-1C-419639-000025-50888-0.png COVID-19 ricord"
+CXR4 = "31 sub-S10880_ses-E18932_run-1.png negative bimcv"
+
+
+@pytest.mark.parametrize("suffix", ["", "_COVIDx_CXR-3A"])
+def test_official_val(tmp_path, suffix):
+    val = [("n3", "normal"), ("v0", "normal"), ("v1", "pneumonia"), ("v2", "COVID-19")]
+    splits = open_data(release(tmp_path, TRAIN, TEST, suffix, val), size=8)
+    assert splits["val"].labels.tolist() == [0, 0, 1, 1] and splits["test"].labels.tolist() == [0, 1, 1]
+    assert splits["val"].images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert splits["train"].images[:, 0, 0, 0].tolist() == [i for i in range(20) if i != 3]  # n3 is a patient of val
+    assert splits["train"].labels.tolist() == [0] * 19
+    (tmp_path / f"train{suffix}.txt").write_text("not read")
+    assert list(open_data(tmp_path, size=8, splits=("val",))) == ["val"]
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_b_list_of_any_split_is_rejected(tmp_path, part):
+    release(tmp_path, TRAIN, TEST, "", [("v", "normal")])
+    (tmp_path / f"{part}.txt").write_text(CXR4 + "\n")
+    with pytest.raises(UserError, match=rf"{part}\.txt is a B list, .* \(CXR-4 has none\)"):
+        open_data(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("name, line", [("train_COVIDx9A.txt", ""), ("train.txt", NEWER), ("val.txt", CXR4)])
+def test_list_without_its_folder_is_no_plain_folder(tmp_path, name, line):
+    """Else training would take the images beside the list as healthy, those with COVID-19 too."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "MIDRC-RICORD-1C-419639-000025-50888-0.png")
+    (tmp_path / name).write_text(line)
+    with pytest.raises(UserError, match=f"has the list {name} but no folder {name[:-4].split('_')[0]}"):
+        open_data(tmp_path, size=8, all_normal=False)
+
+
+def test_other_texts_are_no_lists(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "training notes.txt").write_text("these are X-rays of healthy people")
+    (tmp_path / "test.txt").write_bytes(b"\xff\xfe\x81")
+    assert open_data(tmp_path, size=8, all_normal=False)["train"].names == ["a.png"]
+
+
+def test_full_run(tmp_path, command):
+    """Without a report, whose images are in test/ as the lists name them."""
+    root, run = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    val = [("v0", "normal"), ("v1", "pneumonia"), ("v2", "COVID-19")]
+    release(root, TRAIN, TEST, "_COVIDx9A", val)
+    code, _, err = command(train.main, "--data", root, "--out", run, *SMALLEST)
+    assert code == 0, err
+    code, _, err = command(evaluate.main, run, "--json", tmp_path / "metrics.json")
+    assert code == 0, err
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["split"] == "test" and found["images"] == {"normal": 1, "abnormal": 2, "skipped": 0}
 
 
 def test_malformed_line(tmp_path):
