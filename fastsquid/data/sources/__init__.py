@@ -7,6 +7,7 @@ from typing import Any
 
 from ..split import ReadOptions, Split
 from .chexpert import is_chexpert, open_chexpert
+from .covid_radiography import is_covid_radiography, open_covid_radiography
 from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
@@ -60,6 +61,13 @@ SOURCES = (
         is_covidx,
         open_covidx,
         "chest X-rays of COVIDx, which is put together from several public collections (Wang et al. 2020)",
+    ),
+    Source(
+        "covid-radiography",
+        is_covid_radiography,
+        open_covid_radiography,
+        "chest X-rays of the COVID-19 Radiography Database, which is put together from several public collections "
+        "(Chowdhury et al. 2020, Rahman et al. 2021)",
     ),
     Source("mvtec", is_mvtec, open_mvtec),
     Source(
