@@ -12,6 +12,7 @@ from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
 from .mvtec import is_mvtec, open_mvtec
+from .nlm_tuberculosis import is_nlm_tuberculosis, open_nlm_tuberculosis
 from .own_list import is_list, open_list
 from .shards import is_sharded, open_shards
 
@@ -68,6 +69,13 @@ SOURCES = (
         open_covid_radiography,
         "chest X-rays of the COVID-19 Radiography Database, which is put together from several public collections "
         "(Chowdhury et al. 2020, Rahman et al. 2021)",
+    ),
+    Source(
+        "nlm-tuberculosis",
+        is_nlm_tuberculosis,
+        open_nlm_tuberculosis,
+        "frontal chest X-rays of a tuberculosis set of the U.S. National Library of Medicine, from Shenzhen or "
+        "Montgomery County (Jaeger et al. 2014)",
     ),
     Source("mvtec", is_mvtec, open_mvtec),
     Source(
