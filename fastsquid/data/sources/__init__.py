@@ -11,6 +11,7 @@ from .covid_radiography import is_covid_radiography, open_covid_radiography
 from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
+from .medianomaly import is_medianomaly, open_medianomaly
 from .mvtec import is_mvtec, open_mvtec
 from .nlm_tuberculosis import is_nlm_tuberculosis, open_nlm_tuberculosis
 from .own_list import is_list, open_list
@@ -76,6 +77,13 @@ SOURCES = (
         open_nlm_tuberculosis,
         "frontal chest X-rays of a tuberculosis set of the U.S. National Library of Medicine, from Shenzhen or "
         "Montgomery County (Jaeger et al. 2014)",
+    ),
+    Source(
+        "medianomaly",
+        is_medianomaly,
+        open_medianomaly,
+        "frontal chest X-rays of the RSNA or the VinBigData challenge, as Cai et al. split them (DDAD 2022, "
+        "MedIAnomaly 2024)",
     ),
     Source("mvtec", is_mvtec, open_mvtec),
     Source(
