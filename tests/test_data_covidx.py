@@ -95,9 +95,9 @@ def test_b_lists_are_refused(tmp_path):
         open_data(tmp_path, size=8)
 
 
-# The first lines of train_COVIDx_CXR-3A.txt and of CXR-4's val.txt are like these.
+# A line of test_COVIDx_CXR-3A.txt, and one in the form of the lists with positive and negative only.
 NEWER = "419639-000025 MIDRC-RICORD-1C-419639-000025-50888-0.png COVID-19 ricord"
-CXR4 = "31 sub-S10880_ses-E18932_run-1.png negative bimcv"
+BINARY = "31 sub-S10880_ses-E18932_run-1.png negative bimcv"
 
 
 @pytest.mark.parametrize("suffix", ["", "_COVIDx_CXR-3A"])
@@ -115,12 +115,12 @@ def test_official_val(tmp_path, suffix):
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_b_list_of_any_split_is_rejected(tmp_path, part):
     release(tmp_path, TRAIN, TEST, "", [("v", "normal")])
-    (tmp_path / f"{part}.txt").write_text(CXR4 + "\n")
+    (tmp_path / f"{part}.txt").write_text(BINARY + "\n")
     with pytest.raises(UserError, match=rf"{part}\.txt is a B list, .* \(CXR-4 has none\)"):
         open_data(tmp_path, size=8)
 
 
-@pytest.mark.parametrize("name, line", [("train_COVIDx9A.txt", ""), ("train.txt", NEWER), ("val.txt", CXR4)])
+@pytest.mark.parametrize("name, line", [("train_COVIDx9A.txt", ""), ("train.txt", NEWER), ("val.txt", BINARY)])
 def test_list_without_its_folder_is_no_plain_folder(tmp_path, name, line):
     """Else training would take the images beside the list as healthy, those with COVID-19 too."""
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "MIDRC-RICORD-1C-419639-000025-50888-0.png")
