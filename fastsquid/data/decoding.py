@@ -14,6 +14,7 @@ from ..utils.threads import available_cores
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .dicom.patients import warn_of_malformed_ages
 from .filetypes import ImageFile
+from .framing import Frame
 from .images import ImageError, gray_range, read_with_patient, warn_of_darkness
 from .names import PATH_NAMES, Names
 
@@ -30,6 +31,7 @@ class Decoded(NamedTuple):
         picture: as `images.ReadImage` has it, or None.
         age, malformed_age: as a `Patient` has them.
         error: why the file cannot be read, or "".
+        frame: what the image shows of the file's, or None.
     """
 
     name: Any
@@ -38,6 +40,7 @@ class Decoded(NamedTuple):
     age: float | None
     malformed_age: bool
     error: str
+    frame: Frame | None = None
 
 
 class _Files(Dataset):
@@ -66,7 +69,7 @@ class _Files(Dataset):
         except ImageError as error:
             return Decoded(name, None, None, None, False, str(error))
         age, malformed = (read.patient.age, read.patient.malformed_age) if read.patient else (None, False)
-        return Decoded(name, read.square, read.picture, age, malformed, "")
+        return Decoded(name, read.square, read.picture, age, malformed, "", read.frame)
 
 
 def decoded(

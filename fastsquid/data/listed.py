@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import UserError
 from .dicom.patients import read_patients, reject_shared_patients
 from .framing import Frame
-from .names import Names
+from .names import PATH_NAMES, Names
 from .places import Box, Places, box_in_square, read_mask
 from .split import SPLITS, ReadOptions, Split, read_split
 
@@ -39,6 +39,23 @@ class Listed:
     boxes: tuple[Box, ...] | None = None
     box_size: tuple[float, float] | None = None
     mask: Path | None = None
+
+    def places(self, frame: Frame, size: int, names: Names = PATH_NAMES) -> Places | None:
+        """Return where the findings are in the square that shows a frame of the image; None if that is not known.
+
+        Args:
+            frame: what the square shows.
+            size: side of the square in pixels, at which a mask is read.
+            names: what messages call the mask's file.
+
+        Raises:
+            ImageError: as `places.read_mask`.
+        """
+        if self.label and self.boxes is None and self.mask is None:
+            return None
+        boxes = (box_in_square(box, frame, self.box_size) for box in self.boxes or ())
+        drawn = self.mask and read_mask(self.mask, frame, size, names.file(self.mask))
+        return Places(tuple(box for box in boxes if box is not None), drawn, self.class_name)
 
     @property
     def class_name(self) -> str:
@@ -90,7 +107,7 @@ def open_listed(
                 options,
                 ages if any(patients[name]) else None,
                 options.names.classes([row.class_name for row in mine], [row.label for row in mine]),
-                [partial(_places, row, options) for row in mine] if placed else None,
+                [partial(row.places, size=options.size, names=options.names) for row in mine] if placed else None,
             )
             data[name].drawn = drawn
     return data
@@ -157,15 +174,6 @@ def require_files(root: Path, rows: Sequence[Listed], names: Names) -> None:
             f"{names.quote(_relative(missing[0], root))}. Download or unpack them, or give --skip-unreadable to go on "
             "without them"
         )
-
-
-def _places(row: Listed, options: ReadOptions, frame: Frame) -> Places | None:
-    """Return where an image's findings are in the square that shows a frame of it; None if that is not known."""
-    if row.label and row.boxes is None and row.mask is None:
-        return None
-    boxes = (box_in_square(box, frame, row.box_size) for box in row.boxes or ())
-    drawn = row.mask and read_mask(row.mask, frame, options.size, options.names.file(row.mask))
-    return Places(tuple(box for box in boxes if box is not None), drawn, row.class_name)
 
 
 def _reject_repeated(rows, names):

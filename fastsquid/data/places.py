@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from .framing import Frame
 from .images import ImageError
@@ -64,6 +65,18 @@ class Places:
                 rows, columns = _pixels(box.top, box.bottom, size), _pixels(box.left, box.right, size)
                 result[rows, columns] = True
         return result
+
+    def outlines(self) -> tuple[Box, ...]:
+        """Return the boxes, and one around each connected region of drawn pixels."""
+        if self.drawn is None:
+            return self.boxes
+        size = len(self.drawn)
+        regions, _ = cast("tuple[np.ndarray, int]", ndimage.label(self.drawn, np.ones((3, 3))))
+        around = (
+            Box(self.drawn_finding, x.start / size, y.start / size, x.stop / size, y.stop / size)
+            for y, x in ndimage.find_objects(regions)
+        )
+        return (*self.boxes, *around)
 
 
 def _pixels(low: float, high: float, size: int) -> slice:

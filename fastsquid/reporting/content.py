@@ -55,6 +55,11 @@ def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
         "labels": [image.label for image in images],
         "ages_outside": [bool(image.age_outside) for image in images],
         "unlike": None if scorer.input_check is None else [image.unlike for image in images],
+        "places": {
+            str(index): [[*(round(edge, 4) for edge in box[1:]), printable(box.finding)] for box in image.places]
+            for index, image in enumerate(images)
+            if image.places
+        },
         "errors": {str(index): image.error for index, image in enumerate(images) if image.error},
         "thresholds": thresholds,
         "metrics": metrics,

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.finding import find_files, log_skipped, no_images
+from ..data.listed import Listed
 from ..data.names import PATH_NAMES, Names
+from ..data.places import Box
 from ..data.sources.folder import folder_labels
 from ..data.tables import find_name, read_label, read_number, read_table
 from ..errors import UserError
@@ -26,6 +28,8 @@ class ReportImage:
         score: from a CSV, or filled in by `examine_images`.
         error: why it could not be read, or "".
         unlike: as `Scorer.unlike_training` returns it, or None.
+        listed: what a list says of it, or None.
+        places: boxes around its findings in the square, filled in by `examine_images`.
         age_outside: whether the patient's age is outside of the training patients' ages; None where unknown.
     """
 
@@ -36,6 +40,8 @@ class ReportImage:
     error: str = ""
     unlike: float | None = None
     age_outside: bool | None = None
+    listed: Listed | None = None
+    places: tuple[Box, ...] = ()
 
 
 def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportImage]:

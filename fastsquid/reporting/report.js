@@ -120,7 +120,7 @@ function decode(index) {
 
 // Draws the X-ray, and over it at an opacity of 0 to 1 its reconstruction or map.
 // The other two have the model's size, and half of the strip's width that the X-ray leaves.
-function paint(canvas, pictures, view, opacity = 1) {
+function paint(canvas, pictures, index, view, opacity = 1) {
   const side = pictures.height;
   const small = (pictures.width - side) / 2;
   canvas.width = canvas.height = side;
@@ -134,6 +134,17 @@ function paint(canvas, pictures, view, opacity = 1) {
     part(scratch, side + small, small);
     colour(scratch, side, side);
     context.drawImage(scratch.canvas, 0, 0);
+  }
+  context.globalAlpha = 1;
+  if (view !== "reconstruction") frame(context, data.places[index] ?? [], side);
+}
+
+// Frames what is known to be abnormal: boxes [left, top, right, bottom, finding], as shares of the side.
+function frame(context, boxes, side) {
+  context.strokeStyle = "#e3342f";
+  context.lineWidth = Math.max(2, side / 150);
+  for (const [left, top, right, bottom] of boxes) {
+    context.strokeRect(left * side, top * side, (right - left) * side, (bottom - top) * side);
   }
 }
 
@@ -172,7 +183,7 @@ function card(position) {
       made.append(element("p", { className: "label", textContent: label(index) ? `labeled ${label(index)}` : "not labeled" }));
     }
     made.append(element("p", { className: "percentile", textContent: percentile(index, "images") ?? "" }));
-    strip(index).then((pictures) => canvases.forEach((canvas, i) => paint(canvas, pictures, VIEWS[i])));
+    strip(index).then((pictures) => canvases.forEach((canvas, i) => paint(canvas, pictures, index, VIEWS[i])));
   }
   made.addEventListener("click", () => open(position));
   return made;
@@ -311,6 +322,7 @@ async function showDetail() {
     `score ${number(data.scores[index])}`,
     `${side(index)} threshold`,
     label(index) && `labeled ${label(index)}`,
+    ...new Set((data.places[index] ?? []).map((box) => box[4] && `framed: ${box[4]}`)),
     ...marks(index).map(([, text]) => text),
     percentile(index, "validation images"),
     `${(active + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
@@ -320,12 +332,12 @@ async function showDetail() {
   byId("next").disabled = neighbour(1) === null;
   const pictures = await strip(index);
   if (index !== opened) return; // gone on meanwhile
-  document.querySelectorAll("#views canvas").forEach((canvas, i) => paint(canvas, pictures, VIEWS[i]));
+  document.querySelectorAll("#views canvas").forEach((canvas, i) => paint(canvas, pictures, index, VIEWS[i]));
   const view = document.querySelector("#views input:checked").value;
   const opacity = view === "xray" ? 0 : byId("opacity").valueAsNumber / 100;
   byId("opacity").disabled = view === "xray";
   byId("opacity-value").textContent = `${Math.round(100 * opacity)} %`;
-  paint(byId("large"), pictures, view, opacity);
+  paint(byId("large"), pictures, index, view, opacity);
   byId("large").setAttribute("aria-label", `${NAMES[view]} of ${data.names[index]}`);
 }
 
