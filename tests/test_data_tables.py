@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import gzip
 import io
 import shutil
 import tarfile
@@ -15,9 +16,9 @@ from PIL import Image
 from test_report import parts
 
 from fastsquid import compare, report, score
-from fastsquid.data import open_data
+from fastsquid.data import open_data, tables
 from fastsquid.data.sources.shards import read_shard
-from fastsquid.data.tables import decode, read_label, read_table
+from fastsquid.data.tables import column_names, decode, find_table, read_label, read_table
 from fastsquid.errors import UserError
 from fastsquid.reporting.images import ReportImage, csv_images, label_images
 from fastsquid.runs.folder import read_scores
@@ -149,6 +150,55 @@ def test_a_separator_that_another_column_has(tmp_path):
     assert list(read_table(tmp_path / "x.csv", ["name", "label"])) == [
         (2, {"name": "x", "label": "0", "a;b": "1", "c;d": "2"})
     ]
+
+
+# Packed and large tables
+
+
+def test_a_packed_table(tmp_path):
+    rows = [["name", "note"], ["a.png", "first\nsecond"], ["b.png", "é"]]
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(encoded(table(rows), "utf-16")))
+    found = list(read_table(tmp_path / "x.csv.gz", ["name"]))
+    assert found == [(3, {"name": "a.png", "note": "first\nsecond"}), (4, {"name": "b.png", "note": "é"})]
+    assert column_names(tmp_path / "x.csv.gz") >= {"name", "note"}
+
+
+def test_a_plain_table_comes_before_a_packed_one(tmp_path):
+    assert find_table(tmp_path, "x.csv") is None
+    (tmp_path / "x.csv.gz").write_bytes(b"")
+    assert find_table(tmp_path, "x.csv") == tmp_path / "x.csv.gz"
+    (tmp_path / "x.csv").write_text("")
+    assert find_table(tmp_path, "x.csv") == tmp_path / "x.csv"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-40], lambda content: b"name,label\na.png,1\n", lambda content: content[:50] + b"x" * 50],
+)
+def test_a_damaged_packed_table(tmp_path, damage):
+    rows = "".join(f"{i * 7919 % 10007}.png,1\n" for i in range(20000))
+    (tmp_path / "x.csv.gz").write_bytes(damage(gzip.compress(f"name,label\n{rows}".encode())))
+    rejected(lambda: list(read_table(tmp_path / "x.csv.gz", ["name"])), "x.csv.gz", "cannot be read as a CSV")
+
+
+def test_too_large_for_memory(tmp_path, monkeypatch):
+    """A packed file may be a thousand times as large when it is unpacked."""
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(b"name,label\n" + b"a.png,1\n" * 100000))
+    monkeypatch.setattr(tables, "_MOST_TABLE_BYTES", 500000)
+    rejected(lambda: list(read_table(path, ["name"])), path, "more than 500000 characters")
+    monkeypatch.undo()
+    path.write_bytes(gzip.compress(b"name,label\n" + b"a" * 2**24))
+    rejected(lambda: list(read_table(path, ["name"])), path, "a line of 16777216 characters")
+
+
+def test_a_table_is_read_row_by_row(tmp_path):
+    """The end of a file is not looked at before it is reached."""
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"name,note\n" + b'"a", "b ""c"" \nd" \n' * 20000 + b"e,f\0\n")
+    rows = read_table(path, ["name"])
+    assert next(rows) == (3, {"name": "a", "note": 'b "c" \nd'})
+    rejected(lambda: list(rows), path, "UTF-8")
 
 
 # Every table that is read

@@ -2,9 +2,12 @@
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-_MOST_BYTES = 2**28
-_HEAD = 2**16  # characters that hold the first line
+_MOST_BYTES = 2**28  # of a text that is read as a whole
+_MOST_TABLE_BYTES = 2**30  # of a table, unpacked; it is read line by line
+_MOST_LINE = 2**24  # characters
+_HEAD = 2**16  # bytes that hold the first line
 _LABELS = {"normal": 0, "abnormal": 1, "": None}
 
 
@@ -38,14 +43,24 @@ def decode(content: bytes, errors: str | None = None) -> str:
     Raises:
         ValueError: it is none of these.
     """
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", ""))
-    if not encoding:
-        # Of text in UTF-16 most letters have a zero byte. A single one is damage.
-        even, odd = (4 * half.count(0) > len(half) for half in (content[::2], content[1::2]))
-        encoding = "utf-8" if even == odd else "utf-16-be" if even else "utf-16-le"
-        if encoding == "utf-8" and 0 in content and errors is None:
-            raise ValueError("zero bytes")
-    return content[len(mark) :].decode(encoding, errors or ("surrogateescape" if encoding == "utf-8" else "strict"))
+    mark, encoding = _encoding(content)
+    if encoding == "utf-8" and 0 in content and errors is None:
+        raise ValueError("zero bytes")
+    return content[len(mark) :].decode(encoding, errors or _handler(encoding))
+
+
+def _encoding(content: bytes) -> tuple[bytes, str]:
+    """Return the byte order mark, or b"", and the encoding of a text that begins so."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return mark, encoding
+    # Of text in UTF-16 most letters have a zero byte. A single one is damage.
+    even, odd = (4 * half.count(0) > len(half) for half in (content[::2], content[1::2]))
+    return b"", "utf-8" if even == odd else "utf-16-be" if even else "utf-16-le"
+
+
+def _handler(encoding: str) -> str:
+    return "surrogateescape" if encoding == "utf-8" else "strict"
 
 
 def read_text(path: Path, kind: str = "text") -> str:
@@ -58,11 +73,19 @@ def read_text(path: Path, kind: str = "text") -> str:
     Raises:
         UserError: it cannot be read, or it is not text.
     """
-    try:
+    with _readable(path, kind):
         require_regular(path, _MOST_BYTES)
         return decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as {kind} ({error.strerror}): give a readable file") from error
+
+
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn the errors of reading a text into one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as {kind} ({why}): give a readable file") from error
     except UserError:
         raise
     except ValueError:
@@ -72,7 +95,8 @@ def read_text(path: Path, kind: str = "text") -> str:
 
 
 def read_table(path: Path, columns: Sequence[str], either: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a CSV. Rows without text and columns without a name are left out.
+    """Yield the rows of a CSV, or of one that gzip has packed (`.gz`). Rows without text and columns without a name are
+    left out.
 
     The separator is the comma, semicolon or tab that gives the header these columns. Every row must have as many cells
     as the header.
@@ -86,12 +110,11 @@ def read_table(path: Path, columns: Sequence[str], either: Sequence[str] = ()) -
         (number of the line, {column: text}). The text is as written, without the apostrophe of `to_cell`.
 
     Raises:
-        UserError: not text, no CSV, a column that is missing or twice, a header that two separators split, or a row
-            with another number of cells.
+        UserError: not text, no CSV, more than 1 GiB, a column that is missing or twice, a header that two separators
+            split, or a row with another number of cells.
     """
-    text = read_text(path, "a CSV")
-    mark = _separator(path, text, columns, either)
-    reader = _reader(text, mark)
+    mark = _separator(path, _head(path), columns, either)
+    reader = csv.reader(_lines(path, mark), delimiter=mark, strict=True)
     head = None
     try:
         for cells in reader:
@@ -116,8 +139,56 @@ def column_names(path: Path) -> set[str]:
     Raises:
         UserError: it is not text.
     """
-    text = read_text(path, "a CSV")
+    text = _head(path)
     return {name for mark in _SEPARATORS for name in _header(text, mark)}
+
+
+def find_table(folder: Path, name: str) -> Path | None:
+    """Return the CSV of a name in a folder, as it is or packed with `.gz`; None if there is none."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _open(path: Path) -> Any:
+    require_regular(path, _MOST_TABLE_BYTES)
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _head(path: Path) -> str:
+    """Return the beginning of a CSV."""
+    with _readable(path, "a CSV"), _open(path) as file:
+        content = file.read(_HEAD)
+        mark, encoding = _encoding(content)
+        if encoding == "utf-8" and 0 in content:
+            raise ValueError("zero bytes")
+        decoder = codecs.getincrementaldecoder(encoding)(_handler(encoding))
+        return decoder.decode(content[len(mark) :], final=len(content) < _HEAD)
+
+
+def _lines(path: Path, mark: str) -> Iterator[str]:
+    """Yield the lines of a CSV, without blanks beside quotes."""
+    beside = _beside_quotes(mark)
+    with _readable(path, "a CSV"), _open(path) as file:
+        start, encoding = _encoding(file.read(_HEAD))
+        file.seek(len(start))
+        text = io.TextIOWrapper(file, encoding, _handler(encoding), newline="")
+        size, row, quotes = 0, [], 0
+        while line := text.readline(_MOST_LINE):
+            size += len(line)
+            if len(line) == _MOST_LINE or size > _MOST_TABLE_BYTES:
+                what = f"a line of {_MOST_LINE}" if len(line) == _MOST_LINE else f"more than {_MOST_TABLE_BYTES}"
+                raise UserError(f"{path} has {what} characters: give a smaller CSV")
+            if encoding == "utf-8" and "\0" in line:
+                raise ValueError("zero bytes")
+            row.append(line)
+            quotes += line.count('"')
+            if quotes % 2 == 0:  # else a cell goes on in the next line
+                yield from _without_blanks(row, beside) if any(' "' in one or '" ' in one for one in row) else row
+                row, quotes = [], 0
+        yield from _without_blanks(row, beside)
+
+
+def _without_blanks(row: list[str], beside: re.Pattern) -> Iterator[str]:
+    return io.StringIO(beside.sub(r"\1\2", "".join(row)), newline="")
 
 
 def _header(text: str, mark: str) -> list[str]:
@@ -131,8 +202,12 @@ def _header(text: str, mark: str) -> list[str]:
 
 def _reader(text: str, mark: str) -> Any:
     """Return a csv.reader that rejects text beside quotes; blanks beside them do not count."""
-    quoted = re.compile(rf'(^|[{mark}\r\n]) *("(?:[^"]|"")*") *(?=[{mark}\r\n]|$)')
-    return csv.reader(io.StringIO(quoted.sub(r"\1\2", text), newline=""), delimiter=mark, strict=True)
+    return csv.reader(_without_blanks([text], _beside_quotes(mark)), delimiter=mark, strict=True)
+
+
+def _beside_quotes(mark: str) -> re.Pattern:
+    """Return the pattern of a cell in quotes with the blanks beside it; groups 1 and 2 are all but the blanks."""
+    return re.compile(rf'(^|[{mark}\r\n]) *("[^"]*(?:""[^"]*)*") *(?=[{mark}\r\n]|$)')
 
 
 def _separator(path: Path, text: str, columns: Sequence[str], either: Sequence[str]) -> str:
