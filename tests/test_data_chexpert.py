@@ -1,6 +1,7 @@
 import csv
 import errno
 import os
+import shutil
 from collections import Counter
 from functools import partial
 from hashlib import sha256
@@ -8,9 +9,11 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from PIL import Image
+from released import listed, run_everything, write_image
 
-from fastsquid.data import open_data
-from fastsquid.data.sources.chexpert import DISEASES, _hold_out, _Row
+from fastsquid import train
+from fastsquid.data import open_data, read_image
+from fastsquid.data.sources.chexpert import DISEASES, Row, hold_out
 from fastsquid.errors import UserError
 
 HEADER = [
@@ -137,10 +140,10 @@ def test_classes(tmp_path):
 
 def test_paper_protocol():
     rng = np.random.default_rng(1)
-    rows = [_Row(f"n{i}", f"patient{i // 3}", 0, ()) for i in range(3000)]
-    rare = [_Row(f"r{d}-{i}", f"patient{5000 + i}", 1, (d,)) for d in DISEASES[1:] for i in range(60)]
-    common = [_Row(f"a{i}", f"patient{rng.integers(1000)}", 1, ("Enlarged Cardiomediastinum",)) for i in range(5000)]
-    train, test = _hold_out(rows + rare + common)
+    rows = [Row(f"n{i}", f"patient{i // 3}", 0, ()) for i in range(3000)]
+    rare = [Row(f"r{d}-{i}", f"patient{5000 + i}", 1, (d,)) for d in DISEASES[1:] for i in range(60)]
+    common = [Row(f"a{i}", f"patient{rng.integers(1000)}", 1, ("Enlarged Cardiomediastinum",)) for i in range(5000)]
+    train, test = hold_out(rows + rare + common)
     assert Counter(r.label for r in test) == {0: 250, 1: 250}
     assert len(set(test)) == 500
     counts = Counter(d for r in test for d in r.diseases)
@@ -214,3 +217,136 @@ def test_another_csv_beside_the_split_folders_is_not_chexpert(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "train" / "NORMAL" / "a.png")
     (tmp_path / "train.csv").write_text("file,label\na.png,0\n")
     assert open_data(tmp_path, size=8)["train"].names == ["NORMAL/a.png"]
+
+
+BATCHES = (
+    "CheXpert-v1.0 batch 1 (validate & csv)",
+    "CheXpert-v1.0 batch 2 (train 1)",
+    "CheXpert-v1.0 batch 3 (train 2)",
+    "CheXpert-v1.0 batch 4 (train 3)",
+)
+VALID = [row(90, part="valid", No_Finding="1.0"), row(91, part="valid", Fracture="1.0")]
+
+
+def in_batches(folder):
+    """The full-size release as it is unpacked: patients in three batches, the CSVs and valid/ in the first one."""
+    full = [{**r, "Path": r["Path"].replace("-small", "")} for r in [*normals(0, 20), *sick(30, 10), *VALID]]
+    (folder / BATCHES[0]).mkdir()
+    write(folder / BATCHES[0] / "train.csv", full[:-2])
+    write(folder / BATCHES[0] / "valid.csv", full[-2:])
+    for i, r in enumerate(full):
+        part, patient = r["Path"].split("/")[1:3]
+        path = folder / (f"{BATCHES[0]}/valid" if part == "valid" else BATCHES[1 + i % 3]) / patient
+        write_image(path / "/".join(r["Path"].split("/")[3:]), int(patient[7:]))
+    return folder
+
+
+@pytest.mark.parametrize("root", [".", BATCHES[0]])
+def test_batch_folders(tmp_path, root):
+    data = open_data(in_batches(tmp_path) / root, size=8)
+    assert {name: split.labels.tolist() for name, split in data.items()} == {
+        "train": [0] * 16,
+        "val": [0, 1],
+        "test": [0] * 4 + [1] * 2,
+    }
+    for split in data.values():
+        for name, image in zip(split.names, split.images):
+            write_image(tmp_path / "one.jpg", int(name.split("/patient")[1][:5]))
+            assert (image == read_image(tmp_path / "one.jpg", 8)).all()
+            assert (tmp_path / name).is_file() or root != "."
+
+
+def test_the_csv_is_in_a_folder_below(tmp_path):
+    (tmp_path / "CheXpert-v1.0-small").mkdir()
+    release(tmp_path / "CheXpert-v1.0-small", normals(0, 5))
+    assert len(open_data(tmp_path, size=8)["train"]) == 4
+
+
+def test_a_batch_that_is_not_unpacked(tmp_path):
+    shutil.rmtree(in_batches(tmp_path) / BATCHES[2])
+    with pytest.raises(UserError, match=r"is CheXpert but \d of 24 listed images are missing, such as .*patient000"):
+        open_data(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("root", [".", "train", "valid"])
+def test_images_alone_are_not_taken_as_healthy(tmp_path, root, refused):
+    release(tmp_path, normals(0, 4) + sick(30, 4), VALID)
+    (tmp_path / "train.csv").unlink()
+    message = refused(train.main, "--data", tmp_path / root, "--out", tmp_path / "run", "--all-normal")
+    assert "is CheXpert but train.csv is missing" in message
+
+
+# The official test set: `test_labels.csv` of CheXlocalize names images, `groundtruth.csv` names studies.
+GROUND = [
+    ("patient64741/study1", ["view1_frontal.jpg", "view2_lateral.jpg"], {"No Finding": 1}),
+    ("patient64742/study1", ["view1_frontal.jpg", "view2_frontal.jpg"], {"Edema": 1, "Lung Opacity": 1}),
+    ("patient64743/study1", ["view1_frontal.jpg"], {"Pleural Other": 1, "Support Devices": 1}),
+    ("patient64744/study1", ["view1_frontal.jpg"], {"Support Devices": 1}),
+    ("patient64745/study1", ["view1_frontal.jpg"], {}),
+]
+EXPECTED = [
+    ("64741/study1/view1_frontal.jpg", 0, "normal"),
+    ("64742/study1/view1_frontal.jpg", 1, "abnormal"),
+    ("64742/study1/view2_frontal.jpg", 1, "abnormal"),
+    ("64743/study1/view1_frontal.jpg", 1, "Pleural Other"),
+]
+
+
+def official_test(folder, by_study, name=None):
+    header = ["Study" if by_study else "Path", *HEADER[5:]]
+    rows = []
+    for study, views, findings in GROUND:
+        for i, view in enumerate(views):
+            write_image(folder / "test" / study / view, int(study[7:12]) % 255 + i)
+        found = {name: findings.get(name, 0) for name in HEADER[5:]}
+        if by_study:
+            rows.append({"Study": f"CheXpert-v1.0/test/{study}", **found})
+        else:
+            rows += [{"Path": f"test/{study}/{view}", **found} for view in views]
+    write(folder / (name or ("groundtruth.csv" if by_study else "test_labels.csv")), rows, header)
+
+
+@pytest.mark.parametrize("by_study", [False, True])
+def test_official_test_set(tmp_path, by_study):
+    release(tmp_path, normals(0, 20) + sick(30, 10), VALID)
+    official_test(tmp_path, by_study)
+    data = open_data(tmp_path, size=8)
+    assert len(data["train"]) == 20 and not data["train"].labels.any()  # nothing is held out
+    assert [(name.split("patient")[1], *rest) for name, *rest in listed(data)["test"]] == EXPECTED
+
+
+def test_official_test_set_alone(tmp_path):
+    (tmp_path / "CheXpert").mkdir()
+    official_test(tmp_path / "CheXpert", False)
+    assert [label for _, label, _ in listed(open_data(tmp_path, size=8, splits=("val", "test")))["test"]] == [
+        0,
+        1,
+        1,
+        1,
+    ]
+    with pytest.raises(UserError, match="train.csv is missing"):
+        open_data(tmp_path, size=8)
+    shutil.rmtree(tmp_path / "CheXpert" / "test" / "patient64743")
+    with pytest.raises(UserError, match="1 of 4 listed images are missing, such as .*64743"):
+        open_data(tmp_path, size=8, splits=("test",))
+
+
+def test_a_test_file_with_views_has_pa_only(tmp_path):
+    release(tmp_path, normals(0, 20))
+    rows = [row(95, part="test", No_Finding="1"), row(96, part="test", view=("Frontal", "AP"), Edema="1")]
+    write(tmp_path / "test.csv", rows)
+    write_image(tmp_path / rows[0]["Path"].split("/", 1)[1], 95)
+    assert open_data(tmp_path, size=8)["test"].names == [rows[0]["Path"]]
+
+
+def test_a_study_of_the_test_set_without_images(tmp_path):
+    release(tmp_path, normals(0, 20))
+    official_test(tmp_path, True)
+    shutil.rmtree(tmp_path / "test" / "patient64743")
+    with pytest.raises(UserError, match="1 of 24 listed images are missing, such as .*64743"):
+        open_data(tmp_path, size=8)
+
+
+def test_full_run(tmp_path, command):
+    found = run_everything(command, release(tmp_path, normals(0, 20) + sick(30, 10), VALID, drop=0), tmp_path)
+    assert found["split"] == "test" and (found["images"]["normal"], found["images"]["abnormal"]) == (4, 2)

@@ -30,7 +30,7 @@ def read_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
     if suffix == ".parquet":
         rows = _read_parquet(path)
     elif suffix in JSON_LINES:
-        rows = _read_json_lines(path)
+        rows = read_json_lines(path)
     else:
         yield from read_table(path, columns)
         return
@@ -40,7 +40,7 @@ def read_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
         yield number, {name: _text(value, f"{path} row {number}: {name}") for name, value in row.items()}
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path, "JSON lines").splitlines(), start=1):
         if not line.strip():
             continue

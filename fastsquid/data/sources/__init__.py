@@ -7,14 +7,17 @@ from typing import Any
 
 from ..split import ReadOptions, Split
 from .chexpert import is_chexpert, open_chexpert
+from .chexpert_plus import is_chexpert_plus, open_chexpert_plus
 from .covid_radiography import is_covid_radiography, open_covid_radiography
 from .covidx import is_covidx, open_covidx
 from .digits import is_digits, open_digits
 from .folder import has_abnormal_training, is_zhanglab, open_folder
 from .medianomaly import is_medianomaly, open_medianomaly
+from .mimic_cxr import is_mimic_cxr, open_mimic_cxr
 from .mvtec import is_mvtec, open_mvtec
 from .nlm_tuberculosis import is_nlm_tuberculosis, open_nlm_tuberculosis
 from .own_list import is_list, open_list
+from .padchest import is_padchest, open_padchest
 from .shards import is_sharded, open_shards
 
 
@@ -52,6 +55,25 @@ SOURCES = (
     ),
     Source("list", is_list, open_list),
     Source("shards", is_sharded, open_shards),
+    Source(
+        "mimic-cxr",
+        is_mimic_cxr,
+        open_mimic_cxr,
+        "frontal chest X-rays, PA and AP, of MIMIC-CXR-JPG, from one hospital (Beth Israel Deaconess; Johnson et al. "
+        "2019)",
+    ),
+    Source(
+        "padchest",
+        is_padchest,
+        open_padchest,
+        "frontal PA chest X-rays of PadChest, from one hospital (San Juan de Alicante; Bustos et al. 2020)",
+    ),
+    Source(
+        "chexpert-plus",
+        is_chexpert_plus,
+        open_chexpert_plus,
+        "frontal PA chest X-rays of CheXpert Plus, from one hospital (Stanford; Chambon et al. 2024)",
+    ),
     Source(
         "chexpert",
         is_chexpert,

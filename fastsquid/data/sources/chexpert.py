@@ -2,38 +2,38 @@
 
 The split is that of SimSID, section 4.1, of frontal PA views. The test is 250 normal and 250 abnormal images of the
 training file, with at least 10 of every disease. The normal images of all other patients are for training.
+
+Where the official test set lies beside the training files, it is the test instead. Its labels are `test_labels.csv` of
+CheXlocalize (Saporta et al. 2022), or `groundtruth.csv` with a row per study. They have no column for PA or AP, so
+the test has all frontal views.
 """
 
+import errno
+import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
+from ..names import Names
 from ..split import ReadOptions, Split, read_split
-from ..tables import column_names, read_table, whole_number
+from ..tables import column_names, find_table, read_table
+from .chexpert_labels import DISEASES, FINDINGS, read_findings
 
-DISEASES = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-)
 VIEW = ("Frontal/Lateral", "AP/PA")
-COLUMNS = ("Path", *VIEW, "No Finding", *DISEASES)
+COLUMNS = ("Path", *VIEW, *FINDINGS)
 TEST_EACH, TEST_DISEASE = 250, 10
+FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
+TRAIN, VALID, TESTS = "train.csv", ("valid.csv", "val_labels.csv"), ("test.csv", "test_labels.csv", "groundtruth.csv")
+_IMAGES = "patient[0-9][0-9][0-9][0-9][0-9]/study[0-9]*/view[0-9]*_*.*"
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """One image of a CSV, by its path there."""
+
     path: str
     patient: str
     label: int
@@ -49,44 +49,112 @@ def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
     valid.csv.
 
     Args:
-        root: Path of the folder with train.csv; a Path column's leading folders may be absent below it.
+        root: Path of the folder with train.csv, or with the folder CheXpert-v1.0, CheXpert-v1.0-small or "CheXpert-v1.0
+            batch 1 (validate & csv)" that has it; a Path column's leading folders may be absent below it. Or Path of
+            the first batch, with the others beside it.
         options: `ReadOptions`.
 
     Returns:
         dict of split name to Split, without the splits that have no images. An image of one disease has its name as
-        class, one of several `abnormal`. Names are the Path column's, unless `options.names` gives others.
+        class, one of several `abnormal`. Names are the Path column's, or in folders of batches relative to `root`,
+        unless `options.names` gives others.
 
     Raises:
-        UserError: a missing column, a value that is no number, or no normal image to train on.
+        UserError: train.csv or images are missing, a column is missing, a value is no number, or there is no normal
+            image to train on.
     """
-    rows = {}
-    if "train" in options.splits or "test" in options.splits:
-        rows["train"], rows["test"] = _hold_out(_read_rows(root / "train.csv", options.names))
+    folders = _folders(root)
+    train, valid, test = (_find(folders, names) for names in ((TRAIN,), VALID, TESTS))
+    if "train" in options.splits and train is None:
+        raise UserError(
+            f"{root} is CheXpert but {TRAIN} is missing: put it beside the images, or give the folder that has it. "
+            "Images that you know to be healthy can be put into train/NORMAL"
+        )
+    rows: dict[str, list[Row]] = {}
+    if test and "test" in options.splits:
+        rows["test"] = _read_rows(test, folders, options.names)
+    if train and ("train" in options.splits or "test" in options.splits and not test):
+        read = _read_rows(train, folders, options.names)
+        if test:
+            rows["train"] = [row for row in read if not row.label]
+        else:
+            rows["train"], rows["test"] = hold_out(read)
         if "train" in options.splits and not rows["train"]:
-            raise UserError(
-                f"{root / 'train.csv'} has no normal images to train on: it needs frontal PA rows with No Finding = 1"
-            )
-    if "val" in options.splits and (root / "valid.csv").is_file():
-        rows["val"] = _read_rows(root / "valid.csv", options.names)
+            raise UserError(f"{train} has no normal images to train on: it needs frontal PA rows with No Finding = 1")
+    if valid and "val" in options.splits:
+        rows["val"] = _read_rows(valid, folders, options.names)
+    files = {name: [_resolve(folders, row.path) for row in rows[name]] for name in options.splits if rows.get(name)}
+    return open_rows(root, "CheXpert", rows, files, options)
+
+
+def open_rows(
+    root: Path,
+    title: str,
+    rows: dict[str, list[Row]],
+    files: dict[str, list[Path]],
+    options: ReadOptions,
+) -> dict[str, Split]:
+    """Read the images of rows.
+
+    Args:
+        root: folder of the data.
+        title: of the data set.
+        rows: {split: its rows}.
+        files: {split: the files of its rows}, of the splits that are read.
+        options: `ReadOptions`.
+
+    Raises:
+        UserError: files are missing, and unreadable ones are not to be skipped.
+    """
+    missing = [file for paths in files.values() for file in paths if not file.is_file()]
+    if missing and not options.skip_unreadable:
+        first = options.names.quote(str(missing[0]))
+        raise UserError(
+            f"{root} is {title} but {len(missing)} of {sum(map(len, files.values()))} listed images are missing, such "
+            f"as {first} ({os.strerror(errno.ENOENT)}). Download or unpack them, or give --skip-unreadable to go on "
+            "without them"
+        )
     return {
         name: read_split(
-            [_resolve(root, row.path) for row in rows[name]],
-            [row.path for row in rows[name]],
+            paths,
+            [_name(root, row.path, path) for row, path in zip(rows[name], paths)],
             [row.label for row in rows[name]],
             options,
             classes=[_class(row) for row in rows[name]],
         )
-        for name in options.splits
-        if rows.get(name)
+        for name, paths in files.items()
     }
 
 
+def _name(root: Path, written: str, file: Path) -> str:
+    """Return a path as it is written in a CSV, or relative to the root where the file lies elsewhere."""
+    inside = file.relative_to(root).as_posix() if file.is_relative_to(root) else written
+    return written if written.endswith(inside) else inside
+
+
 def is_chexpert(root: Path) -> bool:
-    """Return whether the folder's train.csv has columns that only CheXpert has."""
-    path = root / "train.csv"
-    if not path.is_file():
-        return False
-    return not column_names(path).isdisjoint(COLUMNS[1:])
+    """Return whether a folder has a train.csv with columns that only CheXpert has, its official test set, or images
+    that are named as CheXpert's."""
+    folders = _folders(root)
+    train, test = _find(folders, (TRAIN,)), _find(folders, TESTS)
+    if train and not column_names(train).isdisjoint(COLUMNS[1:]) or test and column_names(test) >= set(FINDINGS):
+        return True
+    inside = [folder / part for folder in folders for part in (".", "train", "valid", "test")]
+    return any(next(folder.glob(_IMAGES), None) is not None for folder in inside if folder.is_dir())
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders that may have a release's files: the root, and CheXpert's folders in it or beside it."""
+    inside = sorted(path for path in root.glob("CheXpert*") if path.is_dir())
+    whole = root.resolve()
+    beside = sorted(whole.parent.glob("CheXpert-v1.0 batch *")) if whole.name == FIRST_BATCH else []
+    return [root, *inside, *(path for path in beside if path != whole and path.is_dir())]
+
+
+def _find(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """Return the first table of these names."""
+    found = (find_table(folder, name) for folder in folders for name in names)
+    return next((path for path in found if path), None)
 
 
 def _class(row):
@@ -95,7 +163,7 @@ def _class(row):
     return row.diseases[0] if len(row.diseases) == 1 else "abnormal"
 
 
-def _hold_out(rows):
+def hold_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Split rows into (train, test)."""
     rng = np.random.default_rng(0)
     normal = [row for row in rows if not row.label]
@@ -117,40 +185,53 @@ def _fill(chosen, rows, count):
     return chosen + [row for row in rows if row not in already][: max(0, count)]
 
 
-def _read_rows(path, names):
-    """Read the frontal PA rows of a CSV that are clearly normal or abnormal."""
-    kept: list[_Row] = []
-    findings: dict[str, _Row] = {}
-    for line, row in read_table(path, COLUMNS):
-        if [row[name].strip().lower() for name in VIEW] != ["frontal", "pa"]:
+def _read_rows(path: Path, folders: Sequence[Path], names: Names) -> list[Row]:
+    """Read the frontal rows of a CSV that are clearly normal or abnormal; only PA where it says so.
+
+    The files of the official test and validation sets of CheXlocalize have no columns for the view; there the file's
+    name says whether it is frontal. A row of a study stands for all of its frontal images.
+    """
+    kept: list[Row] = []
+    findings: dict[str, Row] = {}
+    columns = column_names(path)
+    viewed = path.name.startswith(("train.csv", "valid.csv")) or not columns.isdisjoint(VIEW)
+    key = "Study" if "Study" in columns and "Path" not in columns else "Path"
+    for line, row in read_table(path, (key, *(VIEW if viewed else ()), *FINDINGS)):
+        if viewed and [row[name].strip().lower() for name in VIEW] != ["frontal", "pa"]:
             continue
         where = f"{path} line {line}"
-        file = row["Path"].strip().replace("\\", "/")
-        patient = re.search(r"patient\d+", file)
-        if patient is None:
-            raise UserError(f"{where}: Path {names.quote(file)} names no patient, such as patient00001")
-        diseases = tuple(name for name in DISEASES if _number(row, name, where) == 1)
-        if diseases or _number(row, "No Finding", where) == 1:
-            found = _Row(file, patient[0], int(bool(diseases)), diseases)
+        given = row[key].strip().replace("\\", "/")
+        patient = patient_of(given, where, names)
+        label, diseases = read_findings(row, where)
+        if label is None:
+            continue
+        for file in _study_images(folders, given) if key == "Study" else (given,):
+            if not viewed and "_frontal" not in file:
+                continue
+            found = Row(file, patient, label, diseases)
             if findings.setdefault(file, found) != found:
                 raise UserError(f"{where}: {names.quote(file)} has other findings than in an earlier line: keep one")
             kept.append(found)
     return kept
 
 
-def _number(row, name, where):
-    text = row[name].strip()
-    try:
-        number = whole_number(text or "0")
-        if abs(number) > 1:
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{where}: {name} is {text!r}, it should be 1, 0, -1 or blank") from None
-    return number
+def patient_of(file: str, where: str, names: Names) -> str:
+    """Return the folder of the patient in a path."""
+    patient = re.search(r"patient\d+", file)
+    if patient is None:
+        raise UserError(f"{where}: Path {names.quote(file)} names no patient, such as patient00001")
+    return patient[0]
 
 
-def _resolve(root, name):
+def _study_images(folders: Sequence[Path], study: str) -> Iterator[str]:
+    """Yield the images of a study, or one that is missing."""
+    folder = _resolve(folders, study)
+    found = sorted(path.name for path in folder.glob("view*_frontal.*"))
+    return (f"{study}/{name}" for name in found or ["view1_frontal.jpg"])
+
+
+def _resolve(folders: Sequence[Path], name: str) -> Path:
     """Return the file as named, or without some leading folders. If there is none, return it as named, for errors."""
     parts = name.split("/")
-    candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
-    return next((path for path in candidates if path.is_file()), root / name)
+    candidates = (folder.joinpath(*parts[i:]) for folder in folders for i in range(len(parts)))
+    return next((path for path in candidates if path.exists()), folders[0] / name)
