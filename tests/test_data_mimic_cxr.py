@@ -1,6 +1,7 @@
 """MIMIC-CXR-JPG in the form of its release on PhysioNet."""
 
 import gzip
+import shutil
 from hashlib import sha256
 
 import pytest
@@ -101,6 +102,19 @@ def test_images_alone_are_not_taken_as_healthy(tmp_path):
     for root in (tmp_path, tmp_path / "files"):
         with pytest.raises(UserError, match="MIMIC-CXR-JPG but .*chexpert.csv.gz is missing"):
             open_data(root, size=16)
+
+
+def test_tables_alone(tmp_path):
+    shutil.rmtree(release(tmp_path) / "files")
+    with pytest.raises(UserError, match="8 of 8 listed images are missing, such as 'files/p10/p10000032/s50414267/"):
+        open_data(tmp_path, size=16)
+
+
+def test_tables_beside_the_folders_of_patients(tmp_path):
+    root = release(tmp_path)
+    for part in ("p10", "p11", "p12", "p13"):
+        (root / "files" / part).rename(root / part)
+    assert len(open_data(root, size=16)["test"]) == 4
 
 
 def test_images_that_are_not_downloaded(tmp_path):

@@ -52,7 +52,7 @@ def open_mimic_cxr(root: Path, options: ReadOptions) -> dict[str, Split]:
         paths[name] = path
     findings = _read_findings(paths["chexpert"])
     splits = _read_splits(paths["split"])
-    files = root / "files" if (root / "files").is_dir() else root
+    files = root if any(root.glob("p1[0-9]")) else root / "files"
     rows: dict[str, list[Listed]] = {name: [] for name in PARTS.values()}
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
     for line, row in read_table(paths["metadata"], columns):
