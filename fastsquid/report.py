@@ -8,6 +8,7 @@ from .utils.cli import (
     Parser,
     add_accept_options,
     add_anonymous_option,
+    add_cache_option,
     add_device_options,
     add_overwrite_option,
     add_run,
@@ -28,10 +29,12 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .data.dicom.kinds import Accept
     from .data.dicom.patients import warn_of_outside
     from .data.names import choose_names
+    from .evaluation.validation import shown_split
     from .reporting.content import count_normal, page_data, page_title
     from .reporting.examine import examine_images
-    from .reporting.images import csv_images, folder_images, label_images
+    from .reporting.images import csv_images, folder_images, is_data_set, label_images, split_images
     from .reporting.page import page
+    from .runs.data import open_run_data
     from .runs.folder import why_uncalibrated
     from .scoring.input_check import warn_of_unlike
 
@@ -42,10 +45,24 @@ def main(arguments: list[str] | None = None) -> int | None:
     if scorer.calibration is None and scorer.run.record.converted:
         raise UserError(why_uncalibrated(options.run, scorer.run.record))
     names = choose_names(options.anonymous or scorer.run.record.anonymous)
-    if options.images is None:
-        images = folder_images(options.source, names)
-    else:
+    if options.images is not None:
         images = csv_images(options.source, options.images, scorer.score_name, names)
+    elif is_data_set(Path(options.source)):
+        record = scorer.run.record
+        data = open_run_data(
+            record,
+            options.source,
+            ("val", "test"),
+            skip_unreadable=True,
+            anonymous=options.anonymous,
+            accept=accept,
+            cache=options.cache,
+        )
+        if not data:
+            raise UserError(f"{options.source} has neither val nor test images: give the folder of those to report")
+        images = split_images(data[shown_split(data)], names)
+    else:
+        images = folder_images(options.source, names)
     if options.labels is not None:
         label_images(images, options.labels)
     normal = count_normal(scorer)
@@ -81,8 +98,9 @@ def parser() -> Parser:
     parser.add_argument(
         "source",
         metavar="FOLDER|CSV",
-        help="folder searched for images, labeled by class folders beside a NORMAL one; or a CSV that fastsquid.score "
-        "or a training run wrote, of the images below --images",
+        help="folder searched for images, labeled by class folders beside a NORMAL one; a public data set or a list of "
+        "images, of which the test or val split is shown; or a CSV that fastsquid.score or a training run wrote, of "
+        "the images below --images",
     )
     parser.add_argument("--out", default="report.html", help="HTML file to write; default: report.html")
     add_overwrite_option(parser)
@@ -95,6 +113,7 @@ def parser() -> Parser:
     )
     add_anonymous_option(parser)
     add_accept_options(parser)
+    add_cache_option(parser)
     add_device_options(parser)
     parser.group("device and speed").add_argument(
         "--batch-size", type=int, default=64, help="images per batch; default: 64"
@@ -104,12 +123,14 @@ def parser() -> Parser:
 
 def _parse(arguments):
     options = parser().parse_args(arguments)
+    from .reporting.images import is_data_set  # after the options are parsed, so that --help needs no PyTorch
+
     source = Path(options.source)
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, or a CSV of scores with --images FOLDER")
     if source.is_dir() and options.images is not None:
         raise UserError(f"{source} is a folder, and --images goes with a CSV of scores: leave it out")
-    if source.is_file() and options.images is None:
+    if source.is_file() and options.images is None and not is_data_set(source):
         raise UserError(f"{source} is a file: a CSV of scores needs --images FOLDER, with the images that it names")
     if options.images is not None and not Path(options.images).is_dir():
         raise UserError(f"--images {options.images} is no folder: give the one that the names in {source} are in")

@@ -14,7 +14,6 @@ from ..utils.threads import available_cores
 from .dicom.kinds import NOTHING_ELSE, Accept
 from .dicom.patients import warn_of_malformed_ages
 from .filetypes import ImageFile
-from .framing import Frame
 from .images import ImageError, gray_range, read_with_patient, warn_of_darkness
 from .names import PATH_NAMES, Names
 
@@ -31,7 +30,6 @@ class Decoded(NamedTuple):
         picture: as `images.ReadImage` has it, or None.
         age, malformed_age: as a `Patient` has them.
         error: why the file cannot be read, or "".
-        frame: what the image shows of the file's, or None.
     """
 
     name: Any
@@ -40,7 +38,6 @@ class Decoded(NamedTuple):
     age: float | None
     malformed_age: bool
     error: str
-    frame: Frame | None = None
 
 
 class _Files(Dataset):
@@ -69,7 +66,7 @@ class _Files(Dataset):
         except ImageError as error:
             return Decoded(name, None, None, None, False, str(error))
         age, malformed = (read.patient.age, read.patient.malformed_age) if read.patient else (None, False)
-        return Decoded(name, read.square, read.picture, age, malformed, "", read.frame)
+        return Decoded(name, read.square, read.picture, age, malformed, "")
 
 
 def decoded(

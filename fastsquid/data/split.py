@@ -71,6 +71,7 @@ class Split:
         ages: N ages of patients in years, None where a file has none; or None if the source does not look for them.
         beside: masks and files that are no images among its files; or None if the source does not look for them.
         places: N `Places`, where the findings are: none in normal images, None where it is not known; or None.
+        files: N files of the images, or None (DigitAnatomy).
         drawn: the source does not say which images are in this split; fastsquid drew them.
     """
 
@@ -83,6 +84,7 @@ class Split:
     ages: list[float | None] | None = None
     beside: Found | None = None
     places: list[Places | None] | None = None
+    files: list[ImageFile] | None = None
     drawn: bool = False
 
     def __len__(self) -> int:
@@ -198,5 +200,6 @@ def read_split(
         classes=None if classes is None else [classes[i] for i in kept],
         skipped=len(paths) - len(kept),
         ages=None if ages is None else [ages[i] for i in kept],
+        files=[paths[i] for i in kept],
         places=None if places is None else [places[i](frame) for i, frame in zip(kept, frames)],
     )

@@ -19,7 +19,7 @@ def examine_images(scorer: Scorer, images: Sequence[ReportImage], source: str, b
 
     Args:
         scorer: a run or group.
-        images: of the report; score, error, unlike, places and age_outside are filled in.
+        images: of the report; score, error, unlike and age_outside are filled in.
         source: folder of the images, or CSV of their scores, for messages.
         batch_size: images per batch.
 
@@ -38,9 +38,6 @@ def examine_images(scorer: Scorer, images: Sequence[ReportImage], source: str, b
             for item, outside in zip(batch, outside_ages([item.age for item in batch], scorer.run.record.ages)):
                 image = images[item.name]
                 image.error, image.age_outside = readable_error(item.error) if item.error else "", outside
-                if image.listed is not None and item.frame is not None:
-                    places = image.listed.places(item.frame, scorer.image_size)
-                    image.places = places.outlines() if places else ()
             found = {item.name: item for item in batch if item.image is not None}
             if not found:
                 continue

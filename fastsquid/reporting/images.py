@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.filetypes import ImageFile
 from ..data.finding import find_files, log_skipped, no_images
-from ..data.listed import Listed
 from ..data.names import PATH_NAMES, Names
 from ..data.places import Box
+from ..data.sources import source_of
 from ..data.sources.folder import folder_labels
-from ..data.tables import find_name, read_label, read_number, read_table
+from ..data.sources.own_list import is_list
+from ..data.split import Split
+from ..data.tables import column_names, find_name, read_label, read_number, read_table
 from ..errors import UserError
 from ..utils.text import printable
 
@@ -28,19 +31,17 @@ class ReportImage:
         score: from a CSV, or filled in by `examine_images`.
         error: why it could not be read, or "".
         unlike: as `Scorer.unlike_training` returns it, or None.
-        listed: what a list says of it, or None.
-        places: boxes around its findings in the square, filled in by `examine_images`.
+        places: boxes around its findings, as shares of the square's side.
         age_outside: whether the patient's age is outside of the training patients' ages; None where unknown.
     """
 
     name: str
-    path: Path | None
+    path: ImageFile | None
     label: int | None = None
     score: float | None = None
     error: str = ""
     unlike: float | None = None
     age_outside: bool | None = None
-    listed: Listed | None = None
     places: tuple[Box, ...] = ()
 
 
@@ -62,6 +63,30 @@ def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportI
     log_skipped([found], names)
     shown, _ = names.images_and_files([path.relative_to(folder).as_posix() for path in paths], paths)
     return list(map(ReportImage, shown, paths, folder_labels(folder, paths)))
+
+
+def is_data_set(path: Path) -> bool:
+    """Return whether a path is a list of images, or a data set that says itself which images are in which split."""
+    if path.is_file():
+        return is_list(path) and (path.suffix.lower() not in (".csv", ".tsv") or "path" in column_names(path))
+    return source_of(path).name not in ("digits", "zhanglab", "folder")
+
+
+def split_images(split: Split, names: Names = PATH_NAMES) -> list[ReportImage]:
+    """Return the images of a split of a data set, with labels and places.
+
+    Args:
+        split: that was read from files.
+        names: how images are named.
+    """
+    assert split.files is not None
+    labels = [None] * len(split) if split.labels is None else split.labels.tolist()
+    images = list(map(ReportImage, split.names, split.files, labels))
+    for index, image in enumerate(images):
+        boxes = split.shown_places(index).outlines()
+        shown = names.classes([box.finding for box in boxes], [1] * len(boxes))
+        image.places = tuple(box._replace(finding=finding) for box, finding in zip(boxes, shown))
+    return images
 
 
 def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = PATH_NAMES) -> list[ReportImage]:
