@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from released import SMALLEST, write_image, write_table
 
-from fastsquid import locate, train
+from fastsquid import locate, report, train
 from fastsquid.data import open_data, to_unit
 from fastsquid.data.framing import Frame
 from fastsquid.data.negatives import with_anomaly
@@ -175,7 +175,7 @@ def boxed(tmp_path):
     return tmp_path / "list.csv"
 
 
-def test_locate_with_boxes(boxed, command, monkeypatch):
+def test_locate_and_report_with_boxes(boxed, command):
     run = boxed.parent / "run"
     assert command(train.main, "--data", boxed, "--out", run, *SMALLEST)[0] == 0
     code, out, err = command(locate.main, run)
@@ -183,9 +183,25 @@ def test_locate_with_boxes(boxed, command, monkeypatch):
     result = json.loads((run / "localization" / "locate.json").read_text())
     found = result["known_places"]
     assert (found["healthy"], found["abnormal"], found["findings"]) == (4, 2, {"mass": 2})
-    assert "2 abnormal test images of known places, 4 healthy ones" in out and "mass (2)" in out
+    assert "2 abnormal test images of known places, 4 healthy ones" in out and "mass (2)" not in out
     line = next(line for line in out.splitlines() if line.startswith("residual"))
     measured = found["places"]["residual"]["all"]
     shown = [(measured[name]["value"], measured[name]["low"], measured[name]["high"]) for name in measuring.MEASURES]
     assert re.findall(r"(\S+) \((\S+), (\S+)\)", line) == [tuple(f"{x:.3f}" for x in values) for values in shown]
     assert "synthetic" in result and "haze" in out
+    # The report frames them. An anonymous one does not name what they are.
+    for options, finding in (([], "mass"), (["--anonymous"], "abnormal")):
+        page = boxed.parent / f"{finding}.html"
+        code, out, err = command(report.main, run, boxed, "--out", page, *options)
+        assert code == 0 and "8 of 8 images shown" in out, err
+        data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page.read_text(), re.S)[1])
+        assert data["labels"] == [0] * 4 + [1] * 4
+        box = [0.125, 0.25, 0.625, 0.75, finding]
+        assert data["places"] == {"4": [box], "5": [box]}
+
+
+def test_outlines_of_drawn_regions():
+    mask = np.zeros((10, 10), bool)
+    mask[2:4, 1:5] = mask[8:, 8:] = True
+    assert drawn(mask, "x").outlines() == (Box("x", 0.1, 0.2, 0.5, 0.4), Box("x", 0.8, 0.8, 1, 1))
+    assert Places((Box("a", 0, 0, 1, 1),)).outlines() == (("a", 0, 0, 1, 1),)

@@ -232,6 +232,8 @@ def places_table(result: Mapping[str, Any], split: str, shown: str) -> str:
     for name, found in result["places"].items():
         mark = " *" if name == shown else ""
         for finding, measures in found.items():
+            if finding != "all" and len(result["findings"]) == 1:
+                continue  # the same as all
             count = result["findings"].get(finding, result["abnormal"])
             title = name + mark if finding == "all" else f"  {finding} ({count})"
             cells = ("{value:.3f} ({low:.3f}, {high:.3f})".format(**measures[measure]) for measure in MEASURES)
