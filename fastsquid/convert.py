@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .data.dicom.kinds import Accept
+    from .data.duplicates import count_copies
     from .evaluation.summary import evaluate_run
     from .model.published_checkpoint import Published, build_detector, describe_sizes
     from .runs.checkpoint import latest_checkpoint, read_state, save_checkpoint
@@ -69,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         accept_view=list(accept.view),
     )
     print(describe_sizes(config))
-    data, split, normal = {}, None, None
+    data, copies, split, normal = {}, [], None, None
     if options.data:
-        data = open_training_data(record)
+        data, copies = open_training_data(record)
         split, normal = choose_normal(data, options.data)
     converted = {
         "system": options.system,
@@ -79,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "discriminator": discriminator.sha256,
         "images": None if normal is None else len(normal),
     }
-    record = dataclasses.replace(
-        record, fingerprint=None if split is None else fingerprint_of(split), converted=converted
-    )
+    if split is not None:
+        record = dataclasses.replace(record, fingerprint=fingerprint_of(split), copies=count_copies(copies))
+    record = dataclasses.replace(record, converted=converted)
     with new_folder(options.out) as folder:
         create_run(folder, record)
         state = CheckpointState(config=config.to_dict(), finished=True, last=measure_detector(detector, data, normal))

@@ -13,7 +13,6 @@ from fastsquid.config import Config, preset
 from fastsquid.data import IMAGE_SUFFIXES, ImageError, find_images, open_data, read_image
 from fastsquid.data.listing import list_files
 from fastsquid.data.names import PATH_NAMES
-from fastsquid.data.split import warn_of_shared_images
 from fastsquid.errors import UserError
 from fastsquid.evaluation.summary import evaluate_run, run_table
 from fastsquid.runs.data import open_run_data
@@ -499,30 +498,3 @@ def test_a_folder_of_one_disease(tmp_path):
 def test_layouts_with_normal_are_known_to_be_healthy(xrays):
     (xrays / "labels.csv").write_text("image,label\n")
     assert list(open_data(xrays, size=8, all_normal=False)) == ["train", "val", "test"]
-
-
-# The same image in two splits
-
-
-def test_shared_images_are_counted_and_named(tmp_path, caplog):
-    for name, value in {
-        "train/NORMAL/a": 1,
-        "train/NORMAL/b": 2,
-        "train/NORMAL/c": 3,
-        "test/d": 9,
-        "test/e": 2,
-    }.items():
-        put(tmp_path / f"{name}.png", value)
-    Image.fromarray(np.full((8, 8), 3, np.uint8)).save(tmp_path / "test" / "f.bmp")
-    data = open_data(tmp_path, size=8)
-    warn_of_shared_images(data)
-    ((level, text),) = messages(caplog)
-    assert level == "WARNING" and "2 of 3 " in text and "e.png" in text and "NORMAL/b.png" in text
-    caplog.clear()
-    data["test"].images = data["test"].images.to(torch.uint16) * 257  # as if another file had 16 bits
-    warn_of_shared_images(data)
-    assert [text for _, text in messages(caplog)] == [text]
-    caplog.clear()
-    warn_of_shared_images(open_data(XRAYS, size=32))
-    warn_of_shared_images(open_data(size=48))
-    assert not messages(caplog)

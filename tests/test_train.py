@@ -349,7 +349,7 @@ def test_sixteen_bit_images_train(tmp_path, command):
 
 
 def test_an_x_ray_preset_without_data_takes_the_digits():
-    data = open_training_data(RunRecord(preset("auto-encoder-small"), None, 0))
+    data, _ = open_training_data(RunRecord(preset("auto-encoder-small"), None, 0))
     assert {name: len(split) for name, split in data.items()} == {"train": 1000, "val": 200, "test": 400}
     assert data["train"].images.shape[2:] == (64, 64)
 

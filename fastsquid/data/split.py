@@ -1,12 +1,9 @@
 """What every source returns: a `Split` for each of train, val and test."""
 
-import hashlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..errors import UserError
@@ -17,8 +14,6 @@ from .framing import Frame
 from .images import decode_images
 from .names import PATH_NAMES, Names
 from .places import Box, Places
-
-log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _FOLDERS = {
@@ -136,28 +131,6 @@ def split_folders(root: Path) -> dict[str, Path]:
                 raise UserError(f"{root} has two {split} folders, {found[split].name} and {child.name}: keep one")
             found[split] = child
     return {split: found[split] for split in SPLITS if split in found}
-
-
-def warn_of_shared_images(data: Mapping[str, Split]) -> None:
-    """Log a warning for each two splits that share images, by their decoded pixels.
-
-    So a copy under another name, or in another lossless format, is found. A copy that was compressed again is not.
-    """
-    deep = any(split.images.dtype == torch.uint16 for split in data.values())
-    first: dict[bytes, tuple[str, str]] = {}
-    shared: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for here, split in data.items():
-        for name, image in zip(split.names, split.images.numpy()):
-            if deep and image.dtype == np.uint8:
-                image = image.astype(np.uint16) * 257
-            there, twin = first.setdefault(hashlib.sha256(image.tobytes()).digest(), (here, name))
-            if there != here:
-                shared.setdefault((there, here), []).append((twin, name))
-    for (there, here), pairs in shared.items():
-        log.warning(
-            "%d of %d images of %s are also in %s, pixel by pixel, such as %s and %s: remove them from one of the two",
-            *(len(pairs), len(data[here]), here, there, pairs[0][1], pairs[0][0]),
-        )
 
 
 def read_split(

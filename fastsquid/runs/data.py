@@ -11,10 +11,11 @@ import torch
 
 from ..data import SPLITS, Accept, open_data, to_unit
 from ..data.dicom.kinds import NOTHING_ELSE
+from ..data.duplicates import Copies, warn_of_copies
 from ..data.finding import log_skipped
 from ..data.images import select_images
 from ..data.names import choose_names
-from ..data.split import Split, warn_of_shared_images
+from ..data.split import Split
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
@@ -84,13 +85,18 @@ def open_run_data(
     return data
 
 
-def open_training_data(record: RunRecord, begun: bool = False, cache: str | Path | None = None) -> dict[str, Split]:
-    """Open the data that a run is trained or calibrated on.
+def open_training_data(
+    record: RunRecord, begun: bool = False, cache: str | Path | None = None
+) -> tuple[dict[str, Split], list[Copies]]:
+    """Open the data that a run is trained or calibrated on, and warn of images that are in two splits.
 
     Args:
         record: of the run.
         begun: whether the run or its group has begun. Then its images were accepted as normal before.
         cache: as `open_data` takes it.
+
+    Returns:
+        {split: `Split`}, and what `find_copies` finds in it.
 
     Raises:
         UserError: as `open_data`, or a labeled split of only one class, which the final report could not evaluate.
@@ -102,11 +108,11 @@ def open_training_data(record: RunRecord, begun: bool = False, cache: str | Path
         all_normal=begun or record.all_normal,
         cache=cache,
     )
-    warn_of_shared_images(data)
+    copies = warn_of_copies(data)
     for name in ("val", "test"):
         if name in data and data[name].labels is not None:
             require_both_classes(data[name].labels, f"the {name} split of {record.data}")
-    return data
+    return data, copies
 
 
 def fingerprint_of(split: Split) -> str:

@@ -80,6 +80,8 @@ class RunRecord:
             the files, "images": number of images that calibrated them, or None}; None for a trained run.
         ages: lowest and highest age of the training patients in years, or None.
         fingerprint: sha256 of the training images; None before the run has begun.
+        copies: images that are in two splits, as `data.duplicates.count_copies` counts them; None before the run has
+            begun, and for a run of an earlier version.
         accept_body, accept_view: the words of `Accept` that the images were read with.
         protocol: name of the publication's split that the data was read with, or None.
         trained_on: {"images": number of images, "source": the name of `data.known_source`, or None}, or None.
@@ -96,6 +98,7 @@ class RunRecord:
     ages: list[float] | None = None
     fingerprint: str | None = None
     trained_on: dict[str, Any] | None = None
+    copies: dict[str, dict[str, dict[str, int]]] | None = None
     all_normal: bool = False
     accept_body: list[str] = field(default_factory=list)
     accept_view: list[str] = field(default_factory=list)

@@ -13,6 +13,7 @@ import torch
 from ..config import Config
 from ..data import known_source, to_unit
 from ..data.dicom.patients import age_range
+from ..data.duplicates import count_copies
 from ..data.sources import source_of
 from ..data.split import Split
 from ..errors import UserError
@@ -169,7 +170,7 @@ def _train_run(
     if (latest := ckpt.latest_checkpoint(folder)) is not None:  # before images are read
         ckpt.read_state(latest, record.config)
     compile, precision = _choose_speed(speed, device)
-    data = open_training_data(record, (folder if group is None else folder.parent).exists(), speed.cache)
+    data, copies = open_training_data(record, (folder if group is None else folder.parent).exists(), speed.cache)
     if "train" not in data:
         raise UserError(f"{record.data} has no training images: put normal images in train/NORMAL")
     log.info(describe_data(record.data, data))
@@ -185,7 +186,8 @@ def _train_run(
         detector.eval().scores(to_unit(data["train"].images[:1]).to(device))
     if record.fingerprint is None:
         if distributed.leads():
-            _create(folder, record, group, data, fingerprint)
+            record = dataclasses.replace(record, fingerprint=fingerprint, copies=count_copies(copies))
+            _create(folder, record, group, data)
         distributed.barrier()
         _lock(held, folder)
     elif fingerprint != record.fingerprint:
@@ -197,9 +199,7 @@ def _train_run(
     return Run(folder, detector, data, record.seed, compile, precision, uncropped, tensorboard).train()
 
 
-def _create(
-    folder: Path, record: RunRecord, group: GroupRecord | None, data: dict[str, Split], fingerprint: str
-) -> None:
+def _create(folder: Path, record: RunRecord, group: GroupRecord | None, data: dict[str, Split]) -> None:
     """Make a new run's folder, and its group's folder where there is a group."""
     if group is not None:
         create_group(folder.parent, group)
@@ -210,7 +210,7 @@ def _create(
     known_ages = list(source.ages) if source and source.ages else None
     ages = age_range(train.ages or ()) or known_ages
     trained_on = {"images": len(train), "source": source.name if source else None}
-    create_run(folder, dataclasses.replace(record, fingerprint=fingerprint, ages=ages, trained_on=trained_on))
+    create_run(folder, dataclasses.replace(record, ages=ages, trained_on=trained_on))
     if any(split.drawn for split in data.values()):
         write_drawn(folder, data)
 
