@@ -626,7 +626,7 @@ def test_the_image_has_what_the_package_needs(tmp_path):
     steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
     assert steps[0][0] == "FROM" and dict(steps)["USER"] not in ("root", "0")
     (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dict(steps)["RUN"] + str(steps))
-    assert set(extras.split(",")) == {"dicom", "export", "shards"}
+    assert set(extras.split(",")) == {"dicom", "export", "parquet", "shards"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     files = [path for path in tracked if kept(path)]
     assert {"setup.py", "pyproject.toml", "constraints.txt", "fastsquid/reporting/report.html"} <= set(files)

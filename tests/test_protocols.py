@@ -85,6 +85,23 @@ def test_lists_of_another_version(tmp_path):
         open_data(tmp_path, 8, protocol="simsid-covidx")
 
 
+@pytest.mark.parametrize("name", ["0004cfab-14fd-4e49-80ba-63a80b6bddd6", "0005e8e3701dfb1dd93d53e2ff537b6e"])
+def test_medianomaly_rsna_is_not_vincxr(tmp_path, name):
+    rows = {name.replace(name[-1], digit): int(digit > "3") for digit in "0123456789" if digit != name[-1]}
+    for file in rows:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("L", (4, 4), rows[file] * 9).save(tmp_path / "images" / f"{file}.png")
+    healthy, abnormal = ([f"{file}.png" for file, label in rows.items() if label == of] for of in (0, 1))
+    lists = {"train": {"0": healthy[1:]}, "test": {"0": healthy[:1], "1": abnormal}}
+    (tmp_path / "data.json").write_text(json.dumps(lists))
+    if "-" in name:
+        data = open_data(tmp_path, 8, protocol="medianomaly-rsna")
+        assert [len(split) for split in data.values()] == [len(healthy) - 1, 1 + len(abnormal)]
+    else:
+        with pytest.raises(UserError, match="needs MedIAnomaly's folder RSNA, but"):
+            open_data(tmp_path, 8, protocol="medianomaly-rsna")
+
+
 def test_a_run_keeps_its_protocol(zhanglab, tmp_path, command, refused):
     run = tmp_path / "run"
     arguments = ["--data", zhanglab, "--protocol", "squid-zhanglab", "--out", run, *SMALLEST]

@@ -16,6 +16,8 @@ VALIDATION = 100  # images of each label
 
 # An image's patient in file names of the ZhangLab release, and of its third version.
 _PATIENT = re.compile(r"(person\d+|(?:NORMAL2-)?IM-\d+|(?:BACTERIA|VIRUS|NORMAL)-\d+)[-_]")
+# The RSNA challenge names images by UUIDs, the VinBigData challenge by 32 digits without hyphens.
+_RSNA = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,18 @@ def _require_covidx9a(root: Path) -> None:
             raise UserError(f"--protocol simsid-covidx needs a list of COVIDx 9A, {root / name}: download it there")
 
 
+def _require_rsna(root: Path) -> None:
+    found = find_files(root).images
+    if found and not _RSNA.fullmatch(found[0].stem):
+        raise UserError(
+            f"--protocol medianomaly-rsna needs MedIAnomaly's folder RSNA, but {root} has images of other names, such "
+            f"as {found[0].name}: give that folder"
+        )
+
+
 PROTOCOLS = {
     "squid-zhanglab": Protocol("zhanglab", "Xiang et al., CVPR 2023, section 4", _open_zhanglab),
     "squid-chexpert": Protocol("chexpert", "Xiang et al., CVPR 2023, section 4"),
     "simsid-covidx": Protocol("covidx", "Xiang et al., TPAMI 2024, section 4.1", require=_require_covidx9a),
-    "medianomaly-rsna": Protocol("medianomaly", "Cai et al., MedIAnomaly"),
+    "medianomaly-rsna": Protocol("medianomaly", "Cai et al., MedIAnomaly 2024", require=_require_rsna),
 }
