@@ -379,7 +379,7 @@ def rejected(root, **options):
 
 
 LABEL_FILES = {
-    "Data_Entry_2017.csv": "Image Index,Finding Labels,Follow-up #\n00000001_000.png,Cardiomegaly,0\n",
+    "Data_Entry.csv": "Image Index,Finding Labels,Follow-up #\n00000001_000.png,Cardiomegaly,0\n",
     "train.csv": "image_id,class_name,x_min\n1,Aortic enlargement,3\n",
     "stage_2_detailed_class_info.csv": "patientId,class\n1,Normal\n",
     "labels.csv": "",
@@ -409,7 +409,7 @@ def test_a_label_file_beside_or_below_the_images(tmp_path, name):
         path.unlink()
 
 
-@pytest.mark.parametrize("name", ["Data_Entry_2017.csv", "labels.csv", "list.csv", "annotations.json", "truth.xlsx"])
+@pytest.mark.parametrize("name", ["Data_Entry.csv", "labels.csv", "list.csv", "annotations.json", "truth.xlsx"])
 def test_a_label_file_above_the_images(tmp_path, name):
     put(tmp_path / "release" / "images_01" / "images" / "a.png")
     path = tmp_path / "release" / name

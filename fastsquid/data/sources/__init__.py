@@ -15,6 +15,7 @@ from .folder import has_abnormal_training, is_zhanglab, open_folder
 from .medianomaly import is_medianomaly, open_medianomaly
 from .mimic_cxr import is_mimic_cxr, open_mimic_cxr
 from .mvtec import is_mvtec, open_mvtec
+from .nih import is_nih, open_nih
 from .nlm_tuberculosis import is_nlm_tuberculosis, open_nlm_tuberculosis
 from .own_list import is_list, open_list
 from .padchest import is_padchest, open_padchest
@@ -79,6 +80,12 @@ SOURCES = (
         is_chexpert,
         open_chexpert,
         "frontal PA chest X-rays of CheXpert, from one hospital (Stanford; Irvin et al. 2019)",
+    ),
+    Source(
+        "nih",
+        is_nih,
+        open_nih,
+        "frontal PA chest X-rays of NIH ChestX-ray14, from one hospital (NIH Clinical Center; Wang et al. 2017)",
     ),
     Source(
         "covidx",
