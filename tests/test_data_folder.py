@@ -381,7 +381,7 @@ def rejected(root, **options):
 LABEL_FILES = {
     "Data_Entry.csv": "Image Index,Finding Labels,Follow-up #\n00000001_000.png,Cardiomegaly,0\n",
     "train.csv": "image_id,class_name,x_min\n1,Aortic enlargement,3\n",
-    "stage_2_detailed_class_info.csv": "patientId,class\n1,Normal\n",
+    "detailed_class_info.csv": "patientId,class\n1,Normal\n",
     "labels.csv": "",
     "chest_metadata.tsv": "x\ty\n",
     "list.csv": "a.png,1\nb.png,0\n",

@@ -19,6 +19,7 @@ from .nih import is_nih, open_nih
 from .nlm_tuberculosis import is_nlm_tuberculosis, open_nlm_tuberculosis
 from .own_list import is_list, open_list
 from .padchest import is_padchest, open_padchest
+from .rsna import is_rsna, open_rsna
 from .shards import is_sharded, open_shards
 
 
@@ -86,6 +87,13 @@ SOURCES = (
         is_nih,
         open_nih,
         "frontal PA chest X-rays of NIH ChestX-ray14, from one hospital (NIH Clinical Center; Wang et al. 2017)",
+    ),
+    Source(
+        "rsna",
+        is_rsna,
+        open_rsna,
+        "frontal chest X-rays of the RSNA Pneumonia Detection Challenge, from one hospital (NIH Clinical Center; "
+        "Shih et al. 2019)",
     ),
     Source(
         "covidx",
