@@ -21,6 +21,7 @@ from .own_list import is_list, open_list
 from .padchest import is_padchest, open_padchest
 from .rsna import is_rsna, open_rsna
 from .shards import is_sharded, open_shards
+from .vindr import is_vindr, open_vindr
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ SOURCES = (
         open_rsna,
         "frontal chest X-rays of the RSNA Pneumonia Detection Challenge, from one hospital (NIH Clinical Center; "
         "Shih et al. 2019)",
+    ),
+    Source(
+        "vindr",
+        is_vindr,
+        open_vindr,
+        "frontal PA chest X-rays of VinDr-CXR, from two hospitals (Hanoi; Nguyen et al. 2022)",
     ),
     Source(
         "covidx",
