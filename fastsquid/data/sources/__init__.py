@@ -21,6 +21,7 @@ from .own_list import is_list, open_list
 from .padchest import is_padchest, open_padchest
 from .rsna import is_rsna, open_rsna
 from .shards import is_sharded, open_shards
+from .vinbigdata import is_vinbigdata, open_vinbigdata
 from .vindr import is_vindr, open_vindr
 
 
@@ -101,6 +102,12 @@ SOURCES = (
         is_vindr,
         open_vindr,
         "frontal PA chest X-rays of VinDr-CXR, from two hospitals (Hanoi; Nguyen et al. 2022)",
+    ),
+    Source(
+        "vinbigdata",
+        is_vinbigdata,
+        open_vinbigdata,
+        "frontal PA chest X-rays of VinBigData's challenge, from two hospitals (Hanoi; Nguyen et al. 2022)",
     ),
     Source(
         "covidx",
