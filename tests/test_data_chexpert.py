@@ -136,6 +136,30 @@ def test_classes(tmp_path):
     splits = open_data(release(tmp_path, normals(0, 4), valid), size=8)
     assert splits["train"].classes == ["normal"] * 4
     assert splits["val"].classes == ["normal", "Fracture", "abnormal", "Edema"]
+    assert splits["train"].findings is None
+    assert splits["val"].findings == [(), ("Fracture",), ("Edema", "Fracture"), ("Edema",)]
+    masks = {name: mask.tolist() for name, mask in splits["val"].abnormal_masks().items()}
+    assert masks == {"Edema": [False, False, True, True], "Fracture": [False, True, True, False]}
+    assert splits["val"].abnormal_classes == ["Edema", "Fracture"]
+
+
+def test_findings_of_the_images_that_could_be_read(tmp_path):
+    valid = [
+        row(90, part="valid", Fracture="1.0", Edema="1.0"),
+        row(91, part="valid", No_Finding="1.0"),
+        row(92, part="valid", Cardiomegaly="1.0"),
+        row(93, part="valid", Pneumothorax="1.0"),
+        row(94, part="valid", Pneumonia="1.0", Atelectasis="1.0"),
+    ]
+    folder = release(tmp_path, normals(0, 4), valid)
+    broken = [folder.joinpath(*valid[i]["Path"].split("/")[1:]) for i in (2, 0, 4)]
+    broken[0].write_bytes(b"corrupt")
+    opened = partial(open_data, folder, size=8, splits=("val",), skip_unreadable=True)
+    assert opened()["val"].findings == [("Edema", "Fracture"), (), ("Pneumothorax",), ("Pneumonia", "Atelectasis")]
+    for path in broken[1:]:
+        path.write_bytes(b"corrupt")
+    split = opened()["val"]
+    assert split.findings is None and split.abnormal_findings() == [(), ("Pneumothorax",)]  # no more than the class
 
 
 def test_paper_protocol():

@@ -86,6 +86,11 @@ def test_boxes_masks_and_several_findings(images):
     ]
     test = open_data(write(images / "list.csv", rows), size=8)["test"]
     assert test.classes == ["normal", "abnormal", "mass", "abnormal"]
+    assert test.findings == [(), ("mass", "nodule"), ("mass",), ()]
+    counted = {name: np.flatnonzero(mask).tolist() for name, mask in test.abnormal_masks().items()}
+    assert counted == {"abnormal": [3], "mass": [1, 2], "nodule": [1]}
+    hidden = open_data(images / "list.csv", size=8, anonymous=True)["test"]  # names of findings too
+    assert hidden.findings is None and hidden.abnormal_classes == ["abnormal"]
     assert test.places[0].boxes == () and test.places[2] is None
     both = np.kron(np.eye(2, dtype=bool), np.ones((4, 4), bool))
     np.testing.assert_array_equal(test.places[1].mask(8), both)

@@ -457,9 +457,10 @@ def test_slots_of_many_regions_and_of_one_query(tmp_path):
 
 
 def test_choice_of_images():
-    def split(labels, classes=None):
+    def split(labels, classes=None, findings=None):
         labels = None if labels is None else torch.tensor(labels)
-        return Split(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), labels, [""] * 20, classes=classes)
+        images = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
+        return Split(images, labels, [""] * 20, classes=classes, findings=findings)
 
     assert gallery.choose_images(split(None)).tolist() == [1, 3, 6, 8, 11, 13, 16, 18]
     assert gallery.choose_images(split([0, 1] * 10)).tolist() == [2, 6, 12, 16, 3, 7, 13, 17]
@@ -469,6 +470,9 @@ def test_choice_of_images():
     assert gallery.choose_images(split([0] + [1] * 19, two)).tolist() == [0, 3, 8, 13, 17]
     assert split([0, 1] * 10, one).caption(1) == "abnormal" and split([0] + [1] * 19, two).caption(1) == "a"
     assert split([0] + [1] * 19, two).caption(0) == "normal" and split(None).caption(0) == ""
+    several = split([0] * 18 + [1, 1], ["NORMAL"] * 18 + ["abnormal", "b"], [()] * 18 + [("a", "b"), ("b",)])
+    assert gallery.choose_images(several).tolist() == [2, 6, 11, 15, 18, 19]  # no image twice
+    assert several.caption(18) == "abnormal" and several.caption(19) == "b"
 
 
 def test_the_command(result):

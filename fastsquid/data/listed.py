@@ -108,6 +108,7 @@ def open_listed(
                 ages if any(patients[name]) else None,
                 options.names.classes([row.class_name for row in mine], [row.label for row in mine]),
                 [partial(row.places, size=options.size, names=options.names) for row in mine] if placed else None,
+                [_findings(row, options.names) for row in mine],
             )
             data[name].drawn = drawn
     return data
@@ -174,6 +175,11 @@ def require_files(root: Path, rows: Sequence[Listed], names: Names) -> None:
             f"{names.quote(_relative(missing[0], root))}. Download or unpack them, or give --skip-unreadable to go on "
             "without them"
         )
+
+
+def _findings(row: Listed, names: Names) -> tuple[str, ...]:
+    """Return an image's findings, each once, by what `names` calls them."""
+    return tuple(dict.fromkeys(names.classes(row.findings, [row.label] * len(row.findings))))
 
 
 def _reject_repeated(rows, names):

@@ -61,7 +61,10 @@ class Split:
         labels: torch.int64 (N,), 0 normal and 1 abnormal, or None where the images are unlabeled.
         names: N different strings.
         cells: torch.bool (N, 9), the anomalous cells in reading order, or None (DigitAnatomy only).
-        classes: N names of the images' classes, as the source calls them; or None where no class is known.
+        classes: N names of the images' classes, as the source calls them; or None where no class is known. An abnormal
+            image with several findings may have the class `abnormal`.
+        findings: beside `classes`, N tuples of all that was found in an image; empty for a normal image. None where no
+            image has more than its class.
         skipped: how many unreadable files were left out.
         ages: N ages of patients in years, None where a file has none; or None if the source does not look for them.
         beside: masks and files that are no images among its files; or None if the source does not look for them.
@@ -75,6 +78,7 @@ class Split:
     names: list[str]
     cells: torch.Tensor | None = None
     classes: list[str] | None = None
+    findings: list[tuple[str, ...]] | None = None
     skipped: int = 0
     ages: list[float | None] | None = None
     beside: Found | None = None
@@ -87,10 +91,27 @@ class Split:
 
     @property
     def abnormal_classes(self) -> list[str]:
-        """The sorted class names of the abnormal images; empty where labels or classes are not known."""
+        """The sorted names of the abnormal classes; empty where labels or classes are not known."""
+        return list(self.abnormal_masks())
+
+    def abnormal_findings(self) -> list[tuple[str, ...]] | None:
+        """Return the abnormal classes of every image, N tuples: its findings, else its class, and () if it is normal.
+
+        None where labels or classes are not known.
+        """
         if self.labels is None or self.classes is None:
-            return []
-        return sorted({name for name, label in zip(self.classes, self.labels.tolist()) if label})
+            return None
+        several = [()] * len(self) if self.findings is None else self.findings
+        rows = zip(self.labels.tolist(), self.classes, several)
+        return [(found or (name,)) if label else () for label, name, found in rows]
+
+    def abnormal_masks(self) -> dict[str, np.ndarray]:
+        """Return {abnormal class: bool (N,), its images}, by sorted name. An image counts for each of its findings.
+
+        Empty where labels or classes are not known.
+        """
+        found = self.abnormal_findings()
+        return {} if found is None or self.labels is None else class_masks(self.labels.tolist(), found)
 
     def shown_places(self, index: int) -> Places:
         """Return where an image is abnormal as far as it is known: places of findings, or cells of DigitAnatomy."""
@@ -110,6 +131,22 @@ class Split:
         if not self.labels[index]:
             return "normal"
         return self.classes[index] if self.classes and len(self.abnormal_classes) > 1 else "abnormal"
+
+
+def class_masks(labels: Sequence[int | None], findings: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Return {abnormal class: bool (N,), its images}, by sorted name.
+
+    Args:
+        labels: N of 0 normal, 1 abnormal, None unknown.
+        findings: N tuples. An abnormal image counts for each name, and for `abnormal` if it has none. Those of other
+            images do not count.
+    """
+    masks: dict[str, np.ndarray] = {}
+    for i, (label, names) in enumerate(zip(labels, findings)):
+        if label:
+            for name in names or ("abnormal",):
+                masks.setdefault(name, np.zeros(len(labels), bool))[i] = True
+    return dict(sorted(masks.items()))
 
 
 def split_of(folder: Path) -> str | None:
@@ -141,6 +178,7 @@ def read_split(
     ages: Sequence[float | None] | None = None,
     classes: Sequence[str] | None = None,
     places: Sequence[Callable[[Frame], Places | None]] | None = None,
+    findings: Sequence[tuple[str, ...]] | None = None,
 ) -> Split:
     """Decode image files, each once, and return their Split.
 
@@ -152,6 +190,7 @@ def read_split(
         ages: N ages of the patients in years, or None.
         classes: N names of the images' classes, or None.
         places: N functions of what the square shows of an image, which return `Split.places`; or None.
+        findings: beside classes, N tuples as in `Split`, or None.
 
     Raises:
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
@@ -166,11 +205,13 @@ def read_split(
             f"none of the {len(paths)} images could be read; the first is {titles[0]}. "
             "Give images that Pillow can decode, or chest radiographs in DICOM"
         )
+    found = None if findings is None else [findings[i] for i in kept]
     return Split(
         images=images,
         labels=None if labels is None else torch.tensor([labels[i] for i in kept]),
         names=[names[i] for i in kept],
         classes=None if classes is None else [classes[i] for i in kept],
+        findings=None if found is None or max(map(len, found)) < 2 else found,
         skipped=len(paths) - len(kept),
         ages=None if ages is None else [ages[i] for i in kept],
         files=[paths[i] for i in kept],

@@ -60,11 +60,10 @@ def choose_images(split: Split) -> np.ndarray:
         return spread(np.arange(len(split)), 8)
     labels = split.labels.numpy()
     normal, abnormal = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    if names := split.abnormal_classes:
-        # A normal image may have the class of an abnormal one.
-        classes = np.where(labels == 1, np.asarray(split.classes, dtype=str), "")
-        each = -(-4 // len(names))
-        abnormal = np.concatenate([spread(np.flatnonzero(classes == name), each) for name in names])
+    if masks := split.abnormal_masks():
+        each = -(-4 // len(masks))
+        chosen = np.concatenate([spread(np.flatnonzero(mask), each) for mask in masks.values()])
+        abnormal = np.array(list(dict.fromkeys(chosen.tolist())))  # an image may be of several classes
     return np.concatenate([spread(normal, 4), spread(abnormal, 4)])
 
 

@@ -56,8 +56,8 @@ def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
 
     Returns:
         dict of split name to Split, without the splits that have no images. An image of one disease has its name as
-        class, one of several `abnormal`. Names are the Path column's, or in folders of batches relative to `root`,
-        unless `options.names` gives others.
+        class, one of several `abnormal`. Its diseases are its findings. Names are the Path column's, or in folders of
+        batches relative to `root`, unless `options.names` gives others.
 
     Raises:
         UserError: train.csv or images are missing, a column is missing, a value is no number, or there is no normal
@@ -121,6 +121,7 @@ def open_rows(
             [row.label for row in rows[name]],
             options,
             classes=[_class(row) for row in rows[name]],
+            findings=[row.diseases for row in rows[name]],
         )
         for name, paths in files.items()
     }
