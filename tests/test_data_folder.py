@@ -87,16 +87,27 @@ def test_auc_by_class_of_several_class_folders(tmp_path):
     scores = {"test": {"residual": data["test"].images[:, 0, 0, 0].numpy()}}
 
     def evaluated():
-        return evaluate_run(data, scores, preset("squid"), "last", 1, None)
+        return evaluate_run(data, scores, preset("squid", score="residual"), "last", 1, None)
 
     assert evaluated()["scores"]["residual"]["auc_by_kind"] == {"BACTERIA": 1.0, "VIRUS": 0.5}
     lines = run_table(evaluated()).splitlines()
-    assert lines[-2].split()[-2:] == ["BACTERIA", "VIRUS"] and lines[-1].split() == ["residual", "1.000", "0.500"]
+    assert evaluated()["by_class"] == {
+        "score": "residual",
+        "classes": {
+            "BACTERIA": {"images": 2, "auc": 1.0, "low": 1.0, "high": 1.0},
+            "VIRUS": {"images": 2, "auc": 0.5, "low": 0.0, "high": 1.0},
+        },
+    }
+    assert [line.split() for line in lines[-4:-1]] == [
+        ["AUC", "by", "class", "images", "residual"],
+        ["BACTERIA", "2", "1.000", "[1.000,", "1.000]"],
+        ["VIRUS", "2", "0.500", "[0.000,", "1.000]"],
+    ]
     (tmp_path / "test" / "VIRUS").rename(tmp_path / "VIRUS")
     data = open_data(tmp_path, size=8, skip_unreadable=True)
     scores = {"test": {"residual": data["test"].images[:, 0, 0, 0].numpy()}}
-    assert "auc_by_kind" not in evaluated()["scores"]["residual"]
-    assert len(run_table(evaluated()).splitlines()) == len(lines) - 3
+    assert "auc_by_kind" not in evaluated()["scores"]["residual"] and evaluated()["by_class"] is None
+    assert len(run_table(evaluated()).splitlines()) == len(lines) - 5
 
 
 @pytest.mark.parametrize("share, abnormal", [(0.1, 1), (0.25, 2), (0.5, 4), (0.6, 5)])

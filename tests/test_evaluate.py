@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import XRAYS, rewrite_config
+from conftest import XRAYS, possible_aucs, rewrite_config
 from PIL import Image
 
 from fastsquid import evaluate
@@ -128,3 +128,37 @@ def test_validation_images_have_one_half_and_a_note(unbroken, tmp_path, command)
         assert code == 0 and columns(out) == 2 and "threshold and AUC" not in out
     code, out, _ = command(*arguments, "--data", XRAYS)
     assert columns(out) == 1
+
+
+def test_every_class_of_class_folders(unbroken, tmp_path, command):
+    """In a table and in JSON: the images of each abnormal class against all normal ones, by the score that ranks."""
+    for file in find_images(XRAYS / "val"):
+        kind = "NORMAL" if file.parent.name == "NORMAL" else re.search("virus|bacteria", file.stem)[0]
+        (tmp_path / "data" / "test" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "data" / "test" / kind)
+    arguments = (evaluate.main, unbroken, "--data", tmp_path / "data", "--out", tmp_path, "--json", tmp_path / "e.json")
+    code, out, _ = command(*arguments, "--device", "cpu")
+    result = json.loads((tmp_path / "e.json").read_text())
+    found, split = result["by_class"], open_data(tmp_path / "data", 64)["test"]
+    assert code == 0 and found["score"] == "discriminator" and list(found["classes"]) == ["bacteria", "virus"]
+    scores = load_run(unbroken).detector.frozen().scores(to_unit(split.images))[0]
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("AUC by class"))
+    assert lines[start].split()[3:] == ["images", *SCORES] and SCORES[0] == "discriminator"
+    for line, (name, numbers) in zip(lines[start + 1 :], found["classes"].items()):
+        mine = np.array([kind == name for kind in split.classes])
+        healthy = np.array([kind == "NORMAL" for kind in split.classes])
+        assert numbers["images"] == mine.sum() == {"bacteria": 2, "virus": 1}[name] and healthy.sum() == 3
+        for score in SCORES:
+            values = scores[score].double().numpy()
+            low, high = possible_aucs(values[healthy], values[mine], 1e-5)
+            assert low - 1e-9 <= result["scores"][score]["auc_by_kind"][name] <= high + 1e-9
+        assert numbers["auc"] == result["scores"]["discriminator"]["auc_by_kind"][name]
+        assert numbers["low"] <= numbers["auc"] <= numbers["high"]
+        ends = f"[{numbers['low']:.3f}, {numbers['high']:.3f}]"
+        others = [f"{result['scores'][score]['auc_by_kind'][name]:.3f}" for score in SCORES[1:]]
+        assert line.split() == [name, str(numbers["images"]), f"{numbers['auc']:.3f}", *ends.split(), *others]
+    # Class folders may name people, so an anonymous evaluation has no classes but normal and abnormal.
+    code, out, _ = command(*arguments, "--device", "cpu", "--anonymous", "--overwrite")
+    assert code == 0 and "by class" not in out and "virus" not in (tmp_path / "e.json").read_text()
+    assert json.loads((tmp_path / "e.json").read_text())["by_class"] is None

@@ -2,15 +2,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from fastsquid.data.split import class_masks
 from fastsquid.errors import UserError
 from fastsquid.evaluation.metrics import (
     at_threshold,
     best_threshold,
     bootstrap_auc,
     bootstrap_aucs,
+    bootstrap_kinds,
     evaluate,
+    evaluate_kinds,
+    ranks_above,
     require_both_classes,
-    weighted_auc,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
@@ -57,11 +60,49 @@ def test_thresholds_have_their_own_names():
 
 
 def test_auc_by_kind():
-    classes = ["normal", "normal", "healthy", "a", "a", "b", "b", "normal"]
-    result = evaluate(LABELS, SCORES, classes=classes)["auc_by_kind"]
+    """Normal images may share the class of abnormal ones; they stay on the normal side of every class."""
+    classes = ["normal", "a", "healthy", "a", "a", "b", "b", "normal"]
+    kinds = class_masks(LABELS.tolist(), [(name,) for name in classes])
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in kinds.items()} == {"a": [3, 4], "b": [5, 6]}
+    result = evaluate(LABELS, SCORES, kinds=kinds)["auc_by_kind"]
     assert result == {"a": pytest.approx((0.5 + 1) / 2), "b": 1.0}
-    one = ["normal" if label == 0 else "a" for label in LABELS]
-    assert evaluate(LABELS, SCORES, classes=one) == evaluate(LABELS, SCORES)
+    one = class_masks(LABELS.tolist(), [("a",)] * 8)
+    assert evaluate(LABELS, SCORES, kinds=one) == evaluate(LABELS, SCORES)
+    assert evaluate_kinds(LABELS, SCORES, one) == evaluate_kinds(LABELS, SCORES, {}) == {}
+
+
+def test_an_image_counts_for_each_of_its_findings():
+    findings = [(), (), ("b",), ("b", "a"), ("a",), ("a", "b", "c"), (), ()]
+    kinds = class_masks([*LABELS[:7].tolist(), None], findings)
+    members = {name: np.flatnonzero(mask).tolist() for name, mask in kinds.items()}
+    assert members == {"a": [3, 4, 5], "abnormal": [6], "b": [3, 5], "c": [5]} and list(kinds) == sorted(kinds)
+    found = evaluate_kinds(LABELS, SCORES, kinds)
+    assert list(found) == ["a", "abnormal", "b", "c"]
+    for name, images in members.items():
+        pairs = [(SCORES[i] > n) + 0.5 * (SCORES[i] == n) for i in images for n in SCORES[LABELS == 0]]
+        assert found[name]["images"] == len(images) and found[name]["auc"] == pytest.approx(np.mean(pairs))
+        assert 0 <= found[name]["low"] <= found[name]["auc"] <= found[name]["high"] <= 1
+    assert (found["c"]["low"], found["c"]["high"]) == (1, 1)  # its only image has a higher score than all normal ones
+
+
+def test_the_interval_of_a_class():
+    """As if its images were the only abnormal ones: a loop over resamples, and `bootstrap_auc` of them alone."""
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1], [60, 80])
+    scores = np.round(rng.normal(size=140) + labels * np.linspace(0, 2, 140), 1)
+    kinds = {"few": np.arange(140) >= 138, "most": labels * np.arange(140) % 3 > 0}
+    found = evaluate_kinds(labels, scores, kinds)
+    for name, mask in kinds.items():
+        aucs, keep = [], mask | (labels == 0)
+        for _ in range(2000):
+            abnormal, normal = rng.choice(scores[mask], mask.sum()), rng.choice(scores[labels == 0], 60)
+            aucs.append(np.mean((abnormal[:, None] > normal) + 0.5 * (abnormal[:, None] == normal)))
+        ends = found[name]["low"], found[name]["high"]
+        assert ends == pytest.approx(np.percentile(aucs, [2.5, 97.5]), abs=0.01)
+        assert ends == pytest.approx(bootstrap_auc(labels[keep], scores[keep]), abs=0.01)
+    # All abnormal images as one class have the AUCs of the whole, for every score.
+    both = bootstrap_kinds(labels, [scores, -scores], {"all": labels == 1}, 250)["all"]
+    np.testing.assert_array_equal(both, bootstrap_aucs(labels, [scores, -scores], 250))
 
 
 def test_one_class_is_refused_by_name():
@@ -70,7 +111,7 @@ def test_one_class_is_refused_by_name():
         require_both_classes([0, 0], "the val split")
 
 
-def test_weighted_auc_is_scikit_learns_of_the_resample():
+def test_the_auc_of_ranks_is_scikit_learns_of_the_resample():
     rng = np.random.default_rng(0)
     for levels in (2, 5, 10_000):  # with many ties, some, and hardly any
         labels = np.concatenate([[0, 1], rng.integers(0, 2, 40)])
@@ -78,7 +119,9 @@ def test_weighted_auc_is_scikit_learns_of_the_resample():
         weights = np.concatenate([np.ones((1, 42), np.int64), rng.integers(0, 3, (20, 42))])  # first each image once
         weights[:, :2] = 1
         expected = [roc_auc_score(labels.repeat(row), scores.repeat(row)) for row in weights]
-        np.testing.assert_allclose(weighted_auc(labels, scores, weights), expected, rtol=0, atol=1e-14)
+        normal, abnormal = (weights[:, labels == label] for label in (0, 1))
+        aucs = (abnormal * ranks_above(labels, scores, normal)).sum(1) / (2 * normal.sum(1) * abnormal.sum(1))
+        np.testing.assert_allclose(aucs, expected, rtol=0, atol=1e-14)
 
 
 def test_bootstrap_interval_of_a_loop():

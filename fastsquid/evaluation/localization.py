@@ -122,7 +122,7 @@ def locate(
     Raises:
         DivergedError: a map is not finite.
     """
-    assert split.cells is not None and split.classes is not None and split.labels is not None
+    assert split.cells is not None and split.labels is not None
 
     def measure(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: _by_cell(values) for name, values in finite_maps(detector, batch, calibration).items()}
@@ -134,13 +134,15 @@ def locate(
     score = detector.config.score
     named = {f"score: {score}": score_images(detector, split.images)[score]}
     places = split.cells.flatten().long()
-    classes = np.repeat(split.classes, SIDE**2)
+    kinds = split.abnormal_masks()
+    cell_kinds = {name: np.repeat(mask, SIDE**2) for name, mask in kinds.items()}
     return {
         "cell_auc": {
-            name: _aucs(places, values.ravel(), classes) for name, values in {**cells, "nearest_patch": patches}.items()
+            name: _aucs(places, values.ravel(), cell_kinds)
+            for name, values in {**cells, "nearest_patch": patches}.items()
         },
         "image_auc": {
-            name: _aucs(split.labels, values, split.classes) for name, values in {**named, **largest, **nearest}.items()
+            name: _aucs(split.labels, values, kinds) for name, values in {**named, **largest, **nearest}.items()
         },
     }
 
@@ -197,8 +199,8 @@ def _by_cell(maps):
     return by_cell(maps, SIDE)
 
 
-def _aucs(labels, values, classes):
-    metrics = evaluate(labels, values, classes=classes)
+def _aucs(labels, values, kinds):
+    metrics = evaluate(labels, values, kinds=kinds)
     return {name: metrics[name] for name in ("auc", "auc_by_kind")}
 
 

@@ -3,7 +3,7 @@
 Larger scores are more abnormal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,7 +70,10 @@ def at_sensitivity(labels: Array, scores: Array, sensitivity: float) -> tuple[fl
 
 
 def evaluate(
-    labels: Array, scores: Array, validation_threshold: float | None = None, classes: Sequence[str] | None = None
+    labels: Array,
+    scores: Array,
+    validation_threshold: float | None = None,
+    kinds: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Return all metrics of one score.
 
@@ -78,7 +81,7 @@ def evaluate(
         labels: (N,) 0 normal, 1 abnormal, both present.
         scores: (N,), larger = more abnormal.
         validation_threshold: chosen on validation data, or None where there is none.
-        classes: None, or N names of the images' classes.
+        kinds: None, or {class: bool (N,)}, the images of each abnormal class, as `Split.abnormal_masks` returns them.
 
     Returns:
         dict with `auc` and `average_precision`; `validation_threshold` and `test_threshold`, metrics as `at_threshold`
@@ -95,13 +98,35 @@ def evaluate(
         else at_threshold(labels, scores, validation_threshold),
         "test_threshold": at_threshold(labels, scores, best_threshold(labels, scores)),
     }
-    abnormal = [] if classes is None else sorted(set(np.asarray(classes)[labels == 1].tolist()))
-    if len(abnormal) > 1:
-        result["auc_by_kind"] = {
-            name: float(roc_auc_score(labels[keep], scores[keep]))
-            for name in abnormal
-            for keep in [(np.asarray(classes) == name) | (labels == 0)]
-        }
+    if kinds and len(kinds) > 1:
+        result["auc_by_kind"] = {name: kind_auc(labels, scores, mask) for name, mask in kinds.items()}
+    return result
+
+
+def kind_auc(labels: np.ndarray, scores: np.ndarray, mask: np.ndarray) -> float:
+    """Return the AUC of the abnormal images in a mask, bool (N,), against all normal images."""
+    keep = mask | (labels == 0)
+    return float(roc_auc_score(labels[keep], scores[keep]))
+
+
+def evaluate_kinds(labels: Array, scores: Array, kinds: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return the AUC of every abnormal class against all normal images, with its interval as `bootstrap_auc` has it.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        kinds: {class: bool (N,)}, the images of each abnormal class.
+
+    Returns:
+        {class: {"images": how many, "auc", "low", "high"}}; empty for fewer than two classes.
+    """
+    if len(kinds) < 2:
+        return {}
+    labels, scores, result = np.asarray(labels), np.asarray(scores), {}
+    for name, aucs in bootstrap_kinds(labels, [scores], kinds).items():
+        low, high = interval(aucs[0])
+        auc = kind_auc(labels, scores, kinds[name])
+        result[name] = {"images": int(kinds[name][labels == 1].sum()), "auc": auc, "low": low, "high": high}
     return result
 
 
@@ -122,38 +147,64 @@ def bootstrap_auc(labels: Array, scores: Array, resamples: int = 2000, seed: int
 
 def bootstrap_aucs(labels: Array, scores: Sequence[Array], resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Return the AUCs (K, resamples) of K scores (N,) of the same images. Each resample has the same images for all."""
+    return bootstrap_kinds(labels, scores, {"all": np.asarray(labels) == 1}, resamples, seed)["all"]
+
+
+def bootstrap_kinds(
+    labels: Array, scores: Sequence[Array], kinds: Mapping[str, np.ndarray], resamples: int = 2000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the AUCs of every abnormal class against all normal images, each resampled separately.
+
+    Each resample has the same images for all scores, and the same normal images for all classes.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: K of (N,), larger = more abnormal.
+        kinds: {class: bool (N,)}, the images of each abnormal class, at least one.
+        resamples: how many.
+        seed: of the generator that draws them.
+
+    Returns:
+        {class: float64 (K, resamples)}.
+    """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
-    parts = []
+    normal = int((labels == 0).sum())
+    members = {name: np.asarray(mask)[labels == 1] for name, mask in kinds.items()}
+    parts: dict[str, list] = {name: [] for name in kinds}
+
+    def draw(count, rows):
+        return rng.multinomial(count, np.full(count, 1 / count), rows)
+
     for start in range(0, resamples, 100):  # a part at a time, which bounds the memory of many images
-        weights = np.empty((min(100, resamples - start), len(labels)), np.int64)
-        for label in (0, 1):
-            mine = labels == label
+        rows = min(100, resamples - start)
+        drawn = draw(normal, rows)
+        ranks = [ranks_above(labels, values, drawn) for values in scores]
+        for name, mine in members.items():
             count = int(mine.sum())
-            weights[:, mine] = rng.multinomial(count, np.full(count, 1 / count), len(weights))
-        parts.append([weighted_auc(labels, values, weights) for values in scores])
-    return np.concatenate(parts, axis=1)
+            weights = draw(count, rows)
+            parts[name].append([(weights * rank[:, mine]).sum(1) / (2 * normal * count) for rank in ranks])
+    return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
 
 
-def weighted_auc(labels: Array, scores: Array, weights: np.ndarray) -> np.ndarray:
-    """Return the AUC of resamples: the share of drawn (abnormal, normal) pairs in the right order; a tie counts half.
+def ranks_above(labels: Array, scores: Array, weights: np.ndarray) -> np.ndarray:
+    """Return twice the number of drawn normal images below every abnormal image; an equal one counts half.
+
+    So the AUC of a resample is the sum over its abnormal images, divided by twice the number of its pairs.
 
     Args:
         labels, scores: (N,).
-        weights: int64 (R, N), how often each image is drawn.
+        weights: int64 (R, normal images), how often each normal image is drawn.
 
     Returns:
-        float64 (R,).
+        int64 (R, abnormal images).
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each distinct score begins
-    normal, abnormal = (
-        np.add.reduceat(weights[:, order] * (labels[order] == label), ties, axis=1) for label in (0, 1)
-    )  # [R, distinct scores]
-    # In whole numbers, twice the pairs: each abnormal image beats the normal ones below it, and half of its equals.
-    pairs = (abnormal * (2 * normal.cumsum(1) - normal)).sum(1)
-    return pairs / (2 * normal.sum(1) * abnormal.sum(1))
+    normal, abnormal = scores[labels == 0], scores[labels == 1]
+    order = np.argsort(normal)
+    below = np.zeros((len(weights), len(normal) + 1), np.int64)
+    np.cumsum(weights[:, order], axis=1, out=below[:, 1:])
+    first, last = (np.searchsorted(normal, abnormal, side, sorter=order) for side in ("left", "right"))
+    return below[:, first] + below[:, last]
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

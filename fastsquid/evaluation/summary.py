@@ -9,7 +9,7 @@ from ..config import Config
 from ..data.split import Split
 from ..scoring.thresholds import UNMEASURED
 from ..utils.text import printable
-from .metrics import evaluate
+from .metrics import evaluate, evaluate_kinds
 from .validation import reported_split
 
 
@@ -26,14 +26,15 @@ def evaluate_run(
     Args:
         data: splits by name.
         scores: {split: {score: (N,)}}, of the reported split at least.
-        config: of the detector; its `score` and `select` chose the epoch.
+        config: of the detector; its `score` ranks images, and with `select` it chose the epoch.
         checkpoint: `best` or `last`.
         epoch: that the detector was trained to; None for converted weights.
         validation: {score: {"auc", "threshold"}} on validation images, or None.
 
     Returns:
-        dict with `split` (None if nothing is labeled), `images`, `scores` by name, and `checkpoint`, whose `epoch` and
-        `chosen_by` are None for converted weights.
+        dict with `split` (None if nothing is labeled), `images`, `scores` by name, `checkpoint`, whose `epoch` and
+        `chosen_by` are None for converted weights, and `by_class`: {"score": the one that ranks, "classes": as
+        `evaluate_kinds` returns them for it}, or None for fewer than two abnormal classes.
 
     Raises:
         UserError: the split has only one class.
@@ -46,8 +47,11 @@ def evaluate_run(
     which = {"name": checkpoint, "epoch": epoch, "chosen_by": chosen}
     name = reported_split(data)
     if name is None:
-        return {"split": None, "images": None, "scores": {}, "checkpoint": which}
+        return {"split": None, "images": None, "scores": {}, "checkpoint": which, "by_class": None}
     split = data[name]
+    assert split.labels is not None
+    kinds = split.abnormal_masks()
+    found = evaluate_kinds(split.labels, scores[name][config.score], kinds)
     return {
         "split": name,
         "images": {
@@ -56,10 +60,11 @@ def evaluate_run(
             "skipped": split.skipped,
         },
         "scores": {
-            score: evaluate(split.labels, values, validation and validation[score]["threshold"], split.classes)
+            score: evaluate(split.labels, values, validation[score]["threshold"] if validation else None, kinds)
             for score, values in scores[name].items()
         },
         "checkpoint": which,
+        "by_class": {"score": config.score, "classes": found} if found else None,
     }
 
 
@@ -91,13 +96,27 @@ def run_table(result: dict, own_data: bool = True) -> str:
         lines.append("   ".join([f"{name:22} {metrics['auc']:6.3f}", *(_cells(metrics[key]) for key in halves)]))
     if by_validation:
         lines.append(_validation_note(checkpoint["name"] == "best"))
-    kinds = list(map(printable, next(iter(result["scores"].values())).get("auc_by_kind", ())))
-    if kinds:
-        lines += ["", f"{'AUC by kind':22} " + " ".join(f"{kind:>9}" for kind in kinds)]
-        for name, metrics in result["scores"].items():
-            aucs = zip(kinds, metrics["auc_by_kind"].values())
-            lines.append(f"{name:22} " + " ".join(f"{value:{max(9, len(kind))}.3f}" for kind, value in aucs))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_class_lines(result)])
+
+
+def _class_lines(result: dict) -> list[str]:
+    """Return the AUC of every abnormal class by every score, the one that ranks first; no lines without `by_class`."""
+    if not result.get("by_class"):  # which a summary of an earlier version lacks
+        return []
+    ranking, classes = result["by_class"]["score"], result["by_class"]["classes"]
+    others = [score for score in result["scores"] if score != ranking]
+    width = max(22, *(len(printable(name)) for name in classes))
+    lines = [
+        "",
+        f"{'AUC by class':{width}} {'images':>6}   {ranking:>21}" + "".join(f"   {score:>13}" for score in others),
+    ]
+    for name, found in classes.items():
+        cells = [f"{interval_text(found['auc'], found):>21}"]
+        cells += [f"{result['scores'][score]['auc_by_kind'][name]:{max(13, len(score))}.3f}" for score in others]
+        lines.append("   ".join([f"{printable(name):{width}} {found['images']:>6}", *cells]))
+    several = sum(found["images"] for found in classes.values()) > result["images"]["abnormal"]
+    note = "An interval is a 95 % bootstrap interval over images."
+    return [*lines, note + " An image with several findings counts for each." * several]
 
 
 def _validation_note(best: bool) -> str:
@@ -125,6 +144,11 @@ def mean_and_std_text(values: dict[str, float | None] | None, width: int) -> str
     return f"{values['mean']:.3f}{std}".rjust(width)
 
 
+def interval_text(auc: float, ends: dict[str, Any]) -> str:
+    """Return an AUC and the `low` and `high` end of its interval for people."""
+    return f"{auc:.3f} [{ends['low']:.3f}, {ends['high']:.3f}]"
+
+
 def group_table(summary: dict) -> str:
     """Return the summary of a group of runs as tables for people."""
     if summary["split"] is None:
@@ -141,13 +165,23 @@ def group_table(summary: dict) -> str:
         lines.append(f"{score:22} " + "   ".join(cells))
     if summary["split"] == "val":
         lines.append(_validation_note(any(run["checkpoint"].get("name") == "best" for run in summary["runs"])))
+    kinds = next(iter(summary["scores"].values())).get("auc_by_kind", ())
+    if kinds:
+        width = max(22, *(len(printable(kind)) for kind in kinds))
+        lines += ["", "   ".join([f"{'AUC by class':{width}}", *(f"{score:>15}" for score in summary["scores"])])]
+    for kind in kinds:
+        cells = (
+            mean_and_std_text(metrics["auc_by_kind"][kind], max(15, len(score)))
+            for score, metrics in summary["scores"].items()
+        )
+        lines.append("   ".join([f"{printable(kind):{width}}", *cells]))
     lines += [
         "",
         "AUC of each seed, with a 95 % bootstrap interval over images",
         f"{'seed':8} " + "   ".join(f"{score:>21}" for score in summary["scores"]),
     ]
     for run in summary["runs"]:
-        cells = (f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" for auc in run["auc"].values())
+        cells = (interval_text(auc["value"], auc) for auc in run["auc"].values())
         lines.append(f"{run['seed']:<8} " + "   ".join(f"{cell:>21}" for cell in cells))
     return "\n".join(lines)
 

@@ -250,6 +250,7 @@ class Summary:
         scores: {score: metrics as `evaluation.metrics.evaluate` returns them}.
         checkpoint: {"name", "epoch", "chosen_by"}.
         facts: about the training: epochs, seconds, device, versions.
+        by_class: as `evaluation.summary.evaluate_run` returns it; None also in a summary of an earlier version.
     """
 
     preset: str
@@ -259,6 +260,7 @@ class Summary:
     scores: dict[str, dict[str, Any]]
     checkpoint: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+    by_class: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of summary.json."""
@@ -271,7 +273,7 @@ class Summary:
         """Return the summary that a document of summary.json holds."""
         own = [name for name in _names(cls) if name != "facts"]
         facts = {name: value for name, value in values.items() if name not in own}
-        return cls(**{name: values[name] for name in own}, facts=facts)
+        return cls(**{name: values[name] for name in own if name in values}, facts=facts)
 
 
 def _names(cls) -> list[str]:

@@ -94,7 +94,8 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
         `preset` and `seeds`;
         `split` and `images`, as in a run's summary; `split` is None if nothing is labeled;
         `scores`: by score, `mean` and sample standard deviation `std` over seeds (None for a single seed) of `auc`,
-        and of `accuracy` and `f1` at the threshold chosen on validation (None without one);
+        and of `accuracy` and `f1` at the threshold chosen on validation (None without one); with several abnormal
+        classes also `auc_by_kind`, the same of the AUC of each class;
         `runs`: for each seed its `checkpoint`, and by score its `auc` as `value`, with the `low` and `high` end of the
         95 % bootstrap interval over images.
 
@@ -116,6 +117,9 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
         for name in ("accuracy", "f1"):
             chosen = [m["validation_threshold"] for m in metrics]
             scores[score][name] = None if None in chosen else mean_and_std([at[name] for at in chosen])
+        kinds = [m.get("auc_by_kind", {}) for m in metrics]
+        if kinds[0] and all(one.keys() == kinds[0].keys() for one in kinds):
+            scores[score]["auc_by_kind"] = {kind: mean_and_std([one[kind] for one in kinds]) for kind in kinds[0]}
     return {
         "preset": first.preset,
         "seeds": list(runs),
