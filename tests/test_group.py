@@ -22,7 +22,7 @@ from fastsquid.data import Split
 from fastsquid.errors import UserError
 from fastsquid.evaluation import comparison
 from fastsquid.evaluation.metrics import evaluate
-from fastsquid.evaluation.summary import mean_and_std
+from fastsquid.evaluation.summary import group_table, mean_and_std
 from fastsquid.runs import checkpoint, group
 from fastsquid.runs.folder import create_run, read_scores, write_scores
 from fastsquid.runs.records import GroupRecord, Summary
@@ -194,18 +194,21 @@ def test_a_damaged_record(trained, tmp_path, refused, change, message):
 # Groups whose scores are given
 
 
-def made(folder, seeds, scores, labels=None, names=None, split="test", chosen_by="last epoch"):
+def made(folder, seeds, scores, labels=None, names=None, split="test", chosen_by="last epoch", findings=None):
     """A finished group without training: scores (seeds, N), the same for every score of `SCORES`."""
     labels = np.arange(scores.shape[1]) % 3 // 2 if labels is None else labels  # a third is abnormal
     names = [f"{i}.png" for i in range(len(labels))] if names is None else names
     record = GroupRecord(preset("digits"), None, list(seeds))
     group.create_group(folder, record)
-    data = {split: Split(torch.zeros(len(labels), 1, 1, 1), torch.as_tensor(labels), names)}
+    images = Split(torch.zeros(len(labels), 1, 1, 1), torch.as_tensor(labels), names)
+    if findings is not None:
+        images.classes, images.findings = ["abnormal" if label else "normal" for label in labels], findings
+    data = {split: images}
     for seed, row in zip(seeds, np.float32(scores)):
         run = folder / f"seed-{seed}"
         create_run(run, dataclasses.replace(record.run(seed), fingerprint=""))
         write_scores(run, data, {split: dict.fromkeys(SCORES, row)})
-        scores = {s: evaluate(labels, row) for s in SCORES}
+        scores = {s: evaluate(labels, row, kinds=images.abnormal_masks()) for s in SCORES}
         summary = Summary("digits", seed, split, {"normal": 1, "abnormal": 1}, scores, {"chosen_by": chosen_by})
         write_json(run / "summary.json", summary.to_json())
     return folder
@@ -336,6 +339,78 @@ def test_epochs_of_other_rules_are_warned_of(tmp_path, command, first, second, s
     for folder, rule in zip(groups, (first, second)):
         shown = {"last epoch": "last", None: "converted weights"}.get(rule, f"best {rule}")
         assert re.search(rf"^{folder} +{shown} +2 ", out, re.M)
+
+
+# A third of 90 images is abnormal: both findings, the first, the second, and a single image with a third one.
+FINDINGS = [() if i % 3 < 2 else [("VIRUS", "BACTERIA"), ("BACTERIA",), ("VIRUS",)][i // 3 % 3] for i in range(90)]
+FINDINGS[-1] = ("RARE",)
+
+
+@pytest.fixture
+def with_findings(tmp_path):
+    """Two groups on 90 images with findings."""
+    return [
+        made(tmp_path / name, seeds, noisy(len(seeds), 90, shift, seed), findings=FINDINGS)
+        for name, seeds, shift, seed in (("a", [0, 1, 2], 0.5, 0), ("b", [0, 1, 2, 3], 1, 1))
+    ]
+
+
+def test_every_class_is_compared_on_its_images_and_all_normal_ones(with_findings, command):
+    first, second = (read_scored(folder, "residual") for folder in with_findings)
+    result = comparison.compare(first, second)["classes"]
+    assert list(result) == ["BACTERIA", "RARE", "VIRUS"]
+    normal = np.flatnonzero([not found for found in FINDINGS])
+    for name, found in result.items():
+        mine = np.flatnonzero([name in names for names in FINDINGS])
+        assert found["images"] == len(mine) == {"BACTERIA": 20, "RARE": 1, "VIRUS": 19}[name]
+
+        def auc(scores, abnormal, normal):
+            above = scores[:, abnormal, None] - scores[:, None, normal]
+            return ((above > 0) + 0.5 * (above == 0)).mean()
+
+        aucs = [auc(one.scores, mine, normal) for one in (first, second)]
+        assert (found["first"], found["second"]) == pytest.approx(aucs, abs=1e-12)
+        assert found["difference"] == pytest.approx(aucs[1] - aucs[0], abs=1e-12)
+        rng, differences = np.random.default_rng(5), []
+        for _ in range(1000):
+            drawn = rng.choice(mine, len(mine)), rng.choice(normal, len(normal))
+            differences.append(auc(second.scores, *drawn) - auc(first.scores, *drawn))
+        assert (found["low"], found["high"]) == pytest.approx(np.percentile(differences, [2.5, 97.5]), abs=0.02)
+    code, out, _ = command(compare.main, *with_findings, "--score", "residual")
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("AUC by class"))
+    for line, (name, found) in zip(lines[start + 1 :], result.items()):
+        numbers = [f"{found['first']:.3f}", f"{found['second']:.3f}", f"{found['difference']:+.3f}"]
+        ends = [f"[{found['low']:+.3f},", f"{found['high']:+.3f}]"]
+        assert line.split() == [name, str(found["images"]), *numbers, *ends]
+    # The same AUCs in another order of the runs, or of themselves: no difference in any resample.
+    same = comparison.compare(first, first)["classes"]
+    assert {(found["difference"], found["low"], found["high"]) for found in same.values()} == {(0, 0, 0)}
+
+
+def test_findings_that_differ_or_are_not_known(with_findings, tmp_path, command, refused):
+    others = [*FINDINGS[:2], ("BACTERIA",), *FINDINGS[3:]]
+    other = made(tmp_path / "other", [0], noisy(1, 90, 1, 1), findings=others)
+    said = refused(compare.main, with_findings[0], other)
+    assert re.search(r"'2\.png' .*'VIRUS\|BACTERIA' .*'BACTERIA' ", said)
+    path = other / "seed-0" / "scores-test.csv"
+    text = re.sub(r"^([^,]*,[^,]*),[^,]*", r"\1", path.read_text(), flags=re.M)  # as an earlier version wrote it
+    path.write_text(text)
+    code, out, _ = command(compare.main, with_findings[0], other)
+    assert code == 0 and re.search(rf"^AUC by class: .* {other}$", out, re.M)
+    code, out, _ = command(compare.main, other, other)
+    assert code == 0 and "by class" not in out
+
+
+def test_the_summary_of_a_group_has_every_class(with_findings):
+    summary = summarize(group.finished_runs(with_findings[0]))
+    scored = read_scored(with_findings[0], "residual")
+    for name, found in summary["scores"]["residual"]["auc_by_kind"].items():
+        keep = np.array([name in names or not names for names in FINDINGS])
+        aucs = [roc_auc_score(scored.labels[keep], scores[keep]) for scores in scored.scores]
+        assert found == pytest.approx({"mean": np.mean(aucs), "std": np.std(aucs, ddof=1)}, abs=1e-12)
+        row = next(line for line in group_table(summary).splitlines() if line.startswith(name))
+        assert row.split()[1:4] == [f"{np.mean(aucs):.3f}", "±", f"{np.std(aucs, ddof=1):.3f}"]
 
 
 def test_single_runs_have_no_welch_test(pair, command):

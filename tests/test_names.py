@@ -28,8 +28,8 @@ from fastsquid.drawing.study import draw_study
 from fastsquid.evaluation.comparison import conclusion
 from fastsquid.reporting.images import csv_images
 from fastsquid.reporting.table import COLUMNS, write_table
-from fastsquid.runs.folder import read_scores, write_scores
-from fastsquid.utils.text import from_cell, printable, to_cell
+from fastsquid.runs.folder import read_findings, read_scores, write_scores
+from fastsquid.utils.text import from_cell, join_names, printable, split_names, to_cell
 
 NAMES = [
     "=1+1.png",
@@ -111,6 +111,26 @@ def test_scores_of_a_run(tmp_path):
     assert names == NAMES and (scores["residual"] == -1).all()
     assert {row["residual"] for row in rows_of(tmp_path / "scores-val.csv")} == {"-1"}  # numbers stay numbers
     assert rows_of(tmp_path / "scores-val.csv")[0]["name"] == "'=1+1.png"
+
+
+def test_findings_of_a_run(tmp_path):
+    """Each image has the names of two classes; they come back, also with the mark that separates them."""
+    names = ["|", "\\", "a|b", "\\|", "a\\", *NAMES]
+    findings = [(name, names[i - 1]) if i % 3 else () for i, name in enumerate(names)]
+    assert [split_names(join_names(found)) for found in findings] == findings
+    labels = torch.tensor([int(bool(found)) for found in findings])
+    files = [f"{i}.png" for i in range(len(names))]
+    split = Split(torch.zeros(len(names), 1, 1, 1), labels, files, classes=["x"] * len(names), findings=findings)
+    write_scores(tmp_path, {"val": split}, {"val": {"residual": -np.ones(len(names), np.float32)}})
+    assert read_findings(tmp_path / "scores-val.csv") == findings
+    found, _, scores = read_scores(tmp_path / "scores-val.csv")
+    assert found == files and list(scores) == ["residual"]
+    cells = {row["findings"] for row in rows_of(tmp_path / "scores-val.csv")}
+    assert "'=1+1.png|a\\\\" in cells  # no formula
+    one = Split(torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 1]), files[:3], classes=["x", "y", "y"])
+    write_scores(tmp_path, {"val": one}, {"val": {"residual": np.ones(3, np.float32)}})
+    assert list(rows_of(tmp_path / "scores-val.csv")[0]) == ["name", "label", "residual"]
+    assert read_findings(tmp_path / "scores-val.csv") is None
 
 
 def test_a_table_of_scores(tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 from scipy.stats import ttest_ind_from_stats
 from sklearn.metrics import roc_auc_score
 
+from ..data.split import class_masks
 from ..errors import UserError
-from ..utils.text import printable
-from .metrics import bootstrap_aucs, interval
+from ..utils.text import join_names, printable
+from .metrics import bootstrap_aucs, bootstrap_kinds, interval, kind_auc
 from .summary import mean_and_std, mean_and_std_text
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ class Scored:
         names, labels: of its images; a list of N, and int64 (N,).
         scores: float64 (runs, N).
         chosen_by: what chose the epoch, as `evaluate_run` names it; None for converted weights.
+        findings: of its images, N tuples of abnormal classes; None where there are not two abnormal classes, or where
+            an earlier version scored the images.
     """
 
     folder: Path
@@ -37,6 +40,7 @@ class Scored:
     labels: np.ndarray
     scores: np.ndarray
     chosen_by: str | None = None
+    findings: list[tuple[str, ...]] | None = None
 
     def aucs(self) -> np.ndarray:
         """Return the AUC of every run on all images, float64 (runs,).
@@ -63,7 +67,9 @@ def compare(first: Scored, second: Scored, resamples: int = 2000, seed: int = 0)
     Returns:
         dict: `difference`; `low` and `high` end of its 95 % bootstrap interval over images; and `t` and `p` of Welch's
         test over seeds. Each resample has the same images for both groups and all their seeds. `t` and `p` are None if
-        a group has fewer than two seeds, or if the AUC is the same for every seed of both.
+        a group has fewer than two seeds, or if the AUC is the same for every seed of both. `classes` is {abnormal
+        class: {"images", "first" and "second" mean AUC, "difference", "low", "high"}}, empty where the classes of
+        either are not known, or fewer than two.
     """
     aucs = bootstrap_aucs(first.labels, [*first.scores, *second.scores], resamples, seed)  # [runs of both, resamples]
     low, high = interval(aucs[len(first.scores) :].mean(0) - aucs[: len(first.scores)].mean(0))
@@ -73,6 +79,23 @@ def compare(first: Scored, second: Scored, resamples: int = 2000, seed: int = 0)
         # From means and deviations: from the AUCs themselves it would warn where one group's are all the same.
         test = ttest_ind_from_stats(b.mean(), b.std(ddof=1), len(b), a.mean(), a.std(ddof=1), len(a), equal_var=False)
         result.update(t=float(test.statistic), p=float(test.pvalue))
+    return {**result, "classes": _compare_classes(first, second, resamples, seed)}
+
+
+def _compare_classes(first: Scored, second: Scored, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    if first.findings is None or second.findings is None:
+        return {}
+    labels, runs = first.labels, len(first.scores)
+    masks, result = class_masks(labels.tolist(), first.findings), {}
+    if len(masks) < 2:
+        return {}
+    for name, aucs in bootstrap_kinds(labels, [*first.scores, *second.scores], masks, resamples, seed).items():
+        low, high = interval(aucs[runs:].mean(0) - aucs[:runs].mean(0))
+        a, b = (
+            float(np.mean([kind_auc(labels, scores, masks[name]) for scores in one.scores])) for one in (first, second)
+        )
+        ends = {"difference": b - a, "low": low, "high": high}
+        result[name] = {"images": int(masks[name].sum()), "first": a, "second": b, **ends}
     return result
 
 
@@ -104,7 +127,26 @@ def comparison_table(first: Scored, second: Scored, result: dict[str, Any]) -> s
         lines.append("Welch's t-test over seeds: not defined, since it needs two seeds or more in each group")
     else:
         lines.append("Welch's t-test over seeds: not defined, since the AUC is the same for every seed of both groups")
+    lines += _class_lines(first, second, result["classes"])
     return "\n".join([*lines, "", conclusion(*folders, result)])
+
+
+def _class_lines(first: Scored, second: Scored, classes: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the AUC of every class by both groups, or a line that says why it is not known."""
+    if not classes:
+        unknown = [str(one.folder) for one in (first, second) if one.findings is None]
+        if len(unknown) != 1:
+            return []
+        return [f"AUC by class: not known, since an earlier version wrote the scores of {printable(unknown[0])}"]
+    width = max(12, *(len(printable(name)) for name in classes))
+    head = f"{'AUC by class':{width}} {'images':>6}   {'first':>6}   {'second':>6}"
+    lines = ["", f"{head}   second minus first [95 % interval]"]
+    for name, found in classes.items():
+        lines.append(
+            f"{printable(name):{width}} {found['images']:>6}   {found['first']:6.3f}   {found['second']:6.3f}   "
+            f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+        )
+    return lines
 
 
 def conclusion(first: str | Path, second: str | Path, result: dict[str, Any]) -> str:
@@ -143,7 +185,7 @@ def warn_of_epochs(first: Scored, second: Scored) -> None:
 
 
 def require_same_images(first: Scored, second: Scored) -> None:
-    """Raise a UserError unless both have the same images, in the same order and with the same labels."""
+    """Raise a UserError unless both have the same images, in the same order, with the same labels and findings."""
     if first.split != second.split:
         what = f"the {first.split} split in one, the {second.split} split in the other"
     elif len(first.names) != len(second.names):
@@ -151,10 +193,15 @@ def require_same_images(first: Scored, second: Scored) -> None:
     else:
         rows = zip(zip(first.names, first.labels.tolist()), zip(second.names, second.labels.tolist()))
         different = next((pair for pair in rows if pair[0] != pair[1]), None)
-        if different is None:
+        if different is not None:
+            (name, label), (other, other_label) = different
+            what = f"{name!r} with label {label} in one is {other!r} with label {other_label} in the other"
+        elif first.findings is None or second.findings is None or first.findings == second.findings:
             return
-        (name, label), (other, other_label) = different
-        what = f"{name!r} with label {label} in one is {other!r} with label {other_label} in the other"
+        else:
+            pairs = zip(first.names, first.findings, second.findings)
+            name, one, other = next(row for row in pairs if row[1] != row[2])
+            what = f"{name!r} has the findings {join_names(one)!r} in one and {join_names(other)!r} in the other"
     raise UserError(
         f"{first.folder} and {second.folder} did not score the same images ({what}): compare runs of the same data"
     )

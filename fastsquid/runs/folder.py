@@ -28,7 +28,7 @@ from ..data.tables import read_label, read_number, read_table
 from ..errors import CheckpointError, UserError
 from ..utils.files import replacing, require_regular, write_json
 from ..utils.locks import locked
-from ..utils.text import to_cell
+from ..utils.text import join_names, split_names, to_cell
 from .checks import config_of, require_fields
 from .records import FORMAT, ConvertedRecord, GroupRecord, InitRecord, RunRecord, Summary, TrainedOnRecord
 
@@ -44,6 +44,7 @@ GALLERY = "gallery.png"
 MAPS = "maps.safetensors"
 INPUT_CHECK = "input-check.safetensors"
 LOCK = "train.lock"
+FINDINGS = "findings"  # a column of scores-SPLIT.csv
 
 
 def scores_file(folder: str | Path, split: str, suffix: str = "") -> Path:
@@ -241,7 +242,10 @@ def read_summary(folder: str | Path) -> Summary:
 def write_scores(
     folder: str | Path, data: dict[str, Split], scores: dict[str, dict[str, np.ndarray]], suffix: str = ""
 ) -> None:
-    """Write one CSV of scores per split: name, label (empty where unknown), and every score.
+    """Write one CSV of scores per split: name, label (empty where unknown), findings, and every score.
+
+    The column of findings, with the classes of each abnormal image (`join_names`), is there if there are two abnormal
+    classes or more.
 
     Args:
         folder: the run folder.
@@ -252,11 +256,14 @@ def write_scores(
     for name, values in scores.items():
         split = data[name]
         labels = [""] * len(split) if split.labels is None else split.labels.tolist()
-        columns = [[f"{value:.9g}" for value in column.tolist()] for column in values.values()]  # float32, exactly
+        columns = {score: [f"{value:.9g}" for value in column.tolist()] for score, column in values.items()}  # exactly
+        found = split.abnormal_findings()
+        if found is not None and len(split.abnormal_classes) > 1:
+            columns = {FINDINGS: [to_cell(join_names(names)) for names in found], **columns}
         with replacing(scores_file(folder, name, suffix)) as file:
             writer = csv.writer(file)
-            writer.writerow(["name", "label", *values])
-            writer.writerows(zip(map(to_cell, split.names), labels, *columns))
+            writer.writerow(["name", "label", *columns])
+            writer.writerows(zip(map(to_cell, split.names), labels, *columns.values()))
 
 
 def write_drawn(folder: str | Path, data: dict[str, Split]) -> None:
@@ -297,12 +304,19 @@ def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, dict[str, np.n
     for line, row in rows:
         names.append(row.pop("name"))
         labels.append(_value(path, line, "label", row.pop("label"), read_label, again))
+        row.pop(FINDINGS, None)
         for score, text in row.items():
             scores.setdefault(score, []).append(_value(path, line, score, text, read_number, again))
     if not scores or len(set(names)) < len(set(zip(names, labels))):
         what = "one image with two labels" if scores else "no scores"
         raise UserError(f"{path} is damaged: it has {what}; {again}")
     return names, np.array(labels), {score: np.array(values, dtype=np.float64) for score, values in scores.items()}
+
+
+def read_findings(path: str | Path) -> list[tuple[str, ...]] | None:
+    """Return the findings of every image that `write_scores` wrote, N tuples; None if the file has no such column."""
+    rows = [row for _, row in read_table(Path(path), ("name", "label"))]
+    return [split_names(row[FINDINGS]) for row in rows] if rows and FINDINGS in rows[0] else None
 
 
 def _value(path: Path, line: int, column: str, text: str, read: Callable[[str], Any], again: str) -> Any:

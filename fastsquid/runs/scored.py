@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.comparison import Scored, require_same_images
 from ..evaluation.metrics import require_both_classes
-from .folder import read_run, read_scores, read_summary, scores_file
+from .folder import read_findings, read_run, read_scores, read_summary, scores_file
 from .group import finished_runs
 
 
@@ -38,4 +38,5 @@ def _read_run(run, score):
     if score not in scores:
         raise UserError(f"{path} has no {score} scores: choose --score {' or '.join(scores)}")
     require_both_classes(labels, path)
-    return Scored(run, score, split, names, labels, scores[score][None], summary.checkpoint.get("chosen_by"))
+    chosen_by, findings = summary.checkpoint.get("chosen_by"), read_findings(path)
+    return Scored(run, score, split, names, labels, scores[score][None], chosen_by, findings)

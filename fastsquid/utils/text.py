@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # Controls, invisible characters such as marks of direction, surrogates, separators of lines and paragraphs.
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -61,3 +62,17 @@ def from_cell(cell: str) -> str:
     if cell[:1] == "'" and _START.match(cell, 1):
         cell = cell[1:]
     return _GUARD_INSIDE.sub("", cell)
+
+
+def join_names(names: Iterable[str]) -> str:
+    r"""Return names, none of them empty, as one text with "|" between them. `split_names` returns them again.
+
+    >>> join_names(["Edema", "Lung Opacity"]), join_names(["a|b", "c"])
+    ('Edema|Lung Opacity', 'a\\|b|c')
+    """
+    return "|".join(re.sub(r"[\\|]", r"\\\g<0>", name) for name in names)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names that `join_names` made a text of."""
+    return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.S) for name in re.findall(r"(?:[^\\|]|\\.)+", text, re.S))
