@@ -22,7 +22,7 @@ from fastsquid.api import Scorer
 from fastsquid.config import preset
 from fastsquid.data import known_source, read_image
 from fastsquid.data.names import PATH_NAMES, HashNames
-from fastsquid.evaluation.metrics import bootstrap_auc
+from fastsquid.evaluation.metrics import bootstrap_auc, evaluate_kinds
 from fastsquid.reporting import content
 from fastsquid.reporting.page import BUDGET, page, strip
 from fastsquid.runs.records import RunRecord
@@ -103,6 +103,52 @@ def test_an_interval_needs_twenty_images_per_class():
     assert content._metrics(labels, scores)["interval"] == pytest.approx(bootstrap_auc(labels, scores))
     assert content._metrics(labels[:-1], scores[:-1])["interval"] is None
     assert content._metrics(labels[6:], scores[6:])["interval"] is None
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """The labeled images in class folders, two of them abnormal."""
+    for file in (XRAYS / "val").rglob("*.jpeg"):
+        kind = "NORMAL" if file.parent.name == "NORMAL" else re.search("virus|bacteria", file.stem)[0]
+        (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "in" / kind)
+    return tmp_path / "in"
+
+
+def test_every_class_of_class_folders(by_residual, classes, tmp_path):
+    out = tmp_path / "r.html"
+
+    def reported(*arguments):
+        assert report.main([str(by_residual), *map(str, arguments), "--out", str(out), "--overwrite"]) is None
+        data, _ = parts(out)
+        return data, {row["name"]: row for row in data["metrics"]["classes"]}
+
+    def expected(data, **members):
+        scores = np.array(data["scores"])
+        kinds = {name: np.isin(data["names"], images) for name, images in members.items()}
+        return evaluate_kinds(np.array(data["labels"]), scores, kinds)
+
+    data, found = reported(classes)
+    names = {kind: [name for name in data["names"] if name.startswith(kind)] for kind in ("bacteria", "virus")}
+    assert [len(images) for images in names.values()] == [2, 1] and list(found) == ["bacteria", "virus"]
+    assert {name: {**row, "name": name} for name, row in expected(data, **names).items()} == found
+    # What a CSV says goes first: images of both classes, and one of another. Findings of normal images do not count.
+    both, other = names["bacteria"], names["virus"]
+    said = {name: "virus" for name in data["names"]} | dict.fromkeys(both, "virus|bacteria") | {other[0]: "other"}
+    rows = [
+        [name, label, said[name], value] for name, label, value in zip(data["names"], data["labels"], data["scores"])
+    ]
+    write_rows(tmp_path / "s.csv", ["name", "label", "findings", "residual"], *rows)
+    data, found = reported(tmp_path / "s.csv", "--images", classes)
+    assert {name: row["images"] for name, row in found.items()} == {"bacteria": 2, "other": 1, "virus": 2}
+    expectation = expected(data, bacteria=both, other=other, virus=both)
+    assert {name: {**row, "name": name} for name, row in expectation.items()} == found
+    # Labels of one's own say nothing of classes, and hashed names hide folders.
+    write_rows(tmp_path / "l.csv", ["name", "label"], *[row[:2] for row in rows])
+    for arguments in (["--labels", tmp_path / "l.csv"], ["--anonymous"]):
+        data, found = reported(classes, *arguments)
+        assert found == {} and data["labels"].count(1) == 3
+    assert "virus" not in out.read_text(encoding="utf-8")
 
 
 def test_pictures_are_those_of_the_run(by_residual, written):

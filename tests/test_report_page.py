@@ -17,6 +17,7 @@ from fastsquid.reporting.page import page
 
 # Names that would run if they were markup. A name cannot hold a "/", but a folder's and a file's together do.
 NASTY = "<img src=x onerror=document.title='ran'>.jpeg"
+NASTY_CLASS = "<b onclick=alert(1)>OTHER"
 NASTY_FOLDER = ("x<", "script><script>document.title='ran'<", "script>.jpeg")
 
 
@@ -63,6 +64,8 @@ def written(by_residual, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(XRAYS / source, path)
     (folder / "broken.png").write_bytes(b"")
+    (folder / NASTY_CLASS).mkdir()
+    (folder / "PNEUMONIA" / "person1127_bacteria_3068.jpeg").rename(folder / NASTY_CLASS / "1.jpeg")
     out = folder.parent / "report.html"
     assert report.main([str(by_residual), str(folder), "--out", str(out)]) == 1
     return out
@@ -382,6 +385,18 @@ def test_figures_where_labels_exist(shown, data):
     labels, scores = map(np.array, zip(*pairs))
     assert shown["auc"].text == f"{roc_auc_score(labels, scores):.3f}"
     assert "20" in shown["interval"].text  # images per class that an interval needs
+    rows = shown.browser.find_elements("css selector", "#class-rows tr")
+    shares = {name: [name in image for image in data["names"]] for name in (NASTY_CLASS, "PNEUMONIA")}
+    for row, (name, mine), expected in zip(rows, shares.items(), data["metrics"]["classes"], strict=True):
+        cells = [cell.text for cell in row.find_elements("css selector", "th, td")]
+        ends = f"{expected['low']:.3f} to {expected['high']:.3f}"
+        assert cells == [name, str(sum(mine)), f"{expected['auc']:.3f}", ends] and sum(mine) in (1, 4)
+        kept = [
+            (label, score)
+            for label, score, own in zip(data["labels"], data["scores"], mine)
+            if score is not None and (label == 0 or own)
+        ]
+        assert expected["auc"] == pytest.approx(roc_auc_score(*zip(*kept)))
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     assert "95 %" in shown["specificity-at"].text
     assert shown["specificity-at-sensitivity"].text == f"{100 * (1 - fpr[tpr >= 0.95].min()):.1f} %"

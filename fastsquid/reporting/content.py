@@ -13,7 +13,8 @@ from ..api import Scorer
 from ..config import SCORES
 from ..data.names import Names
 from ..data.sources import describe_source
-from ..evaluation.metrics import at_sensitivity, bootstrap_auc
+from ..data.split import class_masks
+from ..evaluation.metrics import at_sensitivity, bootstrap_auc, evaluate_kinds
 from ..evaluation.summary import describe_checkpoint, describe_seeds
 from ..model.ensemble import Ensemble
 from ..runs.folder import is_unmeasured, read_scores, scores_file
@@ -42,9 +43,11 @@ def page_data(scorer: Scorer, images: Sequence[ReportImage]) -> dict[str, Any]:
         below = iter(np.floor(scorer.percentile(scores)).astype(int).tolist())
         percentiles = [None if image.error else next(below) for image in images]
     labeled = [image for image in read if image.label is not None]
-    metrics = _metrics([image.label for image in labeled], [image.score for image in labeled])
+    labels, values = [image.label for image in labeled], [image.score for image in labeled]
+    metrics = _metrics(labels, values)
     thresholds = [list(threshold) for threshold in scorer.thresholds]
     if metrics:
+        metrics["classes"] = _classes(labels, values, [image.findings for image in labeled])
         thresholds.append(
             [metrics["threshold"], f"{100 * SENSITIVITY:.0f} % sensitivity on the labels of these images"]
         )
@@ -124,6 +127,12 @@ def _metrics(labels, scores):
         "roc": _points(fpr, tpr),
         "precision_recall": _points(recall, precision),
     }
+
+
+def _classes(labels, scores, findings):
+    """Return one dict per abnormal class, as `evaluate_kinds` has it; none for fewer than two classes."""
+    found = evaluate_kinds(labels, scores, class_masks(labels, findings))
+    return [{"name": printable(name), **values} for name, values in found.items()]
 
 
 def _points(x, y):

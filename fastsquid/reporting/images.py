@@ -17,7 +17,8 @@ from ..data.sources.own_list import is_list
 from ..data.split import Split
 from ..data.tables import column_names, find_name, read_label, read_number, read_table
 from ..errors import UserError
-from ..utils.text import printable
+from ..runs.folder import FINDINGS
+from ..utils.text import printable, split_names
 
 
 @dataclass
@@ -28,6 +29,7 @@ class ReportImage:
         name: its path inside the folder, with "/", or a hash of its file.
         path: of the file; None where a CSV says that it could not be read.
         label: 0 normal, 1 abnormal, None unknown.
+        findings: names of the abnormal classes of the image, as far as they are known.
         score: from a CSV, or filled in by `examine_images`.
         error: why it could not be read, or "".
         unlike: as `Scorer.unlike_training` returns it, or None.
@@ -38,6 +40,7 @@ class ReportImage:
     name: str
     path: ImageFile | None
     label: int | None = None
+    findings: tuple[str, ...] = ()
     score: float | None = None
     error: str = ""
     unlike: float | None = None
@@ -62,7 +65,10 @@ def folder_images(folder: str | Path, names: Names = PATH_NAMES) -> list[ReportI
         raise no_images(folder, found)
     log_skipped([found], names)
     shown, _ = names.images_and_files([path.relative_to(folder).as_posix() for path in paths], paths)
-    return list(map(ReportImage, shown, paths, folder_labels(folder, paths)))
+    labels, folders = folder_labels(folder, paths)
+    classes = names.classes(folders, [label or 0 for label in labels])
+    findings = [(name,) if label else () for name, label in zip(classes, labels)]
+    return list(map(ReportImage, shown, paths, labels, findings))
 
 
 def is_data_set(path: Path) -> bool:
@@ -93,8 +99,8 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
     """Return one image per row of a CSV that `fastsquid.score` or a training run wrote.
 
     Args:
-        path: of the CSV, with the columns name and score, or the score's own name; label and error are read where they
-            exist.
+        path: of the CSV, with the columns name and score, or the score's own name; label, findings and error are read
+            where they exist.
         folder: with the images.
         score: the name of the score.
         names: how the CSV names images.
@@ -128,11 +134,16 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
     if "label" in rows[0][1]:
         for image, (line, row) in zip(images, rows):
             image.label = _label(path, line, row["label"])
+    if FINDINGS in rows[0][1]:
+        for image, (_, row) in zip(images, rows):
+            image.findings = split_names(row[FINDINGS])
     return images
 
 
 def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
     """Replace all labels by those of a CSV with the columns name and label. Images that it does not name get none.
+
+    Then the classes of abnormal images are not known.
 
     A label is as `read_label` takes it.
 
@@ -150,7 +161,7 @@ def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
         _require_new(path, line, name, seen)
         labels[name] = _label(path, line, row["label"])
     for image in images:
-        image.label = labels.get(image.name)
+        image.label, image.findings = labels.get(image.name), ()
 
 
 def readable_error(error: str) -> str:

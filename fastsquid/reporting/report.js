@@ -538,6 +538,13 @@ function beginMetrics() {
   byId("auc").textContent = metrics.auc.toFixed(3);
   const ends = metrics.interval?.map((end) => end.toFixed(3)).join(" to ");
   byId("interval").textContent = ends ?? `needs ${metrics.fewest} images per class`;
+  byId("classes").hidden = !metrics.classes.length;
+  for (const { name, images, auc, low, high } of metrics.classes) {
+    const cells = [images, auc.toFixed(3), `${low.toFixed(3)} to ${high.toFixed(3)}`];
+    const row = element("tr", {}, [element("th", { scope: "row", textContent: name })]);
+    row.append(...cells.map((textContent) => element("td", { textContent })));
+    byId("class-rows").append(row);
+  }
   byId("average-precision").textContent = metrics.average_precision.toFixed(3);
   byId("specificity-at").textContent = `Specificity at ${Math.round(100 * metrics.sensitivity)} % sensitivity`;
   byId("specificity-at-sensitivity").textContent = percent(metrics.specificity);

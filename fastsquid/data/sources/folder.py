@@ -122,7 +122,7 @@ def has_abnormal_training(root: Path) -> bool:
     return "train" in split_folders(root)
 
 
-def folder_labels(root: Path, paths: Sequence[Path]) -> list[int | None]:
+def folder_labels(root: Path, paths: Sequence[Path]) -> tuple[list[int | None], list[str]]:
     """Return labels by class folders: beside each other in `root`, in its `val` or `test`, with NORMAL among them.
 
     Args:
@@ -130,14 +130,17 @@ def folder_labels(root: Path, paths: Sequence[Path]) -> list[int | None]:
         paths: N Paths below it.
 
     Returns:
-        N labels: 0 in NORMAL, 1 in a class folder beside it, None for any other image.
+        N labels: 0 in NORMAL, 1 in a class folder beside it, None for any other image. And N names of these folders,
+        "" for any other image.
     """
     classes: dict[Path, int] = {}
     for folder in (root, *(child for child in _class_folders(root) if split_of(child) in ("val", "test"))):
         found = _class_folders(folder)
         if any(map(_is_normal, found)):
             classes |= {child: int(not _is_normal(child)) for child in found}
-    return [next((classes[parent] for parent in path.parents if parent in classes), None) for path in paths]
+    found = [next((parent for parent in path.parents if parent in classes), None) for path in paths]
+    labels = [None if one is None else classes[one] for one in found]
+    return labels, ["" if one is None else one.name for one in found]
 
 
 def _list_train(folder: Path, contamination: float, seed: int) -> _Listed:
