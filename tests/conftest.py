@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 # Tests that run beside each other (pytest -n) share the cores, and what they start does too: threads that wait for
@@ -17,6 +16,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 import numpy as np
 import pytest
 import torch
+from forked_python import python
 
 from fastsquid.config import ABLATIONS
 from fastsquid.drawing import curves, gallery
@@ -117,7 +117,7 @@ def rewrite_config(run, **fields):
 def unbroken(tmp_path_factory):
     """A run that nothing interrupted; a test that changes it takes a copy."""
     run = tmp_path_factory.mktemp("runs") / "unbroken"
-    subprocess.run([sys.executable, "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
+    subprocess.run([python(), "-m", "fastsquid.train", *map(str, tiny(run))], check=True, capture_output=True)
     return run
 
 
