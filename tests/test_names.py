@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, XRAYS, rows_of, tiny
+from forked_python import python
 from matplotlib.figure import Figure
 from PIL import Image
 from test_report import parts
@@ -223,7 +224,7 @@ def hostile(tmp_path_factory):
 def console(module, *arguments, encoding="cp1252"):
     """Run a command with its output in a pipe; return (exit code, output, errors) in the encoding."""
     result = subprocess.run(
-        [sys.executable, "-m", f"fastsquid.{module}", *map(str, arguments)],
+        [python(), "-m", f"fastsquid.{module}", *map(str, arguments)],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": encoding},
     )
