@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_python import python
 
 from fastsquid import SpaceAwareMemory2d
 from fastsquid.config import preset
@@ -211,7 +212,7 @@ def run(*arguments, folder=BENCH.parent, **environment):
     # It is no worker of this pytest, where this one is.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", BENCH, "-p", "no:cacheprovider", *map(str, arguments)],
+        [python(), "-m", "pytest", BENCH, "-p", "no:cacheprovider", *map(str, arguments)],
         cwd=folder,
         env={**ours, **environment},
         capture_output=True,
