@@ -85,5 +85,6 @@ def test_the_largest_file(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 
-    code, _, err = same("-c", "with open('large', 'wb') as file: file.write(bytes(501))", cwd=tmp_path, preexec_fn=limited)
+    write = "with open('large', 'wb') as file: file.write(bytes(501))"
+    code, _, err = same("-c", write, cwd=tmp_path, preexec_fn=limited)
     assert code == 1 and b"OSError" in err
