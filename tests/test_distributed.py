@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchrun_training
 from conftest import XRAYS, files_of, rows_of, tiny
+from forked_python import python
 
 from fastsquid import score, train
 from fastsquid.config import preset
@@ -39,7 +40,7 @@ def torchrun(*arguments, restarts=0):
     """A job of two processes, which start again as often when one has died."""
     options = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)],
+        [python(), "-m", "torch.distributed.run", *options, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
