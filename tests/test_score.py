@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import rows_of
+from forked_python import python
 from PIL import Image
 
 from fastsquid import evaluate, score, train
@@ -224,7 +224,7 @@ def test_an_interrupt_with_workers(run, tmp_path):
         cli.run_command(score.main)
     """
     result = subprocess.run(
-        [sys.executable, "-c", code, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", "1"],
+        [python(), "-c", code, run, XRAYS, "--out", tmp_path / "s.csv", "--batch-size", "1"],
         capture_output=True,
         text=True,
         start_new_session=True,
@@ -272,7 +272,7 @@ def test_half_precision(run, tmp_path, command):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_gone(run, tmp_path, unbuffered):
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastsquid.score", run, XRAYS / "test", "--out", tmp_path / "s.csv"],
+        [python(), "-m", "fastsquid.score", run, XRAYS / "test", "--out", tmp_path / "s.csv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
@@ -287,7 +287,7 @@ def test_a_full_disk_keeps_the_old_scores(run, tmp_path):
     out = tmp_path / "s.csv"
     out.write_text("old")
     result = subprocess.run(
-        [sys.executable, "-m", "fastsquid.score", run, XRAYS, "--out", out, "--overwrite"],
+        [python(), "-m", "fastsquid.score", run, XRAYS, "--out", out, "--overwrite"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),

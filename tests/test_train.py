@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import XRAYS, files_of, rewrite_run, tiny
+from forked_python import python
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -167,7 +168,7 @@ def test_a_killed_run_repeats_what_came_after_its_checkpoint(unbroken, tmp_path,
 
 def test_killed_from_outside_twice(unbroken, tmp_path, command):
     run = tmp_path / "run"
-    arguments = [sys.executable, "-m", "fastsquid.train"]
+    arguments = [python(), "-m", "fastsquid.train"]
     for more, wait in ((tiny(run), 0.0), (["--resume", run], 0.3)):
         process = subprocess.Popen(
             [*arguments, *map(str, more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -544,7 +545,7 @@ def test_a_full_disk(unbroken, tmp_path, command, kill):
     kill(run, "before-step:5")
     before = checkpoint.latest_checkpoint(run)
     full = subprocess.run(
-        [sys.executable, "-m", "fastsquid.train", "--resume", run],
+        [python(), "-m", "fastsquid.train", "--resume", run],
         capture_output=True,
         text=True,
         preexec_fn=full_disk(100_000),
