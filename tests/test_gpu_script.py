@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import XRAYS, rows_of
+from forked_python import python
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
@@ -52,7 +53,7 @@ def script(*arguments, **environment):
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TRITON_"))}
     return subprocess.run(
         ["bash", str(BENCH / "gpu.sh"), *arguments],
-        env={**ours, "PYTHON": sys.executable, **{name: str(value) for name, value in environment.items()}},
+        env={**ours, "PYTHON": python(), **{name: str(value) for name, value in environment.items()}},
         capture_output=True,
         text=True,
         timeout=300,
@@ -103,7 +104,7 @@ def test_what_takes_the_time_is_listed(tmp_path):
 
 def test_other_blocks_can_be_timed(tmp_path):
     environment = os.environ | {"SMALLEST": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": str(BENCH)}
-    command = [sys.executable, BENCH / "gpu" / "tiles.py", tmp_path / "tiles.csv"]
+    command = [python(), BENCH / "gpu" / "tiles.py", tmp_path / "tiles.csv"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "Error" not in done.stdout, done.stdout + done.stderr
     fields = {"dots", "weighted_sum", "bank_gradient", "rows", "gather", "score_gradient"}
@@ -191,7 +192,7 @@ def test_pictures_need_a_finished_seed(tmp_path, refused):
 
 
 def test_the_table(unpacked):
-    done = subprocess.run([sys.executable, str(BENCH / "tables.py"), str(unpacked)], capture_output=True, text=True)
+    done = subprocess.run([python(), str(BENCH / "tables.py"), str(unpacked)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     head, _, *rows = (unpacked / "table.md").read_text().splitlines()
     assert done.stdout.splitlines()[2:4] == rows and len(rows) == 2
