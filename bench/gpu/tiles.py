@@ -90,9 +90,9 @@ def fitted(block, N):
 
 def microseconds(call, field, block):
     """Median time of a call with one block, or None where it does not fit the chip."""
-    blocks = blocks_on(DEVICE)._replace(**{field: [block]})
+    blocks, sets = blocks_on(DEVICE)._replace(**{field: [block]}), 1 if SMALLEST else 3
     try:
-        found = measure({"": Variant(lambda i: None, lambda _: call(blocks))}, 3, DEVICE, SMALLEST, SECONDS)
+        found = measure({"": Variant(lambda i: None, lambda _: call(blocks))}, sets, DEVICE, SMALLEST, SECONDS)
     except Exception as error:  # too much shared memory, or too few registers
         print(f"{field} {block}: {type(error).__name__}: {error}")
         return None
