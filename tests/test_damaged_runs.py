@@ -5,12 +5,12 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from functools import cache
 
 import pytest
 import torch
 from conftest import XRAYS, rewrite_run
+from forked_python import python
 from safetensors.torch import load_file, save_file
 
 from fastsquid import evaluate, report, score, train
@@ -243,9 +243,7 @@ def test_a_link_to_an_endless_file(run, name):
         run_command(lambda: report.main(sys.argv[1:]))
     """
     arguments = [run, XRAYS / "test", "--out", run / "report.html"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([python(), "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert path.name in done.stderr
 

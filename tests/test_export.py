@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import XRAYS
+from forked_python import python
 from test_docs import blocks, page
 
 import fastsquid
@@ -380,7 +381,7 @@ def test_a_full_disk(by_residual, tmp_path):
     """Where PyTorch's own writer would end the process."""
     (tmp_path / "s").write_text("old")
     done = subprocess.run(
-        [sys.executable, "-m", "fastsquid.export", by_residual, "--to", "pt2", "--out", tmp_path / "s", "--overwrite"],
+        [python(), "-m", "fastsquid.export", by_residual, "--to", "pt2", "--out", tmp_path / "s", "--overwrite"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),

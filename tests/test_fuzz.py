@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import python
 
 pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
@@ -14,7 +14,7 @@ pytest.importorskip("webdataset")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_sixty_tries(unbroken, tmp_path):
-    command = [sys.executable, Path(__file__).with_name("fuzz.py"), "--tries", 60, "--run", unbroken]
+    command = [python(), Path(__file__).with_name("fuzz.py"), "--tries", 60, "--run", unbroken]
     done = subprocess.run(
         [*map(str, command), "--keep", str(tmp_path)],
         capture_output=True,

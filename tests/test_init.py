@@ -4,12 +4,12 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import XRAYS, files_of
+from forked_python import python
 
 import fastsquid
 from fastsquid import train
@@ -124,7 +124,7 @@ def test_collected_it_names_no_path_of_the_machine(first, tmp_path):
     record["init"] = {"run": str(tmp_path / "before"), "checkpoint": "best", "sha256": "0" * 64}
     (first / "config.json").write_text(json.dumps(record))
     collect = Path(__file__).parent.parent / "bench" / "collect.py"
-    subprocess.run([sys.executable, collect, first, tmp_path / "kept"], check=True)
+    subprocess.run([python(), collect, first, tmp_path / "kept"], check=True)
     kept = (tmp_path / "kept" / "config.json").read_text()
     assert json.loads(kept)["init"] == {**record["init"], "run": "before"} and str(tmp_path) not in kept
 
