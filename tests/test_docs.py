@@ -15,6 +15,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from forked_python import python
 
 from fastsquid.config import ABLATIONS, PRESETS, Config, preset
 
@@ -599,7 +600,7 @@ def test_the_data_source_of_the_example_works(tmp_path):
         source = source.replace(before, after)
     (tmp_path / "fastsquid/data/sources/__init__.py").write_text(source, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "tests"],
+        [python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "tests"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
