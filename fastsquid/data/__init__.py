@@ -138,7 +138,7 @@ def known_source(path: str | os.PathLike | None) -> Source | None:
         path: as `open_data` takes it; it exists.
 
     Returns:
-        a `Source` with a description: DigitAnatomy, CheXpert, COVIDx or ZhangLab; else None.
+        a `Source` with a description: DigitAnatomy, ZhangLab, or a public data set; None for a list, shards or folders.
 
     >>> from fastsquid.data import known_source
     >>> known_source(None).name
