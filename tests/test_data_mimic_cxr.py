@@ -79,6 +79,15 @@ def test_release(tmp_path, packed):
     assert not any(split.drawn for split in data.values())
 
 
+def test_labels_of_negbio_where_those_of_chexpert_are_missing(tmp_path):
+    data = open_data(release(tmp_path, packed=False), size=16)
+    labels = tmp_path / "mimic-cxr-2.0.0-chexpert.csv"
+    labels.with_name("mimic-cxr-2.0.0-negbio.csv").write_text(labels.read_text().replace("1.0", "-1.0"))
+    assert listed(open_data(tmp_path, size=16)) == listed(data)  # both are there
+    labels.rename(labels.with_name("mimic-cxr-2.0.0-negbio.csv"))
+    assert listed(open_data(tmp_path, size=16)) == listed(data)
+
+
 @pytest.mark.parametrize("one, other", [("No Finding", "Support Devices"), ("Edema", "Atelectasis")])
 def test_swapped_columns_are_seen(tmp_path, one, other):
     right = listed(open_data(release(tmp_path / "a"), size=16))

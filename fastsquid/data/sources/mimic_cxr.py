@@ -1,6 +1,7 @@
 """MIMIC-CXR-JPG as released on PhysioNet (Johnson et al. 2019, versions 2.0.0 and 2.1.0).
 
-Views: PA and AP. Healthy: No Finding = 1 in mimic-cxr-2.0.0-chexpert.csv. Abnormal: any of CheXpert's 12 diseases = 1.
+Views: PA and AP. Healthy: No Finding = 1 in mimic-cxr-2.0.0-chexpert.csv, or if there is none in
+mimic-cxr-2.0.0-negbio.csv, of another program with the same columns. Abnormal: any of CheXpert's 12 diseases = 1.
 Left out: all other views, and studies with only uncertain or blank findings. A label belongs to a study, so it is that
 of all its images. The split is the official one.
 """
@@ -13,7 +14,8 @@ from ..split import ReadOptions, Split
 from ..tables import find_table, read_table
 from .chexpert_labels import FINDINGS, Findings, read_findings
 
-TABLES = ("chexpert", "split", "metadata")
+# Each as one of these: the first that is there.
+TABLES = (("chexpert", "negbio"), ("split",), ("metadata",))
 VIEWS = ("PA", "AP")
 PARTS = {"train": "train", "validate": "val", "test": "test"}
 _IMAGES = "p1[0-9]/p1[0-9][0-9][0-9][0-9][0-9][0-9][0-9]/s[0-9]*/*-*.jpg"
@@ -41,18 +43,18 @@ def open_mimic_cxr(root: Path, options: ReadOptions) -> dict[str, Split]:
             another, or as `listed.open_listed` raises it.
     """
     paths = {}
-    for name in TABLES:
-        file = f"mimic-cxr-2.0.0-{name}.csv"
-        path = find_table(root, file)
+    for names in TABLES:
+        files = [f"mimic-cxr-2.0.0-{name}.csv" for name in names]
+        path = next(filter(None, (find_table(root, file) for file in files)), None)
         if path is None:
             raise UserError(
-                f"{root} is MIMIC-CXR-JPG but {file}.gz is missing: download it from "
+                f"{root} is MIMIC-CXR-JPG but {files[0]}.gz is missing: download it from "
                 "https://physionet.org/content/mimic-cxr-jpg and put it beside the folder files"
             )
-        paths[name] = path
+        paths[names[0]] = path
     findings = _read_findings(paths["chexpert"])
     splits = _read_splits(paths["split"])
-    files = root if any(root.glob("p1[0-9]")) else root / "files"
+    folder = root if any(root.glob("p1[0-9]")) else root / "files"
     rows: dict[str, list[Listed]] = {name: [] for name in PARTS.values()}
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
     for line, row in read_table(paths["metadata"], columns):
@@ -65,7 +67,7 @@ def open_mimic_cxr(root: Path, options: ReadOptions) -> dict[str, Split]:
                 f"{paths['metadata']} line {line}: {options.names.quote(image)} is not in {paths['split'].name}: "
                 "download both of them again"
             )
-        path = files / f"p{patient[:2]}" / f"p{patient}" / f"s{study}" / f"{image}.jpg"
+        path = folder / f"p{patient[:2]}" / f"p{patient}" / f"s{study}" / f"{image}.jpg"
         rows[splits[image]].append(Listed(path, label, patient, diseases))
     if not any(rows.values()):
         raise UserError(
