@@ -170,7 +170,7 @@ def boxed(tmp_path):
         box = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), "")
         if i in (12, 13):
             box = {"x_min": 8, "y_min": 16, "x_max": 40, "y_max": 48}
-        rows[-1] |= {"class": "mass" if i > 11 else "", **box}
+        rows[-1] |= {"class": "nodule" if i == 15 else "mass" if i > 11 else "", **box}
     write_table(tmp_path / "list.csv", rows)
     return tmp_path / "list.csv"
 
@@ -196,6 +196,8 @@ def test_locate_and_report_with_boxes(boxed, command):
         assert code == 0 and "8 of 8 images shown" in out, err
         data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page.read_text(), re.S)[1])
         assert data["labels"] == [0] * 4 + [1] * 4
+        classes = {one["name"]: one["images"] for one in data["metrics"].get("classes") or []}
+        assert classes == ({} if options else {"mass": 3, "nodule": 1})
         box = [0.125, 0.25, 0.625, 0.75, finding]
         assert data["places"] == {"4": [box], "5": [box]}
 

@@ -79,7 +79,7 @@ def is_data_set(path: Path) -> bool:
 
 
 def split_images(split: Split, names: Names = PATH_NAMES) -> list[ReportImage]:
-    """Return the images of a split of a data set, with labels and places.
+    """Return the images of a split of a data set, with labels, findings and places.
 
     Args:
         split: that was read from files.
@@ -87,7 +87,8 @@ def split_images(split: Split, names: Names = PATH_NAMES) -> list[ReportImage]:
     """
     assert split.files is not None
     labels = [None] * len(split) if split.labels is None else split.labels.tolist()
-    images = list(map(ReportImage, split.names, split.files, labels))
+    findings = split.abnormal_findings() or [()] * len(split)
+    images = list(map(ReportImage, split.names, split.files, labels, findings))
     for index, image in enumerate(images):
         boxes = split.shown_places(index).outlines()
         shown = names.classes([box.finding for box in boxes], [1] * len(boxes))
