@@ -151,6 +151,26 @@ def test_every_class_of_class_folders(by_residual, classes, tmp_path):
     assert "virus" not in out.read_text(encoding="utf-8")
 
 
+def test_every_class_of_a_list(by_residual, tmp_path):
+    """Of the split that is reported; an image with two findings counts for both, and hidden names have no classes."""
+    shutil.copytree(XRAYS / "val", tmp_path / "images")
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "images").rglob("*.jpeg"))
+    rows = [[file, "normal", ""] for file in files if "NORMAL" in file]
+    ill = [file for file in files if "PNEUMONIA" in file]
+    rows += [[ill[0], "1", "nodule"], [ill[1], "1", "mass"], [ill[1], "1", "nodule"], [ill[2], "1", "mass"]]
+    write_rows(tmp_path / "list.csv", ["path", "label", "class", "split"], *[[*row, "test"] for row in rows])
+    out = tmp_path / "r.html"
+    for more, members in (([], {"mass": ill[1:], "nodule": ill[:2]}), (["--anonymous"], {})):
+        arguments = [str(by_residual), str(tmp_path / "list.csv"), "--out", str(out), "--overwrite", *more]
+        assert report.main(arguments) is None
+        data, _ = parts(out)
+        masks = {name: np.isin(data["names"], images) for name, images in members.items()}
+        found = evaluate_kinds(np.array(data["labels"]), np.array(data["scores"]), masks)
+        assert data["metrics"]["classes"] == [{"name": name, **values} for name, values in found.items()]
+        assert len(data["names"]) == 6 and [row["images"] for row in found.values()] == [2] * len(members)
+        assert ("nodule" in out.read_text(encoding="utf-8")) == (not more)
+
+
 def test_pictures_are_those_of_the_run(by_residual, written):
     data, strips = parts(written)
     files = [XRAYS / "val" / name for name in data["names"]]

@@ -144,9 +144,7 @@ def csv_images(path: str | Path, folder: str | Path, score: str, names: Names = 
 def label_images(images: Sequence[ReportImage], path: str | Path) -> None:
     """Replace all labels by those of a CSV with the columns name and label. Images that it does not name get none.
 
-    Then the classes of abnormal images are not known.
-
-    A label is as `read_label` takes it.
+    A label is as `read_label` takes it. Findings are dropped, because they belong to the other labels.
 
     Raises:
         UserError: a CSV that is not of this kind, or a row that names no image.
