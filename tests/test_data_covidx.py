@@ -184,3 +184,14 @@ def test_binary_list(tmp_path):
     (tmp_path / "train_COVIDx8A.txt").write_bytes(b"\xff\xfe\x81")
     with pytest.raises(UserError, match="train_COVIDx8A.txt"):
         open_data(tmp_path, size=8)
+
+
+def test_patients_of_test_in_other_splits_are_counted(tmp_path, caplog):
+    root = release(tmp_path, TRAIN, [*TEST, ("n3", "normal"), ("p4", "pneumonia")])
+    open_data(root, 8)
+    (warning,) = [record.getMessage() for record in caplog.records if "of patients" in record.getMessage()]
+    # n3 is in train or val; p4 is abnormal and was not drawn for val.
+    assert warning.startswith("1 of 5 images of test")
+    caplog.clear()
+    open_data(release(tmp_path, TRAIN, TEST), 8)
+    assert "of patients" not in caplog.text

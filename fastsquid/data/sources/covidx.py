@@ -8,6 +8,7 @@ Which lists can be used: those with normal, pneumonia and COVID-19, up to COVIDx
 B lists, CXR-4) have only positive and negative. Their negative includes pneumonia, so they name no healthy images.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from ...errors import UserError
 from ...utils.files import require_regular
 from ..split import SPLITS, ReadOptions, Split, read_split
 from ..tables import decode, read_text, whole_number
+
+log = logging.getLogger(__name__)
 
 VAL_COUNTS = {"normal": 200, "pneumonia": 100, "covid-19": 100}
 BINARY = frozenset(("positive", "negative"))
@@ -62,6 +65,14 @@ def open_covidx(root: Path, options: ReadOptions) -> dict[str, Split]:
             raise UserError(f"{train} has no normal images to train on: it needs lines with the label normal")
     if test and "test" in options.splits:
         rows["test"] = _read_list(test, options.names)
+        known = {row.patient for name in ("train", "val") for row in rows.get(name, ())}
+        if shared := sum(row.patient in known for row in rows["test"]):
+            log.warning(
+                "%d of %d images of test are of patients who are also in train or val, by the lists of COVIDx: results "
+                "on them are too good",
+                shared,
+                len(rows["test"]),
+            )
     return {
         name: read_split(
             [folders[name] / row.file for row in rows[name]],
