@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .evaluation.robustness import confounds, confounds_table, perturbed_scores, robustness, robustness_table
     from .evaluation.summary import describe_runs, evaluate_run, run_table
     from .evaluation.validation import reported_split
-    from .runs.data import data_of, open_run_data
+    from .runs.data import data_of, open_run_data, reject_redrawn
     from .runs.input_check import read_check
     from .runs.trained import load_trained
     from .scoring.input_check import warn_of_unlike
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         protocol=options.protocol,
     )
     data = opened(splits=("val", "test"))
+    reject_redrawn(run.runs[0], data)
     split = reported_split(data)
     labels = None if split is None else data[split].labels
     if split is None or labels is None:

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .evaluation.places import known_places, measure_places, places_table
     from .evaluation.summary import describe_checkpoint, describe_seeds
     from .evaluation.validation import shown_split
-    from .runs.data import data_of, open_run_data
+    from .runs.data import data_of, open_run_data, reject_redrawn
     from .runs.trained import load_trained
     from .scoring.maps import calibrate_maps
     from .utils.devices import choose_device
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"
         )
+    reject_redrawn(run.runs[0], data)
     shown = shown_split(data)
     split, detector = data[shown], run.detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .reporting.examine import examine_images
     from .reporting.images import csv_images, folder_images, is_data_set, label_images, split_images
     from .reporting.page import page
-    from .runs.data import open_run_data
+    from .runs.data import open_run_data, reject_redrawn
     from .runs.folder import why_uncalibrated
     from .scoring.input_check import warn_of_unlike
 
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         )
         if not data:
             raise UserError(f"{options.source} has neither val nor test images: give the folder of those to report")
+        reject_redrawn(scorer.run.runs[0], data)
         images = split_images(data[shown_split(data)], names)
     else:
         images = folder_images(options.source, names)

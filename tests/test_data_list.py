@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from released import listed, run_everything, write_image, write_table
 
-from fastsquid import train
+from fastsquid import evaluate, report, train
 from fastsquid.data import open_data
 from fastsquid.data.listed import Listed, draw_splits
 from fastsquid.errors import UserError
@@ -195,12 +195,112 @@ def test_other_files_are_no_lists(images, refused):
         assert name in refused(train.main, "--data", images / name, "--out", images / "run")
 
 
-def test_full_run(images, command):
+def test_full_run(images, command, refused):
     rows = [{"path": f"images/{i}.png", "label": int(i >= 30)} for i in range(40)]
     path = write(images / "list.csv", rows)
     found = run_everything(command, path, images)
     assert found["split"] == "test" and (found["images"]["normal"], found["images"]["abnormal"]) == (3, 7)
     lines = (images / "run" / "splits.csv").read_text().splitlines()
     assert lines[0] == "path,label,split" and len(lines) == 41
+    # Rows that are added later change the draw: training images must not be evaluated.
+    path.write_text("\n".join([*path.read_text().splitlines()[:-6], ""]))
+    message = refused(evaluate.main, images / "run", "--overwrite")
+    assert "are training images of" in message and "splits.csv" in message
+    assert "are training images of" in refused(report.main, images / "run", path, "--out", images / "r.html")
+    write(path, rows)
     (images / "drawn.csv").write_text("\n".join(lines))
     assert listed(open_data(images / "drawn.csv", size=16)) == listed(open_data(path, size=16))
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+@pytest.mark.parametrize("column, meant", [("Split", "split"), ("PATIENT", "patient"), ("x min", "x_min")])
+def test_columns_that_are_almost_known(images, name, column, meant):
+    rows = [{**row, column: "1"} for row in ROWS]
+    with pytest.raises(UserError, match=f"has the column '{column}': call it '{meant}'"):
+        open_data(write(images / name, rows), size=16)
+
+
+def test_other_columns_are_ignored(images):
+    rows = [{**row, "age": 51, "meta": {"view": ["PA"]}} for row in ROWS]
+    assert listed(open_data(write(images / "list.jsonl", rows), size=16)) == EXPECTED
+
+
+@pytest.mark.parametrize("again", ["images/../images/0.png", "./images/0.png", "link/0.png"])
+def test_one_file_in_two_spellings(images, again):
+    (images / "link").symlink_to(images / "images")
+    row = {"path": again, "label": "1", "split": "train", "patient": "p0"}
+    with pytest.raises(UserError, match="has another label"):
+        open_data(write(images / "list.csv", [*ROWS, row]), size=16)
+
+
+@pytest.mark.parametrize("text", ["07", "7.0", " 7 "])
+def test_numbers_of_patients_are_compared_as_numbers(images, text):
+    rows = [{**row, "patient": {0: "7", 5: text}.get(i, row["patient"])} for i, row in enumerate(ROWS)]
+    with pytest.raises(UserError, match="of the same patient"):
+        open_data(write(images / "list.csv", rows), size=16)
+
+
+def test_a_finding_without_a_box_makes_places_unknown(images):
+    box = {"x_min": 0, "y_min": 0, "x_max": 5, "y_max": 5}
+    rows = [{**row, "class": "", **dict.fromkeys(box, "")} for row in ROWS]
+    rows[6] |= {"class": "mass", **box}
+    rows[7] |= {"class": "mass", **box}
+    rows.append({**rows[7], "class": "nodule", **dict.fromkeys(box, "")})
+    places = open_data(write(images / "list.csv", rows), size=16, splits=("test",))["test"].places
+    assert places[1] is not None and places[2] is None
+
+
+@pytest.mark.parametrize("box", [(10, 0, 26, 10), (500, 500, 600, 600), (0, 0, 20, 24)])
+def test_boxes_outside_of_the_image(images, box):
+    rows = [{**row, **dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), "")} for row in ROWS]
+    rows[7] |= dict(zip(("x_min", "y_min", "x_max", "y_max"), box))
+    with pytest.raises(UserError, match=r"7\.png has 24 x 20 pixels, but a box to"):
+        open_data(write(images / "list.csv", rows), size=16)
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (Image.new("L", (24, 20)), "it marks no pixel"),
+        (Image.new("L", (20, 24), 1), "another shape"),
+        (Image.new("RGBA", (24, 20), (9, 9, 9, 9)), "alpha"),
+        (None, "1 listed masks are missing"),
+    ],
+)
+def test_masks_that_cannot_be_used(images, mask, reason):
+    if mask is not None:
+        mask.save(images / "mask.png")
+    rows = [{**row, "mask": "mask.png" * (i == 7)} for i, row in enumerate(ROWS)]
+    with pytest.raises(UserError, match=reason):
+        open_data(write(images / "list.csv", rows), size=16)
+
+
+def test_turned_images_masks_and_palettes(images):
+    """A mark at the top left of the stored pixels; EXIF turns both files by 90 degrees to the right."""
+    mask = Image.new("P", (24, 20), 0)
+    mask.putpalette([255, 255, 255, 0, 0, 0])  # 0 is white
+    mask.paste(1, (0, 0, 12, 10))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(images / "images" / "7.png").save(images / "images" / "7.png", exif=exif)
+    mask.save(images / "mask.png", exif=exif)
+    rows = [{**row, "mask": "mask.png" * (i == 7)} for i, row in enumerate(ROWS)]
+    drawn = open_data(write(images / "list.csv", rows), size=4, splits=("test",))["test"].places[2].mask(4)
+    assert drawn.tolist() == [[0, 0, 1, 1]] * 2 + [[0, 0, 0, 0]] * 2
+
+
+def test_contradictions_in_a_row(images):
+    for row, message in (
+        ({"path": "a.png", "label": "1", "class": "Normal"}, "label for abnormal but the class 'Normal'"),
+        ({"path": "a.png", "label": "0", "mask": "m.png"}, "label for healthy but a mask"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_data(write(images / "list.csv", [row]), size=16)
+    (images / "list.jsonl").write_text('{"path": "a.png", "label": 1, "label": 0}\n')
+    with pytest.raises(UserError, match="line 1 is no JSON object"):
+        open_data(images / "list.jsonl", size=16)
+
+
+def test_a_path_that_no_system_has(images):
+    with pytest.raises(UserError, match="1 of 1 listed images are missing"):
+        open_data(write(images / "list.jsonl", [{"path": "a" * 5000, "label": 0, "split": "train"}]), size=16)

@@ -212,3 +212,11 @@ def test_broken_boxes(root, lines, message):
 def test_full_run(root, command, tmp_path):
     found = run_everything(command, root, tmp_path)
     assert found["split"] == "test" and found["images"]["normal"] == 2 and found["images"]["abnormal"] == 4
+
+
+@pytest.mark.parametrize("part", ["images_001/images", "images_001", ".."])
+def test_parts_without_tables_are_not_taken_for_healthy(root, part, refused, tmp_path):
+    for table in (*root.glob("*.csv"), *root.glob("*.txt")):
+        table.unlink()
+    err = refused(train.main, "--data", root / part, "--out", tmp_path.with_name("run"))
+    assert "is one (nih)" in err or "is NIH ChestX-ray14 but" in err

@@ -205,7 +205,7 @@ def test_bf16_is_near_fp32(system):
     "system", ["squid", pytest.param("simsid", marks=pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU"))]
 )
 def test_compiled_training_follows_eager(system, monkeypatch):
-    """In float32 every loss within 1e-3 for 10 steps and its mean over 50 within 2 %; the queue is written alike.
+    """In float32 every loss within 1e-3 for 10 steps and its mean over 50 within 2 %; the queue is alike after 5.
 
     Later single steps may differ by more: each network answers the other, and rounding grows from step to step.
     """
@@ -221,7 +221,7 @@ def test_compiled_training_follows_eager(system, monkeypatch):
         losses.append([])
         for i in range(50):
             losses[-1].append(t.step(images, i))
-            if i == 9:
+            if i == 4:
                 memory = t.detector.generator.inpaint.memory
                 queues.append(copy.deepcopy(dict(memory.named_buffers())))
     torch.testing.assert_close(losses[1][:10], losses[0][:10], rtol=1e-3, atol=1e-8)

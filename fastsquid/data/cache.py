@@ -57,7 +57,7 @@ def cached_images(
         ) from error
     name = _key(paths, [FORMAT, PIL.__version__, size, *facts])
     pixels, about = folder / f"{name}.pixels", folder / f"{name}.json"
-    known = _read(about, pixels, size)
+    known = _read(about, pixels, size, len(paths))
     if known is None:
         frames, depth = _write(pixels, size, decode())
         kept = [i for i, frame in enumerate(frames) if frame is not None]
@@ -82,17 +82,21 @@ def _key(paths: Sequence[ImageFile], facts: Sequence[Any]) -> str:
 
     digest = hashlib.sha256(json.dumps(facts).encode())
     with ThreadPoolExecutor() as pool:
-        for one in bar(pool.map(content, paths), "looking into the cache", total=len(paths)):
-            digest.update(len(one).to_bytes(1, "big") + one)
+        contents = bar(pool.map(content, paths), "looking into the cache", total=len(paths))
+        for path, one in zip(paths, contents):  # how a file is read depends on its suffix
+            for part in (path.suffix.lower().encode("utf-8", "surrogateescape"), one):
+                digest.update(len(part).to_bytes(2, "big") + part)
     return digest.hexdigest()[:32]
 
 
-def _read(about: Path, pixels: Path, size: int) -> dict[str, Any] | None:
+def _read(about: Path, pixels: Path, size: int, count: int) -> dict[str, Any] | None:
     """Return what an entry says of its pixels; None if there is none, or if it is not whole."""
     try:
         known = json.loads(about.read_text(encoding="utf-8"))
         whole = len(known["kept"]) * size**2 * np.dtype(known["depth"]).itemsize
-        return known if pixels.stat().st_size == whole else None
+        frames = [Frame(*frame) for frame in known["frames"]]
+        fits = len(frames) == len(known["kept"]) and all(0 <= i < count for i in known["kept"])
+        return known if fits and pixels.stat().st_size == whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,5 +1,6 @@
 """Images that a list names, with labels, patients and findings: what every source with a list returns."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from .names import PATH_NAMES, Names
 from .places import Box, Places, box_in_square, read_mask
 from .split import SPLITS, ReadOptions, Split, read_split
 
+ROUNDING = 0.01  # of the side, by which a box may end outside of the image
 # Of healthy patients, where a source does not say who is in which split.
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -50,12 +52,21 @@ class Listed:
 
         Raises:
             ImageError: as `places.read_mask`.
+            UserError: a box is outside of the image.
         """
         if self.label and self.boxes is None and self.mask is None:
             return None
+        width, height = self.box_size or (frame.width, frame.height)
+        for box in self.boxes or ():
+            if box.right > width * (1 + ROUNDING) or box.bottom > height * (1 + ROUNDING):
+                raise UserError(
+                    f"{names.file(self.file)} has {width:g} x {height:g} pixels, but a box to ({box.right:g}, "
+                    f"{box.bottom:g}): give boxes in pixels of this file"
+                )
         boxes = (box_in_square(box, frame, self.box_size) for box in self.boxes or ())
         drawn = self.mask and read_mask(self.mask, frame, size, names.file(self.mask))
-        return Places(tuple(box for box in boxes if box is not None), drawn, self.class_name)
+        finding = self.findings[0] if len(self.findings) == 1 else ""
+        return Places(tuple(box for box in boxes if box is not None), drawn, finding)
 
     @property
     def class_name(self) -> str:
@@ -90,6 +101,7 @@ def open_listed(
     _reject_shared(rows, options.names)
     if not options.skip_unreadable:
         require_files(root, [row for name in options.splits for row in rows[name]], options.names)
+    _require_masks([row for name in options.splits for row in rows[name]], options.names)
     patients = {name: read_patients((row.file for row in mine), options.accept) for name, mine in rows.items()}
     reject_shared_patients(
         {name: [(row.file, patient) for row, patient in zip(mine, patients[name])] for name, mine in rows.items()},
@@ -168,7 +180,7 @@ def require_files(root: Path, rows: Sequence[Listed], names: Names) -> None:
     Raises:
         UserError: says how many are missing, and names the first one.
     """
-    missing = [row.file for row in rows if not row.file.exists()]
+    missing = [row.file for row in rows if not os.path.exists(row.file)]
     if missing:
         raise UserError(
             f"{root} is incomplete: {len(missing)} of {len(rows)} listed images are missing, such as "
@@ -182,13 +194,23 @@ def _findings(row: Listed, names: Names) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names.classes(row.findings, [row.label] * len(row.findings))))
 
 
+def _require_masks(rows, names):
+    missing = [row.mask for row in rows if row.mask is not None and not os.path.exists(row.mask)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} listed masks are missing, such as {names.quote(str(missing[0]))}: put them there, or list "
+            "their images without a mask"
+        )
+
+
 def _reject_repeated(rows, names):
     found = set()
     for mine in rows.values():
         for row in mine:
-            if row.file in found:
+            file = os.path.realpath(row.file)  # it may be written in several ways
+            if file in found:
                 raise UserError(f"{names.quote(str(row.file))} is listed twice: keep one of its rows")
-            found.add(row.file)
+            found.add(file)
 
 
 def _reject_shared(rows, names):

@@ -10,7 +10,9 @@ from scipy import ndimage
 
 from .framing import Frame
 from .images import ImageError
-from .opening import open_image, require_file, require_size
+from .opening import open_image, require_file, require_size, upright
+
+ALIKE = 1.05  # ratio of the aspect ratios of a mask and its image
 
 
 class Box(NamedTuple):
@@ -118,17 +120,26 @@ def read_mask(path: Path, frame: Frame, size: int, title: object) -> np.ndarray:
         np.bool (size, size): at least half of the pixel is abnormal.
 
     Raises:
-        ImageError: the file is missing or no image.
+        ImageError: the file is missing or no image, has an alpha channel or another aspect ratio, or marks no pixel.
     """
     try:
         require_file(path)
         with path.open("rb") as opened:
             require_size(opened)
             with open_image(opened) as image:
-                values = np.asarray(image.convert("L") if image.mode not in ("I", "I;16", "F") else image) > 0
+                if image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+                    raise ValueError("it has an alpha channel, so that it is not known what marks a pixel")
+                shown = upright(image)
+                # A palette's values are its indices, not its colors.
+                values = np.asarray(shown.convert("L") if shown.mode in ("RGB", "CMYK", "YCbCr", "HSV") else shown) > 0
+        wide, high = values.shape[1] / frame.width, values.shape[0] / frame.height
+        if not 1 / ALIKE < wide / high < ALIKE:
+            raise ValueError(f"it is of another shape than the image, which has {frame.width} x {frame.height} pixels")
+        if not values.any():
+            raise ValueError("it marks no pixel")
     except Exception as error:  # as in `images.read_with_patient`
-        raise ImageError(f"{title} cannot be read as a mask ({error}): replace or remove it") from error
-    wide, high = values.shape[1] / frame.width, values.shape[0] / frame.height
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{title} cannot be read as a mask ({reason}): replace or remove it") from error
     area = (frame.left * wide, frame.top * high, frame.right * wide, frame.bottom * high)
     share = Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BOX, area)
     return np.asarray(share) >= 0.5

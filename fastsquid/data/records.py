@@ -13,18 +13,20 @@ JSON_LINES = frozenset((".jsonl", ".ndjson"))
 TABLE_SUFFIXES = JSON_LINES | {".csv", ".tsv", ".parquet"}
 
 
-def read_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_records(path: Path, columns: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table, by its suffix: CSV (`tables.read_table`), JSON lines, or Parquet.
 
     Args:
         path: of the file.
         columns: that every row must have.
+        others: columns that rows may have. All that are in neither are ignored.
 
     Yields:
         (number of the line, or of the row in Parquet, counted from 1; {column: text}). A missing value is "".
 
     Raises:
-        UserError: the file cannot be read in its format, pyarrow is missing, or a column is.
+        UserError: the file cannot be read in its format, pyarrow is missing, a column is, or a column's name differs
+            from a known one in capital letters or blanks only.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -32,25 +34,40 @@ def read_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
     elif suffix in JSON_LINES:
         rows = read_json_lines(path)
     else:
-        yield from read_table(path, columns)
-        return
+        rows = read_table(path, columns)
+    known = (*columns, *others)
     for number, row in rows:
+        for name in row:
+            if name not in known and (meant := name.strip().lower().replace(" ", "_")) in known:
+                raise UserError(f"{path} has the column {name!r}: call it {meant!r}, or something else if it is not")
         if missing := [name for name in columns if name not in row]:
             raise UserError(f"{path} row {number} has no {missing[0]!r}: give every row {', '.join(columns)}")
-        yield number, {name: _text(value, f"{path} row {number}: {name}") for name, value in row.items()}
+        where = f"{path} row {number}"
+        yield number, {name: _text(value, f"{where}: {name}") for name, value in row.items() if name in known}
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path, "JSON lines").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "JSON lines").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_distinct)
             if not isinstance(row, dict):
                 raise ValueError
         except (ValueError, RecursionError):
             raise UserError(f'{path} line {number} is no JSON object: give one such as {{"path": "a.png"}}') from None
         yield number, row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError
+    return dict(pairs)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,9 +16,11 @@ from ..data.finding import log_skipped
 from ..data.images import select_images
 from ..data.names import choose_names
 from ..data.split import Split
+from ..data.tables import read_table
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
+from .folder import DRAWN
 from .records import RunRecord
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,31 @@ def open_run_data(
         beside = [split.beside for split in data.values() if split.beside is not None]
         log_skipped(beside, choose_names(anonymous or record.anonymous))
     return data
+
+
+def reject_redrawn(run: str | Path, data: dict[str, Split]) -> None:
+    """Check that splits that fastsquid drew hold none of a run's training images in val or test.
+
+    They can after images were added to or removed from the data: all splits are then drawn anew.
+
+    Args:
+        run: the run folder, with `splits.csv` if its splits were drawn.
+        data: splits of the run's own data.
+
+    Raises:
+        UserError: a training image is in another split.
+    """
+    path = Path(run) / DRAWN
+    if not path.is_file() or not any(split.drawn for split in data.values()):
+        return
+    trained = {row["path"] for _, row in read_table(path, ("path", "split")) if row["split"] == "train"}
+    for name, split in data.items():
+        shared = [image for image in split.names if image in trained] if name != "train" else []
+        if shared:
+            raise UserError(
+                f"{len(shared)} images of {name} are training images of {run}: the data has changed since, and its "
+                f"splits are drawn anew. Put {path} beside it and give that as --data, which has the run's own splits"
+            )
 
 
 def open_training_data(

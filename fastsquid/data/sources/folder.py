@@ -65,6 +65,12 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     return data
 
 
+# Public data sets that are recognized by what is in their own folder, not in one beside the images.
+CONTAINING = "mimic-cxr padchest nih rsna vindr vinbigdata covid-radiography medianomaly".split()
+PUBLIC = [*CONTAINING, "chexpert", "chexpert-plus", "covidx", "nlm-tuberculosis"]
+ABOVE, MOST_BELOW = 6, 50  # folders that are looked at
+
+
 class _Listed(NamedTuple):
     """The images of a split before they are decoded; without labels if the split is not to be decoded."""
 
@@ -104,7 +110,35 @@ def _list_plain(root: Path, options: ReadOptions) -> _Listed:
                 raise UserError(f"{root} is not a data set but has one deeper inside: give {root / parent.parent}")
     if "train" in options.splits and not options.all_normal:
         require_all_normal(root, found, options.names)
+        _reject_part(root)
     return _Listed(root, found.images, None, found)
+
+
+def _reject_part(root: Path) -> None:
+    """Reject a folder inside of a public data set, or just above one, whose images are not all healthy.
+
+    In a folder NORMAL they are.
+
+    Raises:
+        UserError: names the data set's folder.
+    """
+    from . import SOURCES  # which is made of this module
+
+    inside, folder = root.resolve(), root.resolve()
+    sets: list[tuple[Path, Sequence[str]]] = []
+    while not _is_normal(folder) and folder != folder.parent and len(sets) < ABOVE:
+        folder = folder.parent
+        sets.append((folder, CONTAINING))
+    below = _class_folders(inside)
+    if len(below) <= MOST_BELOW:
+        sets += [(child, PUBLIC) for child in below if not _is_normal(child)]
+    for folder, names in sets:
+        name = next((source.name for source in SOURCES if source.name in names and source.recognize(folder)), None)
+        if name is not None:
+            raise UserError(
+                f"{root} is not a data set, but {folder} is one ({name}) and says which images are healthy: give that "
+                "folder, or --all-normal if all images of this one are healthy"
+            )
 
 
 def is_zhanglab(root: Path) -> bool:

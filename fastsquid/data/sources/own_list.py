@@ -1,7 +1,9 @@
 """A list of one's own: a CSV, JSON lines or Parquet file with a row per image, or per finding of an image."""
 
 import logging
+import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import UserError
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "label")
 BOX = ("x_min", "y_min", "x_max", "y_max")
+OTHERS = ("split", "patient", "class", *BOX, "mask")
 HEALTHY = frozenset(("normal", "healthy", "no finding"))
 
 
@@ -35,7 +38,8 @@ def open_list(path: Path, options: ReadOptions) -> dict[str, Split]:
       read.
     - `patient`: who the image shows. No patient may be in two splits.
     - `class`: a finding's name. An image may have several rows, one for each finding.
-    - `x_min`, `y_min`, `x_max`, `y_max`: a box around the finding in pixels of the file.
+    - `x_min`, `y_min`, `x_max`, `y_max`: a box around the finding in pixels of the image as viewers show it (turned as
+      its EXIF says). If only some findings of an image have boxes, its places count as unknown.
     - `mask`: path of an image in which values above 0 mark abnormal pixels.
 
     Args:
@@ -49,16 +53,17 @@ def open_list(path: Path, options: ReadOptions) -> dict[str, Split]:
         UserError: a column or a value is missing or invalid, rows of an image contradict each other, all splits are
             named but some images have none; or as `listed.open_listed` raises it.
     """
-    images: dict[Path, tuple[str, Listed]] = {}
-    for number, row in read_records(path, COLUMNS):
+    images: dict[str, tuple[str, Listed]] = {}  # by the real path: an image may be written in several ways
+    for number, row in read_records(path, COLUMNS, OTHERS):
         where = f"{path} row {number}"
         split, image = _read_row(path, {name: text.strip() for name, text in row.items()}, where, options.names)
-        if image.file in images:
-            split, image = _join(images[image.file], (split, image), where, options.names)
-        images[image.file] = split, image
+        file = os.path.realpath(image.file)
+        if file in images:
+            split, image = _join(images[file], (split, image), where, options.names)
+        images[file] = split, image
     given: dict[str, list[Listed]] = {}
     for split, image in images.values():
-        given.setdefault(split, []).append(image)
+        given.setdefault(split, []).append(_known_places(image))
     if not images:
         raise UserError(f"{path} lists no images: give a row per image")
     without = given.pop("", [])
@@ -88,6 +93,8 @@ def _read_row(path: Path, row: dict[str, str], where: str, names: Names) -> tupl
     finding = row.get("class", "") or named
     if not label and finding.lower() not in HEALTHY | {""}:
         raise UserError(f"{where} has a label for healthy but the class {finding!r}: correct one of them")
+    if label and finding.lower() in HEALTHY:
+        raise UserError(f"{where} has a label for abnormal but the class {finding!r}: correct one of them")
     split = row.get("split", "")
     if split and (split := split_of(Path(split)) or "") not in SPLITS:
         raise UserError(f"{where}: split is {row['split']!r}, it should be train, val, test or empty")
@@ -95,14 +102,16 @@ def _read_row(path: Path, row: dict[str, str], where: str, names: Names) -> tupl
     if box and not label:
         raise UserError(f"{where} has a label for healthy but a box: correct one of them")
     mask = row.get("mask", "")
+    if mask and not label:
+        raise UserError(f"{where} has a label for healthy but a mask: correct one of them")
     return split, Listed(
         _resolve(path, row["path"]),
         label,
-        row.get("patient") or None,
+        _patient(row.get("patient", "")),
         (finding,) if finding and label else (),
         (box,) if box else None,
         None,
-        _resolve(path, mask) if mask and label else None,
+        _resolve(path, mask) if mask else None,
     )
 
 
@@ -137,10 +146,25 @@ def _join(first: tuple[str, Listed], second: tuple[str, Listed], where: str, nam
     return split, Listed(one.file, one.label, one.patient, findings, boxes, None, one.mask)
 
 
+def _patient(text: str) -> str | None:
+    """Return who a row is of. Numbers are compared as such: `7`, `07` and `7.0` are one patient, as spreadsheets do."""
+    try:
+        return str(whole_number(text))
+    except ValueError:
+        return text or None
+
+
+def _known_places(image: Listed) -> Listed:
+    """Return an image without boxes if one of its findings has none: that finding's place would count as normal."""
+    if image.boxes is None or set(image.findings) <= {box.finding for box in image.boxes}:
+        return image
+    return replace(image, boxes=None)
+
+
 def _resolve(path: Path, name: str) -> Path:
     """Return the file that a list names; a Windows path only if there is no file of that very name."""
     file = path.parent / name
-    return file if file.exists() or "\\" not in name else path.parent / name.replace("\\", "/")
+    return file if os.path.exists(file) or "\\" not in name else path.parent / name.replace("\\", "/")
 
 
 def _is_number(word: str) -> bool:
