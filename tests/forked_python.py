@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -104,19 +105,24 @@ def begin(connection):
 
 def become(arguments, environment, folder, limit):
     """Be what Python would be that is started with these."""
-    program, first, *rest = arguments
+    program, *arguments = arguments
+    unbuffered = arguments[0] == "-u"  # as torchrun starts its processes
+    first, *rest = arguments[unbuffered:]
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(limit))
     different = {name for name, _ in environment.items() ^ os.environ.items() if name.startswith(READ_AT_THE_START)}
     if (first.startswith("-") and first not in ("-c", "-m")) or different - FOLLOWED:
-        os.execve(sys.executable, [sys.executable, first, *rest], environment)
+        os.execve(sys.executable, [sys.executable, *arguments], environment)
     sys.executable = program
     os.environ.clear()
     os.environ.update(environment)
     if paths := environment.get("PYTHONPATH"):
         sys.path[:0] = paths.split(os.pathsep)
-    if environment.get("PYTHONUNBUFFERED"):
-        sys.stdout.reconfigure(write_through=True)
+    if unbuffered or environment.get("PYTHONUNBUFFERED"):
+        for name in ("stdout", "stderr"):  # without the layer that keeps bytes back
+            stream = getattr(sys, name)
+            raw = io.FileIO(stream.fileno(), "w", closefd=False)
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True))
     if chosen := environment.get("PYTHONIOENCODING"):
         encoding, _, errors = chosen.partition(":")
         for stream in (sys.stdin, sys.stdout):

@@ -26,10 +26,13 @@ def same(*arguments, **options):
 
 def test_it_has_imported_packages_and_nothing_of_fastsquid():
     code = "import sys; print([name for name in ('torch', 'fastsquid') if name in sys.modules])"
-    assert subprocess.run([python(), "-c", code], capture_output=True).stdout == b"['torch']\n"
+    for options in ([], ["-u"]):
+        assert subprocess.run([python(), *options, "-c", code], capture_output=True).stdout == b"['torch']\n"
 
 
-@pytest.mark.parametrize("how", [["here/script.py"], ["-m", "here.script"], ["-c", SHOW], ["-S", "-c", SHOW]])
+@pytest.mark.parametrize(
+    "how", [["here/script.py"], ["-u", "here/script.py"], ["-m", "here.script"], ["-c", SHOW], ["-S", "-c", SHOW]]
+)
 def test_what_a_process_sees(tmp_path, how):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "script.py").write_text(SHOW)
@@ -42,6 +45,13 @@ def test_what_a_process_sees(tmp_path, how):
 def test_encodings(encoding):
     code = "import sys; print([(s.encoding, s.errors) for s in (sys.stdin, sys.stdout, sys.stderr)])"
     same("-c", code, env={**os.environ, "PYTHONIOENCODING": encoding})
+
+
+@pytest.mark.parametrize("options, variable", [([], ""), ([], "1"), (["-u"], "")])
+def test_output_is_buffered_or_not(options, variable):
+    environment = {**os.environ, "PYTHONUNBUFFERED": variable}
+    _, out, _ = same(*options, "-c", "import os; print('first', end=''); os._exit(0)", env=environment)
+    assert out == (b"first" if options or variable else b"")
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "TRITON_INTERPRET", "PYTHONWARNINGS"])
