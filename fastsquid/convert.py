@@ -24,7 +24,7 @@ def parser() -> Parser:
     parser.add_argument("discriminator", metavar="DISCRIMINATOR", help="the discriminator's, discriminator.pth")
     parser.add_argument("--out", metavar="RUN", required=True, help="run folder to make")
     parser.add_argument(
-        "--data", help="folder as fastsquid.train takes it, whose normal images calibrate; default: not calibrated"
+        "--data", help="data as fastsquid.train takes it, whose normal images calibrate; default: not calibrated"
     )
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="active slots per query that the model was trained with; default: 5"

@@ -88,7 +88,7 @@ def parser() -> Parser:
         choices=["full", "small"],
         help="full: the papers' sizes on --data; small: DigitAnatomy, minutes per run; default: small",
     )
-    parser.add_argument("--data", help="for the full scale: folder of images or shards, CheXpert or COVIDx release")
+    parser.add_argument("--data", help="for the full scale: as fastsquid.train takes it")
     parser.add_argument(
         "--seeds",
         type=seed_option,

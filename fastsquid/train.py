@@ -156,8 +156,8 @@ def parser() -> Parser:
     parser = Parser(prog="python -m fastsquid.train", description="Train a detector on normal images.")
     parser.add_argument(
         "--data",
-        help="folder of images, MNIST files, WebDataset shards, CheXpert or COVIDx release; "
-        "default: scikit-learn's digits",
+        help="folder of images, public data set, list of images (.csv, .jsonl, .parquet), WebDataset shards, or MNIST "
+        "files; default: scikit-learn's digits",
     )
     parser.add_argument(
         "--preset",

@@ -110,6 +110,45 @@ def test_an_interrupted_writer_leaves_no_entry(data, tmp_path, monkeypatch):
     same(open_data(data, 16, cache=cache), open_data(data, 16))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known: known.pop("frames"),
+        lambda known: known.update(frames=[1] * len(known["kept"])),
+        lambda known: known["frames"].pop(),
+        lambda known: known.update(kept=[i + 1 for i in known["kept"]]),
+        lambda known: known.update(depth="no dtype"),
+    ],
+)
+def test_an_entry_that_says_nonsense_is_made_again(data, tmp_path, change):
+    cache = tmp_path / "cache"
+    open_data(data, 16, cache=cache)
+    for path in cache.glob("*.json"):
+        known = json.loads(path.read_text())
+        change(known)
+        path.write_text(json.dumps(known))
+    same(open_data(data, 16, cache=cache), open_data(data, 16))
+
+
+def test_the_suffix_belongs_to_the_key(data, tmp_path, decoded):
+    """How a file is read depends on its suffix."""
+    open_data(data, 16, cache=tmp_path / "cache")
+    for path in (data / "train" / "NORMAL").iterdir():
+        path.rename(path.with_suffix(".tif"))
+    decoded.clear()
+    open_data(data, 16, cache=tmp_path / "cache")
+    assert sorted(decoded) == [f"{i}.tif" for i in range(6)]
+
+
+def test_a_cache_that_cannot_be_written_to(data, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fastsquid.data.cache.write_json", full)
+    with pytest.raises(UserError, match=f"--cache .*cache cannot be written to .{os.strerror(errno.ENOSPC)}"):
+        open_data(data, 16, cache=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("kind", ["pixels", "json"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "removed"])
 def test_a_damaged_entry_is_made_again(data, tmp_path, kind, damage):

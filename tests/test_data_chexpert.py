@@ -339,6 +339,16 @@ def test_official_test_set(tmp_path, by_study):
     assert [(name.split("patient")[1], *rest) for name, *rest in listed(data)["test"]] == EXPECTED
 
 
+def test_squid_takes_no_official_test_set(tmp_path):
+    """--protocol squid-chexpert draws the test from train.csv, whether the official test set is there or not."""
+    release(tmp_path, normals(0, 20) + sick(30, 10), VALID)
+    before = open_data(tmp_path, 8, protocol="squid-chexpert")
+    official_test(tmp_path, by_study=False)
+    after = open_data(tmp_path, 8, protocol="squid-chexpert")
+    assert {name: split.names for name, split in after.items()} == {n: split.names for n, split in before.items()}
+    assert open_data(tmp_path, 8)["test"].names != after["test"].names
+
+
 def test_official_test_set_alone(tmp_path):
     (tmp_path / "CheXpert").mkdir()
     official_test(tmp_path / "CheXpert", False)

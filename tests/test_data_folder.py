@@ -509,3 +509,20 @@ def test_a_folder_of_one_disease(tmp_path):
 def test_layouts_with_normal_are_known_to_be_healthy(xrays):
     (xrays / "labels.csv").write_text("image,label\n")
     assert list(open_data(xrays, size=8, all_normal=False)) == ["train", "val", "test"]
+
+
+def test_a_folder_beside_a_public_data_set(tmp_path):
+    """Only folders inside of a public data set, or just above one, are parts of it. Closed folders say nothing."""
+    for name in ("CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg", "labels/report_fixed.json"):
+        put(tmp_path / name) if name.endswith("jpg") else (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "report_fixed.json").write_text("{}")
+    for i in range(3):
+        put(tmp_path / "mine" / f"{i}.png")
+    assert len(open_data(tmp_path / "mine", size=8, all_normal=False)["train"]) == 3
+    (tmp_path / "nih" / "images_001" / "images").mkdir(parents=True)
+    put(tmp_path / "nih" / "images_001" / "images" / "00000001_000.png")
+    with pytest.raises(UserError, match="is one .nih."):
+        open_data(tmp_path / "nih" / "images_001" / "images", size=8, all_normal=False)
+    for name in ("val", "valid"):
+        (tmp_path / name).mkdir()  # two folders of one split, above
+    assert len(open_data(tmp_path / "mine", size=8, all_normal=False)["train"]) == 3

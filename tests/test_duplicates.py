@@ -129,7 +129,7 @@ def test_each_image_counts_once():
 
 
 def test_copies_in_one_split(caplog):
-    """They are harmless in train. In the others they are told, without a warning."""
+    """Copies within train are not reported. Those within test are reported at level INFO, without a warning."""
     caplog.set_level("INFO")
     xrays = pictures()
     twice = [*xrays[:3], jpeg(xrays[0]), xrays[1], xrays[1]]

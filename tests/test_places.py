@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import XRAYS
 from PIL import Image
 from released import SMALLEST, write_image, write_table
 
@@ -104,7 +105,7 @@ def test_bins_cost_less_than_one_in_bins():
     assert found["aupro"]["value"] == pytest.approx(aupro(masks, maps), abs=2 / measuring.BINS)
 
 
-def test_intervals_are_over_images(monkeypatch):
+def test_intervals_are_over_images():
     """Half of 40 abnormal images are found wholly, half not at all: the pointing game's interval is the binomial's."""
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:4] = True
@@ -118,7 +119,7 @@ def test_intervals_are_over_images(monkeypatch):
 
 def test_an_oracle_and_chance_on_synthetic_opacities():
     """Real X-rays with synthetic opacities: the anomaly's own strength finds all, its opposite nothing."""
-    images = to_unit(open_data("tests/data/xrays", 64)["val"].images)
+    images = to_unit(open_data(XRAYS, 64)["val"].images)
     torch.manual_seed(0)
     sick, strength = with_anomaly("opacity", images)
     masks = strength[:, 0].numpy() > 0.2

@@ -85,6 +85,15 @@ def test_lists_of_another_version(tmp_path):
         open_data(tmp_path, 8, protocol="simsid-covidx")
 
 
+def test_validation_of_simsid_covidx_is_drawn(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / f"{part}_COVIDx9A.txt").write_text("1 a.png normal cohen\n")
+    (tmp_path / "val.txt").write_text("1 a.png normal cohen\n")
+    with pytest.raises(UserError, match=r"draws validation from the training list, but .*val\.txt is there"):
+        open_data(tmp_path, 8, protocol="simsid-covidx")
+
+
 @pytest.mark.parametrize("name", ["0004cfab-14fd-4e49-80ba-63a80b6bddd6", "0005e8e3701dfb1dd93d53e2ff537b6e"])
 def test_medianomaly_rsna_is_not_vincxr(tmp_path, name):
     rows = {name.replace(name[-1], digit): int(digit > "3") for digit in "0123456789" if digit != name[-1]}

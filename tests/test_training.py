@@ -205,7 +205,7 @@ def test_bf16_is_near_fp32(system):
     "system", ["squid", pytest.param("simsid", marks=pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU"))]
 )
 def test_compiled_training_follows_eager(system, monkeypatch):
-    """In float32 every loss within 1e-3 for 10 steps and its mean over 50 within 2 %; the queue is alike after 5.
+    """Every loss within 1e-3 for 10 steps and its mean over 50 within 2 %; the queue is written alike.
 
     Later single steps may differ by more: each network answers the other, and rounding grows from step to step.
     """
@@ -213,15 +213,17 @@ def test_compiled_training_follows_eager(system, monkeypatch):
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = preset(system, image_size=40, width=4, slots=7, heads=1, shortcut=1.0, **FEW_LAYERS)
-    images = to_unit(read_images(find_images(XRAYS), 40)[0]).to(DEVICE)
+    # On a CPU in float64: which code its convolutions are, and so how they round, depends on the CPU.
+    dtype = torch.float64 if DEVICE == "cpu" else torch.float32
+    images = to_unit(read_images(find_images(XRAYS), 40)[0]).to(DEVICE, dtype)
     losses, queues = [], []
     for compile in (False, True):
         torch.manual_seed(0)
-        t = Trainer(Detector(config).to(DEVICE).train(), compile=compile)
+        t = Trainer(Detector(config).to(DEVICE, dtype).train(), compile=compile)
         losses.append([])
         for i in range(50):
             losses[-1].append(t.step(images, i))
-            if i == 4:
+            if i == 9:
                 memory = t.detector.generator.inpaint.memory
                 queues.append(copy.deepcopy(dict(memory.named_buffers())))
     torch.testing.assert_close(losses[1][:10], losses[0][:10], rtol=1e-3, atol=1e-8)

@@ -1,9 +1,8 @@
 """Images of any source as a dict of train, val and test `Split`s."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from .augment import augment
@@ -12,7 +11,7 @@ from .filetypes import IMAGE_SUFFIXES
 from .finding import find_images
 from .images import ImageError, read_image, read_images, to_unit
 from .names import choose_names
-from .protocols import PROTOCOLS
+from .protocols import protocol_opener
 from .sources import Source, source_of
 from .sources.own_list import is_list
 from .split import SPLITS, ReadOptions, Split
@@ -105,30 +104,6 @@ def open_data(
     return read(
         root, ReadOptions(size, seed, skip_unreadable, splits, contamination, names, crop, all_normal, accept, kept)
     )
-
-
-def protocol_opener(name: str, source: Source, root: Path | None) -> Callable[[Any, ReadOptions], dict[str, Split]]:
-    """Return the function that opens data as a publication did.
-
-    Args:
-        name: one of `protocols.PROTOCOLS`.
-        source: of the data.
-        root: path of the data.
-
-    Raises:
-        UserError: there is no such protocol, or the data is not what it needs.
-    """
-    protocol = PROTOCOLS.get(name)
-    if protocol is None:
-        raise UserError(f"there is no protocol {name!r}: give one of {', '.join(PROTOCOLS)}")
-    if source.name != protocol.source or root is None:
-        raise UserError(
-            f"--protocol {name} needs {protocol.source} data, but {root} is recognized as {source.name}: give the "
-            "folder of the release, or leave --protocol out"
-        )
-    if protocol.require is not None:
-        protocol.require(root)
-    return protocol.open or source.open
 
 
 def known_source(path: str | os.PathLike | None) -> Source | None:

@@ -59,10 +59,15 @@ def cached_images(
     pixels, about = folder / f"{name}.pixels", folder / f"{name}.json"
     known = _read(about, pixels, size, len(paths))
     if known is None:
-        frames, depth = _write(pixels, size, decode())
-        kept = [i for i, frame in enumerate(frames) if frame is not None]
-        known = {"depth": depth, "kept": kept, "frames": [frame for frame in frames if frame is not None]}
-        write_json(about, known)
+        try:
+            frames, depth = _write(pixels, size, decode())
+            kept = [i for i, frame in enumerate(frames) if frame is not None]
+            known = {"depth": depth, "kept": kept, "frames": [frame for frame in frames if frame is not None]}
+            write_json(about, known)
+        except OSError as error:
+            raise UserError(
+                f"--cache {folder} cannot be written to ({error.strerror}): give another folder, or leave it out"
+            ) from error
     kept = known["kept"]
     if not kept:
         return torch.empty(0, 1, size, size, dtype=torch.uint8), [], []

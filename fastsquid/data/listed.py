@@ -1,5 +1,6 @@
 """Images that a list names, with labels, patients and findings: what every source with a list returns."""
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Listed:
         file: Path.
         label: 0 healthy, 1 abnormal.
         patient: who it shows, by any name that no other patient has; None if that is not known.
-        findings: names of what an abnormal image shows; empty where no name is known.
+        findings: names of the diseases or signs in an abnormal image; empty if they are not named.
         boxes: where the findings are, in pixels; None if that is not known.
         box_size: width and height of the image that the boxes belong to; None for the file's own.
         mask: Path of an image of the abnormal pixels, or None.
@@ -100,7 +101,7 @@ def open_listed(
     _reject_repeated(rows, options.names)
     _reject_shared(rows, options.names)
     if not options.skip_unreadable:
-        require_files(root, [row for name in options.splits for row in rows[name]], options.names)
+        require_files(root, [row.file for name in options.splits for row in rows[name]], options.names)
     _require_masks([row for name in options.splits for row in rows[name]], options.names)
     patients = {name: read_patients((row.file for row in mine), options.accept) for name, mine in rows.items()}
     reject_shared_patients(
@@ -169,23 +170,24 @@ def draw_splits(rows: Iterable[Listed], keep: Mapping[str, Sequence[Listed]] | N
     return result
 
 
-def require_files(root: Path, rows: Sequence[Listed], names: Names) -> None:
+def require_files(root: Path, files: Sequence[Path], names: Names, title: str = "") -> None:
     """Reject a data set of which some files are missing.
 
     Args:
         root: folder of the data.
-        rows: images that are to be read.
+        files: that are to be read.
         names: what messages call files.
+        title: of the data set.
 
     Raises:
         UserError: says how many are missing, and names the first one.
     """
-    missing = [row.file for row in rows if not os.path.exists(row.file)]
+    missing = [file for file in files if not os.path.exists(file)]
     if missing:
         raise UserError(
-            f"{root} is incomplete: {len(missing)} of {len(rows)} listed images are missing, such as "
-            f"{names.quote(_relative(missing[0], root))}. Download or unpack them, or give --skip-unreadable to go on "
-            "without them"
+            f"{root} is {f'{title} but' if title else 'incomplete:'} {len(missing)} of {len(files)} listed images are "
+            f"missing, such as {names.quote(_relative(missing[0], root))} ({os.strerror(errno.ENOENT)}). Download or "
+            "unpack them, or give --skip-unreadable to go on without them"
         )
 
 

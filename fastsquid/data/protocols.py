@@ -1,16 +1,23 @@
 """Splits of publications by name, as far as they are published. docs/datasets.md says where they are not."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from .finding import find_files
 from .listed import Listed, open_listed
+from .sources import Source
+from .sources.chexpert import open_chexpert
 from .split import ReadOptions, Split, split_folders
+
+log = logging.getLogger(__name__)
 
 VALIDATION = 100  # images of each label
 
@@ -26,7 +33,7 @@ class Protocol:
 
     Attributes:
         source: name of the source whose data it needs, as in `sources.SOURCES`.
-        publication: where the split is described.
+        publication: where the split is described, for messages.
         open: as `Source.open`; None if the source itself gives this split.
         require: function of the data's path that raises a UserError if the data is not what was published, or None.
     """
@@ -91,6 +98,10 @@ def _require_covidx9a(root: Path) -> None:
     for name in ("train_COVIDx9A.txt", "test_COVIDx9A.txt"):
         if not (root / name).is_file():
             raise UserError(f"--protocol simsid-covidx needs a list of COVIDx 9A, {root / name}: download it there")
+    if found := sorted(root.glob("val*.txt")):
+        raise UserError(
+            f"--protocol simsid-covidx draws validation from the training list, but {found[0]} is there: move it away"
+        )
 
 
 def _require_rsna(root: Path) -> None:
@@ -104,7 +115,34 @@ def _require_rsna(root: Path) -> None:
 
 PROTOCOLS = {
     "squid-zhanglab": Protocol("zhanglab", "Xiang et al., CVPR 2023, section 4", _open_zhanglab),
-    "squid-chexpert": Protocol("chexpert", "Xiang et al., CVPR 2023, section 4"),
+    "squid-chexpert": Protocol(
+        "chexpert", "Xiang et al., CVPR 2023, section 4", partial(open_chexpert, official_test=False)
+    ),
     "simsid-covidx": Protocol("covidx", "Xiang et al., TPAMI 2024, section 4.1", require=_require_covidx9a),
     "medianomaly-rsna": Protocol("medianomaly", "Cai et al., MedIAnomaly 2024", require=_require_rsna),
 }
+
+
+def protocol_opener(name: str, source: Source, root: Path | None) -> Callable[[Any, ReadOptions], dict[str, Split]]:
+    """Return the function that opens data as a publication did, and log which publication it is.
+
+    Args:
+        name: one of `PROTOCOLS`.
+        source: of the data.
+        root: path of the data.
+
+    Raises:
+        UserError: there is no such protocol, or the data is not what it needs.
+    """
+    protocol = PROTOCOLS.get(name)
+    if protocol is None:
+        raise UserError(f"there is no protocol {name!r}: give one of {', '.join(PROTOCOLS)}")
+    if source.name != protocol.source or root is None:
+        raise UserError(
+            f"--protocol {name} needs {protocol.source} data, but {root} is recognized as {source.name}: give the "
+            "folder of the release, or leave --protocol out"
+        )
+    if protocol.require is not None:
+        protocol.require(root)
+    log.info("split as in %s (--protocol %s)", protocol.publication, name)
+    return protocol.open or source.open

@@ -47,6 +47,14 @@ def read_records(path: Path, columns: Sequence[str], others: Sequence[str]) -> I
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file in JSON lines. Empty lines are left out.
+
+    Yields:
+        (number of the line, {name: value}).
+
+    Raises:
+        UserError: it is not text, or a line is no JSON object or has a name twice.
+    """
     for number, line in enumerate(read_text(path, "JSON lines").split("\n"), start=1):
         if not line.strip():
             continue

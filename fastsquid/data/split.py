@@ -190,7 +190,8 @@ def read_split(
         options: `ReadOptions`.
         ages: N ages of the patients in years, or None.
         classes: N names of the images' classes, or None.
-        places: N functions of what the square shows of an image, which return `Split.places`; or None.
+        places: N functions, or None. Each takes the `Frame` of its image and returns the image's `Places`, or None if
+            they are not known.
         findings: beside classes, N tuples as in `Split`, or None.
 
     Raises:

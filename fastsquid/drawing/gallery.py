@@ -88,7 +88,7 @@ def _figure(
         captions: N texts above the columns; they may be empty.
         deviations: {score: (N,)} in standard deviations of normal images.
         ranking: the score among them that ranks the images.
-        places: N of what is known to be abnormal.
+        places: N `Places`, which are framed in the images.
     """
     count = len(images)
     figure = Figure(figsize=(1.75 * count, 5.9))

@@ -108,7 +108,7 @@ def reject_redrawn(run: str | Path, data: dict[str, Split]) -> None:
         if shared:
             raise UserError(
                 f"{len(shared)} images of {name} are training images of {run}: the data has changed since, and its "
-                f"splits are drawn anew. Put {path} beside it and give that as --data, which has the run's own splits"
+                f"splits are drawn anew. Put {path} into the folder of the data, and give it there as --data"
             )
 
 

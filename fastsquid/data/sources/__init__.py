@@ -38,6 +38,8 @@ class Source:
         ages: lowest and highest age of the patients in years, for files without ages; or None.
         has_abnormal_training: function of the path that returns whether there are abnormal training images beside the
             normal ones, as contamination needs them.
+        has_parts: images lie in folders inside of its folder, which are not to be read as plain folders; and it is
+            recognized by its own folder alone, not by one that lies deeper.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Source:
     description: str | None = None
     ages: tuple[float, float] | None = None
     has_abnormal_training: Callable[[Any], bool] = lambda path: False
+    has_parts: bool = False
 
 
 # In order of recognition: the last one takes every folder.
@@ -65,12 +68,14 @@ SOURCES = (
         open_mimic_cxr,
         "frontal chest X-rays, PA and AP, of MIMIC-CXR-JPG, from one hospital (Beth Israel Deaconess; Johnson et al. "
         "2019)",
+        has_parts=True,
     ),
     Source(
         "padchest",
         is_padchest,
         open_padchest,
         "frontal PA chest X-rays of PadChest, from one hospital (San Juan de Alicante; Bustos et al. 2020)",
+        has_parts=True,
     ),
     Source(
         "chexpert-plus",
@@ -89,6 +94,7 @@ SOURCES = (
         is_nih,
         open_nih,
         "frontal PA chest X-rays of NIH ChestX-ray14, from one hospital (NIH Clinical Center; Wang et al. 2017)",
+        has_parts=True,
     ),
     Source(
         "rsna",
@@ -96,18 +102,21 @@ SOURCES = (
         open_rsna,
         "frontal chest X-rays of the RSNA Pneumonia Detection Challenge, from one hospital (NIH Clinical Center; "
         "Shih et al. 2019)",
+        has_parts=True,
     ),
     Source(
         "vindr",
         is_vindr,
         open_vindr,
         "frontal PA chest X-rays of VinDr-CXR, from two hospitals (Hanoi; Nguyen et al. 2022)",
+        has_parts=True,
     ),
     Source(
         "vinbigdata",
         is_vinbigdata,
         open_vinbigdata,
         "frontal PA chest X-rays of VinBigData's challenge, from two hospitals (Hanoi; Nguyen et al. 2022)",
+        has_parts=True,
     ),
     Source(
         "covidx",
@@ -121,6 +130,7 @@ SOURCES = (
         open_covid_radiography,
         "chest X-rays of the COVID-19 Radiography Database, which is put together from several public collections "
         "(Chowdhury et al. 2020, Rahman et al. 2021)",
+        has_parts=True,
     ),
     Source(
         "nlm-tuberculosis",
@@ -135,6 +145,7 @@ SOURCES = (
         open_medianomaly,
         "frontal chest X-rays of the RSNA or the VinBigData challenge, as Cai et al. split them (DDAD 2022, "
         "MedIAnomaly 2024)",
+        has_parts=True,
     ),
     Source("mvtec", is_mvtec, open_mvtec),
     Source(

@@ -8,8 +8,6 @@ CheXlocalize (Saporta et al. 2022), or `groundtruth.csv` with a row per study. T
 the test has all frontal views.
 """
 
-import errno
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ..listed import require_files
 from ..names import Names
 from ..split import ReadOptions, Split, read_split
 from ..tables import column_names, find_table, read_table
@@ -40,7 +39,7 @@ class Row(NamedTuple):
     diseases: tuple[str, ...]
 
 
-def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
+def open_chexpert(root: Path, options: ReadOptions, official_test: bool = True) -> dict[str, Split]:
     """Read CheXpert's frontal PA images.
 
     Normal (0) is No Finding = 1; abnormal (1) is any of the 12 diseases = 1. Images with neither, which have only
@@ -53,6 +52,7 @@ def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
             batch 1 (validate & csv)" that has it; a Path column's leading folders may be absent below it. Or Path of
             the first batch, with the others beside it.
         options: `ReadOptions`.
+        official_test: the official test set is the test, where it lies there. If false, it is never read.
 
     Returns:
         dict of split name to Split, without the splits that have no images. An image of one disease has its name as
@@ -64,7 +64,7 @@ def open_chexpert(root: Path, options: ReadOptions) -> dict[str, Split]:
             image to train on.
     """
     folders = _folders(root)
-    train, valid, test = (_find(folders, names) for names in ((TRAIN,), VALID, TESTS))
+    train, valid, test = (_find(folders, names) for names in ((TRAIN,), VALID, TESTS if official_test else ()))
     if "train" in options.splits and train is None:
         raise UserError(
             f"{root} is CheXpert but {TRAIN} is missing: put it beside the images, or give the folder that has it. "
@@ -106,14 +106,8 @@ def open_rows(
     Raises:
         UserError: files are missing, and unreadable ones are not to be skipped.
     """
-    missing = [file for paths in files.values() for file in paths if not file.is_file()]
-    if missing and not options.skip_unreadable:
-        first = options.names.quote(str(missing[0]))
-        raise UserError(
-            f"{root} is {title} but {len(missing)} of {sum(map(len, files.values()))} listed images are missing, such "
-            f"as {first} ({os.strerror(errno.ENOENT)}). Download or unpack them, or give --skip-unreadable to go on "
-            "without them"
-        )
+    if not options.skip_unreadable:
+        require_files(root, [file for paths in files.values() for file in paths], options.names, title)
     return {
         name: read_split(
             paths,

@@ -65,9 +65,6 @@ def open_folder(root: Path, options: ReadOptions) -> dict[str, Split]:
     return data
 
 
-# Public data sets that are recognized by what is in their own folder, not in one beside the images.
-CONTAINING = "mimic-cxr padchest nih rsna vindr vinbigdata covid-radiography medianomaly".split()
-PUBLIC = [*CONTAINING, "chexpert", "chexpert-plus", "covidx", "nlm-tuberculosis"]
 ABOVE, MOST_BELOW = 6, 50  # folders that are looked at
 
 
@@ -124,20 +121,22 @@ def _reject_part(root: Path) -> None:
     """
     from . import SOURCES  # which is made of this module
 
-    inside, folder = root.resolve(), root.resolve()
-    sets: list[tuple[Path, Sequence[str]]] = []
-    while not _is_normal(folder) and folder != folder.parent and len(sets) < ABOVE:
+    released = [source for source in SOURCES if source.open is not open_folder]
+    folder, around = root.resolve(), []
+    while not _is_normal(folder) and folder != folder.parent and len(around) < ABOVE:
         folder = folder.parent
-        sets.append((folder, CONTAINING))
-    below = _class_folders(inside)
-    if len(below) <= MOST_BELOW:
-        sets += [(child, PUBLIC) for child in below if not _is_normal(child)]
-    for folder, names in sets:
-        name = next((source.name for source in SOURCES if source.name in names and source.recognize(folder)), None)
-        if name is not None:
+        around.append((folder, [source for source in released if source.has_parts]))
+    below = [child for child in _class_folders(root) if not _is_normal(child)]
+    around += [(child, released) for child in below[:MOST_BELOW]]
+    for folder, sources in around:
+        try:
+            source = next((source for source in sources if source.recognize(folder)), None)
+        except (OSError, UserError):  # a folder around may be closed to us, or contradict itself
+            continue
+        if source is not None:
             raise UserError(
-                f"{root} is not a data set, but {folder} is one ({name}) and says which images are healthy: give that "
-                "folder, or --all-normal if all images of this one are healthy"
+                f"{root} is not a data set, but {folder} is one ({source.name}) and says which images are healthy: "
+                "give that folder, or --all-normal if all images of this one are healthy"
             )
 
 
