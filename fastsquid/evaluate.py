@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         protocol=options.protocol,
     )
     data = opened(splits=("val", "test"))
-    reject_redrawn(run.runs[0], data)
+    reject_redrawn(run.runs[0], run.record, source, data)
     split = reported_split(data)
     labels = None if split is None else data[split].labels
     if split is None or labels is None:

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"{source} has no training images, which say what is normal at every place: put normal ones in train/NORMAL"
         )
-    reject_redrawn(run.runs[0], data)
+    reject_redrawn(run.runs[0], run.record, source, data)
     shown = shown_split(data)
     split, detector = data[shown], run.detector.frozen()
     calibration = calibrate_maps(detector, data["train"].images)

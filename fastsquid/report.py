@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         )
         if not data:
             raise UserError(f"{options.source} has neither val nor test images: give the folder of those to report")
-        reject_redrawn(scorer.run.runs[0], data)
+        reject_redrawn(scorer.run.runs[0], record, options.source, data)
         images = split_images(data[shown_split(data)], names)
     else:
         images = folder_images(options.source, names)

@@ -207,6 +207,9 @@ def test_full_run(images, command, refused):
     message = refused(evaluate.main, images / "run", "--overwrite")
     assert "are training images of" in message and "splits.csv" in message
     assert "are training images of" in refused(report.main, images / "run", path, "--out", images / "r.html")
+    # Images of another list may have the same names.
+    (images / "other.csv").write_text(path.read_text())
+    assert command(evaluate.main, images / "run", "--data", images / "other.csv", "--overwrite")[0] == 0
     write(path, rows)
     (images / "drawn.csv").write_text("\n".join(lines))
     assert listed(open_data(images / "drawn.csv", size=16)) == listed(open_data(path, size=16))

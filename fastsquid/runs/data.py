@@ -58,7 +58,7 @@ def open_run_data(
         UserError: as `open_data`, or a protocol other than the run's for the run's own data.
     """
     config = record.config
-    own = source == record.data or (source is not None and str(Path(source).resolve()) == record.data)
+    own = _is_own(record, source)
     if own and protocol not in (None, record.protocol):
         raise UserError(
             f"the run was trained with another split of {source} than --protocol {protocol}, which may hold its "
@@ -87,20 +87,26 @@ def open_run_data(
     return data
 
 
-def reject_redrawn(run: str | Path, data: dict[str, Split]) -> None:
-    """Check that splits that fastsquid drew hold none of a run's training images in val or test.
+def _is_own(record: RunRecord, source: str | None) -> bool:
+    """Return whether a path is that of the run's own data."""
+    return source == record.data or (source is not None and str(Path(source).resolve()) == record.data)
+
+
+def reject_redrawn(run: str | Path, record: RunRecord, source: str | None, data: dict[str, Split]) -> None:
+    """Check that splits of a run's own data that fastsquid drew hold none of its training images in val or test.
 
     They can after images were added to or removed from the data: all splits are then drawn anew.
 
     Args:
-        run: the run folder, with `splits.csv` if its splits were drawn.
-        data: splits of the run's own data.
+        run, record: the run folder, with `splits.csv` if its splits were drawn, and its record.
+        source: path of the data. Nothing is checked of other data than the run's own.
+        data: its splits.
 
     Raises:
         UserError: a training image is in another split.
     """
     path = Path(run) / DRAWN
-    if not path.is_file() or not any(split.drawn for split in data.values()):
+    if not (_is_own(record, source) and path.is_file() and any(split.drawn for split in data.values())):
         return
     trained = {row["path"] for _, row in read_table(path, ("path", "split")) if row["split"] == "train"}
     for name, split in data.items():
