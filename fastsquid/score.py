@@ -2,7 +2,6 @@
 
 import sys
 import time
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from .utils.cli import (
     add_device_options,
     add_overwrite_option,
     add_run,
-    join_job,
     run_command,
 )
 from .utils.files import require_new
@@ -67,28 +65,18 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int | None:
     """Write the scores of images as a CSV; return the exit code."""
-    join_job()
     options = parser().parse_args(arguments)
-    # Imported after the options are parsed, so that --help needs no PyTorch.
-    from .utils import distributed
-
     require_new(options.out, options.overwrite)
     if options.fast and options.all_scores:
         raise UserError("--fast computes one score only: leave out --fast or --all-scores")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
-    with distributed.job(lambda: "give the same command again to continue"):
-        return _score(options)
-
-
-def _score(options):
+    # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load
     from .data.dicom.kinds import Accept
     from .data.listing import list_files
     from .data.names import choose_names
-    from .reporting.parts import Parts, any_parts, digest
     from .reporting.table import Scoring
-    from .utils import distributed
 
     paths = [Path(image) for image in options.images]
     if "" in options.images:
@@ -105,22 +93,11 @@ def _score(options):
         options.fast,
         Accept.from_options(options.accept_body, options.accept_view),
     )
-    if distributed.leads():
-        _say_what_stays_empty(scorer)
-    anonymous = options.anonymous or scorer.run.record.anonymous
-    names = choose_names(anonymous)
+    _say_what_stays_empty(scorer)
+    names = choose_names(options.anonymous or scorer.run.record.anonymous)
     files = list_files(paths, names)
     scoring = Scoring(scorer, options.batch_size, names, options.all_scores)
-    if distributed.world() == 1 and not any_parts(options.out):
-        return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
-    limits = [scorer.input_check and scorer.input_check.threshold, scorer.thresholds[:1], scorer.run.record.ages]
-    calibration = scorer.calibration and {name: asdict(usual) for name, usual in scorer.calibration.items()}
-    settings = [scorer.run.weights, scorer.score_name, scoring.columns, calibration]
-    settings += [options.precision, anonymous, limits, asdict(scorer.accept)]
-    with Parts(options.out, digest(settings, files), len(files)) as parts:
-        share = parts.share()
-        parts.write(share, scoring.batches([files[index] for index in share]))
-        return _finish(options, scoring, len(files), parts.rows(), parts)
+    return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
 
 
 def _say_what_stays_empty(scorer):
@@ -143,27 +120,18 @@ def _say_what_stays_empty(scorer):
         print(f"the {stay.format(' and '.join(columns))} empty: {printable(reason)}", file=sys.stderr)
 
 
-def _finish(options, scoring, count, rows, parts=None):
-    """Write the CSV in the first process and print a summary; return the exit code."""
+def _finish(options, scoring, count, rows):
+    """Write the CSV and print a summary; return the exit code."""
     from .data.dicom.patients import warn_of_outside
     from .reporting.table import write_table
     from .runs.folder import is_unmeasured
     from .scoring.input_check import describe_unlike
     from .scoring.thresholds import UNMEASURED
-    from .utils import distributed
 
-    distributed.barrier()  # until all parts are written
-    if not distributed.leads():
-        return 0
     failed, above, unlike, outside = write_table(options.out, scoring.columns, rows, scoring.names)
     seconds = time.perf_counter() - scoring.start
     scored = count - failed
-    if parts is not None:
-        parts.remove()
-        before = int(parts.done.sum())
-        speed = f"{before} before, the rest at {(count - before) / seconds:.1f} images/s from file to row"
-        speed = f" ({speed}, processes: {distributed.world()})"
-    elif scored:
+    if scored:
         speed = f"{scored / seconds:.1f} images/s from file to row, {scored / scoring.seconds:.1f} images/s"
         speed = f" ({speed} from tensor to score)"
     else:
@@ -185,7 +153,6 @@ def _finish(options, scoring, count, rows, parts=None):
             "column",
             file=sys.stderr,
         )
-        distributed.conclude(1)
         return 1
 
 

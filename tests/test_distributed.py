@@ -4,26 +4,22 @@ import csv
 import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torchrun_training
-from conftest import XRAYS, files_of, rows_of, tiny
+from conftest import files_of, tiny
 from forked_python import python
 
-from fastsquid import score, train
+from fastsquid import train
 from fastsquid.config import preset
 from fastsquid.errors import UserError
 from fastsquid.model.detector import Detector
-from fastsquid.reporting.parts import Parts, any_parts
 from fastsquid.runs import checkpoint
 from fastsquid.training import start
 from fastsquid.training.trainer import Trainer
@@ -220,108 +216,6 @@ def test_several_processes_compile_nothing(monkeypatch):
     assert start._choose_speed(start.Speed(compile="auto", precision="fp32"), gpu) == (False, "fp32")
     with pytest.raises(UserError, match="--compile"):
         start._choose_speed(start.Speed(compile="on", precision="fp32"), gpu)
-
-
-# Scoring
-
-
-def test_a_folder_and_a_shard_are_scored_by_two_processes_one_of_which_is_killed(job, tmp_path, command):
-    pytest.importorskip("webdataset")
-    run, out, alone = job[0] / "unbroken", tmp_path / "out" / "s.csv", tmp_path / "alone.csv"
-    images = shutil.copytree(XRAYS, tmp_path / "images")
-    (images / "test" / "0001.jpeg").write_bytes(b"")
-    with tarfile.open(tmp_path / "test.tar", "w") as shard:
-        for path in sorted((images / "test").iterdir()):
-            shard.add(path, path.name)
-    shutil.rmtree(images / "test")
-    out.parent.mkdir()
-    out.write_text("old")
-    arguments = (run, images, tmp_path / "test.tar", "--device", "cpu", "--batch-size", "3", "--all-scores")
-    assert command(score.main, *arguments, "--out", alone)[0] == 1
-    (error,) = said(commands("kill:0", ("score", *arguments, "--out", out)))
-    assert "--overwrite" in error and os.listdir(out.parent) == ["s.csv"] and out.read_text() == "old"
-    arguments = (*arguments, "--overwrite")
-
-    result = commands("kill:2", ("score", *arguments, "--out", out))
-    (error,) = said(result)
-    assert result.returncode == 1 and "the same command" in error
-    assert out.read_text() == "old"
-    parts = list(out.parent.glob(".s.csv.*.part"))
-    left = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
-    assert len(parts) == 2 and 3 <= len(left) < 20
-    with open(parts[0], "a") as file:
-        file.write('[19, "half a ro')  # as a process leaves it that is killed while it writes
-
-    copy = shutil.copytree(out.parent, tmp_path / "copy") / "s.csv"  # for one process
-    # Killed once more, and started again by torchrun, which would start again because of the unreadable image too.
-    result = commands("kill:1", ("score", *arguments, "--out", out), restarts=2)
-    code, printed, _ = command(score.main, *arguments, "--out", copy)
-    assert code == 1 and "1 of 20 images" in said(result)[-1]
-    for text in (result.stdout, printed):
-        assert text.count("19 of 20 images") == 1
-    assert f"({len(left)} before" in printed
-    assert len(left) <= int(re.search(r"\((\d+) before", result.stdout)[1]) < 20
-    assert "(exitcode: -9)" in result.stderr
-    for path in (out, copy):
-        assert os.listdir(path.parent) == ["s.csv"]
-        rows, expected = rows_of(path), rows_of(alone)
-        assert [row["name"] for row in rows] == [row["name"] for row in expected] and len(rows) == 20
-        assert [row["error"] for row in rows] == [row["error"] for row in expected]
-        for score_name in SCORES:
-            values = [[float(row[score_name] or 0) for row in some] for some in (rows, expected)]
-            np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
-
-
-def test_parts_are_of_the_same_job_only_and_complete(tmp_path):
-    with Parts(tmp_path / "s.csv", "1" * 16, 4) as parts:
-        parts.write([0, 2], [[["a"]], [["c"]]])
-    with Parts(tmp_path / "s.csv", "2" * 16, 4) as parts:
-        assert parts.share() == [0, 1, 2, 3]
-    with Parts(tmp_path / "s.csv", "1" * 16, 4) as parts:
-        assert parts.share() == [1, 3]
-        parts.write([1], [[["b"]]])
-        with pytest.raises(ValueError, match="s.csv"):
-            list(parts.rows())
-        parts.write([3], [[["d"]]])
-        parts.write([3], [[["d"]]])  # as of a process that went on after its job had been given again
-        assert list(parts.rows()) == [["a"], ["b"], ["c"], ["d"]]
-        parts.remove()
-    assert not list(tmp_path.iterdir())
-
-
-def test_parts_of_a_file_with_a_longer_name_are_not_taken(tmp_path):
-    with Parts(tmp_path / "s.csv", "0" * 16, 1) as longer:
-        longer.write([0], [[["a"]]])
-        assert any_parts(tmp_path / "s.csv") and not any_parts(tmp_path / "s")
-        with Parts(tmp_path / "s", "0" * 16, 1) as parts:
-            assert parts.share() == [0]
-            parts.remove()
-        assert list(longer.rows()) == [["a"]]
-        longer.remove()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("line", [b"\xff\xfe", b"5", b"[]", b"{}", b'["0", "a"]', b'[1, "a"]', b'[-1, "a"]', b"[0"])
-def test_a_damaged_part_is_named(tmp_path, line):
-    with Parts(tmp_path / "s.csv", "0" * 16, 1) as parts:
-        parts.write([], [])
-        (part,) = tmp_path.glob(".s.csv.*.part")
-        part.write_bytes(line + b"\n")
-        with pytest.raises(UserError, match=re.escape(f"{part} ")):
-            list(parts.rows())
-    for _ in range(2):
-        with pytest.raises(UserError, match=re.escape(f"{part} ")):
-            parts.__enter__()
-
-
-def test_one_job_at_a_time_writes_a_file(tmp_path):
-    with Parts(tmp_path / "s.csv", "0" * 16, 1):
-        with pytest.raises(UserError, match=f"{tmp_path}/s.csv"):
-            Parts(tmp_path / "s.csv", "1" * 16, 1).__enter__()
-        with Parts(tmp_path / "t.csv", "0" * 16, 1):
-            pass
-    with Parts(tmp_path / "s.csv", "0" * 16, 1):
-        pass
 
 
 def test_processes_end_with_torchrun(job, tmp_path):

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node=2 torchrun_commands.py EVENT:NUMBER COMMANDS
 
-COMMANDS is a JSON list of [train|score|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
-training step or batch to score, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
+COMMANDS is a JSON list of [train|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
+training step, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
 Ctrl-C, alone (`interrupt`); never at 0, nor where torchrun has started again. Runs draw no pictures, which take longer
 than the training.
 """
@@ -15,8 +15,7 @@ import sys
 
 import torchrun_training
 
-from fastsquid import score, train
-from fastsquid.reporting import table
+from fastsquid import train
 from fastsquid.training import loop, results
 from fastsquid.training.trainer import Trainer
 from fastsquid.utils.cli import run_command
@@ -39,8 +38,8 @@ def watched(original):
     return wrapper
 
 
-Trainer.step, table.score_batch = watched(Trainer.step), watched(table.score_batch)
-modules = {"train": train, "score": score, "compute": torchrun_training}
+Trainer.step = watched(Trainer.step)
+modules = {"train": train, "compute": torchrun_training}
 
 
 def main():

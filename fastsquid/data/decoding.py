@@ -75,7 +75,6 @@ def decoded(
     batch_size: int,
     names: Names = PATH_NAMES,
     crop: bool = False,
-    processes: int = 1,
     picture: int = 0,
     accept: Accept = NOTHING_ELSE,
 ) -> Iterator[list[Decoded]]:
@@ -87,7 +86,6 @@ def decoded(
         batch_size: files per batch; the last batch may hold fewer.
         names: how images are named. Equal files may get equal names.
         crop, accept: as `read_image` takes them.
-        processes: how many processes like this one share the machine's cores.
         picture: as `images.read_with_patient` takes it.
 
     Yields:
@@ -100,7 +98,7 @@ def decoded(
     loader = DataLoader(
         _Files(files, size, names, crop, picture, accept),
         batch_size,
-        num_workers=max(1, min(8, available_cores() // processes)) if workers else 0,
+        num_workers=min(8, available_cores()) if workers else 0,
         collate_fn=list,
         multiprocessing_context=_worker_context() if workers else None,
     )

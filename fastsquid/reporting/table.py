@@ -12,7 +12,6 @@ from ..api import Scorer
 from ..data.decoding import decoded
 from ..data.dicom.patients import outside_ages
 from ..data.names import Names
-from ..utils import distributed
 from ..utils.bars import bar
 from ..utils.files import replacing
 from ..utils.text import printable, to_cell
@@ -69,7 +68,6 @@ class Scoring:
             self.batch_size,
             self.names,
             self.scorer.crop,
-            processes=distributed.local_processes(),
             accept=self.scorer.accept,
         )
         for batch in bar(batches, "scoring", total=-(-len(files) // self.batch_size)):

@@ -65,10 +65,6 @@ class ShardFile:
     def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
         return io.BytesIO(self.read_bytes())
 
-    def stat(self) -> os.stat_result:
-        """Return the shard's status, which changes whenever the file does."""
-        return self.shard.stat()
-
     def relative_to(self, folder: Path) -> Path:
         """Return the Path below a folder that holds the shard, or below the shard."""
         return Path(str(self)).relative_to(folder)
