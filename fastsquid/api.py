@@ -180,6 +180,16 @@ class Scorer:
         """The frozen detector, or the ensemble of a group."""
         return self._trained.detector
 
+    def to(self, device: str | torch.device) -> "Scorer":
+        """Compute on this PyTorch device from now on; return the scorer itself.
+
+        Raises:
+            UserError: the device does not exist.
+        """
+        self.device = choose_device(str(device))
+        self.detector.to(self.device)
+        return self
+
     def score(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
         """Return the preset's anomaly scores, larger = more abnormal.
 

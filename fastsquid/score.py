@@ -1,4 +1,7 @@
-"""`python -m fastsquid.score RUN IMAGE|FOLDER... --out scores.csv`: anomaly scores of any number of images."""
+"""`python -m fastsquid.score RUN IMAGE|FOLDER... --out scores.csv`: anomaly scores of any number of images.
+
+With `--ray` a Ray cluster scores an archive: its sources may lie in object stores, and OUT is a folder of Parquet.
+"""
 
 import sys
 import time
@@ -12,7 +15,9 @@ from .utils.cli import (
     add_anonymous_option,
     add_device_options,
     add_overwrite_option,
+    add_ray_option,
     add_run,
+    positive,
     run_command,
 )
 from .utils.files import require_new
@@ -29,13 +34,14 @@ def parser() -> Parser:
         "images",
         metavar="IMAGE|FOLDER",
         nargs="+",
-        help="image files, WebDataset shards (.tar), and folders searched for either",
+        help="image files, WebDataset shards (.tar), and folders searched for either; with --ray also addresses such "
+        "as s3://bucket/folder, and Parquet tables of paths or bytes",
     )
     parser.add_argument(
         "--out",
-        default="scores.csv",
         help="CSV to write, one row per image (default: scores.csv); a single folder's or shard's images are named by "
-        "their path inside it, all others by their path as given",
+        "their path inside it, all others by their path as given; with --ray a folder of Parquet files (default: "
+        "scores.parquet), which the same command continues",
     )
     add_overwrite_option(parser)
     parser.add_argument(
@@ -60,44 +66,101 @@ def parser() -> Parser:
         choices=["fp32", "bf16"],
         help="precision of convolutions and projections; bf16 ranks images nearly the same; default: fp32",
     )
+    add_ray_option(parser, "score on a Ray cluster")
+    parser.group("cluster").add_argument(
+        "--actors",
+        type=positive,
+        metavar="N",
+        help="with --ray: processes that score; default: one per GPU, or one per two CPU cores",
+    )
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int | None:
     """Write the scores of images as a CSV; return the exit code."""
     options = parser().parse_args(arguments)
-    require_new(options.out, options.overwrite)
+    options.out = options.out or ("scores.csv" if options.ray is None else "scores.parquet")
+    if options.ray is None:
+        require_new(options.out, options.overwrite)
+    if options.actors and options.ray is None:
+        raise UserError("--actors are of a Ray cluster: add --ray, or leave it out")
     if options.fast and options.all_scores:
         raise UserError("--fast computes one score only: leave out --fast or --all-scores")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
+    if "" in options.images:
+        raise UserError("an image's path is empty: give image files, shards or folders")
+    return _score(options) if options.ray is None else _score_on_ray(options)
+
+
+def _load(options, device):
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .api import load
     from .data.dicom.kinds import Accept
-    from .data.listing import list_files
-    from .data.names import choose_names
-    from .reporting.table import Scoring
 
-    paths = [Path(image) for image in options.images]
-    if "" in options.images:
-        raise UserError("an image's path is empty: give image files, shards or folders")
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
     scorer = load(
         options.run,
         options.checkpoint,
-        options.device,
+        device,
         options.impl,
         options.precision,
         options.fast,
         Accept.from_options(options.accept_body, options.accept_view),
     )
     _say_what_stays_empty(scorer)
+    return scorer
+
+
+def _score(options):
+    """Write a CSV in this process; return the exit code."""
+    from .data.listing import list_files
+    from .data.names import choose_names
+    from .reporting.table import Scoring, write_table
+
+    paths = [Path(image) for image in options.images]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+    scorer = _load(options, options.device)
     names = choose_names(options.anonymous or scorer.run.record.anonymous)
     files = list_files(paths, names)
     scoring = Scoring(scorer, options.batch_size, names, options.all_scores)
-    return _finish(options, scoring, len(files), chain.from_iterable(scoring.batches(files)))
+    rows = chain.from_iterable(scoring.batches(files))
+    counts = write_table(options.out, scoring.columns, rows, scoring.names)
+    seconds, scored = time.perf_counter() - scoring.start, len(files) - counts.failed
+    speed = ""
+    if scored:
+        speed = f"{scored / seconds:.1f} images/s from file to row, {scored / scoring.seconds:.1f} images/s"
+        speed = f" ({speed} from tensor to score)"
+    return _report(options, scorer, len(files), counts, speed)
+
+
+def _score_on_ray(options):
+    """Write a folder of Parquet files on a Ray cluster; return the exit code."""
+    from .utils.ray_cluster import cluster
+
+    with cluster(options.ray):
+        from .archive.job import Job, begin, count, run_job
+        from .archive.stores import place_of
+        from .data.names import choose_names
+
+        if options.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device {options.device} is one machine's: with --ray give auto, cpu or cuda")
+        scorer = _load(options, "cpu")
+        names = choose_names(options.anonymous or scorer.run.record.anonymous)
+        out = place_of(options.out)
+        job = Job(
+            *(scorer, names, options.precision, options.all_scores, options.batch_size),
+            *(options.device, options.actors, options.threads),
+        )
+        done = begin(out, job.record(), options.overwrite)
+        start = time.perf_counter()
+        run_job(job, options.images, out, done)
+        seconds = time.perf_counter() - start
+        rows, counts = count(out)
+    before = f"{len(done)} before, " if len(done) else ""
+    speed = f" ({before}{(rows - len(done)) / seconds:.1f} images/s from file to row, processes started included)"
+    return _report(options, scorer, rows, counts, speed)
 
 
 def _say_what_stays_empty(scorer):
@@ -120,33 +183,26 @@ def _say_what_stays_empty(scorer):
         print(f"the {stay.format(' and '.join(columns))} empty: {printable(reason)}", file=sys.stderr)
 
 
-def _finish(options, scoring, count, rows):
-    """Write the CSV and print a summary; return the exit code."""
+def _report(options, scorer, count, counts, speed):
+    """Print a summary; return the exit code."""
     from .data.dicom.patients import warn_of_outside
-    from .reporting.table import write_table
     from .runs.folder import is_unmeasured
     from .scoring.input_check import describe_unlike
     from .scoring.thresholds import UNMEASURED
 
-    failed, above, unlike, outside = write_table(options.out, scoring.columns, rows, scoring.names)
-    seconds = time.perf_counter() - scoring.start
+    failed, above, unlike, outside = counts
     scored = count - failed
-    if scored:
-        speed = f"{scored / seconds:.1f} images/s from file to row, {scored / scoring.seconds:.1f} images/s"
-        speed = f" ({speed} from tensor to score)"
-    else:
-        speed = ""
     # Only now: whoever reads this may have gone, and the table is written first.
-    thresholds = [f"threshold: {value:.6g}, {what}" for value, what in scoring.scorer.thresholds[:1]]
-    print(f"score: {scoring.scorer.score_name}; {''.join(thresholds) or 'no threshold'}")
+    thresholds = [f"threshold: {value:.6g}, {what}" for value, what in scorer.thresholds[:1]]
+    print(f"score: {scorer.score_name}; {''.join(thresholds) or 'no threshold'}")
     print(f"{scored} of {count} images scored: {printable(options.out)}{speed}")
     if scored and thresholds:
         print(f"{above} of {scored} images are at or above the threshold")
-    if scored and scoring.scorer.input_check is not None:
+    if scored and scorer.input_check is not None:
         print(describe_unlike(unlike, scored))
-    if is_unmeasured(scoring.scorer.run.runs[0]):
+    if is_unmeasured(scorer.run.runs[0]):
         print(UNMEASURED)
-    warn_of_outside(outside, count, scoring.scorer.run.record.ages)
+    warn_of_outside(outside, count, scorer.run.record.ages)
     if failed:
         print(
             f"error: {failed} of {count} images could not be read; {printable(options.out)} says why in its error "

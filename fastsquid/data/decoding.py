@@ -40,26 +40,28 @@ class Decoded(NamedTuple):
     error: str
 
 
-class _Files(Dataset):
-    """A `Decoded` for each of `files`, [(name, path)]."""
+class Decoder:
+    """Decode image files to squares; a file that cannot be read gives its error.
+
+    Args:
+        size: side of the squares in pixels.
+        names: how images are named.
+        crop, accept: as `read_image` takes them.
+        picture: as `images.read_with_patient` takes it.
+    """
 
     def __init__(
-        self,
-        files: Sequence[tuple[Any, ImageFile]],
-        size: int,
-        names: Names,
-        crop: bool,
-        picture: int,
-        accept: Accept,
+        self, size: int, names: Names, crop: bool = False, picture: int = 0, accept: Accept = NOTHING_ELSE
     ) -> None:
-        self.files, self.size, self.names, self.crop = files, size, names, crop
-        self.picture, self.accept = picture, accept
+        self.size, self.names, self.crop, self.picture, self.accept = size, names, crop, picture, accept
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def __call__(self, name: Any, path: ImageFile) -> Decoded:
+        """Return a decoded file.
 
-    def __getitem__(self, index: int) -> Decoded:
-        name, path = self.files[index]
+        Args:
+            name: of the image, of any type.
+            path: of its file.
+        """
         name, title = self.names.image_and_file(name, path)
         try:
             read = read_with_patient(path, self.size, title, self.crop, self.picture, self.accept)
@@ -67,6 +69,19 @@ class _Files(Dataset):
             return Decoded(name, None, None, None, False, str(error))
         age, malformed = (read.patient.age, read.patient.malformed_age) if read.patient else (None, False)
         return Decoded(name, read.square, read.picture, age, malformed, "")
+
+
+class _Files(Dataset):
+    """A `Decoded` for each of `files`, [(name, path)]."""
+
+    def __init__(self, files: Sequence[tuple[Any, ImageFile]], decode: Decoder) -> None:
+        self.files, self.decode = files, decode
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Decoded:
+        return self.decode(*self.files[index])
 
 
 def decoded(
@@ -96,7 +111,7 @@ def decoded(
     """
     workers = len(files) > MAX_WITHOUT_WORKERS
     loader = DataLoader(
-        _Files(files, size, names, crop, picture, accept),
+        _Files(files, Decoder(size, names, crop, picture, accept)),
         batch_size,
         num_workers=min(8, available_cores()) if workers else 0,
         collate_fn=list,

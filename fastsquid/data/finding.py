@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..errors import UserError
 from ..utils.text import printable
@@ -80,7 +80,7 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
             inside[:] = [name for name in inside if deep and not name.startswith(".")]
             paths = [Path(parent, name) for name in files if not name.startswith(".")]
             images = [path for path in paths if is_image(path) and not _is_endless(path)]
-            masks = set(_masks(images, Path(parent).relative_to(base or folder)))
+            masks = set(masks_among(images, Path(parent).relative_to(base or folder)))
             one.images += [path for path in images if path not in masks]
             one.masks += masks
             one.others += set(paths).difference(images)
@@ -98,7 +98,9 @@ def _fail(error):
     raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
 
 
-def _masks(images, inside):
+def masks_among(images: Iterable[PurePath], inside: PurePath) -> list[PurePath]:
+    """Return those of the images of one folder that are masks. `inside` are the folders whose names count."""
+    images = list(images)
     if any(map(is_mask_folder, inside.parts)):
         return images
     stems = {path.stem.lower() for path in images}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..api import Scorer
-from ..data.decoding import decoded
+from ..data.decoding import Decoded, decoded
 from ..data.dicom.patients import outside_ages
 from ..data.names import Names
 from ..utils.bars import bar
@@ -71,23 +71,27 @@ class Scoring:
             accept=self.scorer.accept,
         )
         for batch in bar(batches, "scoring", total=-(-len(files) // self.batch_size)):
-            start = time.perf_counter()
-            scored = score_batch(self.scorer, [item.image for item in batch if item.image is not None], self.all_scores)
-            self.seconds += time.perf_counter() - start
-            outside = outside_ages([item.age for item in batch], self.scorer.run.record.ages)
-            rows = []
-            for item, is_outside in zip(batch, outside):
-                cells, error = None if item.image is None else next(scored), item.error
-                if cells is None and not error:
-                    error = f"{item.name} has scores that are not finite: the run's weights are damaged"
-                known = {
-                    "name": item.name,
-                    "error": error,
-                    "age_outside_training": "" if is_outside is None else str(int(is_outside)),
-                }
-                known.update(cells or {})
-                rows.append([known.get(column, "") for column in self.columns])
-            yield rows
+            yield self.rows(batch)
+
+    def rows(self, batch: Sequence[Decoded]) -> list[list[str]]:
+        """Return the rows of decoded images, lists of text with one cell per column."""
+        start = time.perf_counter()
+        scored = score_batch(self.scorer, [item.image for item in batch if item.image is not None], self.all_scores)
+        self.seconds += time.perf_counter() - start
+        outside = outside_ages([item.age for item in batch], self.scorer.run.record.ages)
+        rows = []
+        for item, is_outside in zip(batch, outside):
+            cells, error = None if item.image is None else next(scored), item.error
+            if cells is None and not error:
+                error = f"{item.name} has scores that are not finite: the run's weights are damaged"
+            known = {
+                "name": item.name,
+                "error": error,
+                "age_outside_training": "" if is_outside is None else str(int(is_outside)),
+            }
+            known.update(cells or {})
+            rows.append([known.get(column, "") for column in self.columns])
+        return rows
 
 
 def write_table(out: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]], names: Names) -> Counts:

@@ -189,16 +189,29 @@ def add_threads_option(parser: Parser) -> None:
     """Add --threads."""
     parser.group("device and speed").add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="CPU threads of PyTorch; default: OMP_NUM_THREADS, or the cores that the process may use",
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a whole number of at least 1 from the text of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least 1")
     return int(text)
+
+
+def add_ray_option(parser: Parser, what: str) -> None:
+    """Add --ray: None without it, "" without an address."""
+    parser.group("cluster").add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help=f"{what}; without ADDRESS the one that RAY_ADDRESS or `ray start` names, else one that is started on this "
+        "machine",
+    )
 
 
 def add_run_options(parser: Parser, data: str) -> None:

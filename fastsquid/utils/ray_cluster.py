@@ -1,0 +1,55 @@
+"""A Ray cluster to work on: one that runs already, or one that is started on this machine for as long as it is used."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import UserError
+
+
+@contextmanager
+def cluster(address: str, log: bool = False) -> Iterator[None]:
+    """Use a Ray cluster in this block.
+
+    Args:
+        address: of a cluster, such as `10.0.0.1:6379`; or "" for the one that RAY_ADDRESS or `ray start` on this
+            machine names. If there is none, one is started here, for this block.
+        log: show what the workers print.
+
+    Raises:
+        UserError: Ray is not installed, there is no such cluster, or it ends in this block.
+    """
+    # Before Ray is imported. Nothing is reported to Ray's makers unless the user has asked for it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(f"--ray needs Ray ({error}): pip install 'fastsquid[cluster]'") from None
+    begun = not ray.is_initialized()
+    if begun:
+        try:
+            ray.init(
+                address or None,
+                include_dashboard=False if not address and "RAY_ADDRESS" not in os.environ else None,
+                logging_level=logging.ERROR,
+                log_to_driver=log,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise UserError(
+                f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error})"
+            ) from None
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+    except (ray.exceptions.RaySystemError, ConnectionError) as error:
+        raise UserError(f"the Ray cluster has gone ({error}): give the same command again to continue") from None
+    finally:
+        if begun:
+            ray.shutdown()
