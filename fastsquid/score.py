@@ -137,29 +137,33 @@ def _score(options):
 
 def _score_on_ray(options):
     """Write a folder of Parquet files on a Ray cluster; return the exit code."""
-    from .utils.ray_cluster import cluster
+    from .utils.ray_cluster import cluster, require_ray
 
+    require_ray()
+    from .archive.job import Job, begin, count, run_job
+    from .archive.sources import is_table, list_items, open_table
+    from .archive.stores import place_of
+    from .data.names import choose_names
+
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {options.device} is of one machine: with --ray give auto, cpu or cuda")
+    scorer = _load(options, "cpu")
+    names = choose_names(options.anonymous or scorer.run.record.anonymous)
+    job = Job(
+        *(scorer, names, options.precision, options.all_scores, options.batch_size),
+        *(options.device, options.actors, options.threads),
+    )
+    tables = [open_table(source) for source in options.images if is_table(source)]
+    items = list_items([source for source in options.images if not is_table(source)], names)
+    out = place_of(options.out)
+    done = begin(out, job.record(), options.overwrite)
+    start = time.perf_counter()
     with cluster(options.ray):
-        from .archive.job import Job, begin, count, run_job
-        from .archive.stores import place_of
-        from .data.names import choose_names
-
-        if options.device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device {options.device} is one machine's: with --ray give auto, cpu or cuda")
-        scorer = _load(options, "cpu")
-        names = choose_names(options.anonymous or scorer.run.record.anonymous)
-        out = place_of(options.out)
-        job = Job(
-            *(scorer, names, options.precision, options.all_scores, options.batch_size),
-            *(options.device, options.actors, options.threads),
-        )
-        done = begin(out, job.record(), options.overwrite)
-        start = time.perf_counter()
-        run_job(job, options.images, out, done)
-        seconds = time.perf_counter() - start
-        rows, counts = count(out)
-    before = f"{len(done)} before, " if len(done) else ""
-    speed = f" ({before}{(rows - len(done)) / seconds:.1f} images/s from file to row, processes started included)"
+        run_job(job, tables, items, out, done)
+    seconds = time.perf_counter() - start
+    rows, counts = count(out)
+    new = f"{(rows - len(done)) / seconds:.1f} images/s from file to row, with the start of the processes"
+    speed = f" ({len(done)} before, the rest at {new})" if len(done) else f" ({new})"
     return _report(options, scorer, rows, counts, speed)
 
 

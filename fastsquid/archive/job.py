@@ -24,9 +24,9 @@ from ..data.names import HashNames, Names
 from ..errors import UserError
 from ..reporting.table import Counts, Scoring
 from ..utils.text import printable
-from .sources import is_shard_at, is_table, items_of_table, list_items, open_shard, place_at, require_columns, to_items
+from .sources import Item, Table, is_shard_at, items_of_table, open_shard, place_at, to_items
 from .stages import BytesFile, digests, from_table, schema_of, score, to_table
-from .stores import Place, file_system, place_of, read_bytes, reason
+from .stores import Place, file_system, read_bytes, reason
 
 RECORD = "_fastsquid.json"
 MOST_ROWS = 1000  # of a block, and so of a file: what a lost worker or a killed job costs
@@ -155,12 +155,13 @@ def count(out: Place) -> tuple[int, Counts]:
     return rows, Counts(*map(int, totals))
 
 
-def run_job(job: Job, sources: Sequence[str], out: Place, done: np.ndarray) -> None:
-    """Score all images of some sources that are not done yet, and write their rows.
+def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place, done: np.ndarray) -> None:
+    """Score all images that are not done yet, and write their rows. Ray has to be connected.
 
     Args:
         job: with what.
-        sources: Parquet tables, or what `list_items` takes.
+        tables: from `sources.open_table`.
+        items: from `sources.list_items`.
         out: folder that `begin` has made.
         done: what `begin` returned.
 
@@ -173,8 +174,8 @@ def run_job(job: Job, sources: Sequence[str], out: Place, done: np.ndarray) -> N
     decode = Decoder(scorer.image_size, job.names, scorer.crop, accept=scorer.accept)
     load = _Load(decode, job.anonymous, ray.put(done) if len(done) else None)
     shared = ray.put(job)
-    for items in _datasets(sources, job.names, int(cluster["CPU"])):
-        decoded = items.map_batches(load, batch_format="pyarrow", batch_size=LEAST_ROWS)
+    for images in _datasets(tables, items, int(cluster["CPU"])):
+        decoded = images.map_batches(load, batch_format="pyarrow", batch_size=LEAST_ROWS)
         scored = decoded.map_batches(
             _Score,
             fn_constructor_args=([shared], "num_gpus" in resources),
@@ -201,32 +202,19 @@ def _plan(job: Job, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
     return actors, {"num_cpus": cpus / (4 * actors)}
 
 
-def _datasets(sources: Sequence[str], names: Names, cpus: int) -> Iterator[ray.data.Dataset]:
-    """Yield Ray datasets of `sources.ITEMS` that together hold all images of the sources."""
-    for source in filter(is_table, sources):
-        yield _table(source)
-    listed = [source for source in sources if not is_table(source)]
-    if listed:
-        items = list_items(listed, names)
-        shards = [item for item in items if is_shard_at(item[1])]
-        images = [item for item in items if not is_shard_at(item[1])]
-        rows = min(MOST_ROWS, max(LEAST_ROWS, len(images) // (4 * cpus)))
-        blocks = [images[start : start + rows] for start in range(0, len(images), rows)]
+def _datasets(tables: Sequence[Table], items: Sequence[Item], cpus: int) -> Iterator[ray.data.Dataset]:
+    """Yield Ray datasets of `sources.ITEMS` that together hold all images."""
+    for table in tables:
+        place = table.place
+        found = ray.data.read_parquet(place.path, filesystem=file_system(place.store), columns=table.columns)
+        to_rows = partial(items_of_table, folder=table.folder)
+        yield found.map_batches(to_rows, batch_format="pyarrow", batch_size=MOST_ROWS)
+    shards = [item for item in items if is_shard_at(item[1])]
+    images = [item for item in items if not is_shard_at(item[1])]
+    rows = min(MOST_ROWS, max(LEAST_ROWS, len(images) // (4 * cpus)))
+    blocks = [images[start : start + rows] for start in range(0, len(images), rows)]
+    if items:
         yield ray.data.from_arrow([to_items(block) for block in (*blocks, *([shard] for shard in shards))])
-
-
-def _table(source: str) -> ray.data.Dataset:
-    """Open a Parquet table of images."""
-    place = place_of(source)
-    system = file_system(place.store)
-    try:
-        schema = dataset.dataset(place.path, filesystem=system, format="parquet").schema
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{source} cannot be read as a Parquet table ({reason(error)})") from None
-    table = ray.data.read_parquet(place.path, filesystem=system, columns=require_columns(source, schema))
-    # Paths are relative to the folder that the table lies in, also where the table is a folder of files.
-    to_rows = partial(items_of_table, folder=Place(place.store, place.path.rpartition("/")[0]))
-    return table.map_batches(to_rows, batch_format="pyarrow", batch_size=MOST_ROWS)
 
 
 class _Load:

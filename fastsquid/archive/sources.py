@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
-from pyarrow import fs
+from pyarrow import dataset, fs
 
 from ..data.filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from ..data.finding import find_files as find_local
@@ -26,6 +26,26 @@ _TEXT = (pa.types.is_string, pa.types.is_large_string)
 ITEMS = pa.schema([("name", pa.string()), ("store", pa.string()), ("path", pa.binary()), ("content", pa.binary())])
 
 
+Item: TypeAlias = tuple[str, Place]  # name and place of an image or shard
+
+
+class Table(NamedTuple):
+    """A Parquet table of images.
+
+    Attributes:
+        place: of its file, or of the folder of its files.
+        columns: those that are read, of `name`, `path` and `bytes`.
+    """
+
+    place: Place
+    columns: list[str]
+
+    @property
+    def folder(self) -> Place:
+        """The folder that its paths are relative to: the one that it lies in, also where it is a folder itself."""
+        return Place(self.place.store, self.place.path.rpartition("/")[0])
+
+
 def is_shard_at(place: Place) -> bool:
     """Return whether a place is named as a shard."""
     return is_shard(Path(place.path.split("?")[0]))
@@ -36,7 +56,7 @@ def is_table(source: str) -> bool:
     return source.split("?")[0].rstrip("/").lower().endswith(TABLE_SUFFIX)
 
 
-def list_items(sources: Sequence[str], names: Names) -> list[tuple[str, Place]]:
+def list_items(sources: Sequence[str], names: Names) -> list[Item]:
     """Return name and place of every image and shard that sources stand for; of a shard the images are not listed.
 
     Args:
@@ -119,7 +139,7 @@ def _reject_both(source: str, images: Sequence[Any], shards: Sequence[Any], name
         )
 
 
-def to_items(items: Sequence[tuple[str, Place]]) -> pa.Table:
+def to_items(items: Sequence[Item]) -> pa.Table:
     """Return names and places as a table with the schema `ITEMS`."""
     columns = {
         "name": [name for name, _ in items],
@@ -135,12 +155,18 @@ def place_at(row: dict[str, Any]) -> Place:
     return Place(row["store"], row["path"].decode("utf-8", "surrogateescape"))
 
 
-def require_columns(source: str, schema: pa.Schema) -> list[str]:
-    """Return the columns of a Parquet table that are read.
+def open_table(source: str) -> Table:
+    """Return where a Parquet table lies and which of its columns are read.
 
     Raises:
-        UserError: it says neither where its images are nor what they hold, or a column has another type.
+        UserError: it cannot be read, a column has another type, or it says neither where its images are nor what they
+            hold.
     """
+    place = place_of(source)
+    try:
+        schema = dataset.dataset(place.path, filesystem=file_system(place.store), format="parquet").schema
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{source} cannot be read as a Parquet table ({reason(error)})") from None
     types = {name: schema.field(name).type for name in ("name", "path", "bytes") if name in schema.names}
     for name, type in types.items():
         wanted, known = ("binary", _BINARY) if name == "bytes" else ("string", _TEXT)
@@ -151,7 +177,7 @@ def require_columns(source: str, schema: pa.Schema) -> list[str]:
             f"{source} has neither a column path nor the columns name and bytes: give one row per image, with the path "
             "of its file, or with its name and the bytes of its file"
         )
-    return list(types)
+    return Table(place, list(types))
 
 
 def items_of_table(table: pa.Table, folder: Place) -> pa.Table:

@@ -8,6 +8,19 @@ from contextlib import contextmanager
 from ..errors import UserError
 
 
+def require_ray() -> None:
+    """Import Ray, which reports nothing to its makers unless RAY_USAGE_STATS_ENABLED asks for it.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--ray needs Ray ({error}): pip install 'fastsquid[cluster]'") from None
+
+
 @contextmanager
 def cluster(address: str, log: bool = False) -> Iterator[None]:
     """Use a Ray cluster in this block.
@@ -20,13 +33,10 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
     Raises:
         UserError: Ray is not installed, there is no such cluster, or it ends in this block.
     """
-    # Before Ray is imported. Nothing is reported to Ray's makers unless the user has asked for it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UserError(f"--ray needs Ray ({error}): pip install 'fastsquid[cluster]'") from None
+    require_ray()
+    import ray
+    import ray.data
+
     begun = not ray.is_initialized()
     if begun:
         try:
