@@ -153,7 +153,7 @@ def _free_folder(name):
 
 def parser() -> Parser:
     """Return the command's argument parser."""
-    parser = Parser(prog="python -m fastsquid.train", description="Train a detector on normal images.")
+    parser = Parser(torchrun=True, prog="python -m fastsquid.train", description="Train a detector on normal images.")
     parser.add_argument(
         "--data",
         help="folder of images, public data set, list of images (.csv, .jsonl, .parquet), WebDataset shards, or MNIST "

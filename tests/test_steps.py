@@ -56,7 +56,7 @@ def test_images_of_every_dtype(dtype):
         values[0] = torch.iinfo(dtype).max
     images = values.to(dtype)
     steps, seen = steps_of(config, images), []
-    steps.trainer.step = lambda batch, iteration, eager: seen.append(batch) or {}
+    steps.trainer.step = lambda batch, iteration, eager, whole: seen.append(batch) or {}
     calls = steps.begin(0, 0)
     with Operations(torch.uint16) as operations:
         for call in calls:

@@ -387,10 +387,15 @@ def _gather_rows(rows: Tensor) -> Tensor:
     """Return the rows (n, ...) of every process of torch.distributed, process after process; n may differ."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    counts = [0] * dist.get_world_size()
-    dist.all_gather_object(counts, len(rows))  # pyright: ignore[reportUnknownMemberType]
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    counts = _gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])  # tensors that are gathered have one shape
     padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)  # pyright: ignore[reportUnknownMemberType]
+    parts = _gather(padded).split(len(padded))
     return torch.cat([some[:count] for some, count in zip(parts, counts)])
+
+
+def _gather(values: Tensor) -> Tensor:
+    """Return the tensors (n, ...) of every process, one after the other, where all have the same shape."""
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values)  # pyright: ignore[reportUnknownMemberType]
+    return torch.cat(parts)

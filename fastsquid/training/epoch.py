@@ -24,7 +24,7 @@ class Steps:
     captured.
 
     Several processes share each batch that a single process would have. Each takes its part, in the order of ranks,
-    and draws its own random numbers.
+    and draws its own random numbers. They capture no CUDA graphs.
 
     Args:
         trainer: whose steps run.
@@ -46,7 +46,8 @@ class Steps:
         self.loss: float | None = None  # as the GPU last reported it, by way of `report`, which is filled at `reported`
         self.report = torch.zeros(2, dtype=torch.float64, pin_memory=device.type == "cuda")
         self.reported: torch.cuda.Event | None = None
-        self.graphs: dict[bool, _Captured] | None = {} if trainer.compiled and device.type == "cuda" else None
+        captures = trainer.compiled and device.type == "cuda" and distributed.world() == 1
+        self.graphs: dict[bool, _Captured] | None = {} if captures else None
         self.stream = torch.cuda.Stream(device) if self.graphs is not None else None
 
     @property
@@ -68,8 +69,8 @@ class Steps:
             sums: {name: sum} of their losses.
 
         Returns:
-            the arguments (batch, iteration, seed) of the remaining calls of `run`. A batch is indices of images. A
-            last batch with fewer images than processes is left out.
+            the arguments (batch, iteration, seed) of the remaining calls of `run`. A batch is indices of images, of
+            all processes. A last batch with fewer images than processes is left out.
         """
         sums = sums or {}
         self.trainer.detector.train()
@@ -77,7 +78,7 @@ class Steps:
         self.done.fill_(iteration)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
         batches = order.to(self.images.device).split(self.config.batch_size)
-        batches = [distributed.part(batch) for batch in batches if len(batch) >= distributed.world()]
+        batches = [batch for batch in batches if len(batch) >= distributed.world()]
         own = [distributed.rank()] if distributed.rank() else []  # rank 0 draws what a single process would
         return [(batch, i, _mixed(seed, epoch, i, *own)) for i, batch in enumerate(batches)][iteration:]
 
@@ -110,19 +111,19 @@ class Steps:
             )
 
     def run(self, batch: torch.Tensor, iteration: int, seed: int) -> None:
-        """Run one step on images[batch].
+        """Run one step on images[batch], or on this process's part of them.
 
         Args:
-            batch: indices of images, int64 (B,).
+            batch: indices of images, int64 (B,), the same in all processes.
             iteration: index of the step in its epoch.
             seed: of all random numbers of the step.
         """
         torch.manual_seed(seed)
-        images = self.images[batch]
+        images = self.images[distributed.part(batch)]
         images = images.view(torch.uint16) if self.sixteen_bit else images
         odd = self.trainer.compiled and len(batch) != self.whole
         if self.graphs is None or self.stream is None or odd:
-            self._step(images, iteration, eager=odd)
+            self._step(images, iteration, odd, len(batch))
             return
         generator_steps = iteration % self.config.generator_every == 0
         if generator_steps not in self.graphs:
@@ -173,12 +174,12 @@ class Steps:
         index = int((~torch.isfinite(self.bad_losses)).int().argmax())
         return step, self.names[index], values[index]
 
-    def _step(self, images: torch.Tensor, iteration: int, eager: bool = False) -> None:
+    def _step(self, images: torch.Tensor, iteration: int, eager: bool = False, whole: int | None = None) -> None:
         c = self.config
         augmented = augment(to_unit(images), c.shift, c.zoom, c.rotation, c.closer)
         if c.appearance:
             augmented = change_appearance(augmented, c.appearance)
-        losses = self.trainer.step(augmented, iteration, eager)
+        losses = self.trainer.step(augmented, iteration, eager, whole)
         zero = torch.zeros((), device=self.sums.device)
         values = torch.stack([losses[name].float() if name in losses else zero for name in self.names])
         values = distributed.mean(values)  # the same in every process

@@ -34,6 +34,8 @@ from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 SAVE_SECONDS = 30  # least time between checkpoints; one is also written at the end and when training is stopped
+# Several processes ask each other this often whether one got a signal. torchrun kills them 30 seconds after its own.
+STOP_STEPS = 5
 
 
 class Run:
@@ -132,14 +134,14 @@ class Run:
                 signal.signal(number, handler)
         if distributed.leads():
             self._report()
-        distributed.barrier()
+        distributed.gather(None)
         return True
 
     def _stopped(self) -> bool:
         """Save what was trained, and return False."""
         if distributed.leads():
             self._save()
-        distributed.barrier()  # if another process ended now, torchrun would end the one that saves
+        distributed.gather(None)  # if another process ended now, torchrun would end the one that saves
         return False
 
     def _train_epoch(self) -> bool:
@@ -151,16 +153,23 @@ class Run:
                 state.iteration += 1
                 if self.first_step:
                     self._note_first_step()
-                if distributed.any_of(self.stop):
+                if self._told_to_stop():
                     return False
         except Exception as error:
             # Ctrl-C also kills the compilers of torch.compile, which makes the step fail.
-            if not self.stop or distributed.world() > 1:
+            if not self.stop or distributed.connection_lost(error):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("the step that the signal interrupted has failed: %s", reason)
             raise KeyboardInterrupt from None
         return True
+
+    def _told_to_stop(self) -> bool:
+        """Return whether to stop after this step: a signal came here, or to another process since it was last asked."""
+        if distributed.world() == 1:
+            return self.stop
+        asked = self.state.iteration % STOP_STEPS == 0 or self.state.iteration == self.steps.per_epoch
+        return asked and distributed.any_of(self.stop)
 
     def _end_epoch(self) -> None:
         """Count the epoch as done in every process, and judge it in rank 0."""

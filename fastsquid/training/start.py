@@ -169,6 +169,7 @@ def _train_run(
         require_tensorboard()
     if (latest := ckpt.latest_checkpoint(folder)) is not None:  # before images are read
         ckpt.read_state(latest, record.config)
+    _check_batchnorm(record.config, device)
     compile, precision = _choose_speed(speed, device)
     data, copies = open_training_data(record, (folder if group is None else folder.parent).exists(), speed.cache)
     if "train" not in data:
@@ -188,7 +189,7 @@ def _train_run(
         if distributed.leads():
             record = dataclasses.replace(record, fingerprint=fingerprint, copies=count_copies(copies))
             _create(folder, record, group, data)
-        distributed.barrier()
+        distributed.gather(None)
         _lock(held, folder)
     elif fingerprint != record.fingerprint:
         raise UserError(
@@ -220,6 +221,23 @@ def _open_uncropped(record: RunRecord, cache: str | None) -> Split | None:
     if not (record.config.monitor and record.config.crop and distributed.leads()):
         return None
     return open_run_data(record, record.data, splits=("val",), uncropped=True, cache=cache).get("val")
+
+
+def _check_batchnorm(config: Config, device: torch.device) -> None:
+    """Check that BatchNorm can be synchronized, if several processes should.
+
+    Raises:
+        UserError: it cannot, by PyTorch's SyncBatchNorm.
+    """
+    if not config.sync_batchnorm or distributed.world() == 1:
+        return
+    if device.type != "cuda":
+        raise UserError("several processes have --sync-batchnorm true on GPUs only: leave it out, or use one process")
+    if config.gradient_penalty:
+        raise UserError(
+            "--sync-batchnorm true has no second derivative, which --gradient-penalty needs: leave one of them out, or "
+            "use one process"
+        )
 
 
 def _check_processes(config: Config, images: int, fingerprint: str) -> None:
@@ -264,15 +282,9 @@ def _load_init(detector: Detector, init: dict[str, Any]) -> None:
 
 
 def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:
-    """Return whether to compile, and the precision, `fp32` or `bf16`.
-
-    Raises:
-        UserError: several processes are to compile.
-    """
-    gpu, alone = device.type == "cuda", distributed.world() == 1
-    if speed.compile == "on" and not alone:
-        raise UserError("--compile on works in a single process only: leave it out under torchrun")
-    compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON and alone)
+    """Return whether to compile, and the precision, `fp32` or `bf16`."""
+    gpu = device.type == "cuda"
+    compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON)
     if speed.precision != "auto":
         return compile, speed.precision
     return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

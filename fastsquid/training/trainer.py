@@ -53,8 +53,8 @@ class Trainer:
         gpu = self.device.type == "cuda"
         if gpu:  # convolutions are faster in this layout
             detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if self.config.sync_batchnorm:
-            distributed.synchronize_batchnorm(detector, twice=self.config.gradient_penalty > 0)
+        if self.config.sync_batchnorm and distributed.world() > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(detector)
         self.eager = Networks(
             distributed.parallel(detector.generator),
             None if detector.discriminator is None else distributed.parallel(detector.discriminator),
@@ -120,20 +120,24 @@ class Trainer:
         if self.discriminator_optimizer is not None:
             _set_lr(self.discriminator_optimizer, lr if c.decay_discriminator else c.lr)
 
-    def step(self, images: torch.Tensor, iteration: int, eager: bool = False) -> dict[str, torch.Tensor]:
+    def step(
+        self, images: torch.Tensor, iteration: int, eager: bool = False, whole: int | None = None
+    ) -> dict[str, torch.Tensor]:
         """Run one iteration.
 
         Args:
             images: (B, 1, H, W) in [0, 1], augmented; B may be 1.
             iteration: index of the batch in its epoch.
             eager: run without torch.compile, for a batch size too rare to compile for.
+            whole: number of images of the batch in all processes; None if every process has B of them.
 
         Returns:
             detached scalar losses by the names in `LOSSES`; the generator's only if it stepped. The mean over
             processes of these losses is the loss of the whole batch, also where their B differ.
         """
         networks = self.eager if eager else Networks(self.generator, self.discriminator)
-        share = distributed.weight(len(images))
+        # Turns the mean over processes, which gradients and losses become, into the mean over all images.
+        share = 1.0 if whole is None else len(images) * distributed.world() / whole
         images = self.detector.to_range(images)
         if self.device.type == "cuda":
             images = _channels_last(images)

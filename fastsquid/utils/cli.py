@@ -55,11 +55,13 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that reports an error as one line, and names the option nearest to an unknown one.
 
     Args:
+        torchrun: whether the command may run in several processes.
         options: as `argparse.ArgumentParser` takes them.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, torchrun: bool = False, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
+        self.torchrun = torchrun
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError with this message."""
@@ -81,9 +83,13 @@ class Parser(argparse.ArgumentParser):
         """Parse arguments as `ArgumentParser.parse_args` does, show the library's log, and set the number of threads.
 
         Raises:
-            UserError: an argument is unknown or invalid.
+            UserError: an argument is unknown or invalid, or torchrun has started a command that is for one process.
         """
         _show_log()
+        if _in_torchrun() and not self.torchrun:
+            raise UserError(
+                "torchrun starts several processes, but only fastsquid.train uses them: start this command with python"
+            )
         parsed, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
             name = unknown[0].split("=")[0]
@@ -144,14 +150,19 @@ class _Console(logging.Handler):
 
 
 def join_job() -> None:
-    """Join the job of torchrun, if torchrun has started this process.
+    """Join the job of torchrun, if torchrun has started this process as one of several.
 
-    Commands for several processes call this before they parse options, so that only one process reports an error.
+    A command for several processes calls this before it parses options, so that only one process reports an error.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if _in_torchrun():
         from . import distributed
 
         distributed.start()
+
+
+def _in_torchrun() -> bool:
+    """Return whether torchrun has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _job() -> ModuleType | None:
@@ -315,8 +326,8 @@ def add_training_options(parser: Parser) -> None:
         "--compile",
         default="auto",
         choices=["auto", "on", "off"],
-        help="torch.compile for both networks, and CUDA graphs of whole steps. The first step then takes minutes, "
-        "unless PyTorch's cache holds the compilations of an earlier run; default: auto, on a GPU",
+        help="torch.compile for both networks, and CUDA graphs of whole steps in a single process. The first step then "
+        "takes minutes, unless PyTorch's cache holds the compilations of an earlier run; default: auto, on a GPU",
     )
     group.add_argument(
         "--precision",
@@ -397,8 +408,6 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     finally:
         signal.signal(signal.SIGINT, handler)
     stop_compile_workers()
-    if job := _job():
-        job.finish()
     sys.exit(code)
 
 
