@@ -2,49 +2,79 @@
 
     torchrun --nproc-per-node=2 torchrun_commands.py EVENT:NUMBER COMMANDS
 
-COMMANDS is a JSON list of [train|compute, argument, ...], `compute` being torchrun_training.py. At the NUMBER-th
-training step, counted from 1 over all commands, the second process is killed (EVENT `kill`) or hears
-Ctrl-C, alone (`interrupt`); never at 0, nor where torchrun has started again. Runs draw no pictures, which take longer
-than the training.
+COMMANDS is a JSON list of [train|compute, argument, ...]. At the NUMBER-th training step, counted from 1 over all
+commands, the second process is killed (EVENT `kill`) or hears Ctrl-C, alone (`interrupt`); never at 0. Runs draw no
+pictures, which take longer than the training.
 """
 
 import json
 import os
 import signal
 import sys
+from unittest import mock
 
-import torchrun_training
+import torch
 
 from fastsquid import train
+from fastsquid.config import preset
+from fastsquid.model.detector import Detector
 from fastsquid.training import loop, results
+from fastsquid.training.epoch import Steps
 from fastsquid.training.trainer import Trainer
+from fastsquid.utils import distributed
 from fastsquid.utils.cli import run_command
 
-event, number = sys.argv[1].split(":")
-loop.SAVE_SECONDS = 0  # a checkpoint after every epoch
-loop.draw_curves = results.draw_gallery = lambda *_: None
-done = 0
+# Batches of 16 and a last one of 5, which two processes share as 3 and 2.
+EXACT = dict(image_size=64, width=2, slots=24, shift=0.0, zoom=0.0, lr=1e-3, shortcut=1.0, batch_size=16)
+CASES = {
+    "squid": preset("squid-small", **EXACT),
+    "simsid": preset("simsid-small", **EXACT),
+    # Both batches are written into the queue, which is smaller than the first.
+    "penalty": preset("squid-small", **{**EXACT, "slots": 7, "gradient_penalty": 0.1, "generator_every": 1}),
+}
 
 
-def watched(original):
-    def wrapper(*arguments):
-        global done
-        done += 1
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if done == int(number) and first and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
-        return original(*arguments)
-
-    return wrapper
+def by_running_statistics(layer, x):
+    """BatchNorm whose result does not depend on the other images that a process has."""
+    return torch.nn.functional.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
 
 
-Trainer.step = watched(Trainer.step)
-modules = {"train": train, "compute": torchrun_training}
+def epoch(config):
+    """An epoch in float64: losses and gradients of every step, and the detector that it ends with."""
+    torch.manual_seed(0)
+    images = torch.rand(21, 1, 64, 64, dtype=torch.float64)
+    trainer, found = Trainer(Detector(config).double()), []
+    for batch, iteration, _ in Steps(trainer, images).begin(0, 0):
+        losses = trainer.step(images[distributed.part(batch)], iteration, whole=len(batch))
+        gradients = [p.grad.clone() for p in trainer.detector.parameters() if p.grad is not None]
+        found.append(({name: distributed.mean(loss) for name, loss in losses.items()}, gradients))
+    return {"steps": found, "state": trainer.detector.state_dict()}
 
 
-def main():
-    codes = [modules[name].main(arguments) for name, *arguments in json.loads(sys.argv[2])]
-    return codes[-1]
+@mock.patch("torch.distributed.all_gather_object", None)  # steps pickle nothing
+@mock.patch.object(torch.nn.BatchNorm2d, "forward", by_running_statistics)
+def compute(arguments):
+    torch.save({name: epoch(config) for name, config in CASES.items()}, f"{arguments[0]}/{distributed.rank()}.pt")
 
 
-run_command(main)
+def watched(*arguments, step=Trainer.step, **options):
+    global left
+    left -= 1
+    if left == 0 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
+    return step(*arguments, **options)
+
+
+def run():
+    mains = {"train": train.main, "compute": compute}
+    return [mains[name](arguments) for name, *arguments in json.loads(sys.argv[2])][-1]
+
+
+if __name__ == "__main__":
+    event, number = sys.argv[1].split(":")
+    left = int(number)
+    loop.SAVE_SECONDS = 0  # a checkpoint after every epoch
+    loop.STOP_STEPS = 2
+    loop.draw_curves = results.draw_gallery = lambda *_: None
+    Trainer.step = watched
+    run_command(run)
