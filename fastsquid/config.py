@@ -144,7 +144,8 @@ class Config:
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
     sync_batchnorm: bool = _option(
-        False, "several processes (torchrun) normalize by the statistics of the whole batch, not of their own part"
+        False,
+        "several processes (torchrun) on GPUs normalize by the statistics of the whole batch, not of their own part",
     )
 
     # Losses and schedule (SQUID 4.4, SimSID 4)

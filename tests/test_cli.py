@@ -162,6 +162,15 @@ def test_one_command_for_all(tmp_path, command, refused):
     assert ended.value.code == 0
 
 
+def test_torchrun_is_for_training_only(refused, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in set(console.COMMANDS) - {"train"}:
+        assert "only fastsquid.train uses them: start this command with python" in refused(console.main, name)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert "RUN" in refused(console.main, "score")
+
+
 @pytest.mark.parametrize(
     "arguments, meant",
     [

@@ -33,6 +33,7 @@ import options  # noqa: E402
 import tour  # noqa: E402
 
 from fastsquid.__main__ import COMMANDS  # noqa: E402
+from fastsquid.model.detector import Detector  # noqa: E402
 from fastsquid.training import start  # noqa: E402
 from fastsquid.training.study import SWEEP  # noqa: E402
 from fastsquid.training.study_folder import COLUMNS  # noqa: E402
@@ -478,6 +479,28 @@ def test_what_was_measured_is_committed():
         f"{float(attention['copy_gb_per_s']):.1f} GB/s",
     ):
         assert limit in page("kernels.md")
+
+
+@pytest.mark.parametrize("system", ["squid", "simsid"])
+def test_what_processes_send_is_computed(system):
+    """Numbers of docs/distributed.md: what two iterations send, and where more processes stop helping."""
+    text = page("distributed.md")
+    detector, config = Detector(preset(system)), preset(system)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (detector.generator, detector.discriminator)]
+    gradients = 4 * (sizes[0] + 2 * sizes[1])
+    rows = 4 * config.batch_size * config.patches * config.token_dim if config.memory == "queue" else 0
+    cells = [f"{size:,}" for size in sizes] + [f"{gradients / 1e6:.1f}", f"{rows / 1e6:.1f}"]
+    lines = [f"| `{system}` | {' | '.join(cells)} |\n"]
+    with open(RESULTS / "amd-epyc-2-threads.csv", newline="") as file:
+        measured = {(row["group"], row["case"], row["variant"]): float(row["p50_ms"]) for row in csv.DictReader(file)}
+    seconds = measured["training iteration", system, "torch"] / 1e3
+    for speed in (1, 10, 100):
+        least = 2 * gradients / (speed * 1e9 / 8)
+        lines += [f"| `{system}` | {seconds:.2f} | {speed} Gbit/s | {least:.2f} | {seconds / least:.1f}x |\n"]
+    rate = 16e3 / measured["scoring", "squid 16", "torch"]
+    hours = 2 * 1e7 / rate / 3600
+    lines += [f"| CPU, tensor to score, `squid` | {rate:.1f} | two threads | {hours:.0f} core-hours |\n"]
+    assert [line for line in lines if line not in text] == []
 
 
 def test_times_are_the_committed_ones():
