@@ -104,11 +104,11 @@ def test_an_interrupted_group_ends_as_an_unbroken_one(trained, tmp_path, command
     Path("runs/squid-small-0").mkdir(parents=True)
     folder, original, steps = Path("runs/squid-small-1"), loop.Trainer.step, []
 
-    def step(self, images, iteration, eager=False):
+    def step(self, images, iteration, *rest):
         steps.append(iteration)
         if len(steps) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration, eager)
+        return original(self, images, iteration, *rest)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, _ = command(train.main, *TINY, "--epochs", "1", "--seeds", *SEEDS)

@@ -32,11 +32,11 @@ def stop_at(monkeypatch):
     def stop(number):
         original, steps = loop.Trainer.step, []
 
-        def step(self, images, iteration, eager=False):
+        def step(self, images, iteration, *rest):
             steps.append(1)
             if len(steps) == number:
                 raise KeyboardInterrupt
-            return original(self, images, iteration, eager)
+            return original(self, images, iteration, *rest)
 
         monkeypatch.setattr(loop.Trainer, "step", step)
 

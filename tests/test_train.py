@@ -185,11 +185,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path, command, monkeyp
     run = tmp_path / "run"
     original, steps = loop.Trainer.step, []
 
-    def step(self, images, iteration, eager=False):
+    def step(self, images, iteration, *rest):
         steps.append(iteration)
         if len(steps) == 5:  # the second of the second epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration, eager)
+        return original(self, images, iteration, *rest)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, _ = command(train.main, *tiny(run))
@@ -231,14 +231,14 @@ def test_ctrl_c_in_the_midst_of_a_step(how, unbroken, tmp_path, command, monkeyp
     run = tmp_path / "run"
     original, steps = loop.Trainer.step, []
 
-    def step(self, images, iteration, eager=False):
+    def step(self, images, iteration, *rest):
         steps.append(iteration)
         if len(steps) == 5:
             os.kill(os.getpid(), signal.SIGINT)
             if how == "the compiler dies":  # of the same signal, which a terminal sends to the whole process group
                 raise RuntimeError("CppCompileError: C++ compile error\n\nCommand: g++")
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration, eager)
+        return original(self, images, iteration, *rest)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, err = command(train.main, *tiny(run))
@@ -493,12 +493,12 @@ def test_a_loss_that_is_not_finite(tmp_path, refused, monkeypatch):
     """A weight is lost in the second epoch; the run names the step and keeps the first epoch's checkpoint."""
     run, original, steps = tmp_path / "run", loop.Trainer.step, []
 
-    def step(self, images, iteration, eager=False):
+    def step(self, images, iteration, *rest):
         steps.append(iteration)
         if len(steps) == 5:
             with torch.no_grad():
                 self.detector.generator.student.output.weight.fill_(torch.nan)
-        return original(self, images, iteration, eager)
+        return original(self, images, iteration, *rest)
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     message = refused(train.main, *tiny(run))
