@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import DivergedError, UserError
 from .training.study import STUDIES
-from .utils.cli import Parser, add_training_options, reject_repeated, run_command, seed_option
+from .utils.cli import Parser, add_training_options, ray_options, reject_repeated, run_command, seed_option
 from .utils.text import printable
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .training.study_folder import begin_study, require_same_group, write_study
     from .utils.devices import choose_device
 
-    device = choose_device(options.device)
+    device = choose_device(options.device if options.ray is None else "cpu")
     data = None if options.data is None else str(Path(options.data).resolve())
     if data is not None and reported_split(open_data(data, splits=("val", "test"))) is None:
         raise UserError(f"{data} has no labeled test or val images, which a study compares its rows on: add some")
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int | None:
     begin_study(folder, record)
 
     rows = STUDIES[options.name][options.scale]
+    if options.ray is not None:
+        return _train_on_ray(folder, record, rows, options)
     speed = Speed(options.compile, options.precision, options.impl, options.cache)
     number, diverged = 0, []
     for row in rows:
@@ -76,6 +78,42 @@ def main(arguments: list[str] | None = None) -> int | None:
     print(f"study folder: {printable(folder)}")
     if diverged:
         raise UserError(f"training diverged in {'; '.join(diverged)}: {folder} has the other rows")
+
+
+def _train_on_ray(folder, record, rows, options):
+    """Train all runs of the study that are not finished as Ray tasks."""
+    from .runs.folder import is_finished, seed_folder
+    from .runs.group import create_group
+    from .runs.records import GroupRecord
+    from .training.results import report_group
+    from .training.study_folder import require_same_group, write_study
+    from .utils.ray_cluster import cluster, require_ray
+
+    require_ray()
+    from .training.on_ray import train_on_ray
+
+    names, waiting = {}, []
+    for row in rows:
+        group, path = GroupRecord(row.config(options.scale), record["data"], options.seeds), folder / row.slug
+        require_same_group(path, group)
+        create_group(path, group)
+        names[path.resolve()] = f"{row.system}, {row.name}"
+        waiting += [(path.resolve(), seed) for seed in options.seeds if not is_finished(seed_folder(path, seed))]
+    failed = []
+    with cluster(options.ray, log=True):
+        for path, seed, why in train_on_ray(waiting, *ray_options(options)):
+            which = f"{names[path]}, seed {seed}"
+            print(f"{which}: {printable(why) or 'finished'}", flush=True)
+            if why:
+                failed.append(f"{which}: {why}")
+                continue
+            write_study(folder, record)
+            if all(is_finished(seed_folder(path, one)) for one in options.seeds):
+                report_group(path)
+    write_study(folder, record)
+    print(f"study folder: {printable(folder)}")
+    if failed:
+        raise UserError(f"{len(failed)} runs of {folder} are not finished, the first of them {failed[0]}")
 
 
 def parser() -> Parser:

@@ -20,6 +20,7 @@ from .utils.cli import (
     add_reading_options,
     add_training_options,
     join_job,
+    ray_options,
     reject_repeated,
     run_command,
     seed_option,
@@ -46,13 +47,15 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .training.start import default_preset, describe_init
     from .utils.devices import choose_device
 
-    device = choose_device(options.device)
+    device = choose_device(options.device if options.ray is None else "cpu")
     if options.resume is not None:
         folder = Path(options.resume)
         if is_group(folder):
             return _train_group(folder, read_group(folder), options, device)
         if options.only is not None:
             raise UserError(f"--only is a seed of a group, but {folder} is a single run: leave --only out")
+        if options.ray is not None:
+            raise UserError(f"--ray trains the seeds of a group, but {folder} is a single run: leave --ray out")
         run = read_run(folder)
         if run.converted:
             raise UserError(
@@ -109,6 +112,8 @@ def _train_group(folder, group, options, device):
     from .training.start import require_idle, train_run
     from .utils import distributed
 
+    if options.ray is not None:
+        return _train_on_ray(folder, group, options)
     if options.only not in (None, *group.seeds):
         seeds = ", ".join(map(str, group.seeds))
         raise UserError(f"--only {options.only} is no seed of {folder}: its seeds are {seeds}")
@@ -127,6 +132,38 @@ def _train_group(folder, group, options, device):
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
     if options.only is None and distributed.leads():
         report_group(folder)
+    print(f"group folder: {printable(folder)}")
+
+
+def _train_on_ray(folder, group, options):
+    """Train every seed that is not finished as a Ray task, and summarize all of them."""
+    from .runs.data import open_training_data
+    from .runs.folder import is_finished, seed_folder
+    from .runs.group import create_group
+    from .training.results import report_group
+    from .training.start import require_idle
+    from .utils.ray_cluster import cluster, require_ray
+
+    require_ray()
+    from .training.on_ray import train_on_ray
+
+    if not folder.exists():
+        open_training_data(group.run(group.seeds[0]), cache=options.cache)  # raises before there is a folder
+    create_group(folder, group)
+    seeds = [seed for seed in group.seeds if not is_finished(seed_folder(folder, seed))]
+    require_idle([run for seed in seeds if (run := seed_folder(folder, seed)).is_dir()])
+    failed = {}
+    given, device, threads = ray_options(options)
+    given += ["--tensorboard"] * options.tensorboard
+    with cluster(options.ray, log=True):
+        for _, seed, why in train_on_ray([(folder.resolve(), seed) for seed in seeds], given, device, threads):
+            print(f"seed {seed}: {printable(why) or 'finished'}", flush=True)
+            if why:
+                failed[seed] = why
+    if failed:
+        seed, why = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} of {len(group.seeds)} seeds of {folder} are not finished; seed {seed}: {why}")
+    report_group(folder)
     print(f"group folder: {printable(folder)}")
 
 
@@ -227,9 +264,14 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
         if options.seed is not None:
             raise UserError("--seed and --seeds are both given: use --seed for one run, --seeds for a group of runs")
         reject_repeated(options.seeds)
+    if options.ray is not None:
+        if options.seeds is None and options.resume is None or options.only is not None:
+            raise UserError("--ray trains all seeds of a group: give the group by --seeds or --resume, without --only")
+        if options.data and not (options.preset or options.config or options.init):
+            raise UserError("--ray needs --preset: the default depends on the device, which is the cluster's")
     if options.resume is not None:
         given = sys.argv[1:] if arguments is None else arguments
-        allowed = ("--resume", "--only", "--tensorboard", *SPEED)
+        allowed = ("--resume", "--only", "--tensorboard", "--ray", *SPEED)
         for argument in given:
             if argument.startswith("--") and argument.split("=")[0] not in allowed:
                 raise UserError(

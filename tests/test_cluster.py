@@ -1,7 +1,8 @@
-"""Scoring an archive on Ray: a cluster of two workers on this machine, workers and jobs that are killed, an S3 server."""
+"""Ray: an archive scored by a cluster of two workers on this machine, kills, an S3 server; seeds trained as tasks."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,15 @@ pytest.importorskip("ray.data")
 import pyarrow as pa  # noqa: E402
 from pyarrow import dataset, parquet  # noqa: E402
 
-from fastsquid import load, score, train  # noqa: E402
+from fastsquid import load, score, study, train  # noqa: E402
 from fastsquid.archive import job as jobs  # noqa: E402
+from fastsquid.archive.sources import to_items  # noqa: E402
+from fastsquid.archive.stages import digests  # noqa: E402
+from fastsquid.archive.stores import Place  # noqa: E402
 from fastsquid.cluster import ScoreImages  # noqa: E402
+from fastsquid.data.decoding import Decoder  # noqa: E402
+from fastsquid.data.names import choose_names, content_name  # noqa: E402
+from fastsquid.training.study import STUDIES, Row  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own, of its processes and of pandas
@@ -51,7 +58,7 @@ def address(tmp_path_factory):
             log_to_driver=False,
             logging_level="error",
             object_store_memory=2**28,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address="127.0.0.2",
         )
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
@@ -81,20 +88,17 @@ def rows_in(out):
     return {row["name"]: row for row in rows}
 
 
-def require_same(out, expected):
-    """The rows of a folder are those of a CSV, to the rounding of another batch."""
-    rows, expected = rows_in(out), {row["name"]: row for row in rows_of(expected)}
-    assert rows.keys() == expected.keys()
-    for name, row in rows.items():
-        for column, cell in expected[name].items():
-            if column in ("name", "error"):
-                assert (row[column] or "") == cell
-            elif column in ("above_threshold", "age_outside_training"):
-                assert ("" if row[column] is None else str(int(row[column]))) == cell, name
-            elif cell == "":
-                assert row[column] is None
-            else:
-                assert row[column] == pytest.approx(float(cell), rel=1e-4, abs=1e-4), (name, column)
+def require_same(row, expected):
+    """A row of Parquet is one of a CSV, to the rounding of another batch."""
+    for column, cell in expected.items():
+        if column in ("name", "error"):
+            assert (row[column] or "") == cell
+        elif column in ("above_threshold", "age_outside_training"):
+            assert ("" if row[column] is None else str(int(row[column]))) == cell, expected["name"]
+        elif cell == "":
+            assert row[column] is None
+        else:
+            assert row[column] == pytest.approx(float(cell), rel=1e-4, abs=1e-4), (expected["name"], column)
 
 
 def processes(word):
@@ -123,27 +127,45 @@ def when_written(out, action):
     return thread
 
 
-def test_rows_are_those_of_a_single_process(address, run, tmp_path, command):
-    images = tmp_path / "images"
-    subprocess.run(["cp", "-r", XRAYS, images], check=True)
-    (images / "test" / "0001.jpeg").write_bytes(b"")
-    (images / "test" / "gone.png").symlink_to("nowhere")
-    for options in ((), ("--all-scores",)):
-        csv, out = tmp_path / f"{len(options)}.csv", tmp_path / f"{len(options)}.parquet"
-        assert command(score.main, run, images, "--out", csv, *options)[0] == 1
-        code, printed, errors = command(score.main, run, images, "--out", out, "--ray", *options)
-        assert code == 1 and "19 of 21 images scored" in printed and "2 of 21 images could not be read" in errors
-        rows = rows_in(out)
-        assert "empty" in rows["test/0001.jpeg"]["error"] and "No such file" in rows["test/gone.png"]["error"]
-        rows_without = {name: row for name, row in rows.items() if name != "test/gone.png"}
-        assert len(rows_without) == 20
-        table = dataset.dataset(out, format="parquet").schema
-        assert table.field("score").type == pa.float64() and table.field("above_threshold").type == pa.bool_()
-        expected = [row for row in rows_of(csv) if row["name"] != "test/gone.png"]
-        for row in expected:
-            assert (rows[row["name"]]["score"] is None) == (row["score"] == "")
-            if row["score"]:
-                assert rows[row["name"]]["score"] == pytest.approx(float(row["score"]), rel=1e-4, abs=1e-4)
+def test_sources_of_all_kinds_give_the_rows_of_a_single_process(address, run, tmp_path, command):
+    """A folder, shards, a table of paths and one of bytes, each with something that cannot be read."""
+    pytest.importorskip("webdataset")
+    images, shards, paths = tmp_path / "images", tmp_path / "shards", sorted((XRAYS / "test").iterdir())
+    shutil.copytree(XRAYS / "test", images)
+    (images / "0001.jpeg").write_bytes(b"")
+    csv = tmp_path / "s.csv"
+    assert command(score.main, run, images, "--out", csv, "--all-scores")[0] == 1
+    expected = {row["name"]: row for row in rows_of(csv)}
+    (images / "gone.png").symlink_to("nowhere")
+
+    shards.mkdir()
+    with tarfile.open(shards / "0.tar", "w") as shard:
+        for path in paths:
+            shard.add(path, path.name)
+    (shards / "1.tar").write_bytes((shards / "0.tar").read_bytes()[:2000])
+    parquet.write_table(
+        pa.table({"path": ["images/0000.jpeg", "images/none.png"], "extra": [1, 2]}), tmp_path / "paths.parquet"
+    )
+    table = pa.table({"name": ["x/0000.jpeg", "x/bad.png"], "bytes": [paths[0].read_bytes(), b""]})
+    parquet.write_table(table, tmp_path / "bytes.parquet")
+    sources = (images, shards, tmp_path / "paths.parquet", tmp_path / "bytes.parquet")
+    out = tmp_path / "s.parquet"
+    code, printed, errors = command(score.main, run, *sources, "--out", out, "--ray", "--all-scores")
+    rows = rows_in(out)
+    broken = {name: rows.pop(name)["error"] for name in (f"{images}/gone.png", f"{shards}/1.tar", "images/none.png")}
+    assert all("No such file" in why for name, why in broken.items() if "shards" not in name)
+    assert "1.tar" in broken[f"{shards}/1.tar"] and "empty" in rows.pop("x/bad.png")["error"]
+    assert code == 1 and f"5 of {len(rows) + 4} images could not be read" in errors
+    assert f"{len(rows) - 1} of {len(rows) + 4} images scored" in printed
+    names = {f"{images}/{path.name}" for path in paths} | {f"{shards}/0.tar/{path.name}" for path in paths}
+    assert rows.keys() == names | {"images/0000.jpeg", "x/0000.jpeg"}
+    for name, row in rows.items():
+        known = expected[Path(name).name]
+        if "shards" not in name or known["score"]:
+            require_same(row, {**known, "name": name, "error": known["error"].replace("0001", f"{images}/0001")})
+    schema = dataset.dataset(out, format="parquet").schema
+    assert schema.field("score").type == pa.float64() and schema.field("above_threshold").type == pa.bool_()
+    assert schema.names == list(next(iter(expected.values())))
 
 
 def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, monkeypatch):
@@ -161,12 +183,16 @@ def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, mon
     assert code is None or code == 0
     assert len(killed) == 1 and f"{MANY} of {MANY} images scored" in printed
     assert command(score.main, run, many, "--out", csv)[0] in (None, 0)
-    require_same(out, csv)
+    rows, expected = rows_in(out), rows_of(csv)
+    assert len(rows) == len(expected) == MANY
+    for row in expected:
+        require_same(rows[row["name"]], row)
 
 
 def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command, monkeypatch):
     out = tmp_path / "s.parquet"
-    code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 100; score.main(sys.argv[1:])"
+    code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 100; "
+    code += "score.main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, run, many, "--out", out, "--ray", address])
     when_written(out, process.kill).join(60)
     assert process.wait(10) == -signal.SIGKILL
@@ -184,47 +210,20 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
     assert f"({before} before" in printed and f"{MANY} of {MANY} images scored" in printed
     assert len(rows_in(out)) == MANY and not (out / "torn.parquet").exists()
     assert all(path.stat().st_mtime_ns == at for path, at, _ in whole), "what was written is not scored again"
-    _, printed, _ = command(score.main, run, many, "--ray", "--out", out)
-    assert f"({MANY} before" in printed and len(rows_in(out)) == MANY
 
 
-def test_shards_and_tables_are_read(address, run, tmp_path, command):
-    pytest.importorskip("webdataset")
-    paths = sorted((XRAYS / "test").iterdir())
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    for number, half in enumerate((paths[:2], paths[2:])):
-        with tarfile.open(shards / f"{number}.tar", "w") as shard:
-            for path in half:
-                shard.add(path, path.name)
-    assert command(score.main, run, shards, "--out", tmp_path / "s.csv")[0] in (None, 0)
-    (shards / "2.tar").write_bytes((shards / "0.tar").read_bytes()[:2000])
-    code, _, errors = command(score.main, run, shards, "--ray", "--out", tmp_path / "s.parquet")
-    rows = rows_in(tmp_path / "s.parquet")
-    assert code == 1 and f"1 of {len(paths) + 1}" in errors
-    assert rows.pop("2.tar")["error"].count("2.tar") >= 1
-    scores = {row["name"]: float(row["score"]) for row in rows_of(tmp_path / "s.csv")}
-    assert {name: row["score"] for name, row in rows.items()} == pytest.approx(scores, rel=1e-4)
-
-    by_name = {Path(name).name: value for name, value in scores.items()}
-    table = pa.table({"path": [str(path.relative_to(XRAYS)) for path in paths] + ["test/none.png"]})
-    parquet.write_table(table, XRAYS_TABLE := tmp_path / "paths.parquet")
-    (tmp_path / "test").symlink_to(XRAYS / "test")
-    code, *_ = command(score.main, run, XRAYS_TABLE, "--ray", "--out", tmp_path / "p.parquet")
-    rows = rows_in(tmp_path / "p.parquet")
-    assert code == 1 and "No such file" in rows.pop("test/none.png")["error"]
-    assert {Path(name).name: row["score"] for name, row in rows.items()} == pytest.approx(by_name, rel=1e-4)
-
-    table = pa.table({"name": [path.name for path in paths], "bytes": [path.read_bytes() for path in paths]})
-    parquet.write_table(table, tmp_path / "bytes.parquet")
-    command(score.main, run, tmp_path / "bytes.parquet", "--ray", "--anonymous", "--out", tmp_path / "b.parquet")
-    rows = rows_in(tmp_path / "b.parquet")
-    assert all(len(name) == 16 and int(name, 16) for name in rows)
-    assert sorted(row["score"] for row in rows.values()) == pytest.approx(sorted(by_name.values()), rel=1e-4)
-    _, printed, _ = command(
-        *(score.main, run, tmp_path / "bytes.parquet", "--ray", "--anonymous", "--out", tmp_path / "b.parquet")
-    )
-    assert f"({len(paths)} before" in printed and rows_in(tmp_path / "b.parquet") == rows
+def test_an_anonymous_job_knows_images_by_their_content(address, run, tmp_path):
+    scorer, paths = load(run), sorted((XRAYS / "test").iterdir())
+    names = choose_names(True)
+    decode = Decoder(scorer.image_size, names, scorer.crop)
+    items = to_items([(path.name, Place("", str(path))) for path in (*paths, tmp_path / "gone.png")])
+    (table,) = jobs._Load(decode, True, None)(items)
+    found = table["name"].to_pylist()
+    assert found == [content_name(path) for path in paths] + ["unreadable"]
+    assert "gone" not in table["error"].to_pylist()[-1]
+    done = ray.put(np.sort(digests([found[0], found[-1]])))
+    (table,) = jobs._Load(decode, True, done)(items)
+    assert table["name"].to_pylist() == found[1:-1]
 
 
 def test_an_s3_server_is_source_and_sink(address, run, tmp_path, command):
@@ -293,3 +292,46 @@ def test_the_class_scores_batches(run):
     assert table["error"].to_pylist() == [None] * len(paths) + ["gone cannot be read (there are no bytes)"]
     with pytest.raises(ValueError, match="'bytes'"):
         scoring({"name": paths})
+
+
+# Training
+
+
+@pytest.mark.heavy
+def test_seeds_are_trained_as_tasks(address, tmp_path, command):
+    alone, out = tmp_path / "alone", tmp_path / "group"
+    tiny_options = [*tiny(out, "--epochs", "1", "--seeds", "0", "1")]
+    code, printed, errors = command(train.main, *tiny_options, "--ray")
+    assert code in (None, 0), errors
+    assert printed.count(": finished\n") == 2 and json.loads((out / "summary.json").read_text())["seeds"] == [0, 1]
+    assert command(train.main, *tiny(alone, "--epochs", "1", "--seed", "1"))[0] in (None, 0)
+    assert rows_of(out / "seed-1" / "scores-val.csv") == rows_of(alone / "scores-val.csv"), "as in this process"
+    for name in ("summary.json", "seed-0/summary.json"):
+        (out / name).unlink()
+    code, printed, _ = command(train.main, "--resume", out, "--ray", address, "--device", "cpu")
+    assert code in (None, 0) and "seed 0: finished" in printed and "seed 1: finished" not in printed
+    assert (out / "summary.json").exists()
+
+
+@pytest.mark.heavy
+def test_a_study_trains_its_rows_as_tasks(address, tmp_path, command, monkeypatch):
+    rows = [
+        Row("squid", "Full", dict(width=2, slots=7, image_size=48, epochs=1)),
+        Row("squid", "Bad", dict(width=2, slots=7, image_size=48, epochs=1, lr=1e30)),
+    ]
+    monkeypatch.setitem(STUDIES, "baselines", {"full": rows, "small": rows})
+    folder = tmp_path / "study"
+    code, printed, errors = command(study.main, "baselines", "--out", folder, "--ray", "--precision", "fp32")
+    assert code == 2 and "squid, Full, seed 0: finished" in printed and errors.count("\n") == 1
+    assert "squid, Bad, seed 0" in errors and "finite" in errors or "nan" in errors
+    assert {row["row"] for row in rows_of(folder / "baselines.csv")} == {"Full"}
+
+
+def test_ray_trains_groups_of_a_named_preset(refused, tmp_path):
+    for options, word in (
+        (("--ray",), "--seeds"),
+        (("--ray", "--seeds", "0", "1", "--only", "0"), "--only"),
+        (("--ray", "--seeds", "0", "1", "--data", XRAYS), "--preset"),
+        (("--ray", "--seeds", "0", "1", "--device", "cuda:0"), "cuda:0"),
+    ):
+        assert word in refused(train.main, *options, "--out", tmp_path / "out")

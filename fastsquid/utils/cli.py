@@ -321,6 +321,7 @@ def add_training_options(parser: Parser) -> None:
     """Add --cache, --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
     add_cache_option(parser)
     add_device_options(parser)
+    add_ray_option(parser, "train the seeds at the same time, as tasks of a Ray cluster")
     group = parser.group("device and speed")
     group.add_argument(
         "--compile",
@@ -335,6 +336,23 @@ def add_training_options(parser: Parser) -> None:
         choices=["auto", "fp32", "bf16"],
         help="precision of convolutions and projections in training; default: auto, bf16 on a GPU that supports it",
     )
+
+
+def ray_options(options: argparse.Namespace) -> tuple[list[str], str, int | None]:
+    """Return what a Ray task needs of the options that `add_training_options` adds.
+
+    Returns:
+        options of `python -m fastsquid.train`; --device; --threads.
+
+    Raises:
+        UserError: --device names one GPU of a machine.
+    """
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {options.device} is of one machine: with --ray give auto, cpu or cuda")
+    given = ["--compile", options.compile, "--precision", options.precision, "--impl", options.impl]
+    if options.cache is not None:
+        given += ["--cache", os.path.abspath(options.cache)]
+    return given, options.device, options.threads
 
 
 def seed_option(text: str) -> int:
