@@ -27,10 +27,10 @@ HERE = Path(__file__).parent
 EPOCHS = ("--epochs", "2")
 
 
-def torchrun(event, *commands):
+def torchrun(event, *commands, restarts=0):
     """Run commands in a job of two processes, as torchrun_commands.py does."""
     lines = json.dumps([[*map(str, command)] for command in commands])
-    options = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     line = [python(), *options, str(HERE / "torchrun_commands.py"), event, lines]
     result = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600)
@@ -46,17 +46,15 @@ def killed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def job(killed, tmp_path_factory):
+def job(tmp_path_factory):
     """A job's folder and what it said: it trained a run whose second process heard Ctrl-C in its fourth step, resumed
-    it, trained another, resumed the killed one, computed epochs, and ended with a run that is rejected."""
+    it, trained another, computed epochs, and ended with a run that is rejected."""
     folder = tmp_path_factory.mktemp("job")
-    shutil.copytree(killed[0], folder / "killed")
     return folder, torchrun(
         "interrupt:4",
         ("train", *tiny(folder / "stopped", *EPOCHS)),
         ("train", "--resume", folder / "stopped"),
         ("train", *tiny(folder / "unbroken", *EPOCHS)),
-        ("train", "--resume", folder / "killed"),
         ("compute", folder),
         ("train", *tiny(folder / "rejected", "--sync-batchnorm", "true")),
     )
@@ -110,8 +108,8 @@ def test_a_signal_to_one_process_stops_all_of_them(job):
     resumed, unbroken = files_of(folder / "stopped"), files_of(folder / "unbroken")
     assert {**resumed, "state": None} == {**unbroken, "state": None}
     assert json.loads((folder / "unbroken" / "summary.json").read_text())["processes"] == 2
-    # What is said is said once, of three runs, and of a fourth before it has a folder.
-    assert result.stdout.count("epoch 2/2") == result.stdout.count("run folder: ") == 3
+    # What is said is said once, of two runs, and of a third before it has a folder.
+    assert result.stdout.count("epoch 2/2") == result.stdout.count("run folder: ") == 2
     (error,) = result.said
     assert result.returncode == 1 and "--sync-batchnorm true on GPUs only" in error
     assert not (folder / "rejected").exists()
@@ -134,7 +132,9 @@ def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path
     alone = shutil.copytree(run, tmp_path / "alone")
     assert command(train.main, "--resume", alone)[0] == 0, "one process goes on where two were"
     assert json.loads((alone / "summary.json").read_text())["processes"] == 1
-    assert files_of(job[0] / "killed") == files_of(job[0] / "unbroken")
+    result = torchrun("kill:1", ("train", "--resume", run), restarts=1)
+    assert result.returncode == 0 and len(result.said) == 1, result.stderr
+    assert files_of(run) == files_of(job[0] / "unbroken")
 
 
 @pytest.mark.heavy

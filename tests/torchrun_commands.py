@@ -3,8 +3,8 @@
     torchrun --nproc-per-node=2 torchrun_commands.py EVENT:NUMBER COMMANDS
 
 COMMANDS is a JSON list of [train|compute, argument, ...]. At the NUMBER-th training step, counted from 1 over all
-commands, the second process is killed (EVENT `kill`) or hears Ctrl-C, alone (`interrupt`); never at 0. Runs draw no
-pictures, which take longer than the training.
+commands, the second process is killed (EVENT `kill`) or hears Ctrl-C, alone (`interrupt`); never at 0, nor where
+torchrun has started again. Runs draw no pictures, which take longer than the training.
 """
 
 import json
@@ -57,7 +57,7 @@ def compute(arguments):
 def watched(*arguments, step=Trainer.step, **options):
     global left
     left -= 1
-    if left == 0 and os.environ["RANK"] == "1":
+    if left == 0 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
     return step(*arguments, **options)
 

@@ -25,14 +25,17 @@ def start() -> None:
     """Join the processes that torchrun has started. From then on only rank 0 keeps its standard output."""
     if not _joined():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, number, count = next(dist.rendezvous("env://"))  # pyright: ignore
+        # After a restart torchrun's store still has the addresses of the dead processes: look under other names.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # pyright: ignore
         # A long timeout: other ranks wait while rank 0 validates. Closed connections tell when a rank has died.
-        dist.init_process_group(backend, timeout=timedelta(days=1))
-        if rank():
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timedelta(days=1))
+        if number:
             sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def first_to_fail() -> bool:
-    """Return whether this process is the first of its job to ask. That one reports why the job has ended."""
+    """Return whether this process is the first of its job to ask, which then says why the job has ended."""
     try:
         return not _joined() or dist.distributed_c10d._get_default_store().add("failed", 1) == 1
     except RuntimeError:  # torchrun itself has ended
@@ -90,10 +93,7 @@ def command(module: str) -> str:
 
 
 def device(name: str) -> str:
-    """Return the device of this process, if it is one of several: the CPU with gloo, or its own GPU with NCCL.
-
-    Args:
-        name: the option --device.
+    """Return the device that --device is for one of several processes: the CPU with gloo, or its own GPU with NCCL.
 
     Raises:
         UserError: several processes cannot share the device, or there are fewer GPUs than processes.
