@@ -89,7 +89,7 @@ def rows_in(out):
 
 
 def require_same(row, expected):
-    """A row of Parquet is one of a CSV, to the rounding of another batch."""
+    """A row of Parquet is one of a CSV, to the rounding of another batch. Few images make percentiles steep."""
     for column, cell in expected.items():
         if column in ("name", "error"):
             assert (row[column] or "") == cell
@@ -98,7 +98,8 @@ def require_same(row, expected):
         elif cell == "":
             assert row[column] is None
         else:
-            assert row[column] == pytest.approx(float(cell), rel=1e-4, abs=1e-4), (expected["name"], column)
+            near = pytest.approx(float(cell), rel=1e-4, abs=1 if column == "percentile" else 1e-4)
+            assert row[column] == near, (expected["name"], column)
 
 
 def processes(word):
@@ -162,7 +163,7 @@ def test_sources_of_all_kinds_give_the_rows_of_a_single_process(address, run, tm
     for name, row in rows.items():
         known = expected[Path(name).name]
         if "shards" not in name or known["score"]:
-            require_same(row, {**known, "name": name, "error": known["error"].replace("0001", f"{images}/0001")})
+            require_same(row, {**known, "name": name})
     schema = dataset.dataset(out, format="parquet").schema
     assert schema.field("score").type == pa.float64() and schema.field("above_threshold").type == pa.bool_()
     assert schema.names == list(next(iter(expected.values())))
@@ -178,11 +179,11 @@ def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, mon
             os.kill(number, signal.SIGKILL)
 
     thread = when_written(out, kill)
-    code, printed, _ = command(score.main, run, many, "--ray", "--out", out)
+    code, printed, _ = command(score.main, run, many, "--fast", "--ray", "--out", out)
     thread.join(10)
     assert code is None or code == 0
     assert len(killed) == 1 and f"{MANY} of {MANY} images scored" in printed
-    assert command(score.main, run, many, "--out", csv)[0] in (None, 0)
+    assert command(score.main, run, many, "--fast", "--out", csv)[0] in (None, 0)
     rows, expected = rows_in(out), rows_of(csv)
     assert len(rows) == len(expected) == MANY
     for row in expected:
@@ -193,7 +194,7 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
     out = tmp_path / "s.parquet"
     code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 100; "
     code += "score.main(sys.argv[1:])"
-    process = subprocess.Popen([sys.executable, "-c", code, run, many, "--out", out, "--ray", address])
+    process = subprocess.Popen([sys.executable, "-c", code, run, many, "--fast", "--out", out, "--ray", address])
     when_written(out, process.kill).join(60)
     assert process.wait(10) == -signal.SIGKILL
     time.sleep(1)  # until the cluster has ended the dead job's workers
@@ -206,7 +207,7 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
     before = sum(rows for *_, rows in whole)
     assert 100 <= before < MANY
     (out / "torn.parquet").write_bytes(b"PAR1 the rest was never written")
-    _, printed, _ = command(score.main, run, many, "--ray", "--out", out)
+    _, printed, _ = command(score.main, run, many, "--fast", "--ray", "--out", out)
     assert f"({before} before" in printed and f"{MANY} of {MANY} images scored" in printed
     assert len(rows_in(out)) == MANY and not (out / "torn.parquet").exists()
     assert all(path.stat().st_mtime_ns == at for path, at, _ in whole), "what was written is not scored again"
