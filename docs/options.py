@@ -57,6 +57,8 @@ def values(action: argparse.Action) -> str:
     if action.choices:
         return " ".join(map(code, action.choices))
     name = code(action.metavar or (action.type.__name__ if action.type in (int, float) else action.dest).upper())
+    if action.nargs == "?":
+        return f"[{name}]"
     return f"{name} ..." if action.nargs == "+" else " ".join([name] * (action.nargs or 1))
 
 
