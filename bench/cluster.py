@@ -19,6 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastsquid.archive.sources import to_items
+from fastsquid.archive.stores import Place
+
 XRAYS = Path(__file__).parent.parent / "tests" / "data" / "xrays"
 CASES = {  # run, options of score, images of the short and the long folder
     "`fastsquid-small --fast`": ("fastsquid-small", ["--fast"], (500, 4000)),
@@ -53,12 +56,25 @@ def seconds(*arguments: object) -> float:
     return time.perf_counter() - start
 
 
+def list_bytes(count: int = 500_000) -> float:
+    """Return the bytes of memory per image of a list that the command holds, with names of 60 characters."""
+    before = _memory()
+    items = [(f"{i:060}", Place("s3://clinic", f"clinic/2026/{i:060}")) for i in range(count)]
+    blocks = [to_items(items[start : start + 1000]) for start in range(0, count, 1000)]
+    return (_memory() - before) / (count if blocks else 1)
+
+
+def _memory() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", nargs="?")
     options = parser.parse_args()
-    lines = []
+    lines, row_bytes = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         size = write_images(here / "all", max(counts[1] for *_, counts in CASES.values()))
@@ -76,6 +92,8 @@ def main() -> None:
                             os.link(path, folder / path.name)
                     out = here / f"{len(lines)}-{way}-{count}.parquet"
                     took.append(seconds("score", here / system, folder, "--out", out, *more, *how))
+                    if how:
+                        row_bytes = sum(path.stat().st_size for path in out.glob("*.parquet")) / count
                 rate = (counts[1] - counts[0]) / (took[1] - took[0])
                 cells += [f"{rate:.1f}", f"{took[0] - counts[0] / rate:.0f}"]
             lines.append(f"| {title} | {' | '.join(cells)} |")
@@ -88,6 +106,8 @@ def main() -> None:
             "| | " + " | ".join(f"{way}, images/s | start, s" for way in WAYS) + " |",
             "|---" + "|---:" * 2 * len(WAYS) + "|",
             *lines,
+            "",
+            f"Parquet: {row_bytes:.0f} bytes per row. List of images: {list_bytes():.0f} bytes of memory per image.",
         ]
     )
     print(text)

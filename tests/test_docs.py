@@ -497,10 +497,47 @@ def test_what_processes_send_is_computed(system):
     for speed in (1, 10, 100):
         least = 2 * gradients / (speed * 1e9 / 8)
         lines += [f"| `{system}` | {seconds:.2f} | {speed} Gbit/s | {least:.2f} | {seconds / least:.1f}x |\n"]
-    rate = 16e3 / measured["scoring", "squid 16", "torch"]
-    hours = 2 * 1e7 / rate / 3600
-    lines += [f"| CPU, tensor to score, `squid` | {rate:.1f} | two threads | {hours:.0f} core-hours |\n"]
     assert [line for line in lines if line not in text] == []
+
+
+def archive_tables():
+    """Tables of docs/distributed.md, from the committed rates: what was measured, and what large archives take."""
+    text = (RESULTS / "cluster.md").read_text("utf-8")
+    rates = {
+        title: [float(cell) for cell in cells.split("|")]
+        for title, cells in re.findall(r"^\| (`[^|]+`) \| ([\d.| ]+) \|$", text, re.M)
+    }
+    measured = [
+        "| | one process | Ray, 1 actor | Ray, 2 actors | Ray adds, per image |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    archives = [
+        "| | core-hours, 10 million | core-hours, 200 million | days on 64 cores | cost per million |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for title, (alone, _, one, _, two, _) in rates.items():
+        added = f"{1e3 / max(one, two) - 1e3 / alone:.1f} ms"
+        measured.append(f"| {title} | {alone:.1f} | {one:.1f} | {two:.1f} | {added} |")
+        hours = 2 * 1e6 / two / 3600  # of two cores, for a million
+        days = 200 * hours / 64 / 24
+        archives.append(f"| {title} | {10 * hours:,.0f} | {200 * hours:,.0f} | {days:.1f} | ${0.05 * hours:.2f} |")
+    return {"cluster": measured, "archive": archives}, text
+
+
+def test_costs_of_an_archive_are_computed():
+    tables, text = archive_tables()
+    for name, lines in tables.items():
+        table = "\n".join(lines)
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page("distributed.md"), table
+    size = float(re.search(r"([\d.]+) kB each", text)[1])
+    row, item = map(float, re.search(r"([\d.]+) bytes per row. .*: ([\d.]+) bytes of memory", text).groups())
+    for fact in (
+        f"about {round(item, -2):.0f} bytes of memory per image: {round(item, -2) / 100:.0f} GB for 10 million",
+        f"{10 * size / 1e3:.1f} TB for 10 million images of {size:.0f} kB, {200 * size / 1e3:.0f} TB for 200 million",
+        f"{row:.0f} bytes per row, {10 * row / 1e3:.1f} GB for 10 million",
+        f"{1.25e6 / size:,.0f} images per second of {size:.0f} kB",
+    ):
+        assert fact in page("distributed.md"), fact
 
 
 def test_times_are_the_committed_ones():
