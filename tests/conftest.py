@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -62,6 +63,22 @@ TINY = [
 
 def tiny(out, *more):
     return [*TINY, "--out", out, *more]
+
+
+def run_example(heading, paths, **names):
+    """Execute the Python block below a heading of docs/distributed.md.
+
+    Args:
+        heading: of the block.
+        paths: {path on the page: path to put in its place}.
+        names: what the block uses and does not define.
+    """
+    text = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    block = re.search(rf"^### {heading}\n.*?^```python\n(.*?)^```$", text, re.S | re.M)[1]
+    for path, instead in paths.items():
+        assert block.count(f'"{path}"') == 1, path
+        block = block.replace(f'"{path}"', repr(str(instead)))
+    exec(compile(block, f"distributed.md, {heading}", "exec"), names)
 
 
 def possible_aucs(normal, abnormal, rounding):

@@ -610,11 +610,14 @@ def test_robustness_is_that_of_the_committed_run():
 # Examples
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path.name not in ("python.md", "tour.md")], ids=relative)
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if path.name not in ("python.md", "tour.md", "distributed.md")], ids=relative
+)
 def test_python_examples_run(path, tmp_path, monkeypatch):
     """One after the other in one namespace; a block that begins with a file's name is that file (below).
 
-    test_readme.py runs those of python.md, which are independent and use the repository's X-rays; tour.py its own.
+    test_readme.py runs those of python.md, which are independent and use the repository's X-rays; tour.py its own;
+    test_cluster.py and test_spark.py those of distributed.md.
     """
     monkeypatch.chdir(tmp_path)
     namespace = {}
