@@ -10,6 +10,8 @@ import sys
 import tarfile
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from fastsquid import load, score, study, train  # noqa: E402
 from fastsquid.archive import job as jobs  # noqa: E402
 from fastsquid.archive.sources import to_items  # noqa: E402
 from fastsquid.archive.stages import digests  # noqa: E402
-from fastsquid.archive.stores import Place  # noqa: E402
+from fastsquid.archive.stores import Place, place_of, read_bytes, reason  # noqa: E402
 from fastsquid.cluster import ScoreImages  # noqa: E402
 from fastsquid.data.decoding import Decoder  # noqa: E402
 from fastsquid.data.names import choose_names, content_name  # noqa: E402
@@ -346,3 +348,39 @@ def test_the_page_has_a_pipeline_of_ray(address, run, tmp_path):
     assert {Path(name).name for name in rows} == {path.name for path in folder.iterdir()}
     scores = load(run).score(list(rows))
     np.testing.assert_allclose([row["score"] for row in rows.values()], scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "address, store, path",
+    [
+        ("/a/b c", "", "/a/b c"),
+        ("file:///a/b%20c", "", "/a/b c"),
+        ("s3://clinic/a #1/b?/c.png", "s3://clinic", "clinic/a #1/b?/c.png"),
+        ("s3://clinic/a/?region=eu-west-1&scheme=http", "s3://clinic?region=eu-west-1&scheme=http", "clinic/a"),
+        ("s3://clinic", "s3://clinic", "clinic"),
+        ("s3://key:secret@clinic/a", "s3://key:secret@clinic", "clinic/a"),
+        ("https://clinic.example/a.png?size=1", "http", "https://clinic.example/a.png?size=1"),
+    ],
+)
+def test_addresses_name_a_store_and_a_path_in_it(address, store, path):
+    assert place_of(address) == Place(store, path)
+    table = Place("s3://clinic", "clinic/tables")
+    assert place_of("a/b.png", table) == Place("s3://clinic", "clinic/tables/a/b.png")
+    assert place_of("/a/b.png", table) == Place("", "/a/b.png")
+
+
+def test_files_are_read_over_http_or_say_why_not(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"content")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert read_bytes(place_of(f"{address}/a.png")) == b"content"
+        items = to_items([(name, place_of(f"{address}/{name}")) for name in ("none.png",)])
+        assert reason(jobs._content(items.to_pylist()[0])) == "the server answers 404"
+    finally:
+        server.shutdown()
+        server.server_close()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="pipe"):
+        read_bytes(place_of(str(tmp_path / "pipe.png")))

@@ -103,7 +103,7 @@ def begin(out: Place, record: dict[str, Any], overwrite: bool) -> np.ndarray:
         raise UserError(f"{address} exists and holds no scores of a Ray job: name another --out")
     if held:
         with system.open_input_stream(f"{out.path}/{RECORD}") as file:
-            begun = json.loads(file.read())
+            begun = _parse(file.read())
         differing = [name for name in record if begun.get(name) != record[name]]
         if differing and not overwrite:
             raise UserError(
@@ -126,6 +126,15 @@ def begin(out: Place, record: dict[str, Any], overwrite: bool) -> np.ndarray:
             except pa.ArrowInvalid:
                 system.delete_file(info.path)
     return np.sort(np.concatenate(names))
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """Return a record, which is empty if it is damaged. It then differs from every other."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _held(out: Place) -> dict[str, fs.FileInfo]:
@@ -250,7 +259,7 @@ class _Load:
                 if len(images) == LEAST_ROWS:
                     yield self._decode(images)
                     images = []
-        except (OSError, UserError) as error:
+        except (OSError, ValueError) as error:
             images.append((row["name"] or place_at(row).path.rpartition("/")[2], error))
         yield self._decode(images)
 
@@ -281,7 +290,7 @@ def _content(row: dict[str, Any]) -> bytes | Exception:
     """Return the bytes of a file, or why it cannot be read."""
     try:
         return read_bytes(place_at(row)) if row["content"] is None else row["content"]
-    except (OSError, UserError) as error:
+    except (OSError, ValueError) as error:
         return error
 
 

@@ -17,7 +17,7 @@ from ..data.names import PATH_NAMES, Names
 from ..data.sources.shards import find_shards, is_shard, read_shard
 from ..errors import UserError
 from .stages import as_text
-from .stores import WEB, Place, file_system, open_stream, place_of, reason
+from .stores import WEB, Place, file_system, open_stream, place_of, reason, without_options
 
 TABLE_SUFFIX = ".parquet"
 # `path` is bytes, because a file name need not be text. `content` is the file's, where a table holds it.
@@ -48,12 +48,12 @@ class Table(NamedTuple):
 
 def is_shard_at(place: Place) -> bool:
     """Return whether a place is named as a shard."""
-    return is_shard(Path(place.path.split("?")[0]))
+    return is_shard(Path(place.file))
 
 
 def is_table(source: str) -> bool:
     """Return whether a source is named as a Parquet table: a file, or a folder of files."""
-    return source.split("?")[0].rstrip("/").lower().endswith(TABLE_SUFFIX)
+    return without_options(source).lower().endswith(TABLE_SUFFIX)
 
 
 def list_items(sources: Sequence[str], names: Names) -> list[Item]:
@@ -73,7 +73,7 @@ def list_items(sources: Sequence[str], names: Names) -> list[Item]:
         inside, alone = _list(source, place, names), len(sources) == 1
         for relative, found in inside:
             inside_it = alone and (relative or is_shard_at(found))
-            prefix = "" if inside_it else source.split("?")[0].rstrip("/")
+            prefix = "" if inside_it else without_options(source)
             items.setdefault(found, as_text("/".join(part for part in (prefix, relative) if part)))
     return [(name, place) for place, name in items.items()]
 
@@ -212,7 +212,7 @@ def open_shard(place: Place, name: str) -> Iterator[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory(prefix="fastsquid-") as folder:
         shard = Path(place.path)
         if not place.local:
-            shard = Path(folder) / PurePosixPath(place.path.split("?")[0]).name
+            shard = Path(folder) / PurePosixPath(place.file).name
             with open_stream(place) as stream, open(shard, "wb") as file:
                 shutil.copyfileobj(stream, file, 2**20)
         try:

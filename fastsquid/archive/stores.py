@@ -1,18 +1,24 @@
 """Where files lie: this machine's disks, object stores that Arrow opens, and web addresses."""
 
+import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
 from ..data.filetypes import MAX_FILE_BYTES
+from ..data.opening import require_file
 from ..errors import UserError
 
 WEB = ("http", "https")
+# Keys may have # and ? in them: options are `?name=value` at the end.
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?]*)(/.*?)?(\?[\w.-]+=[^/]*)?", re.S)
 _SECONDS = 60  # that a web server may take to send something
 
 
@@ -32,6 +38,11 @@ class Place(NamedTuple):
         return Place(self.store, f"{self.path.rstrip('/')}/{name}")
 
     @property
+    def file(self) -> str:
+        """The path, of a web address without what follows a question mark."""
+        return self.path.split("?")[0] if self.store == "http" else self.path
+
+    @property
     def local(self) -> bool:
         """Whether the place is on this machine's disks."""
         return not self.store
@@ -43,21 +54,28 @@ def place_of(address: str, folder: Place | None = None) -> Place:
     Args:
         address: a path, `http://...`, or an address that Arrow opens, such as `s3://bucket/folder` or `gs://...`.
             Arrow's options may follow a `?`, such as `s3://bucket/folder?region=eu-west-1`.
-        folder: that a path is relative to; None for the folder of this process.
+        folder: that a relative path starts from; None for the folder of this process.
     """
     if "://" not in address:
-        if folder is None or folder.local:
+        if folder is None or folder.local or os.path.isabs(address):
             return Place("", os.path.abspath(os.path.join(folder.path if folder else "", address)))
-        if address.startswith("/"):
-            raise UserError(f"{address} is a path of one machine in a table of {folder.store}: give a relative path")
         return folder / address
-    parts = urlsplit(address)
-    if parts.scheme in WEB:
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise UserError(f"{address} is no address of a file or folder: give one such as s3://bucket/folder")
+    scheme, bucket, path, options = (part or "" for part in parts.groups())
+    if scheme in WEB:
         return Place("http", address)
-    if parts.scheme == "file":
-        return Place("", unquote(parts.path))
-    query = f"?{parts.query}" if parts.query else ""
-    return Place(f"{parts.scheme}://{parts.netloc}{query}", (parts.netloc.split("@")[-1] + parts.path).rstrip("/"))
+    if scheme == "file":
+        return Place("", unquote(path))
+    return Place(f"{scheme}://{bucket}{options}", (bucket.split("@")[-1] + path).rstrip("/"))
+
+
+def without_options(address: str) -> str:
+    """Return an address without Arrow's options, and without a slash at its end."""
+    parts = _ADDRESS.fullmatch(address)
+    options = parts[4] if parts and parts[1] not in WEB else None
+    return address.removesuffix(options or "").rstrip("/")
 
 
 @lru_cache(maxsize=64)
@@ -82,10 +100,13 @@ def read_bytes(place: Place) -> bytes:
 
     Raises:
         OSError: it cannot be read, or has more than `MAX_FILE_BYTES`.
-        UserError: its store cannot be opened.
+        ValueError: it is no file, or its store cannot be opened.
     """
-    with open_stream(place) as stream:
-        content = stream.read(MAX_FILE_BYTES + 1)
+    try:
+        with open_stream(place) as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except http.client.HTTPException as error:
+        raise OSError(_first_line(error)) from error
     if len(content) > MAX_FILE_BYTES:
         raise OSError(f"it has more than the {MAX_FILE_BYTES} bytes that are read")
     return content
@@ -96,8 +117,10 @@ def open_stream(place: Place) -> Any:
 
     Raises:
         OSError: it cannot be opened.
-        UserError: its store cannot be opened.
+        ValueError: it is no file, or its store cannot be opened.
     """
+    if place.local:
+        require_file(Path(place.path))
     if place.store == "http":
         return urllib.request.urlopen(place.path, timeout=_SECONDS)
     # Arrow would take the suffix .gz for compression.
