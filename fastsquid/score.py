@@ -18,6 +18,7 @@ from .utils.cli import (
     add_ray_option,
     add_run,
     positive,
+    require_any_machine,
     run_command,
 )
 from .utils.files import require_new
@@ -145,8 +146,7 @@ def _score_on_ray(options):
     from .archive.stores import place_of
     from .data.names import choose_names
 
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {options.device} is of one machine: with --ray give auto, cpu or cuda")
+    require_any_machine(options.device)
     scorer = _load(options, "cpu")
     names = choose_names(options.anonymous or scorer.run.record.anonymous)
     job = Job(

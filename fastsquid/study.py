@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import DivergedError, UserError
 from .training.study import STUDIES
-from .utils.cli import Parser, add_training_options, ray_options, reject_repeated, run_command, seed_option
+from .utils.cli import Parser, add_training_options, reject_repeated, require_any_machine, run_command, seed_option
 from .utils.text import printable
 
 
@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int | None:
     begin_study(folder, record)
 
     rows = STUDIES[options.name][options.scale]
+    cache = options.cache and str(Path(options.cache).resolve())  # the same for workers in other folders
+    speed = Speed(options.compile, options.precision, options.impl, cache)
     if options.ray is not None:
-        return _train_on_ray(folder, record, rows, options)
-    speed = Speed(options.compile, options.precision, options.impl, options.cache)
+        return _train_on_ray(folder, record, rows, options, speed)
     number, diverged = 0, []
     for row in rows:
         group = GroupRecord(row.config(options.scale), data, options.seeds)
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         raise UserError(f"training diverged in {'; '.join(diverged)}: {folder} has the other rows")
 
 
-def _train_on_ray(folder, record, rows, options):
+def _train_on_ray(folder, record, rows, options, speed):
     """Train all runs of the study that are not finished as Ray tasks."""
     from .runs.folder import is_finished, seed_folder
     from .runs.group import create_group
@@ -101,7 +102,7 @@ def _train_on_ray(folder, record, rows, options):
         waiting += [(path.resolve(), seed) for seed in options.seeds if not is_finished(seed_folder(path, seed))]
     failed = []
     with cluster(options.ray, log=True):
-        for path, seed, why in train_on_ray(waiting, *ray_options(options)):
+        for path, seed, why in train_on_ray(waiting, speed, options.device, options.threads):
             which = f"{names[path]}, seed {seed}"
             print(f"{which}: {printable(why) or 'finished'}", flush=True)
             if why:
@@ -147,6 +148,8 @@ def _parse(arguments):
     if options.scale == "small" and options.data is not None:
         raise UserError("--data needs --scale full: the small scale is of DigitAnatomy")
     reject_repeated(options.seeds)
+    if options.ray is not None:
+        require_any_machine(options.device)
     return options
 
 

@@ -20,8 +20,8 @@ from .utils.cli import (
     add_reading_options,
     add_training_options,
     join_job,
-    ray_options,
     reject_repeated,
+    require_any_machine,
     run_command,
     seed_option,
 )
@@ -153,10 +153,9 @@ def _train_on_ray(folder, group, options):
     seeds = [seed for seed in group.seeds if not is_finished(seed_folder(folder, seed))]
     require_idle([run for seed in seeds if (run := seed_folder(folder, seed)).is_dir()])
     failed = {}
-    given, device, threads = ray_options(options)
-    given += ["--tensorboard"] * options.tensorboard
+    runs = [(folder.resolve(), seed) for seed in seeds]
     with cluster(options.ray, log=True):
-        for _, seed, why in train_on_ray([(folder.resolve(), seed) for seed in seeds], given, device, threads):
+        for _, seed, why in train_on_ray(runs, _speed(options), options.device, options.threads, options.tensorboard):
             print(f"seed {seed}: {printable(why) or 'finished'}", flush=True)
             if why:
                 failed[seed] = why
@@ -170,7 +169,8 @@ def _train_on_ray(folder, group, options):
 def _speed(options):
     from .training.start import Speed
 
-    return Speed(options.compile, options.precision, options.impl, options.cache)
+    cache = options.cache and str(Path(options.cache).resolve())  # the same for workers in other folders
+    return Speed(options.compile, options.precision, options.impl, cache)
 
 
 def _stopped(folder):
@@ -265,6 +265,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
             raise UserError("--seed and --seeds are both given: use --seed for one run, --seeds for a group of runs")
         reject_repeated(options.seeds)
     if options.ray is not None:
+        require_any_machine(options.device)
         if options.seeds is None and options.resume is None or options.only is not None:
             raise UserError("--ray trains all seeds of a group: give the group by --seeds or --resume, without --only")
         if options.data and not (options.preset or options.config or options.init):

@@ -53,8 +53,8 @@ def test_help_of_train_begins_with_what_is_used_most():
     groups = {group.title: [a.option_strings[0] for a in group._group_actions] for group in parser._action_groups}
     order = [title for title in groups if groups[title]]
     assert groups[order[0]][1:5] == ["--data", "--preset", "--out", "--resume"]
-    assert order[1:3] == ["reading images", "device and speed"] and len(order) == 5
-    assert groups[order[3]][:3] == ["--epochs", "--batch-size", "--lr"] and len(groups[order[3]]) < 12
+    assert order[1:4] == ["reading images", "device and speed", "cluster"] and len(order) == 6
+    assert groups[order[4]][:3] == ["--epochs", "--batch-size", "--lr"] and len(groups[order[4]]) < 12
 
 
 def test_help_needs_no_pytorch():

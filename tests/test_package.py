@@ -113,7 +113,7 @@ def imports(path):
 LAYERS = [
     {"__main__"},
     {"train", "evaluate", "score", "report", "locate", "figures", "compare", "convert", "export", "study"},
-    {"estimator", "exporting", "reporting"},
+    {"estimator", "exporting", "reporting", "archive", "cluster"},
     {"api"},
     {"training"},
     {"drawing"},
@@ -173,5 +173,5 @@ def test_the_drop_in_memory_needs_little():
 
 
 def test_top_level_modules_are_doors():
-    doors = {"__init__", "config", "errors", "api", "estimator", *LAYERS[0], *LAYERS[1]}
+    doors = {"__init__", "config", "errors", "api", "cluster", "estimator", *LAYERS[0], *LAYERS[1]}
     assert {path.stem for path in PACKAGE.glob("*.py")} == doors

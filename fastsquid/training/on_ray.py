@@ -1,17 +1,24 @@
 """Runs of groups trained as Ray tasks: one per GPU, or per share of the cores, as many at a time as the cluster has."""
 
+import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
+import torch
 
 from ..errors import UserError
+from ..runs.folder import read_group
+from ..runs.group import seed_run
+from ..utils.threads import set_threads
+from .start import Speed, train_run
 
 _RETRIES = 3  # of a task whose worker or machine is lost; it goes on at the latest checkpoint
 
 
 def train_on_ray(
-    runs: Sequence[tuple[Path, int]], options: Sequence[str], device: str, threads: int | None
+    runs: Sequence[tuple[Path, int]], speed: Speed, device: str, threads: int | None, tensorboard: bool = False
 ) -> Iterator[tuple[Path, int, str]]:
     """Train runs of groups to their end. Ray has to be connected.
 
@@ -19,7 +26,7 @@ def train_on_ray(
 
     Args:
         runs: absolute group folder, which exists, and seed of each run.
-        options: of `python -m fastsquid.train`, which change only rounding and speed.
+        speed, tensorboard: as `train_run` takes them.
         device: `auto`, `cpu` or `cuda`.
         threads: cores of each run; None for an equal share of the cluster's, or one beside a GPU.
 
@@ -29,18 +36,17 @@ def train_on_ray(
     Raises:
         UserError: the cluster has no GPU for `cuda`.
     """
+    if not runs:
+        return
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster["CPU"])
     if device == "cuda" and not gpus:
         raise UserError("the Ray cluster has no GPU: leave out --device cuda")
     gpu = gpus > 0 and device != "cpu"
     cores = threads or (1 if gpu else max(1, cpus // len(runs)))
-    options = [*options, "--device", "cuda" if gpu else "cpu", "--threads", str(cores)]
     # A worker per run: what one leaves in memory is gone before the next.
     task = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_calls=1, max_retries=_RETRIES)(_train)
-    waiting = {
-        task.remote(["--resume", str(folder), "--only", str(seed), *options]): (folder, seed) for folder, seed in runs
-    }
+    waiting = {task.remote(*run, speed, "cuda" if gpu else "cpu", cores, tensorboard): run for run in runs}
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         folder, seed = waiting.pop(done)
@@ -50,11 +56,16 @@ def train_on_ray(
             yield folder, seed, f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
 
 
-def _train(arguments: list[str]) -> str:
+def _train(folder: Path, seed: int, speed: Speed, device: str, threads: int, tensorboard: bool) -> str:
     """Train one run in a worker; return why it did not finish, or ""."""
-    from ..train import main
-
+    log = logging.getLogger("fastsquid")
+    log.handlers = [logging.StreamHandler(sys.stdout)]  # Ray shows it on the console of the command
+    log.setLevel(logging.INFO)
+    set_threads(threads)
     try:
-        return "it was stopped" if main(arguments) else ""
+        group = read_group(folder)
+        run_folder, record = seed_run(folder, group, seed)
+        finished = train_run(run_folder, record, speed, torch.device(device), group, tensorboard)
     except UserError as error:
         return str(error)
+    return "" if finished else "it was stopped"

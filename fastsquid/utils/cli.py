@@ -338,21 +338,14 @@ def add_training_options(parser: Parser) -> None:
     )
 
 
-def ray_options(options: argparse.Namespace) -> tuple[list[str], str, int | None]:
-    """Return what a Ray task needs of the options that `add_training_options` adds.
-
-    Returns:
-        options of `python -m fastsquid.train`; --device; --threads.
+def require_any_machine(device: str) -> None:
+    """Check --device of a command with --ray.
 
     Raises:
-        UserError: --device names one GPU of a machine.
+        UserError: it names a device of one machine.
     """
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {options.device} is of one machine: with --ray give auto, cpu or cuda")
-    given = ["--compile", options.compile, "--precision", options.precision, "--impl", options.impl]
-    if options.cache is not None:
-        given += ["--cache", os.path.abspath(options.cache)]
-    return given, options.device, options.threads
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is of one machine: with --ray give auto, cpu or cuda")
 
 
 def seed_option(text: str) -> int:
