@@ -23,7 +23,7 @@ lint: .venv/ready
 	.venv/bin/python docs/options.py --check
 
 comma = ,
-EXTRAS = test,dicom,export,parquet,shards,tensorboard
+EXTRAS = test,cluster,dicom,export,parquet,shards,tensorboard
 .venv/ready: setup.py pyproject.toml constraints.txt Makefile $(LOCK)
 	$(PYTHON) -m venv --clear .venv
 ifdef LOCK
@@ -37,7 +37,7 @@ endif
 # Where other versions can change what is read, drawn or written. Their deprecation warnings are no errors.
 oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -p no:benchmark -o filterwarnings=default \
-		tests/test_attacks*.py tests/test_data_*.py $(addprefix tests/test_,$(addsuffix .py,estimator evaluate export figures \
+		tests/test_attacks*.py tests/test_data_*.py $(addprefix tests/test_,$(addsuffix .py,cluster estimator evaluate export figures \
 		maps metrics perturb report score)) $(ARGS)
 
 .venv-oldest/ready: .ci/oldest.txt Makefile

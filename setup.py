@@ -67,11 +67,14 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.8", "selenium>=4.20"],
+        # moto is an S3 server on this machine
+        "test": ["pytest>=8", "pytest-benchmark>=4", "pytest-xdist>=3.8", "selenium>=4.20", "moto[server,s3]>=5"],
         # gdcm decodes JPEG Lossless and JPEG-LS; earlier versions return pixels for some damaged files
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.26"],
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         "parquet": ["pyarrow>=18"],  # lists of images in Parquet
+        # score --ray, ScoreImages; earlier versions cannot reach a cluster on loopback, which the tests start
+        "cluster": ["ray[data]>=2.54", "pyarrow>=18"],
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with

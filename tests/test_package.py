@@ -35,7 +35,7 @@ def test_lock_files_follow_what_they_lock():
     """Else `make lock` is due: constraints.txt in one, the lower ends of setup.py's ranges in the other."""
     locked, oldest, constraints = map(pins, (".ci/requirements.txt", ".ci/oldest.txt", "constraints.txt"))
     assert len(constraints) > 20 and constraints.items() <= {**locked, "torch": locked["torch"][: -len("+cpu")]}.items()
-    floors = dict(re.findall(r'"([\w-]+)>=([\d.]+)[";]', (ROOT / "setup.py").read_text()))
+    floors = dict(re.findall(r'"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)[";]', (ROOT / "setup.py").read_text()))
     skipped = {"torch", "triton", "ruff", "basedpyright"}
     for name, floor in floors.items():
         if name not in skipped:
