@@ -529,6 +529,7 @@ def test_costs_of_an_archive_are_computed():
     for name, lines in tables.items():
         table = "\n".join(lines)
         assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page("distributed.md"), table
+    fast = float(re.search(r"^\| `fastsquid --fast` \|.*\| ([\d.]+) \| [\d.]+ \|$", text, re.M)[1])
     size = float(re.search(r"([\d.]+) kB each", text)[1])
     row, item = map(float, re.search(r"([\d.]+) bytes per row. .*: ([\d.]+) bytes of memory", text).groups())
     for fact in (
@@ -536,6 +537,7 @@ def test_costs_of_an_archive_are_computed():
         f"{10 * size / 1e3:.1f} TB for 10 million images of {size:.0f} kB, {200 * size / 1e3:.0f} TB for 200 million",
         f"{row:.0f} bytes per row, {10 * row / 1e3:.1f} GB for 10 million",
         f"{1.25e6 / size:,.0f} images per second of {size:.0f} kB",
+        f"such a GPU needs {5652 / fast * 2:.0f} cores",
     ):
         assert fact in page("distributed.md"), fact
 

@@ -18,7 +18,7 @@ def require_ray() -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--ray needs Ray ({error}): pip install 'fastsquid[cluster]'") from None
+        raise UserError(f"--ray needs Ray ({error}): pip install 'ray[data]' pyarrow") from None
 
 
 @contextmanager
