@@ -183,7 +183,8 @@ def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place
     decode = Decoder(scorer.image_size, job.names, scorer.crop, accept=scorer.accept)
     load = _Load(decode, job.anonymous, ray.put(done) if len(done) else None)
     shared = ray.put(job)
-    core = {"num_cpus": min(1.0, cluster["CPU"] / 2)}  # of a task, where actors leave less than a whole one
+    # Of three quarters of the cores a task asks for three quarters: one runs per core.
+    core = {"num_cpus": 1.0 if "num_gpus" in resources else 0.75}
     for images in _datasets(tables, items, int(cluster["CPU"])):
         decoded = images.map_batches(load, batch_format="pyarrow", batch_size=LEAST_ROWS, **core)
         scored = decoded.map_batches(
@@ -209,7 +210,7 @@ def _plan(job: Job, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
     if gpus and job.device != "cpu":
         return job.actors or gpus, {"num_gpus": 1, "num_cpus": 0}
     actors = job.actors or max(1, int(cpus / 2))
-    return actors, {"num_cpus": cpus / (4 * actors)}
+    return actors, {"num_cpus": min(1.0, cpus / (4 * actors))}  # more than one might fit on no machine
 
 
 def _datasets(tables: Sequence[Table], items: Sequence[Item], cpus: int) -> Iterator[ray.data.Dataset]:

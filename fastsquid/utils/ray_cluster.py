@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,7 +51,7 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
             raise UserError(
                 f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error})"
             ) from None
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
