@@ -156,7 +156,7 @@ def _score_on_ray(options):
     tables = [open_table(source) for source in options.images if is_table(source)]
     items = list_items([source for source in options.images if not is_table(source)], names)
     out = place_of(options.out)
-    done = begin(out, job.record(), options.overwrite)
+    done = begin(out, job.record(options.images), options.overwrite)
     start = time.perf_counter()
     with cluster(options.ray):
         run_job(job, tables, items, out, done)

@@ -1,5 +1,6 @@
 """Ray: an archive scored by a cluster of two workers on this machine, kills, an S3 server; seeds trained as tasks."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from fastsquid.archive.stores import Place, place_of, read_bytes, reason  # noqa
 from fastsquid.cluster import ScoreImages  # noqa: E402
 from fastsquid.data.decoding import Decoder  # noqa: E402
 from fastsquid.data.names import choose_names, content_name  # noqa: E402
+from fastsquid.errors import UserError  # noqa: E402
 from fastsquid.training.study import STUDIES, Row  # noqa: E402
 
 pytestmark = [
@@ -55,6 +57,7 @@ def address(tmp_path_factory):
         for name, value in environment.items():
             patch.setenv(name, value)
         ray.init(
+            "local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
@@ -245,19 +248,20 @@ def test_an_s3_server_is_source_and_sink(address, run, tmp_path, command):
         system = fs.FileSystem.from_uri(f"s3://clinic?{options}")[0]
         system.create_dir("clinic")
         fs.copy_files(str(XRAYS / "test"), "clinic/march/a #1?/deep", destination_filesystem=system)
-        for name, content in ((".hidden.png", b""), ("masks/0000.png", b""), ("notes.txt", b"-"), ("bad.png", b"-")):
+        bad = ["bad.png", "x/1.png", "x/1A/2.png"]  # of the three in x one is a mask of another
+        for name in (*bad, "x/1_mask.png", ".hidden.png", "masks/0000.png", "notes.txt"):
             with system.open_output_stream(f"clinic/march/{name}") as file:
-                file.write(content)
+                file.write(b"-")
         source, out = f"s3://clinic/march?{options}", f"s3://clinic/scores.parquet?{options}"
         code, printed, _ = command(score.main, run, source, "--ray", "--out", out)
         found = dataset.dataset("clinic/scores.parquet", filesystem=system, format="parquet").to_table().to_pylist()
         rows = {row["name"]: row for row in found}
         assert command(score.main, run, XRAYS / "test", "--out", tmp_path / "s.csv")[0] in (None, 0)
         expected = {f"a #1?/deep/{row['name']}": float(row["score"]) for row in rows_of(tmp_path / "s.csv")}
-        assert code == 1 and rows.pop("bad.png")["error"]
+        assert code == 1 and all(rows.pop(name)["error"] for name in bad)
         assert {name: row["score"] for name, row in rows.items()} == pytest.approx(expected, rel=1e-4)
         _, printed, _ = command(score.main, run, source, "--ray", "--out", out)
-        assert f"({len(expected) + 1} before" in printed
+        assert f"({len(expected) + len(bad)} before" in printed
         assert "s3://nowhere" in command(score.main, run, f"s3://nowhere/x?{options}", "--ray", "--out", out)[2]
     finally:
         server.stop()
@@ -283,6 +287,25 @@ def test_folders_of_other_jobs_are_kept(run, tmp_path, command):
     ):
         code, _, errors = command(score.main, run, *arguments)
         assert code == 2 and word in errors, errors
+
+
+def test_results_belong_to_a_run_its_settings_and_its_sources(run, tmp_path):
+    job, out = jobs.Job(load(run), choose_names(False)), Place("", str(tmp_path / "s.parquet"))
+    record = job.record(["/archive/1"])
+    assert len(jobs.begin(out, record, False)) == 0 and len(jobs.begin(out, record, False)) == 0
+    others = [job.record(["/archive/2"]), dataclasses.replace(job, precision="bf16").record(["/archive/1"])]
+    for other, word in zip(others, ("sources", "precision")):
+        with pytest.raises(UserError, match=f"differs in {word}: "):
+            jobs.begin(out, other, False)
+    parquet.write_table(pa.table({"name": ["a.png"]}), tmp_path / "s.parquet" / "1.parquet")
+    assert jobs.begin(out, record, True).tolist() == digests(["a.png"]).tolist(), "the same job is continued"
+    assert len(jobs.begin(out, others[0], True)) == 0
+    (tmp_path / "s.parquet" / jobs.RECORD).write_text("{")
+    with pytest.raises(UserError, match="--overwrite"):
+        jobs.begin(out, record, False)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        jobs.begin(Place("", str(tmp_path / "file")), record, False)
 
 
 def test_the_class_scores_batches(run):

@@ -4,6 +4,7 @@
 _fastsquid.json    run, score and settings of all rows; readers of Parquet skip names that begin with "_"
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from ..reporting.table import Counts, Scoring
 from ..utils.text import printable
 from .sources import Item, Table, is_shard_at, items_of_table, open_shard, place_at, to_items
 from .stages import BytesFile, digests, from_table, schema_of, score, to_table
-from .stores import Place, file_system, read_bytes, reason
+from .stores import Place, file_system, place_of, read_bytes, reason
 
 RECORD = "_fastsquid.json"
 MOST_ROWS = 1000  # of a block, and so of a file: what a lost worker or a killed job costs
@@ -67,10 +68,14 @@ class Job:
         """Whether images are named by hashes of their content."""
         return isinstance(self.names, HashNames)
 
-    def record(self) -> dict[str, Any]:
-        """Return what all rows of a folder have in common, as JSON has it."""
-        scorer = self.scorer
+    def record(self, sources: Sequence[str]) -> dict[str, Any]:
+        """Return what all rows of a folder have in common, as JSON has it. Of the sources it is a hash.
+
+        Images of other sources may have the same names, so that they would count as done.
+        """
+        scorer, places = self.scorer, [place_of(source) for source in sources]
         return {
+            "sources": hashlib.sha256(repr(places).encode("utf-8", "surrogateescape")).hexdigest(),
             "run": scorer.run.weights,
             "score": scorer.score_name,
             "columns": schema_of(self.scoring()).names,
@@ -95,8 +100,16 @@ def begin(out: Place, record: dict[str, Any], overwrite: bool) -> np.ndarray:
         `digests` of the names that are written already, sorted.
 
     Raises:
-        UserError: the folder holds something else, or results of another run or of other settings.
+        UserError: the folder cannot be written, or holds something else, or results of another run or source, or of
+            other settings.
     """
+    try:
+        return _begin(out, record, overwrite)
+    except OSError as error:
+        raise UserError(f"{printable(out.path)} cannot be written ({reason(error)}): name another --out") from None
+
+
+def _begin(out: Place, record: dict[str, Any], overwrite: bool) -> np.ndarray:
     system, address = file_system(out.store), printable(out.path)
     held = _held(out)
     if held and RECORD not in held:
@@ -139,10 +152,7 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 def _held(out: Place) -> dict[str, fs.FileInfo]:
     """Return what lies in the folder of the results, by name."""
-    try:
-        infos = file_system(out.store).get_file_info(fs.FileSelector(out.path, allow_not_found=True))
-    except OSError as error:
-        raise UserError(f"{printable(out.path)} cannot be listed ({reason(error)}): name another --out") from None
+    infos = file_system(out.store).get_file_info(fs.FileSelector(out.path, allow_not_found=True))
     return {info.base_name: info for info in infos}
 
 

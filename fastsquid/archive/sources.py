@@ -113,7 +113,8 @@ def _list_store(source: str, place: Place, names: Names) -> list[tuple[str, Plac
     except OSError as error:
         raise UserError(f"{source} cannot be listed ({reason(error)}): check the address and your access") from None
     files = [PurePosixPath(info.path).relative_to(place.path) for info in infos if info.type == fs.FileType.File]
-    files = sorted(path for path in files if not any(part.startswith(".") for part in path.parts))
+    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    files.sort(key=lambda path: (path.parent, path.name))
     shards = [path for path in files if is_shard(Path(path))]
     images: list[PurePosixPath] = []
     for folder, group in groupby(files, key=lambda path: path.parent):

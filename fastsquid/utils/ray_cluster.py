@@ -58,6 +58,8 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
+        if isinstance(error.cause, OSError):  # such as a full disk
+            raise UserError(f"a worker has failed ({error.cause}): give the same command again to continue") from None
         raise
     except (ray.exceptions.RaySystemError, ConnectionError) as error:
         raise UserError(f"the Ray cluster has gone ({error}): give the same command again to continue") from None
