@@ -154,7 +154,8 @@ def _score_on_ray(options):
         *(options.device, options.actors, options.threads),
     )
     tables = [open_table(source) for source in options.images if is_table(source)]
-    items = list_items([source for source in options.images if not is_table(source)], names)
+    listed = [source for source in options.images if not is_table(source)]
+    items = list_items(listed, names, alone=len(options.images) == 1)
     out = place_of(options.out)
     done = begin(out, job.record(options.images), options.overwrite)
     start = time.perf_counter()

@@ -56,13 +56,14 @@ def is_table(source: str) -> bool:
     return without_options(source).lower().endswith(TABLE_SUFFIX)
 
 
-def list_items(sources: Sequence[str], names: Names) -> list[Item]:
+def list_items(sources: Sequence[str], names: Names, alone: bool) -> list[Item]:
     """Return name and place of every image and shard that sources stand for; of a shard the images are not listed.
 
     Args:
-        sources: paths or addresses of folders, shards and image files. The images of a single folder or shard are named
-            by their path inside it, all others by their path as given.
+        sources: paths or addresses of folders, shards and image files.
         names: what messages call files.
+        alone: there is one source only. The images of a folder or shard are then named by their path inside it, all
+            others by their path as given.
 
     Raises:
         UserError: a source is missing or cannot be listed, or a folder has no images, or both images and shards.
@@ -70,8 +71,7 @@ def list_items(sources: Sequence[str], names: Names) -> list[Item]:
     items: dict[Place, str] = {}
     for source in sources:
         place = place_of(source)
-        inside, alone = _list(source, place, names), len(sources) == 1
-        for relative, found in inside:
+        for relative, found in _list(source, place, names):
             inside_it = alone and (relative or is_shard_at(found))
             prefix = "" if inside_it else without_options(source)
             items.setdefault(found, as_text("/".join(part for part in (prefix, relative) if part)))
