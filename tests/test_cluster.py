@@ -293,8 +293,10 @@ def test_results_belong_to_a_run_its_settings_and_its_sources(run, tmp_path):
     job, out = jobs.Job(load(run), choose_names(False)), Place("", str(tmp_path / "s.parquet"))
     record = job.record(["/archive/1"])
     assert len(jobs.begin(out, record, False)) == 0 and len(jobs.begin(out, record, False)) == 0
-    others = [job.record(["/archive/2"]), dataclasses.replace(job, precision="bf16").record(["/archive/1"])]
-    for other, word in zip(others, ("sources", "precision")):
+    changes = (dict(precision="bf16"), dict(all_scores=True), dict(names=choose_names(True)))
+    others = [job.record(["/archive/2"])]
+    others += [dataclasses.replace(job, **change).record(["/archive/1"]) for change in changes]
+    for other, word in zip(others, ("sources", "precision", "columns", "anonymous"), strict=True):
         with pytest.raises(UserError, match=f"differs in {word}: "):
             jobs.begin(out, other, False)
     parquet.write_table(pa.table({"name": ["a.png"]}), tmp_path / "s.parquet" / "1.parquet")

@@ -122,9 +122,9 @@ def test_the_reading_path_has_five_files():
 
 
 def test_every_room_of_the_table_exists():
-    """CONTRIBUTING.md says where twelve changes are made; test_links_exist checks its links."""
+    """CONTRIBUTING.md says where thirteen changes are made; test_links_exist checks its links."""
     (table,) = [body for heading, *body in tables(TOP[1].read_text("utf-8")) if heading == ["change", "room"]]
-    assert len(table) == 12 and all("(" in room or "NAME" in room for _, room in table)
+    assert len(table) == 13 and all("(" in room or "NAME" in room for _, room in table)
 
 
 def test_papers_are_cited_alike():
@@ -546,7 +546,7 @@ def test_costs_of_an_archive_are_computed():
         f"{1.25e6 / size:,.0f} images per second of {size:.0f} kB",
         f"such a GPU needs {5652 / fast * 2:.0f} cores",
     ):
-        assert fact in page("distributed.md"), fact
+        assert fact in " ".join(page("distributed.md").split()), fact
 
 
 def test_times_are_the_committed_ones():

@@ -26,7 +26,6 @@ from fastsquid.errors import UserError
 from fastsquid.evaluation.localization import draw_synthetic
 from fastsquid.evaluation.metrics import best_threshold, pixel_auroc
 from fastsquid.exporting import portable, verification
-from fastsquid.reporting import parts as parts_of_files
 from fastsquid.runs import checkpoint, trained
 from fastsquid.scoring.maps import anomaly_maps, calibrate_maps
 from fastsquid.scoring.scores import Calibration
@@ -207,17 +206,6 @@ def test_score(group, ensemble, runs, tmp_path, command):
         np.testing.assert_allclose([float(row[name]) for row in rows], scores[name], rtol=1e-5, atol=1e-5)
     found = [float(row["percentile"]) for row in rows]
     np.testing.assert_allclose(found, ensemble.percentile(ensemble.score(PATHS)), rtol=1e-2, atol=0.1)
-
-
-def test_parts_of_one_score_are_no_parts_of_all_scores(group, tmp_path, command, monkeypatch):
-    keys, original = [], parts_of_files.digest
-    monkeypatch.setattr(parts_of_files, "any_parts", lambda out: True)
-    monkeypatch.setattr(parts_of_files, "digest", lambda *arguments: keys.append(original(*arguments)) or keys[-1])
-    for number, options in enumerate(((), ("--all-scores",), ())):
-        out = tmp_path / str(number) / "s.csv"
-        out.parent.mkdir()
-        assert command(score.main, group, XRAYS / "val", *options, "--out", out, "--device", "cpu")[0] == 0
-    assert keys[0] == keys[2] != keys[1]
 
 
 def test_evaluate(group, ensemble, runs, validation, tmp_path, command):

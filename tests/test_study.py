@@ -157,11 +157,11 @@ def test_an_interrupted_study_goes_on(done, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     original, steps = loop.Trainer.step, []
 
-    def step(self, images, iteration, eager=False):
+    def step(self, images, iteration, eager=False, whole=None):
         steps.append(self.config.slots)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, iteration, eager)
+        return original(self, images, iteration, eager, whole)
 
     monkeypatch.setattr(grids, "SMALL", {**grids.SMALL, "epochs": 2})  # an epoch is one step
     monkeypatch.setattr(loop.Trainer, "step", step)
