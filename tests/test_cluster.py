@@ -35,6 +35,7 @@ from fastsquid.data.decoding import Decoder  # noqa: E402
 from fastsquid.data.names import choose_names, content_name  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
 from fastsquid.training.study import STUDIES, Row  # noqa: E402
+from fastsquid.utils import ray_cluster  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own, of its processes and of pandas
@@ -373,6 +374,15 @@ def test_the_page_has_a_pipeline_of_ray(address, run, tmp_path):
     assert {Path(name).name for name in rows} == {path.name for path in folder.iterdir()}
     scores = load(run).score(list(rows))
     np.testing.assert_allclose([row["score"] for row in rows.values()], scores, rtol=1e-4)
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster at {address} "), ray_cluster.cluster(address):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ def require_ray() -> None:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise UserError(f"--ray needs Ray ({error}): pip install 'ray[data]' pyarrow") from None
+
+
+def _require_answer(address: str) -> None:
+    """Raise an OSError if nothing answers at HOST:PORT. Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager
@@ -41,13 +49,14 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
     begun = not ray.is_initialized()
     if begun:
         try:
+            _require_answer(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(
                 address or None,
                 include_dashboard=False if not address and "RAY_ADDRESS" not in os.environ else None,
                 logging_level=logging.ERROR,
                 log_to_driver=log,
             )
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error})"
             ) from None
