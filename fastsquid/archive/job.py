@@ -6,7 +6,7 @@ _fastsquid.json    run, score and settings of all rows; readers of Parquet skip 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -194,7 +194,7 @@ def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place
     load = _Load(decode, job.anonymous, ray.put(done) if len(done) else None)
     shared = ray.put(job)
     # Of three quarters of the cores a task asks for three quarters: one runs per core.
-    core = {"num_cpus": 1.0 if "num_gpus" in resources else 0.75}
+    core: dict[str, Any] = {"num_cpus": 1.0 if "num_gpus" in resources else 0.75}
     for images in _datasets(tables, items, int(cluster["CPU"])):
         decoded = images.map_batches(load, batch_format="pyarrow", batch_size=LEAST_ROWS, **core)
         scored = decoded.map_batches(
@@ -208,7 +208,7 @@ def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place
         scored.write_parquet(out.path, filesystem=file_system(out.store), ray_remote_args=core)
 
 
-def _plan(job: Job, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
+def _plan(job: Job, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any]]:
     """Return the number of actors, and what each asks of the cluster.
 
     On a CPU actors together ask for a quarter of the cores, though they use more: images need cores to be decoded on,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from ..errors import UserError
 from ..utils.text import printable
@@ -13,6 +14,8 @@ from .filetypes import is_image, is_mask_folder, masked_stem
 from .names import Names
 
 log = logging.getLogger(__name__)
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 @dataclass
@@ -98,7 +101,7 @@ def _fail(error):
     raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
 
 
-def masks_among(images: Iterable[PurePath], inside: PurePath) -> list[PurePath]:
+def masks_among(images: Iterable[AnyPath], inside: PurePath) -> list[AnyPath]:
     """Return those of the images of one folder that are masks. `inside` are the folders whose names count."""
     images = list(images)
     if any(map(is_mask_folder, inside.parts)):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
+import ray.exceptions
 import torch
 
 from ..errors import UserError

@@ -45,6 +45,7 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
     require_ray()
     import ray
     import ray.data
+    import ray.exceptions
 
     begun = not ray.is_initialized()
     if begun:
