@@ -4,7 +4,7 @@
 
 Trains a full-size run for a moment, because speed does not depend on the weights, and makes JPEGs of 1024 x
 1024 pixels. Each case scores a short and a long folder: the difference gives the images per second, and the rest is the
-time to start. Only this page's machine is measured: start no other work beside it.
+time to start. Start no other work beside it.
 """
 
 import argparse

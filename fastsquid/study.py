@@ -43,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     begin_study(folder, record)
 
     rows = STUDIES[options.name][options.scale]
-    cache = options.cache and str(Path(options.cache).resolve())  # the same for workers in other folders
-    speed = Speed(options.compile, options.precision, options.impl, cache)
+    speed = Speed(options.compile, options.precision, options.impl, options.cache)
     if options.ray is not None:
         return _train_on_ray(folder, record, rows, options, speed)
     number, diverged = 0, []

@@ -169,8 +169,7 @@ def _train_on_ray(folder, group, options):
 def _speed(options):
     from .training.start import Speed
 
-    cache = options.cache and str(Path(options.cache).resolve())  # the same for workers in other folders
-    return Speed(options.compile, options.precision, options.impl, cache)
+    return Speed(options.compile, options.precision, options.impl, options.cache)
 
 
 def _stopped(folder):

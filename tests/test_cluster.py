@@ -27,7 +27,7 @@ from pyarrow import dataset, parquet  # noqa: E402
 
 from fastsquid import load, score, study, train  # noqa: E402
 from fastsquid.archive import job as jobs  # noqa: E402
-from fastsquid.archive.sources import to_items  # noqa: E402
+from fastsquid.archive.sources import items_of_table, open_shard, to_items  # noqa: E402
 from fastsquid.archive.stages import digests  # noqa: E402
 from fastsquid.archive.stores import Place, place_of, read_bytes, reason  # noqa: E402
 from fastsquid.cluster import ScoreImages  # noqa: E402
@@ -402,6 +402,19 @@ def test_addresses_name_a_store_and_a_path_in_it(address, store, path):
     table = Place("s3://clinic", "clinic/tables")
     assert place_of("a/b.png", table) == Place("s3://clinic", "clinic/tables/a/b.png")
     assert place_of("/a/b.png", table) == Place("", "/a/b.png")
+
+
+def test_one_image_of_a_shard_or_table_does_not_cost_the_others(tmp_path, monkeypatch):
+    pytest.importorskip("webdataset")
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for path in sorted((XRAYS / "test").iterdir())[:3]:
+            shard.add(path, path.name)
+    sizes = sorted(path.stat().st_size for path in sorted((XRAYS / "test").iterdir())[:3])
+    monkeypatch.setattr("fastsquid.data.sources.shards.MAX_FILE_BYTES", sizes[1])
+    found = [content for _, content in open_shard(Place("", str(tmp_path / "0.tar")), "")]
+    assert [type(content) for content in found].count(bytes) == 2 and len(found) == 3
+    rows = items_of_table(pa.table({"path": ["S3://x/a.png", "b.png"]}), Place("", "/c")).to_pylist()
+    assert [row["path"] for row in rows] == [b"S3://x/a.png", b"/c/b.png"]
 
 
 def test_files_are_read_over_http_or_say_why_not(tmp_path):

@@ -185,13 +185,16 @@ def items_of_table(table: pa.Table, folder: Place) -> pa.Table:
     """Return rows of a Parquet table as `ITEMS`.
 
     Args:
-        table: with the columns that `require_columns` asks for.
+        table: with the columns that `open_table` found.
         folder: that its paths are relative to.
     """
     columns: dict[str, list[Any]] = {name: [] for name in ITEMS.names}
     for row in table.to_pylist():
         path, content = row.get("path"), row.get("bytes")
-        place = Place("", "") if content is not None or not path else place_of(path, folder)
+        try:
+            place = Place("", "") if content is not None or not path else place_of(path, folder)
+        except UserError:  # no address: as a path it is a file that does not exist, which its row will say
+            place = Place("", path)
         columns["name"].append(row.get("name") or path or "")
         columns["store"].append(place.store)
         columns["path"].append(place.path.encode("utf-8", "surrogateescape"))
@@ -199,8 +202,10 @@ def items_of_table(table: pa.Table, folder: Place) -> pa.Table:
     return pa.table(columns, ITEMS)
 
 
-def open_shard(place: Place, name: str) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every image of a shard. A shard of an object store is copied to this machine first.
+def open_shard(place: Place, name: str) -> Iterator[tuple[str, bytes | Exception]]:
+    """Yield name and content of every image of a shard, or why the image cannot be read.
+
+    A shard of an object store is copied to this machine first.
 
     Args:
         place: of the shard.
@@ -222,4 +227,8 @@ def open_shard(place: Place, name: str) -> Iterator[tuple[str, bytes]]:
             raise UserError(str(error).replace(str(shard), place.path)) from None
         for sample in samples:
             inside = sample.image.relative_to(shard).as_posix()
-            yield as_text(f"{name}/{inside}" if name else inside), sample.image.read_bytes()
+            try:
+                content = sample.image.read_bytes()
+            except OSError as error:  # it is too large: the others are read
+                content = error
+            yield as_text(f"{name}/{inside}" if name else inside), content

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.decoding import Decoded
-from ..reporting.table import COLUMNS, Scoring
+from ..reporting.table import Scoring
 
 _FLAGS = ("above_threshold", "age_outside_training")
 DECODED = pa.schema(
@@ -108,7 +108,7 @@ def score(scoring: Scoring, items: Sequence[Decoded]) -> pa.Table:
         cells = columns.setdefault(column, [])
         if column in _FLAGS:
             columns[column] = [None if cell is None else cell == "1" for cell in cells]
-        elif column not in COLUMNS or schema.field(column).type == pa.float64():
+        elif schema.field(column).type == pa.float64():
             columns[column] = [None if cell is None else float(cell) for cell in cells]
     return pa.table(columns, schema)
 

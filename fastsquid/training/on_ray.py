@@ -1,5 +1,6 @@
 """Runs of groups trained as Ray tasks: one per GPU, or per share of the cores, as many at a time as the cluster has."""
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ def train_on_ray(
         raise UserError("the Ray cluster has no GPU: leave out --device cuda")
     gpu = gpus > 0 and device != "cpu"
     cores = threads or (1 if gpu else max(1, cpus // len(runs)))
+    if speed.cache is not None:  # workers run in other folders
+        speed = dataclasses.replace(speed, cache=str(Path(speed.cache).resolve()))
     # A worker per run: what one leaves in memory is gone before the next.
     task = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_calls=1, max_retries=_RETRIES)(_train)
     waiting = {task.remote(*run, speed, "cuda" if gpu else "cpu", cores, tensorboard): run for run in runs}
