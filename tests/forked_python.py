@@ -28,7 +28,8 @@ from pathlib import Path
 
 PACKAGES = "torch torch._dynamo torch.distributed scipy.stats sklearn.metrics matplotlib.figure pydicom pytest".split()
 # Variables that are followed. Where other ones of these differ from this process's, sys.executable runs.
-FOLLOWED = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHON"}  # the last is for bench/gpu.sh
+# PYTHON is for bench/gpu.sh. Ray sets PYTHONBREAKPOINT in a process that starts it.
+FOLLOWED = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONBREAKPOINT", "PYTHON"}
 READ_AT_THE_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "TRITON_INTERPRET", "MPL")
 
 

@@ -26,8 +26,10 @@ def same(*arguments, **options):
 
 def test_it_has_imported_packages_and_nothing_of_fastsquid():
     code = "import sys; print([name for name in ('torch', 'fastsquid') if name in sys.modules])"
-    environment = {**os.environ, "PYTHON": python(), "PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}  # as of bench/gpu.sh
-    for options in ([], ["-u"]):
+    script = {"PYTHON": python(), "PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}  # as of bench/gpu.sh
+    started_ray = {"PYTHONBREAKPOINT": "ray.util.rpdb._driver_set_trace"}
+    for options, variables in (([], script), (["-u"], script), ([], started_ray)):
+        environment = {**os.environ, **variables}
         done = subprocess.run([python(), *options, "-c", code], capture_output=True, env=environment)
         assert done.stdout == b"['torch']\n"
 
