@@ -50,8 +50,8 @@ class Trainer:
         self.detector, self.config, self.compiled = detector, detector.config, compile
         self.device = next(detector.parameters()).device
         self.half = precision == "bf16"
-        gpu = self.device.type == "cuda"
-        if gpu:  # convolutions are faster in this layout
+        self.channels_last = self.device.type in ("cpu", "cuda")  # convolutions are faster in this layout
+        if self.channels_last:
             detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.config.sync_batchnorm and distributed.world() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(detector)
@@ -139,7 +139,7 @@ class Trainer:
         # Turns the mean over processes, which gradients and losses become, into the mean over all images.
         share = 1.0 if whole is None else len(images) * distributed.world() / whole
         images = self.detector.to_range(images)
-        if self.device.type == "cuda":
+        if self.channels_last:
             images = _channels_last(images)
         generator_steps = iteration % self.config.generator_every == 0
         shared = generator_steps and (self.config.order == "shared" or self.discriminator is None)
@@ -199,7 +199,7 @@ class Trainer:
         # Images and reconstructions get one dtype and layout: each other one would be another graph to compile.
         if self.half:
             images = images.to(torch.bfloat16)
-        if self.device.type == "cuda":
+        if self.channels_last:
             images = _channels_last(images)
         with self._autocast():
             return networks.discriminator(images, cells=True) if cells else networks.discriminator(images)
