@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from fastsquid.utils.allocator import keep_freed_memory
+
 
 class Variant(NamedTuple):
     """`run(prepare(i))` is one call on the i-th set of inputs; only `run` is timed."""
@@ -41,9 +43,7 @@ def measure(variants, sets, device, quick=False, seconds=1):
     """
     take = _on_gpu if device.type == "cuda" else _on_cpu
     if device.type == "cpu":
-        # glibc asks the system for blocks larger than any freed before, and pages of them cost as much as small
-        # operations. As in a process that trains, where activations have been freed, none here is larger.
-        torch.zeros(31 * 2**18)
+        keep_freed_memory()  # as a command does, for all variants alike
     memory = {name: _peak(variant, device) for name, variant in variants.items()}  # the first call compiles
     if not quick:  # caches and clocks settle
         for variant in variants.values():

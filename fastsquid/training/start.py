@@ -26,6 +26,7 @@ from ..runs.group import create_group
 from ..runs.records import GroupRecord, RunRecord
 from ..runs.trained import load_run
 from ..utils import distributed
+from ..utils.devices import multiplies_bfloat16
 from .announce import describe_data, describe_settings
 from .loop import Run
 from .tensorboard import require_tensorboard
@@ -39,7 +40,8 @@ class Speed:
 
     Attributes:
         compile: `auto`, `on` or `off`: torch.compile of both networks. `auto` compiles on a GPU.
-        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that supports it.
+        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a device that
+            multiplies it natively.
         impl: `auto`, `triton` or `torch`, of the memory read and the neighbor attention.
         cache: folder of decoded images, as `open_data` takes it.
     """
@@ -287,4 +289,4 @@ def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:
     compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON)
     if speed.precision != "auto":
         return compile, speed.precision
-    return compile, "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return compile, "bf16" if multiplies_bfloat16(device) else "fp32"

@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from .allocator import keep_freed_memory
 from .text import printable
 from .threads import let_idle_threads_sleep, set_threads
 
@@ -334,7 +335,8 @@ def add_training_options(parser: Parser) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "bf16"],
-        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU that supports it",
+        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU or CPU that "
+        "multiplies it natively (AVX-512 BF16, AMX)",
     )
 
 
@@ -389,6 +391,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     _print_anything()
     try:
         let_idle_threads_sleep()
+        keep_freed_memory()
         code = main() or 0
         sys.stdout.flush()  # the reader of buffered output may have ended
     except _user_errors() as error:

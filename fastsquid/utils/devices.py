@@ -34,6 +34,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 natively: a GPU of 2020 or later, a CPU with AVX-512 BF16 or AMX.
+
+    Other CPUs emulate it, and are slower than in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far, in MiB; 0 on Windows."""
     try:
