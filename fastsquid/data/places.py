@@ -6,7 +6,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from .framing import Frame
 from .images import ImageError
@@ -73,6 +72,8 @@ class Places:
         if self.drawn is None:
             return self.boxes
         size = len(self.drawn)
+        from scipy import ndimage  # takes a third of a second, which scoring need not wait for
+
         regions, _ = cast("tuple[np.ndarray, int]", ndimage.label(self.drawn, np.ones((3, 3))))
         around = (
             Box(self.drawn_finding, x.start / size, y.start / size, x.stop / size, y.stop / size)
