@@ -9,6 +9,7 @@ from rows import Results, new_file
 from timing import measure, quantiles
 
 from fastsquid.ops.dispatch import HAS_TRITON
+from fastsquid.utils.devices import multiplies_bfloat16
 
 
 class Playback:
@@ -66,6 +67,8 @@ def _cannot_run(variant, config):
             return "the kernels need a GPU; their interpreter is no measure of speed"
         if not config.on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
             return "the kernels need a GPU, or Triton's interpreter: set TRITON_INTERPRET=1"
+    if variant == "torch-bf16" and (config.on_gpu or not multiplies_bfloat16(torch.device("cpu"))):
+        return "for a CPU that multiplies bfloat16 natively"
     if variant == "flex" and not config.on_gpu:
         return "FlexAttention is compared on a GPU"
 

@@ -1,6 +1,7 @@
 """Two training iterations and an epoch in every order of work, and the check that their losses agree.
 
-`published` is the published order of work in eager PyTorch (`baselines`), `torch` and `triton` ours, not compiled.
+`published` is the published order of work in eager PyTorch (`baselines`), `torch`, `torch-bf16` and `triton` ours, not
+compiled.
 `compile` and `compile-bf16` are what the training command runs on a GPU: compiled networks, every step one CUDA graph.
 """
 
@@ -29,7 +30,7 @@ class Training:
     """One order of work on images (N, 1, S, S), uint8, on the device.
 
     Args:
-        name: `published`, `torch`, `triton`, `compile` or `compile-bf16`.
+        name: `published`, `torch`, `torch-bf16`, `triton`, `compile` or `compile-bf16`.
         batch: images a step.
     """
 
@@ -79,7 +80,7 @@ def trainer_of(name, config, device):
     torch.manual_seed(0)
     if name == "published":
         return baselines.Trainer(Detector(config, "torch").to(device).train())
-    impl = name if name in ("torch", "triton") else "auto"
+    impl = name.removesuffix("-bf16") if name.startswith(("torch", "triton")) else "auto"
     precision = "bf16" if name.endswith("bf16") else "fp32"
     return Trainer(Detector(config, impl).to(device).train(), name.startswith("compile"), precision)
 

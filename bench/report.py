@@ -22,7 +22,7 @@ from fastsquid.errors import UserError  # noqa: E402
 from fastsquid.utils.cli import Parser, run_command  # noqa: E402
 from fastsquid.utils.files import replacing  # noqa: E402
 
-ORDER = "published torch compile triton"
+ORDER = "published torch torch-bf16 compile triton"
 SIZES = {"memory read": ["B", "R", "N", "C"], "neighbor attention": ["B", "grid", "D"]}
 BASE = {"memory read": dict(B=16, R=16, N=100, C=512), "neighbor attention": dict(B=16, grid=4, D=64)}
 
@@ -56,7 +56,7 @@ def table(rows):
         f"# {first['device']}",
         "",
         "Written by `python bench/report.py` from the CSV of the same name: median milliseconds, in brackets how many "
-        "times faster than the published order of work. A variant that was not measured has no figure.",
+        "times faster than the published order of work, which is float32. A variant that was not measured has no figure.",
         "",
         f"PyTorch {first['torch']}, Python {first['python']}, {first['threads']} threads; "
         f"commits {', '.join(sorted({row['commit'] for row in rows}))}; {max(row['date'] for row in rows)}.",
@@ -68,11 +68,12 @@ def table(rows):
     for row in rows:
         cases[row["group"], row["case"], row["mode"], row["dtype"]][row["variant"]] = float(row["p50_ms"])
     for key, times in sorted(cases.items()):
-        cells = []
+        in_float32 = cases.get((key[0].removesuffix(" bfloat16"), *key[1:3], "float32"), {})
+        published, cells = times.get("published", in_float32.get("published")), []
         for variant in variants:
             cell = f"{times[variant]:.4g}" if variant in times else ""
-            if cell and "published" in times and variant != "published":
-                cell += f" ({times['published'] / times[variant]:.2f}x)"
+            if cell and published and variant != "published":
+                cell += f" ({published / times[variant]:.2f}x)"
             cells.append(cell)
         lines.append("| " + " | ".join([*key, *cells]) + " |")
     return "\n".join(lines) + "\n"

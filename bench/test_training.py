@@ -1,9 +1,10 @@
 """Training: two iterations, as many as the cycle has (two steps of D, one of G), batch 16 at 128 x 128; an epoch of
 ZhangLab's size; a whole run of 200 epochs.
 
-`compile` and `compile-bf16` are what the training command runs on a GPU: compiled networks, every step one CUDA graph,
-augmentation within it. The published order of work gets its images as they are, and PyTorch's own settings, which round
-a convolution's inputs to TF32 on a GPU; so do all others here.
+`torch`, or `torch-bf16` where it multiplies bfloat16, is what the training command runs on a CPU. `compile` and
+`compile-bf16` are what it runs on a GPU: compiled networks, every step one CUDA graph, augmentation within it. The
+published order of work gets its images as they are, and PyTorch's own settings, which round a convolution's inputs to
+TF32 on a GPU; so do all others here.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ def default_precision():
     torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.mark.parametrize("variant", ["published", "torch", "triton", *COMPILED])
+@pytest.mark.parametrize("variant", ["published", "torch", "torch-bf16", "triton", *COMPILED])
 @pytest.mark.parametrize("case", [SMALLEST, "squid", "simsid"])
 def test_training_iteration(compare, device, default_precision, case, variant):
     config, batch = CASES[case]
