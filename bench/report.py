@@ -56,7 +56,8 @@ def table(rows):
         f"# {first['device']}",
         "",
         "Written by `python bench/report.py` from the CSV of the same name: median milliseconds, in brackets how many "
-        "times faster than the published order of work, which is float32. A variant that was not measured has no figure.",
+        "times faster than the published order of work, which is float32 for models. Without a measurement there is "
+        "no figure.",
         "",
         f"PyTorch {first['torch']}, Python {first['python']}, {first['threads']} threads; "
         f"commits {', '.join(sorted({row['commit'] for row in rows}))}; {max(row['date'] for row in rows)}.",
