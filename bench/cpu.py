@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from iterations import CASES, images_of, trainer_of
-from rows import about
+from rows import about, peak_memory_mb
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import preset
@@ -139,10 +139,6 @@ def convolutions(name):
         "gflop": round(operations / 1e9, 1),
         "share": round(alone / step, 3),
     }
-
-
-def peak_memory_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def memory(name):

@@ -7,7 +7,6 @@ both with the exponent fitted to the upper half of the points. A point that is i
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from rows import about, peak_memory_mb  # noqa: E402
 
 from fastsquid.utils.cli import Parser, run_command  # noqa: E402
 from fastsquid.utils.files import replacing  # noqa: E402
@@ -36,10 +36,6 @@ SHOWN = {"batch_size": "images per batch", "image_size": "side of an image, pixe
 SHOWN |= {"grid": "patches per side", "images": "image files scored"}
 
 
-def peak_memory_mb(who):
-    return resource.getrusage(who).ru_maxrss / 2**10
-
-
 def train(size, value):
     """Seconds of two training steps, as many as generator and discriminator take in turn, and MiB beyond the start."""
     import torch
@@ -52,7 +48,7 @@ def train(size, value):
     keep_freed_memory()
     torch.manual_seed(0)
     config = preset("simsid", **{**BASE, size: value})
-    before = peak_memory_mb(resource.RUSAGE_SELF)
+    before = peak_memory_mb()
     trainer = Trainer(Detector(config).train())
     images = torch.rand(config.batch_size, 1, config.image_size, config.image_size)
     seconds = []
@@ -61,29 +57,30 @@ def train(size, value):
         for iteration in range(config.generator_every):
             trainer.step(images, iteration)
         seconds.append(time.perf_counter() - start)
-    return median(seconds[1:]), peak_memory_mb(resource.RUSAGE_SELF) - before
+    return median(seconds[1:]), peak_memory_mb() - before
 
 
 def score(count):
-    """Seconds of `score --fast` of so many files, and the largest memory of one of its processes in MiB."""
+    """Seconds of `score --fast` of so many files in this process, and its peak memory in MiB."""
     from PIL import Image
 
-    from fastsquid import train as training
+    from fastsquid.score import main as score_files
+    from fastsquid.utils.allocator import keep_freed_memory
 
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        call = ["--preset", "fastsquid-digits", "--epochs", "1", "--out", str(folder / "run"), "--device", "cpu"]
-        training.main(call)
+        call = ["-m", "fastsquid.train", "--preset", "fastsquid-digits", "--epochs", "1", "--device", "cpu"]
+        subprocess.run([sys.executable, *call, "--out", folder / "run"], check=True, capture_output=True)
         (folder / "images").mkdir()
         pixels = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
         Image.fromarray(pixels).save(folder / "0.png")
         for number in range(count):
             (folder / "images" / f"{number}.png").hardlink_to(folder / "0.png")
-        call = [sys.executable, "-m", "fastsquid.score", "run", "images", "--fast", "--out", "scores.csv"]
         start = time.perf_counter()
-        subprocess.run(call, cwd=folder, check=True, capture_output=True)
+        score_files([str(folder / "run"), str(folder / "images"), "--fast", "--out", str(folder / "scores.csv")])
         seconds = time.perf_counter() - start
-    return seconds, peak_memory_mb(resource.RUSAGE_CHILDREN)
+    return seconds, peak_memory_mb()
 
 
 def exponent(points):
@@ -119,10 +116,9 @@ def main(arguments=None):
         size, value = options.point[0], int(options.point[1])
         print(json.dumps(score(value) if size == "images" else train(size, value)))
         return
-    from rows import about
-    from torch import device
+    import torch
 
-    facts, rows = about(device("cpu")), []
+    facts, rows = about(torch.device("cpu")), []
     if options.results.exists():
         with open(options.results, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -41,6 +41,12 @@ def about(device):
     }
 
 
+def peak_memory_mb():
+    """Peak resident memory of this process in MiB; getrusage would count the process that started this one too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.M)[1]) / 2**10
+
+
 def new_file(device):
     """The next free CSV for a device: runs/bench/DEVICE-0.csv, -1 and so on."""
     name, number = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-"), 0

@@ -1,8 +1,8 @@
 """`python bench/threads.py DATA CSV`: what threads cost on a machine that another job shares.
 
-Times an epoch of `fastsquid-small`, and `export --verify` of its run, alone and beside one busy process per core: with
-idle threads that spin, with idle threads that sleep (what commands set), and with one thread. `--times 3` takes the
-median of three.
+Times an epoch of `fastsquid-small`, and `export --verify` of its run, alone and beside one busy process per core
+(`--others 0 1` beside none and one): with idle threads that spin, that sleep at once, that sleep soon (what commands set),
+and with one thread. `--settings soon` measures one of them. `--times 3` takes the median of three.
 """
 
 import argparse
@@ -26,6 +26,7 @@ SETTINGS = {
     "spin": {"OMP_WAIT_POLICY": "ACTIVE"},
     "unset": {},  # as in a Python program of the user
     "sleep": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "soon": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"},
     "one thread": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
 }
 BUSY = "while True: pass"
@@ -35,7 +36,8 @@ MAIN = "import sys, torch; from fastsquid import {0}; sys.exit({0}.main(sys.argv
 
 def run(command, environment, *arguments):
     """Seconds of a command."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    chosen = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    ours = {name: value for name, value in os.environ.items() if name not in chosen}
     start = time.perf_counter()
     call = [sys.executable, "-c", MAIN.format(command), *map(str, arguments)]
     subprocess.run(call, env=ours | environment, check=True, capture_output=True)
@@ -68,13 +70,16 @@ def main():
     parser.add_argument("data", help="folder of X-rays")
     parser.add_argument("out", type=Path)
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--others", type=int, nargs="+", default=[0, available_cores()], help="busy processes")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
 
     with open(options.out, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("other processes", "threads", "epoch, s", "export --verify, s", "cores", "device", "torch"))
-        for others in (0, available_cores()):
-            for name, environment in SETTINGS.items():
+        for others in options.others:
+            for name in options.settings:
+                environment = SETTINGS[name]
                 with busy(others), tempfile.TemporaryDirectory() as folder:
                     found = [measure(environment, options.data, Path(folder) / str(i)) for i in range(options.times)]
                 seconds = [f"{median(each):.1f}" for each in zip(*found)]

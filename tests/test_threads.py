@@ -83,9 +83,10 @@ def test_bad_numbers_of_threads(refused, text):
 
 
 def policy(code, **environment):
-    """OMP_WAIT_POLICY at the end of a program."""
-    code += "\nimport os; print(os.environ.get('OMP_WAIT_POLICY'))"
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    """OMP_WAIT_POLICY and GOMP_SPINCOUNT at the end of a program."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code += f"\nimport os; print(*map(os.environ.get, {names}))"
+    kept = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run([sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True)
     return done.stdout.splitlines()[-1]
 
@@ -93,11 +94,12 @@ def policy(code, **environment):
 COMMAND = "from fastsquid.utils.cli import run_command\ntry: run_command(lambda: None)\nexcept SystemExit: pass"
 
 
-def test_idle_threads_of_a_command_sleep():
-    assert policy(COMMAND) == "PASSIVE"
-    assert policy(COMMAND, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+def test_idle_threads_of_a_command_sleep_soon():
+    assert policy(COMMAND) == "PASSIVE 2000"
+    assert policy(COMMAND, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE None"
+    assert policy(COMMAND, GOMP_SPINCOUNT="7") == "PASSIVE 7"
 
 
 def test_the_environment_of_a_program_stays():
-    assert policy("import fastsquid.train, fastsquid.score, fastsquid.api") == "None"
-    assert policy(f"import torch\n{COMMAND}") == "None"  # it is too late then
+    assert policy("import fastsquid.train, fastsquid.score, fastsquid.api") == "None None"
+    assert policy(f"import torch\n{COMMAND}") == "None None"  # it is too late then

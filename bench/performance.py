@@ -1,0 +1,151 @@
+"""`python bench/performance.py [--check]`: the tables of docs/performance.md, made from committed measurements.
+
+Each table stands between `<!-- NAME -->` and `<!-- end of NAME -->`. `--check` writes nothing, and exits with 1 if the
+page differs.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+from growth import SHOWN, SIZES, exponent
+from rows import RESULTS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+MACHINE = "amd-epyc-2-threads"
+UNMEASURED = "not measured"
+
+
+def read_csv(name):
+    with open(RESULTS / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_profile():
+    return json.loads((RESULTS / f"{MACHINE}-profile.json").read_text(encoding="utf-8"))
+
+
+def ratios():
+    """{(group, case): published / ours}, float32."""
+    times = {
+        (row["group"], row["case"], row["variant"]): float(row["p50_ms"])
+        for row in read_csv(f"{MACHINE}.csv")
+        if row["mode"] == "both" and row["dtype"] == "float32"
+    }
+    return {
+        (group, case): times[group, case, "published"] / ours
+        for (group, case, variant), ours in times.items()
+        if variant == "torch" and (group, case, "published") in times
+    }
+
+
+def targets():
+    """What should be reached, and what was."""
+    found, profile, shared = ratios(), read_profile(), shared_rates()
+    rows = []
+    for name, half, single in (("simsid", 2.6, 1.4), ("squid", 3.2, 1.9)):
+        ratio = found["training iteration", name]
+        rows.append((f"two training steps, `{name}`, float32", f"≥ {single}x", f"{ratio:.2f}x", ratio >= single))
+        rows.append((f"two training steps, `{name}`, bfloat16", f"≥ {half}x", UNMEASURED, None))
+    for name in ("simsid", "squid"):
+        ratio = found["scoring", f"{name} 16"]
+        rows.append((f"all scores of 16 images, `{name}`, float32", "≥ 2.6x", f"{ratio:.2f}x", ratio >= 2.6))
+        rows.append((f"all scores of 16 images, `{name}`, bfloat16", "≥ 4x", UNMEASURED, None))
+    for group, what, least in (
+        ("ranking score", "from tensor to score", 150),
+        ("file to row", "from JPEG file (224 pixels) to row", 30),
+    ):
+        ratio, default = found[group, "fast 64"], found[group, "ranking 64"]
+        rows.append((f"`fastsquid` with `--fast`, {what}", f"≥ {least}x", f"{ratio:.0f}x", ratio >= least))
+        rows.append((f"`fastsquid`, {what}", "", f"{default:.1f}x", None))
+    for name in ("simsid", "squid"):
+        share = profile[f"convolutions {name}"]["share"]
+        rows.append((f"convolutions alone, share of a step of `{name}`", "≥ 70 %", f"{share:.0%}", share >= 0.7))
+    rows.append(("one epoch of `fastsquid` at full size, bfloat16", "≤ 75 s", UNMEASURED, None))
+    startup = profile["startup"]
+    import_s, score_s = startup["import fastsquid"]["cpu"], startup["score of one image"]["elapsed"]
+    rows.append(("`import fastsquid`, CPU time", "< 1.2 s", f"{import_s:.2f} s", import_s < 1.2))
+    alone = startup["import torch"]["elapsed"]
+    what = f"`score` of one image in all (`import torch` alone: {alone:.2f} s)"
+    rows.append((what, "< 2 s", f"{score_s:.2f} s", score_s < 2))
+    rows.append(("training beside one busy process, of its rate alone", "> 40 %", f"{shared:.0%}", shared > 0.4))
+    lines = ["| what | target | measured | |", "|---|---:|---:|---|"]
+    words = {True: "met", False: "**missed**", None: ""}
+    return lines + [f"| {what} | {target} | {measured} | {words[met]} |" for what, target, measured, met in rows]
+
+
+def shared_rates():
+    """The rate of training beside one busy process, as a share of the rate alone."""
+    seconds = {row["other processes"]: float(row["epoch, s"]) for row in read_csv(f"{MACHINE}-shared.csv")}
+    return seconds["0"] / seconds["1"]
+
+
+def profiles(name):
+    """The ten operators with the largest share of a step, contiguous and channels_last."""
+    found = read_profile()[f"profile {name}"]
+    lines = [
+        f"| contiguous, {found['contiguous']['seconds']:.2f} s | share "
+        f"| channels_last, {found['channels_last']['seconds']:.2f} s | share |",
+        "|---|---:|---|---:|",
+    ]
+    for (a, first), (b, second) in zip(found["contiguous"]["operators"], found["channels_last"]["operators"]):
+        lines.append(f"| `{a.removeprefix('aten::')}` | {first:.1%} | `{b.removeprefix('aten::')}` | {second:.1%} |")
+    return lines
+
+
+def memory():
+    """Peak memory of a process per preset."""
+    lines = ["| preset | start, MiB | scoring 64 images, MiB | training, MiB |", "|---|---:|---:|---:|"]
+    for part, found in read_profile().items():
+        if part.startswith("memory "):
+            cells = " | ".join(str(found[key]) for key in ("start", "scoring", "training"))
+            lines.append(f"| `{part.removeprefix('memory ')}` | {cells} |")
+    return lines
+
+
+def growth():
+    """The power with which time and memory grow, and the points at both ends."""
+    rows = read_csv(f"{MACHINE}-growth.csv")
+    lines = ["| size | from | to | time grows with power | memory grows with power |", "|---|---:|---:|---:|---:|"]
+    for size in SIZES:
+        mine = [row for row in rows if row["size"] == size]
+        cells = [f"{mine[0]['value']} | {mine[-1]['value']}"]
+        for name in ("seconds", "memory_mb"):
+            cells.append(f"{exponent([(float(row['value']), float(row[name])) for row in mine]):.2f}")
+        lines.append(f"| {SHOWN[size]} | {' | '.join(cells)} |")
+    return lines
+
+
+TABLES = {
+    "targets": targets,
+    "profile simsid": lambda: profiles("simsid"),
+    "profile squid": lambda: profiles("squid"),
+    "memory": memory,
+    "growth": growth,
+}
+
+
+def filled(text):
+    """The page's text with every table as measured."""
+    for name, lines in TABLES.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        assert re.search(pattern, text, re.S), f"{PAGE.name} has no place for {name}"
+        text = re.sub(
+            pattern, lambda found, lines=lines: f"{found[1]}" + "\n".join(lines()) + f"\n{found[2]}", text, flags=re.S
+        )
+    return text
+
+
+def main():
+    before = PAGE.read_text(encoding="utf-8")
+    after = filled(before)
+    if sys.argv[1:] == ["--check"]:
+        return int(before != after)
+    PAGE.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
