@@ -129,16 +129,23 @@ def convolutions(name):
         if tensors == 2 and rest[0] is not None:
             rest[0] = torch.randn(rest[0])
         alone += count * seconds_of(lambda function=function, given=given, rest=rest: function(*given, *rest))
-        out = known[0] if tensors == 3 else function(*given, *rest).shape
-        weight = known[2] if tensors == 3 else known[1]
-        products = sum(rest[-1][:2]) if tensors == 3 else 1  # gradients of the input, of the weight
-        operations += count * products * 2 * out[0] * out[2] * out[3] * torch.Size(weight).numel()
+        operations += count * operations_of(function, known)
     return {
         "step_s": round(step, 3),
         "convolutions_s": round(alone, 3),
         "gflop": round(operations / 1e9, 1),
         "share": round(alone / step, 3),
     }
+
+
+def operations_of(function, known):
+    """Floating-point operations of a convolution, or of the gradients of its input and weight, by its arguments."""
+    if function is Recorded.OPERATORS[1]:
+        out, _, weight = known[:3]
+        return sum(known[-1][:2]) * 2 * out[0] * out[2] * out[3] * torch.Size(weight).numel()
+    image, weight, _, stride, padding = known[:5]
+    sides = [(side + 2 * p - k) // s + 1 for side, p, k, s in zip(image[2:], padding, weight[2:], stride)]
+    return 2 * image[0] * sides[0] * sides[1] * torch.Size(weight).numel()
 
 
 def memory(name):

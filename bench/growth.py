@@ -109,7 +109,7 @@ def figure(rows):
 def main(arguments=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, metavar="CSV")
-    parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--point", nargs=2, metavar=("SIZE", "VALUE"), help="measure one point and print it")
     options = parser.parse_args(arguments)
     if options.point:

@@ -1,8 +1,8 @@
 """`python bench/threads.py DATA CSV`: what threads cost on a machine that another job shares.
 
 Times an epoch of `fastsquid-small`, and `export --verify` of its run, alone and beside one busy process per core
-(`--others 0 1` beside none and one): with idle threads that spin, that sleep at once, that sleep soon (what commands set),
-and with one thread. `--settings soon` measures one of them. `--times 3` takes the median of three.
+(`--others 0 1` beside none and one): with idle threads that spin, that sleep at once, that sleep soon (what commands
+set), and with one thread. `--settings soon` measures one of them. `--times 3` takes the median of three.
 """
 
 import argparse
