@@ -14,7 +14,7 @@ import numpy as np
 
 from fastsquid.drawing.curves import mean_deviation
 
-ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder")
+ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder", "cutpaste", "anatpaste")
 TAIL = 5  # epochs whose spread is reported
 
 

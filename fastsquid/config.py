@@ -32,11 +32,11 @@ class Score:
 
 # A new score needs an entry here and in `Config.score`, and its value in `Detector.scores`.
 SCORES: dict[str, Score] = {
-    "discriminator": Score("discriminator (the papers' score)", "#d55e00", lambda c: c.discriminator),
+    "discriminator": Score("discriminator (the papers' score)", "#d55e00", lambda c: c.rejects),
     "discriminator_running": Score(
         "discriminator, running statistics",
         "#e69f00",
-        lambda c: c.discriminator and c.discriminator_norm == "batch",
+        lambda c: c.rejects and c.discriminator_norm == "batch",
     ),
     "discriminator_image": Score("discriminator of the image itself", "#cc79a7", lambda c: c.discriminator),
     "residual": Score("residual", "#0072b2", lambda c: True),
@@ -45,7 +45,7 @@ SCORES: dict[str, Score] = {
     "combined": Score(
         "combined: both of the discriminator",
         "#000000",
-        lambda c: c.discriminator and c.score == "combined",
+        lambda c: c.rejects and c.score == "combined",
     ),
 }
 # The scores that `combined` adds.
@@ -141,6 +141,11 @@ class Config:
         "batch",
         "the discriminator's normalization; instance = each image by its own statistics, in training and scoring",
     )
+    reject_reconstructions: bool = _option(
+        True,
+        "the discriminator also learns to reject reconstructions, and the generator to be accepted; false = it learns "
+        "healthy images and `negatives` alone",
+    )
     spectral_norm: bool = _option(False, "divide each of the discriminator's weights by its spectral norm")
 
     sync_batchnorm: bool = _option(
@@ -158,8 +163,8 @@ class Config:
         0.0, "weight, in the discriminator's loss, of half its squared input gradient on real images (R1); 0 = none"
     )
     entropy_weight: float = _option(0.0, "weight of the entropy of hard shrinkage's weights (MemAE)")
-    negatives: Literal["none", "haze", "opacity", "both", "cutpaste"] = _option(
-        "none", "synthetic lung anomalies, drawn into healthy images, that the discriminator also learns to reject"
+    negatives: Literal["none", "haze", "opacity", "both", "cutpaste", "rectangles", "anatpaste"] = _option(
+        "none", "synthetic anomalies, drawn into healthy images, that the discriminator also learns to reject"
     )
     negative_weight: float = _option(1.0, "weight of the loss on these images, beside that on reconstructions")
     cell_weight: float = _option(
@@ -234,6 +239,22 @@ class Config:
     def token_dim(self) -> int:
         """Dimension C of a patch's token, C0/4 * h * h."""
         return self.channels // 4 * self.feature_size**2
+
+    @property
+    def rejects(self) -> bool:
+        """Whether there is a discriminator that learns to reject reconstructions."""
+        return self.discriminator and self.reject_reconstructions
+
+    @property
+    def logit(self) -> str | None:
+        """Name of the score that is minus the discriminator's logit; None without a discriminator.
+
+        It is `score`, if that is such a score. Else it is the papers' score, or the image's if that is not given.
+        """
+        if not self.discriminator:
+            return None
+        papers = "discriminator" if self.rejects else "discriminator_image"
+        return self.score if self.score.startswith("discriminator") else papers
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -316,6 +337,16 @@ class Config:
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), name, value, "finite and not negative")
 
+        if not self.reject_reconstructions:
+            if not self.discriminator:
+                raise ConfigError(
+                    "reject_reconstructions = False needs a discriminator: use reject_reconstructions true without one"
+                )
+            if self.negatives == "none":
+                raise ConfigError(
+                    "reject_reconstructions = False leaves the discriminator nothing to reject: use negatives haze or "
+                    "another kind, or reject_reconstructions true"
+                )
         if self.score not in self.scores:
             raise ConfigError(
                 f"score = {self.score} is not one that this configuration gives: use {', '.join(self.scores)}"
@@ -465,6 +496,24 @@ _MEMAE: dict[str, Any] = dict(
     entropy_weight=0.0002,
 )
 
+# Baselines of the field: a classifier of healthy images and of the same with a pasted patch. The generator is no part
+# of it, so it is small and seldom steps. Networks and schedule are ours.
+_CUTPASTE: dict[str, Any] = dict(
+    _AUTO_ENCODER,
+    width=8,
+    generator_every=8,
+    standardize=True,
+    discriminator=True,
+    discriminator_norm="instance",
+    reject_reconstructions=False,
+    negatives="rectangles",
+    lr=6e-4,
+    epochs=12,
+    score="discriminator_image",
+    select="last",
+)
+_ANATPASTE: dict[str, Any] = dict(_CUTPASTE, negatives="anatpaste")
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The papers
     "squid": dict(),
@@ -477,12 +526,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Baselines
     "auto-encoder": _AUTO_ENCODER,
     "memae": _MEMAE,
+    "cutpaste": _CUTPASTE,
+    "anatpaste": _ANATPASTE,
     # For a CPU
     "squid-small": _SMALL,
     "simsid-small": dict(_SIMSID, **_SMALL),
     "fastsquid-small": dict(_XRAY, **_SMALL),
     "auto-encoder-small": dict(_AUTO_ENCODER, **_SMALL),
     "memae-small": dict(_MEMAE, **_SMALL),
+    "cutpaste-small": dict(_CUTPASTE, image_size=64),
+    "anatpaste-small": dict(_ANATPASTE, image_size=64),
     "digits": DIGITS,
     # Ours on DigitAnatomy: anomalous digits differ in shape, not in texture, and the residual detects shape.
     "fastsquid-digits": dict({**_FASTSQUID, **DIGITS}, epochs=20, score="patch_residual"),

@@ -65,6 +65,15 @@ def tiny(out, *more):
     return [*TINY, "--out", out, *more]
 
 
+def chests(count, size=64):
+    """Return textured bright bodies with two dark lungs, float (B, 1, H, H), and where the lungs are, bool (H, H)."""
+    y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size * 2 - 1] * 2, indexing="ij")
+    lungs = (((x.abs() - 0.42) / 0.22) ** 2 + ((y + 0.05) / 0.5) ** 2 < 1).numpy()
+    body = torch.where(x.abs() < 0.85, 0.7, 0.1)
+    image = torch.where(torch.as_tensor(lungs), 0.3, body)
+    return (image * torch.empty(count, 1, size, size).uniform_(0.9, 1.1)), lungs
+
+
 def run_example(heading, paths, **names):
     """Execute the Python block below a heading of docs/distributed.md.
 

@@ -373,7 +373,7 @@ def full_size_table():
         training, scoring = rates["training iteration", name], rates["scoring", f"{name} 16"]
         lines.append(f"| `{name}` | {training:.1f} | {scoring:.1f} |")
     unmeasured = " | ".join(["not measured"] * 2)
-    return [*lines, f"| `fastsquid`, `memae`, `auto-encoder` | {unmeasured} |"]
+    return [*lines, f"| `fastsquid`, `memae`, `auto-encoder`, `cutpaste`, `anatpaste` | {unmeasured} |"]
 
 
 def tile_table():

@@ -12,7 +12,7 @@ from fastsquid.model.networks import soft_minimum
 from fastsquid.training.losses import negative_loss
 from fastsquid.training.trainer import Trainer
 
-KINDS = ("haze", "opacity", "both", "cutpaste")
+KINDS = ("haze", "opacity", "both", "cutpaste", "rectangles", "anatpaste")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_seed_decides_and_images_differ(kind, images):
     assert all(not torch.equal(masks[0], other) for other in masks[1:])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rectangles"])
 def test_anomalies_lie_on_the_lungs(kind):
     torch.manual_seed(0)
     _, masks = with_anomaly(kind, torch.rand(400, 1, 32, 32))

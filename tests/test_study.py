@@ -78,6 +78,7 @@ def test_contamination_and_baselines():
         shares = {row.config("full").contamination for row in rows if row.system == system}
         assert shares == {0, 0.1, 0.2, 0.3, 0.4, 0.5}
     papers = {"squid": "discriminator", "simsid": "discriminator", "memae": "residual", "auto-encoder": "residual"}
+    papers |= {"cutpaste": "discriminator_image", "anatpaste": "discriminator_image"}
     for scale, ours in (("full", "combined"), ("small", "patch_residual")):
         scores = {row.system: row.config(scale).score for row in STUDIES["baselines"][scale]}
         assert scores == {**papers, "fastsquid": ours}

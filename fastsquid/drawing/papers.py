@@ -74,7 +74,7 @@ def draw_figures(runs: list[TrainedRun], data: dict[str, Split]) -> Iterator[tup
         yield "gradcam", "this configuration has no discriminator"
     else:
         side = detector.discriminator.side
-        judged = "image" if score == "discriminator_image" else "reconstruction"
+        judged = "image" if detector.config.logit == "discriminator_image" else "reconstruction"
         coarse = f"{where}; {side} x {side} cells, interpolated"
         yield "gradcam", heat_figure(images, student, heat, judged, captions, coarse)
 

@@ -22,6 +22,8 @@ NAMES = {
     "fastsquid": "fastsquid",
     "memae": "MemAE",
     "auto-encoder": "auto-encoder",
+    "cutpaste": "CutPaste",
+    "anatpaste": "AnatPaste",
 }
 PARAMETERS = {
     "grid": "patches per side",

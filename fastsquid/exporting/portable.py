@@ -88,13 +88,9 @@ class Portable(nn.Module):
 def logit_name(detector: Detector | Ensemble) -> str | None:
     """Return the score that is minus the output `logit`.
 
-    If the run ranks by a score that is no logit, it is the papers' score. It is None without a discriminator, and for a
-    group, whose scores are standardized.
+    It is `Config.logit`, and None for a group, whose scores are standardized.
     """
-    config = detector.config
-    if not config.discriminator or isinstance(detector, Ensemble):
-        return None
-    return config.score if config.score.startswith("discriminator") else "discriminator"
+    return None if isinstance(detector, Ensemble) else detector.config.logit
 
 
 def output_names(detector: Detector | Ensemble) -> list[str]:

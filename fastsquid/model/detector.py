@@ -165,11 +165,13 @@ class Detector(nn.Module):
             images, drawn: as for `scores`.
 
         Returns:
-            {"discriminator": of the reconstruction, "discriminator_image": of the image}: minus the logits, each image
-            normalized by its own statistics, float32 (B, side, side), larger = more abnormal.
+            {"discriminator": of the reconstruction, "discriminator_image": of the image}, where the config gives these
+            scores: minus the logits, each image normalized by its own statistics, float32 (B, side, side), larger =
+            more abnormal.
         """
         inputs, out = drawn or self.draw(images)
-        return {"discriminator": self._judge(out.student.to(images.dtype)), "discriminator_image": self._judge(inputs)}
+        seen = {"discriminator": out.student.to(images.dtype), "discriminator_image": inputs}
+        return {name: self._judge(each) for name, each in seen.items() if name in self.config.scores}
 
     def _judge(self, images: Tensor) -> Tensor:
         assert self.discriminator is not None

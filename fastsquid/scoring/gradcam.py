@@ -10,8 +10,8 @@ from ..model.detector import Detector
 def grad_cam(detector: Detector, images: torch.Tensor, layer: int = -1) -> torch.Tensor:
     """Return heat maps of minus the discriminator's logit, with each image normalized by its own statistics.
 
-    This is the score `discriminator`, on reconstructions. If the config's score is `discriminator_image`, it is that
-    score, on the images.
+    This is the score `discriminator`, on reconstructions. If the config's score is `discriminator_image`, or if it does
+    not give `discriminator`, it is the score `discriminator_image`, on the images.
 
     A map is relu(sum_k w_k A_k). A_k are the feature maps that a convolution leaves after normalization and LeakyReLU.
     w_k is the mean over space of the score's gradient in A_k. The map is bilinearly upsampled and divided by its
@@ -41,7 +41,7 @@ def grad_cam(detector: Detector, images: torch.Tensor, layer: int = -1) -> torch
     assert detector.discriminator is not None
     with torch.no_grad():
         judged = detector.to_range(images)
-        if detector.config.score != "discriminator_image":
+        if detector.config.logit != "discriminator_image":
             judged = detector.generator(judged).student
     activation = [module for module in detector.discriminator.layers if isinstance(module, nn.LeakyReLU)][layer]
     kept: list[torch.Tensor] = []

@@ -39,7 +39,7 @@ def forward_maps(
           in-painting memory.
         - `discriminator_image`: minus the logits of the discriminator's cells on the image, interpolated between their
           centers. This and the next map need a discriminator with cells.
-        - `discriminator`: the same on the reconstruction.
+        - `discriminator`: the same on the reconstruction, where the discriminator learned to reject reconstructions.
         - `combined`: the sum of both, each divided by the standard deviation of its score over healthy images. It needs
           this score to be the one that ranks.
     """

@@ -28,7 +28,8 @@ def generator_loss(
         config: of the detector.
         images: (B, 1, H, W) in the model's value range.
         out: of a pass with the teacher.
-        logits: the discriminator's logits (B,) on the student's image; None without a discriminator.
+        logits: the discriminator's logits (B,) on the student's image; None without a discriminator that rejects
+            reconstructions.
 
     Returns:
         the scalar loss, and its detached unweighted parts by name.
@@ -53,18 +54,21 @@ def generator_loss(
     return loss, {name: part.detach() for name, part in parts.items()}
 
 
-def discriminator_loss(config: Config, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+def discriminator_loss(config: Config, real: torch.Tensor, fake: torch.Tensor | None) -> torch.Tensor:
     """Return the discriminator's loss, 0.005 (BCE(D(image), 1) + BCE(D(student), 0)).
 
     Args:
         config: of the detector; 0.005 is its `discriminator_weight`.
         real: logits (B,) on healthy images.
-        fake: logits (B,) on the student's images, of a pass of its own.
+        fake: logits (B,) on the student's images, of a pass of its own; None leaves the second term out.
 
     Returns:
         a scalar.
     """
-    return config.discriminator_weight * (_entropy(real, 1.0) + _entropy(fake, 0.0))
+    loss = _entropy(real, 1.0)
+    if fake is not None:
+        loss = loss + _entropy(fake, 0.0)
+    return config.discriminator_weight * loss
 
 
 def negative_loss(config: Config, real: torch.Tensor, negative: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,9 @@ _CONTAMINATION = [
 ]
 
 
-_BASELINES = [Row(system, "Full") for system in ("squid", "simsid", "fastsquid", "memae", "auto-encoder")]
+_BASELINES = [
+    Row(system, "Full") for system in ("squid", "simsid", "fastsquid", "memae", "auto-encoder", "cutpaste", "anatpaste")
+]
 
 
 # The rows of every study at each scale.

@@ -96,7 +96,7 @@ class Trainer:
         c = self.config
         given = {
             "discriminator": c.discriminator,
-            "adversarial": c.discriminator,
+            "adversarial": c.rejects,
             "teacher": c.distillation,
             "distillation": c.distillation,
             "entropy": c.entropy_weight > 0,
@@ -150,7 +150,7 @@ class Trainer:
         if generator_steps:
             if out is None:
                 out = self._generate(networks, images, teacher=True)
-            logits = None if self.discriminator is None else self._judge(networks, out.student)
+            logits = self._judge(networks, out.student) if self.config.rejects else None
             loss, parts = (generator_loss if eager else self.generator_loss)(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
             (share * loss).backward(inputs=self.generator_parameters)
@@ -164,9 +164,13 @@ class Trainer:
     def _step_discriminator(
         self, networks: Networks, images: torch.Tensor, out: Reconstruction | None, share: float
     ) -> torch.Tensor:
-        """Step the discriminator on the generator's pass `out`, or on a new pass if that is None; return the loss."""
+        """Step the discriminator and return its loss.
+
+        It sees the reconstructions of the generator's pass `out`, or of a new pass if that is None. If it does not
+        learn to reject reconstructions, it sees none, and the generator does not run.
+        """
         assert networks.discriminator is not None and self.discriminator_optimizer is not None
-        if out is None:
+        if out is None and self.config.reject_reconstructions:
             with torch.no_grad():
                 out = self._generate(networks, images)
         penalty, weight = 0, self.config.gradient_penalty
@@ -176,8 +180,10 @@ class Trainer:
                 penalty, real = gradient_penalty(networks.discriminator, images)
         else:
             real = self._judge(networks, images, cells)
-        drawn = self._judge(networks, out.student.detach(), cells)  # cells too: no graph of its own to compile
-        loss = discriminator_loss(self.config, image_logits(real), image_logits(drawn))
+        fake = None
+        if out is not None and self.config.reject_reconstructions:  # cells too: no graph of its own to compile
+            fake = image_logits(self._judge(networks, out.student.detach(), cells))
+        loss = discriminator_loss(self.config, image_logits(real), fake)
         loss = loss + self.config.discriminator_weight * weight * penalty
         if self.config.negatives != "none":
             abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images), self.lungs)
