@@ -57,7 +57,7 @@ def targets():
         ("ranking score", "from tensor to score", 150),
         ("file to row", "from JPEG file (224 pixels) to row", 30),
     ):
-        ratio, default = found[group, "fast 64"], found[group, "ranking 64"]
+        ratio, default = found[group, "fast 32"], found[group, "ranking 32"]
         rows.append((f"`fastsquid` with `--fast`, {what}", f"≥ {least}x", f"{ratio:.0f}x", ratio >= least))
         rows.append((f"`fastsquid`, {what}", "", f"{default:.1f}x", None))
     for name in ("simsid", "squid"):

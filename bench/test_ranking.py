@@ -26,8 +26,8 @@ OURS = preset("fastsquid")
 # {case: (published, ours, whether --fast, images)}
 CASES = {
     "smallest": (SMALLEST_MODEL, SMALLEST_MODEL, True, 2),
-    "ranking 64": (PUBLISHED, OURS, False, 64),
-    "fast 64": (PUBLISHED, OURS, True, 64),
+    "ranking 32": (PUBLISHED, OURS, False, 32),
+    "fast 32": (PUBLISHED, OURS, True, 32),
 }
 PARAMETERS = [pytest.param(case, marks=pytest.mark.smallest if case == "smallest" else ()) for case in CASES]
 BATCH = 16  # of the published code
