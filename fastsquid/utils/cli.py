@@ -335,8 +335,7 @@ def add_training_options(parser: Parser) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "bf16"],
-        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU or CPU that "
-        "multiplies it natively (AVX-512 BF16, AMX)",
+        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU that supports it",
     )
 
 
