@@ -86,11 +86,13 @@ class Results:
         if work:
             nbytes, operations, instruction = work
             limits = ceilings(self.device, self.quick)
-            products = 3 if instruction == "tf32" and key[-1] == "float32" else 1  # tf32 x 3
-            floor = max(nbytes / limits.copy, products * operations / limits.matrix[instruction])
             row |= {"gb_per_s": nbytes / middle / 1e9, "gflop_per_s": operations / middle / 1e9}
-            row |= {"floor_ms": 1e3 * floor, "percent_of_floor": 100 * floor / middle}
-            row |= {"copy_gb_per_s": limits.copy / 1e9, "matrix_gflop_per_s": limits.matrix[instruction] / 1e9}
+            row |= {"copy_gb_per_s": limits.copy / 1e9}
+            if rate := limits.matrix.get(instruction):
+                products = 3 if instruction == "tf32" and key[-1] == "float32" else 1  # tf32 x 3
+                floor = max(nbytes / limits.copy, products * operations / rate)
+                row |= {"floor_ms": 1e3 * floor, "percent_of_floor": 100 * floor / middle}
+                row |= {"matrix_gflop_per_s": rate / 1e9}
         if images:
             row["images_per_s"] = images / middle
         if samples.memory is not None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from fastsquid.utils.allocator import keep_freed_memory
+from fastsquid.utils.devices import multiplies_bfloat16
 
 
 class Variant(NamedTuple):
@@ -128,7 +129,7 @@ def _peak(variant, device):
 @functools.cache
 def ceilings(device, quick=False):
     """Copy bandwidth over 2 GiB (a CPU: 256 MiB) and matrix rates at 8192 (2048), the median of ten; `tf32` is what
-    float32 products are made of on a GPU."""
+    float32 products are made of on a GPU. A CPU that emulates bfloat16, minutes long, has no rate for it."""
     gpu = device.type == "cuda"
     size = 2**20 if quick else 2**31 if gpu else 2**28
     source = torch.empty(size // 4, device=device).uniform_()
@@ -139,7 +140,10 @@ def ceilings(device, quick=False):
     matrix = {}
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
-        for name, dtype in (("tf32" if gpu else "float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        dtypes = {"tf32" if gpu else "float32": torch.float32}
+        if multiplies_bfloat16(device):
+            dtypes["bfloat16"] = torch.bfloat16
+        for name, dtype in dtypes.items():
             a, b = torch.randn(2, side, side, device=device).to(dtype)
             matrix[name] = 2 * side**3 / _median(lambda a=a, b=b: a @ b, device)
     finally:

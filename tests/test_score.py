@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -104,6 +105,18 @@ def test_only_the_ranking_score_is_computed(run, tmp_path, command):
     rows, expected = rows_of(some), rows_of(every)
     assert list(rows[0]) == list(COLUMNS) == list(expected[0])[: len(COLUMNS)]
     assert rows == [{name: row[name] for name in COLUMNS} for row in expected]
+
+
+def test_packages_that_scoring_need_not_wait_for(run, tmp_path):
+    """They take most of a second to import, of two that the command takes for one image."""
+    (image,) = sorted((XRAYS / "test").iterdir())[:1]
+    code = (
+        "import sys; from fastsquid import score; score.main(sys.argv[1:]); "
+        "print({'scipy', 'sklearn', 'matplotlib', 'pydicom'} & set(sys.modules))"
+    )
+    call = [sys.executable, "-c", code, str(run), str(image), "--out", str(tmp_path / "scores.csv")]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_an_existing_table_is_kept(run, tmp_path, command, refused):
