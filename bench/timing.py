@@ -1,13 +1,15 @@
 """How time is taken: variants in turn, inputs that no cache holds, and the machine's own limits in the same run."""
 
+import ctypes
 import functools
 import statistics
+import sys
 import time
 from typing import NamedTuple
 
 import torch
 
-from fastsquid.utils.allocator import keep_freed_memory
+from fastsquid.utils.allocator import MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
 from fastsquid.utils.devices import multiplies_bfloat16
 
 
@@ -42,19 +44,25 @@ def measure(variants, sets, device, quick=False, seconds=1):
     Returns:
         {name: Samples}
     """
-    take = _on_gpu if device.type == "cuda" else _on_cpu
-    if device.type == "cpu":
-        keep_freed_memory()  # as a command does, for all variants alike
-    memory = {name: _peak(variant, device) for name, variant in variants.items()}  # the first call compiles
+    on_device = _on_gpu if device.type == "cuda" else _on_cpu
+
+    def take(name, sets):
+        _set_allocator(name)
+        return on_device(variants[name], sets)
+
+    memory = {}
+    for name, variant in variants.items():
+        _set_allocator(name)
+        memory[name] = _peak(variant, device)  # the first call compiles
     if not quick:  # caches and clocks settle
-        for variant in variants.values():
-            if take(variant, 1)[1][0] < 1:
-                take(variant, sets)
+        for name in variants:
+            if take(name, 1)[1][0] < 1:
+                take(name, sets)
     samples = {name: ([], []) for name in variants}
     rounds, done = 1, 0
     while done < rounds:
-        for name, variant in variants.items():
-            hidden, unhidden = take(variant, sets)
+        for name in variants:
+            hidden, unhidden = take(name, sets)
             samples[name][0].extend(hidden)
             samples[name][1].extend(unhidden)
         done += 1
@@ -62,6 +70,17 @@ def measure(variants, sets, device, quick=False, seconds=1):
             slowest = max(sum(unhidden) for _, unhidden in samples.values())
             rounds = max(3, min(30, int(seconds / slowest)))
     return {name: Samples(*samples[name], memory[name]) for name in variants}
+
+
+def _set_allocator(name):
+    """Ours have glibc's malloc as commands set it. The published order of work has it as it is in a process of its own:
+    blocks over 32 MiB are mapped anew, and over 64 MiB of free memory go back to the system (mallopt(3))."""
+    if name != "published":
+        keep_freed_memory()
+    elif sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(MMAP_THRESHOLD, 2**25)
+        mallopt(TRIM_THRESHOLD, 2**26)
+        mallopt(TOP_PAD, 2**17)
 
 
 def quantiles(seconds):
