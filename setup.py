@@ -78,6 +78,9 @@ setup(
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with
+        # what bench/peers.py compares with, in an environment of its own: not in CI nor in the lock files
+        "peers": ["anomalib>=2.7", "pyod>=3.6"],
+        "features": ["timm>=1.0"],  # bench/peers.py --features FILE
         "lint": ["ruff>=0.12", "basedpyright>=1.31"],
         "triton": ["triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     },
