@@ -57,7 +57,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def feature_maps(
-    backbone: torch.nn.Module, images: torch.Tensor, levels: list[int], channels: np.ndarray | None = None
+    backbone: Any, images: torch.Tensor, levels: list[int], channels: np.ndarray | None = None
 ) -> torch.Tensor:
     """Return feature maps of several levels, averaged over 3 x 3 places and joined at the size of the first level.
 
@@ -105,7 +105,7 @@ def fit_places(maps: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     Ledoit and Wolf's shrinkage keeps each covariance invertible.
     """
     fitted = [LedoitWolf().fit(place) for place in maps.flatten(2).permute(2, 0, 1).double().numpy()]
-    return np.stack([place.location_ for place in fitted]), np.stack([place.precision_ for place in fitted])
+    return np.array([place.location_ for place in fitted]), np.array([place.precision_ for place in fitted])
 
 
 def mahalanobis_scores(means: np.ndarray, precisions: np.ndarray, maps: torch.Tensor) -> np.ndarray:

@@ -8,12 +8,13 @@ leaves `OUT/METHOD/seed-N` with `record.json`, `scores-val.csv` and `scores-test
 a failed run too: delete its record to try again. Labels are used for the validation AUC alone, after training.
 Times are processor time of the process: with OMP_NUM_THREADS=1 it is what a run takes on an idle core.
 
-The methods need the extras `peers` (anomalib, PyOD) and `features` (timm), in an environment of their own:
+The methods need the extras `peers` (anomalib, PyOD) and `features` (timm), in an environment of their own. anomalib
+needs a torchvision that was built for the installed PyTorch, here for CPUs:
 
-    pip install '.[peers,features]'                  with PyTorch for a CPU, --index-url https://download.pytorch.org/whl/cpu
+    pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+    pip install '.[peers,features]'
 
-anomalib needs a torchvision that was built for the installed PyTorch. Nothing is downloaded at run time: `--features`
-takes a local file with the weights of a timm model.
+Nothing is downloaded at run time: `--features` takes a local file with the weights of a timm model.
 """
 
 import resource
@@ -67,6 +68,17 @@ def parser():
     return parser
 
 
+def open_images(options):
+    """The splits that all methods get, decoded once and kept in OUT; val is labeled."""
+    config = preset(options.preset)
+    size = options.size or config.image_size
+    data = open_data(options.data, size, crop=config.crop, cache=options.out / "cache")
+    if "val" not in data or data["val"].labels is None:
+        raise UserError(f"{options.data} has no labeled val split: the methods cannot be compared")
+    require_both_classes(data["val"].labels, f"the val split of {options.data}")
+    return data
+
+
 def run(name, seed, options):
     """Train and score one method, and write its scores and its record.
 
@@ -76,15 +88,14 @@ def run(name, seed, options):
         options: of the command.
     """
     method = methods(options.preset, options.features)[name]
-    folder, config = options.out / name / f"seed-{seed}", preset(options.preset)
+    folder = options.out / name / f"seed-{seed}"
     for module in method.modules:
         import_module(module)
-    cache = options.out / "cache"
-    data = open_data(options.data, options.size or config.image_size, crop=config.crop, cache=cache)
+    data = open_images(options)
     val = data["val"]
-    require_both_classes(val.labels, "val")
     torch.manual_seed(seed)
     np.random.seed(seed)
+    cache = options.out / "cache"
     job = Job(options.data, folder, seed, cache, options.limit_minutes, options.features, options.backbone)
 
     start = time.process_time()
@@ -182,9 +193,10 @@ def main(arguments=None):
         except Exception:
             traceback.print_exc()  # run_apart takes its last line
             return 1
-    preset(options.preset)
     if options.features:
         load_backbone(options.features, options.backbone)
+    options.out.mkdir(parents=True, exist_ok=True)
+    open_images(options)
     for name in names:
         for seed in options.seeds if found[name].random else options.seeds[:1]:
             if (options.out / name / f"seed-{seed}" / RECORD).is_file():

@@ -16,6 +16,7 @@ from statistics import fmean
 import pytest
 import torch
 from forked_python import python
+from sklearn.metrics import roc_auc_score
 
 from fastsquid.config import ABLATIONS, PRESETS, Config, preset
 
@@ -30,10 +31,12 @@ LARGEST = 300_000  # bytes of a picture
 sys.path[:0] = [str(ROOT / "bench"), str(DOCS)]
 import cases  # noqa: E402
 import options  # noqa: E402
+import peer_table  # noqa: E402
 import tour  # noqa: E402
 
 from fastsquid.__main__ import COMMANDS  # noqa: E402
 from fastsquid.model.detector import Detector  # noqa: E402
+from fastsquid.runs.folder import read_scores  # noqa: E402
 from fastsquid.training import start  # noqa: E402
 from fastsquid.training.study import SWEEP  # noqa: E402
 from fastsquid.training.study_folder import COLUMNS  # noqa: E402
@@ -192,10 +195,13 @@ def test_every_option_named_anywhere_exists():
         "--plan",
         "--mnist",
         "--results",
+        "--limit-minutes",
+        "--features",
+        "--backbone",
         "--index-url",
         "--find-links",
         *("--version", "--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
-    }  # of pytest bench/, bench/resources.py, bench/unlike.py, pip, torchrun, bench/gpu.sh, docker
+    }  # of pytest bench/, bench/resources.py, bench/unlike.py, bench/peers.py, pip, torchrun, bench/gpu.sh, docker
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
         assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from
@@ -583,6 +589,25 @@ def test_rows_are_copied_from_results(name, source, heading):
     (found,) = [lines for lines in re.findall(r"(?:^\|.*\n)+", page(name), re.M) if lines.startswith(f"| {heading} |")]
     lines = found.splitlines()
     assert len(lines) > 3 and set(lines) - {lines[1]} <= set(committed)
+
+
+def test_other_methods_are_computed():
+    """The page and peers.md have the table of the committed records; their AUCs are those of the committed scores."""
+    folder = RESULTS / "peers"
+    records = peer_table.read_records(folder)
+    assert len(records) > 20
+    table = "\n".join(peer_table.table(records))
+    assert f"<!-- peers -->\n{table}\n<!-- end of peers -->" in page("results.md")
+    assert "\n".join(peer_table.lines_of(records)) + "\n" == (folder / "peers.md").read_text(encoding="utf-8")
+    for record in records:
+        if "failed" in record:
+            continue
+        run = folder / record["method"] / f"seed-{record['seed']}"
+        _, labels, scores = read_scores(run / "scores-val.csv")
+        assert (len(labels), labels.sum()) == (200, 100)
+        assert record["auc"] == pytest.approx(roc_auc_score(labels, scores["score"]), abs=1e-4)
+        with open(run / "scores-test.csv", newline="") as file:
+            assert sum(1 for _ in csv.DictReader(file)) == record["images"]["test"]
 
 
 @pytest.mark.parametrize(

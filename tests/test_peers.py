@@ -63,9 +63,9 @@ def peers(tmp_path):
         (package / f"{name}.py").write_text(code)
     path = os.pathsep.join([str(tmp_path / "stand-in"), os.environ.get("PYTHONPATH", "")])
 
-    def run(*options):
+    def run(*options, data=XRAYS):
         return subprocess.run(
-            [sys.executable, BENCH / "peers.py", XRAYS, tmp_path / "out", *options],
+            [sys.executable, BENCH / "peers.py", data, tmp_path / "out", *options],
             env=os.environ | {"PYTHONPATH": path},
             capture_output=True,
             text=True,
@@ -132,6 +132,8 @@ def test_what_is_wrong_with_the_command_is_one_sentence(peers, tmp_path):
         result = peers(*options)
         assert result.returncode == 2 and result.stderr.startswith(said) and result.stderr.count("\n") == 1, options
     assert "missing.pth does not exist" in result.stderr or "--features needs timm: pip" in result.stderr
+    unlabeled = peers(data=XRAYS / "test")
+    assert unlabeled.returncode == 2 and "test has no labeled val split" in unlabeled.stderr
 
 
 def test_training_has_a_limit(modules):
@@ -260,7 +262,7 @@ def test_detectors_on_features(modules, timm, tmp_path, monkeypatch, name):
             super().__init__()
             self.conv = torch.nn.Conv2d(3, 64, 1)
 
-    sys.modules["timm"].create_model = lambda name, pretrained: Deeper()
+    monkeypatch.setattr(sys.modules["timm"], "create_model", lambda name, pretrained: Deeper())
     torch.save(Deeper().state_dict(), tmp_path / "noise.pth")
     images = torch.randint(100, 120, (40, 1, 32, 32), dtype=torch.uint8)
     new = torch.randint(100, 120, (5, 1, 32, 32), dtype=torch.uint8)
