@@ -226,6 +226,12 @@ def own(preset: str) -> Method:
     return Method("fastsquid", ("fastsquid.train", "torch._dynamo"), fit)
 
 
+def mean_image(images: torch.Tensor, job: Job) -> Fitted:
+    """What any method should exceed: the distance of an image to the mean of the healthy ones."""
+    mean = pixels(images).mean(0)
+    return Fitted(lambda images: np.linalg.norm(pixels(images) - mean, axis=1), "distance to the mean training image")
+
+
 def patchcore(images: torch.Tensor, job: Job) -> Fitted:
     """Levels 2 and 3, a random tenth of the training patches as the bank, and the distance of the worst patch."""
     assert job.features is not None
@@ -253,6 +259,7 @@ def padim(images: torch.Tensor, job: Job) -> Fitted:
 
 
 METHODS = {
+    "mean-image": Method("numpy", (), mean_image, random=False),
     "isolation-forest": pyod("iforest.IForest"),
     "knn": pyod("knn.KNN", random=False),
     "pca": pyod("pca.PCA", random=False),

@@ -53,7 +53,8 @@ def table(records):
         good = [record for record in runs if "failed" not in record]
         cells = [f"`{name}`", f"{runs[0]['library']} {runs[0]['version']}".strip(), str(len(good))]
         if good:
-            cells += [f"{np.mean([record[key] for record in good]):,.0f}" for key in ("train_s", "images_per_s")]
+            means = [np.mean([record[key] for record in good]) for key in ("train_s", "images_per_s")]
+            cells += [f"{mean:,.0f}" if mean >= 10 else f"{mean:.1f}" for mean in means]
             cells += [f"{max(record['peak_mb'] for record in good):,.0f}", auc_text([run["auc"] for run in good])]
         else:
             cells += [""] * 4

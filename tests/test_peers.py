@@ -125,7 +125,7 @@ def test_a_run_a_failure_and_a_resumed_command(peers, tmp_path):
 
 def test_what_is_wrong_with_the_command_is_one_sentence(peers, tmp_path):
     for options, said in (
-        (("--only", "knnn"), "error: --only knnn is no method: choose from fastsquid-small, isolation-forest, "),
+        (("--only", "knnn"), "error: --only knnn is no method: choose from fastsquid-small, mean-image, "),
         (("--preset", "fastsqid"), "error: unknown preset 'fastsqid': did you mean fastsquid?"),
         (("--features", tmp_path / "missing.pth"), "error: "),
     ):
@@ -134,6 +134,14 @@ def test_what_is_wrong_with_the_command_is_one_sentence(peers, tmp_path):
     assert "missing.pth does not exist" in result.stderr or "--features needs timm: pip" in result.stderr
     unlabeled = peers(data=XRAYS / "test")
     assert unlabeled.returncode == 2 and "test has no labeled val split" in unlabeled.stderr
+
+
+def test_the_distance_to_the_mean_image(modules, tmp_path):
+    method = modules.peer_methods.METHODS["mean-image"]
+    images, new = torch.randint(0, 256, (2, 6, 1, 8, 8), dtype=torch.uint8)
+    score = method.fit(images, modules.peer_methods.Job("", tmp_path, 0, tmp_path, 1)).score
+    expected = [(image / 255 - images.double().mean(0) / 255).norm().item() for image in new.double()]
+    assert not method.random and score(new) == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_has_a_limit(modules):
@@ -308,10 +316,10 @@ def test_tables(modules, tmp_path):
         (folder / "record.json").write_text(json.dumps(values))
     # Student's t of two degrees of freedom is 4.303 at 97.5 %; 4.303 * 0.1 / sqrt(3) = 0.248.
     assert modules.peer_table.write_tables(tmp_path)[2:] == [
-        "| `a` | pyod 3 | 3 | 2 | 2,000 | 500 | 0.600 [0.352, 0.848] | 9 epochs |",
-        "| `b` | pyod 3 | 1 | 2 | 2,000 | 300 | 0.980 | 9 epochs; seed 1 failed: E: x / y |",
+        "| `a` | pyod 3 | 3 | 1.6 | 2,000 | 500 | 0.600 [0.352, 0.848] | 9 epochs |",
+        "| `b` | pyod 3 | 1 | 1.6 | 2,000 | 300 | 0.980 | 9 epochs; seed 1 failed: E: x / y |",
         "| `c` | pyod 3 | 0 |  |  |  |  | seed 0 failed: E: z |",
-        "| `d` | pyod 3 | 1 | 2 | 2,000 | 300 | 0.400 | 9 epochs; the same for every seed |",
+        "| `d` | pyod 3 | 1 | 1.6 | 2,000 | 300 | 0.400 | 9 epochs; the same for every seed |",
     ]
     page = (tmp_path / "peers.md").read_text()
     assert page.startswith("Measured on CPU 1 threads, Python 3.11, PyTorch 2.13, 2026-01-01.\n")
