@@ -39,6 +39,7 @@ LEFT_OUT = {
     "anomalib's AI-VAD, FUVAS": "they are for videos",
     "PyOD's SO_GAAL, MO_GAAL": "their score is the discriminator's output, which is trained to be largest for healthy "
     "images, although PyOD documents larger = more abnormal",
+    "PyOD's other detectors": "one or two of each kind are compared",
     "f-AnoGAN": "neither library has it; ALAD trains an encoder beside its GAN, as it does, and AnoGAN came before it",
 }
 
