@@ -26,8 +26,8 @@ from fastsquid.utils.files import replacing  # noqa: E402
 
 BASE = dict(batch_size=8, image_size=128, width=16, slots=100, grid=4)
 SIZES = {
-    "batch_size": (2, 4, 8, 16, 32, 64),
-    "image_size": (64, 96, 128, 192, 256, 384),
+    "batch_size": (2, 4, 8, 16, 32),
+    "image_size": (64, 128, 192, 256, 320),
     "slots": (50, 100, 200, 400, 800, 1600, 3200),
     "grid": (1, 2, 4, 8),
     "images": (1000, 10000, 100000),
