@@ -78,7 +78,8 @@ def targets():
 
 def shared_rates():
     """The rate of training beside one busy process, as a share of the rate alone."""
-    seconds = {row["other processes"]: float(row["epoch, s"]) for row in read_csv(f"{MACHINE}-shared.csv")}
+    rows = [row for row in read_csv(f"{MACHINE}-shared.csv") if row["threads"] == "soon"]
+    seconds = {row["other processes"]: float(row["epoch, s"]) for row in rows}
     return seconds["0"] / seconds["1"]
 
 

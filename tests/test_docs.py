@@ -198,10 +198,13 @@ def test_every_option_named_anywhere_exists():
         "--limit-minutes",
         "--features",
         "--backbone",
+        "--settings",
+        "--others",
         "--index-url",
         "--find-links",
         *("--version", "--rm", "--network", "--read-only", "--tmpfs", "--user", "--time", "--build-arg"),
-    }  # of pytest bench/, bench/resources.py, bench/unlike.py, bench/peers.py, pip, torchrun, bench/gpu.sh, docker
+    }  # of pytest bench/, bench/resources.py, bench/unlike.py, bench/peers.py,
+    # bench/threads.py, pip, torchrun, bench/gpu.sh, docker
     for path in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text("utf-8")))
         assert named <= known | others | {"--prset"}, path  # the last is a mistake to learn from
