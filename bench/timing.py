@@ -160,7 +160,7 @@ def ceilings(device, quick=False):
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
         dtypes = {"tf32" if gpu else "float32": torch.float32}
-        if multiplies_bfloat16(device):
+        if quick or multiplies_bfloat16(device):
             dtypes["bfloat16"] = torch.bfloat16
         for name, dtype in dtypes.items():
             a, b = torch.randn(2, side, side, device=device).to(dtype)

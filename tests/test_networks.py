@@ -91,7 +91,8 @@ def test_every_preset_trains_an_iteration_of_one_image(name):
     losses = trainer.step(torch.rand(1, 1, config.image_size, config.image_size), 0)
     assert all(loss.isfinite() for loss in losses.values())
     expected = {"generator", "student"}
-    expected |= {"discriminator", "adversarial"} if config.discriminator else set()
+    expected |= {"discriminator"} if config.discriminator else set()
+    expected |= {"adversarial"} if config.rejects else set()
     expected |= {"teacher", "distillation"} if config.distillation else set()
     expected |= {"entropy"} if config.entropy_weight else set()
     assert set(losses) == expected

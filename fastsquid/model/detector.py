@@ -225,6 +225,5 @@ class Detector(nn.Module):
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and standard deviation of each image (B, 1, 1, 1); an image of one value has deviation 1."""
-    mean = images.mean((1, 2, 3), keepdim=True)
-    deviation = (images - mean).square().mean((1, 2, 3), keepdim=True).sqrt()  # torch.std_mean is slow on a CPU
+    deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True, correction=0)
     return mean, torch.where(deviation > 1e-6, deviation, 1)
