@@ -17,7 +17,6 @@ needs a torchvision that was built for the installed PyTorch, here for CPUs:
 Nothing is downloaded at run time: `--features` takes a local file with the weights of a timm model.
 """
 
-import resource
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ import torch
 from peer_features import load_backbone
 from peer_methods import Job, methods
 from peer_table import RECORD, write_tables
-from rows import about
+from rows import about, peak_memory_mb
 from sklearn.metrics import roc_auc_score
 
 import fastsquid
@@ -117,21 +116,10 @@ def run(name, seed, options):
         "settings": fitted.settings,
         "train_s": trained,
         "images_per_s": sum(map(len, scores.values())) / scored,
-        "peak_mb": peak_mb(),
+        "peak_mb": peak_memory_mb(),
         "auc": float(roc_auc_score(val.labels, scores["val"])),
     }
     write_json(folder / RECORD, record)
-
-
-def peak_mb():
-    """The most memory that this process has had resident, in MB.
-
-    Linux's ru_maxrss begins at the peak of the process that started this one, so that a small method would get its.
-    """
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def started(name, seed, options):

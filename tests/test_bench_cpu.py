@@ -51,7 +51,6 @@ def test_profiles_are_of_both_layouts(smallest, monkeypatch):
         assert len(shares) == 10 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_peak_memory_is_what_was_resident():
     before = rows.peak_memory_mb()
     size = int(before) + 64  # more than this process has had

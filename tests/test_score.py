@@ -108,7 +108,7 @@ def test_only_the_ranking_score_is_computed(run, tmp_path, command):
 
 
 def test_packages_that_scoring_need_not_wait_for(run, tmp_path):
-    """They take most of a second to import, of two that the command takes for one image."""
+    """They are slow to import, which one image would wait for."""
     (image,) = sorted((XRAYS / "test").iterdir())[:1]
     code = (
         "import sys; from fastsquid import score; score.main(sys.argv[1:]); "

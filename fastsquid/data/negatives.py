@@ -79,8 +79,8 @@ def lung_prior(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
 def dark_lungs(images: torch.Tensor) -> torch.Tensor:
     """Return the lungs of chest X-rays: what is dark within `lung_prior`.
 
-    The threshold lies midway between the mean of what is darker and the mean of what is brighter, within the prior. An
-    image of one value has half the prior.
+    A threshold divides the pixels of the prior into dark and bright ones. It is the mean of two values: the mean of the
+    dark pixels and the mean of the bright ones. An image of one value has half the prior.
 
     Args:
         images: float (B, 1, H, H) in [0, 1].

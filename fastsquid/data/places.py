@@ -72,7 +72,7 @@ class Places:
         if self.drawn is None:
             return self.boxes
         size = len(self.drawn)
-        from scipy import ndimage  # takes a third of a second, which scoring need not wait for
+        from scipy import ndimage  # slow to import, and scoring does without it
 
         regions, _ = cast("tuple[np.ndarray, int]", ndimage.label(self.drawn, np.ones((3, 3))))
         around = (

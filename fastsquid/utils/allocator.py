@@ -11,8 +11,7 @@ def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next allocation, instead of giving it back to the system.
 
     By default every tensor over 32 MiB is mapped anew, and the system fills its pages with zeros at the first write.
-    Both cost a tenth of a training step on a CPU. The peak of the process's memory hardly changes. Only commands call
-    this, because it changes the whole process. On another C library it does nothing.
+    Only commands call this, because it changes the whole process. On another C library it does nothing.
 
     Source: mallopt(3).
     """

@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 natively: a GPU of 2020 or later, a CPU with AVX-512 BF16 or AMX.
 
-    Other CPUs emulate it, and are slower than in float32.
+    Other CPUs emulate it.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

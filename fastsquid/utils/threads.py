@@ -30,9 +30,8 @@ def let_idle_threads_sleep() -> None:
     """Make OpenMP's idle threads sleep soon instead of spin, in a process that has not imported PyTorch yet.
 
     Spinning threads take the cores from other jobs of the machine, and then wait for each other. Threads that sleep at
-    once are woken for every operation. GNU's OpenMP can be told to spin for some 30 microseconds first, which is longer
-    than most gaps between two operations. Only commands call this, because it sets environment variables. A policy that
-    the user has set stays.
+    once are woken for every operation. GNU's OpenMP can be told to spin for a moment first. Only commands call this,
+    because it sets environment variables. A policy that the user has set stays.
 
     Source: OpenMP 5.2, section 21.2.7 (OMP_WAIT_POLICY); manual of libgomp, GOMP_SPINCOUNT.
     """
