@@ -4,6 +4,7 @@
   contiguous tensors and with channels_last ones, as the training command has them.
 - convolutions: how long the step's convolutions take alone, in channels_last, one shape after the other, as a share of
   the step.
+- scoring: the same shares for all scores of 16 images, and for the ranking score of `fastsquid --fast`.
 - memory: of training and scoring with each preset at full size, each in a process of its own.
 - startup: `import fastsquid`, `import torch`, and `score --fast` of one image, each a process.
 
@@ -12,6 +13,7 @@ Whatever is in OUT.json is not measured again.
 
 import collections
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -49,6 +51,7 @@ def main(arguments=None):
     found = json.loads(options.out.read_text()) if options.out.exists() else {"about": about(CPU)}
     parts = {f"profile {name}": lambda name=name: profiles(name) for name in ("simsid", "squid")}
     parts |= {f"convolutions {name}": lambda name=name: convolutions(name) for name in ("simsid", "squid")}
+    parts |= {f"scoring {name}": lambda name=name: scoring(name) for name in ("simsid", "squid", "fastsquid --fast")}
     parts |= {f"memory {name}": lambda name=name: ask("--memory", name) for name in PRESETS}
     parts |= {"startup": startup}
     for part, measure in parts.items():
@@ -85,14 +88,19 @@ def profiles(name):
         if layout == "contiguous":
             trainer.channels_last = False
             trainer.detector.to(memory_format=torch.contiguous_format)
-        seconds = seconds_of(lambda trainer=trainer, images=images: cycle(trainer, images))
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            cycle(trainer, images)
-        rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
-        whole = sum(row.self_cpu_time_total for row in rows)
-        shares = [(row.key, round(row.self_cpu_time_total / whole, 4)) for row in rows[:10]]
-        found[layout] = {"seconds": round(seconds, 3), "operators": shares}
+        found[layout] = profile_of(lambda trainer=trainer, images=images: cycle(trainer, images))
     return found
+
+
+def profile_of(run):
+    """{"seconds", "operators": [(name, share of the operators' own time)]} of a call, the ten largest."""
+    seconds = seconds_of(run)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    whole = sum(row.self_cpu_time_total for row in rows)
+    shares = [(row.key, round(row.self_cpu_time_total / whole, 4)) for row in rows[:10]]
+    return {"seconds": round(seconds, 4), "operators": shares}
 
 
 class Recorded(TorchDispatchMode):
@@ -120,7 +128,25 @@ def convolutions(name):
     step = seconds_of(lambda: cycle(trainer, images))
     with Recorded() as recorded:
         cycle(trainer, images)
-    alone, operations = 0.0, 0
+    found = alone_of(recorded)
+    return {"step_s": round(step, 3), **found, "share": round(found["convolutions_s"] / step, 3)}
+
+
+def scoring(case):
+    """`profile_of` scoring 16 images, the seconds of its convolutions alone, and their floating-point operations."""
+    name, *fast = case.split()
+    config = preset(name)
+    images, detector = torch.rand(16, 1, config.image_size, config.image_size), Detector(config).eval().frozen()
+    names = ("discriminator_image",) if fast else config.scores
+    found = profile_of(lambda: detector.scores(images, names=names))
+    with torch.no_grad(), Recorded() as recorded:  # `scores` has inference mode, in which none is recorded
+        detector._scores(images, None, names)
+    return {**found, **alone_of(recorded, 4)}
+
+
+def alone_of(recorded, digits=3):
+    """The recorded convolutions, each shape in channels_last on its own: seconds, operations, the fastest shape's rate."""
+    alone, operations, fastest = 0.0, 0, 0.0
     for (function, known), count in recorded.calls.items():
         tensors = 3 if function is Recorded.OPERATORS[1] else 2
         given = [torch.randn(shape) for shape in known[:tensors]]
@@ -128,13 +154,14 @@ def convolutions(name):
         rest = [list(each) if isinstance(each, tuple) else each for each in known[tensors:]]
         if tensors == 2 and rest[0] is not None:
             rest[0] = torch.randn(rest[0])
-        alone += count * seconds_of(lambda function=function, given=given, rest=rest: function(*given, *rest))
+        seconds = seconds_of(lambda function=function, given=given, rest=rest: function(*given, *rest))
+        alone += count * seconds
         operations += count * operations_of(function, known)
+        fastest = max(fastest, operations_of(function, known) / seconds)
     return {
-        "step_s": round(step, 3),
-        "convolutions_s": round(alone, 3),
-        "gflop": round(operations / 1e9, 1),
-        "share": round(alone / step, 3),
+        "convolutions_s": round(alone, digits),
+        "gflop": round(operations / 1e9, 2),
+        "fastest_gflops": round(fastest / 1e9, 1),
     }
 
 
@@ -193,9 +220,11 @@ def startup():
 
 def taken(arguments):
     samples = []
+    # Python keeps compiled modules, whatever the environment here says.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for _ in range(6):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
         elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         samples.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, elapsed))
     cpu, elapsed = (statistics.median(values) for values in zip(*samples[1:]))  # the first one fills caches
