@@ -145,7 +145,7 @@ def scoring(case):
 
 
 def alone_of(recorded, digits=3):
-    """The recorded convolutions, each shape in channels_last on its own: seconds, operations, the fastest shape's rate."""
+    """Of recorded convolutions, each shape on its own in channels_last: seconds, operations, and the highest rate."""
     alone, operations, fastest = 0.0, 0, 0.0
     for (function, known), count in recorded.calls.items():
         tensors = 3 if function is Recorded.OPERATORS[1] else 2

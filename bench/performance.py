@@ -83,6 +83,43 @@ def shared_rates():
     return seconds["0"] / seconds["1"]
 
 
+def limits():
+    """What the targets of float32 ask of the convolutions, and what these reach alone."""
+    found, profile = ratios(), read_profile()
+    rows = []
+    for name, least in (("simsid", 1.4), ("squid", 1.9)):
+        part = profile[f"convolutions {name}"]
+        rows.append((f"two training steps, `{name}`", part, part["step_s"], least / found["training iteration", name]))
+    for name in ("simsid", "squid"):
+        part = profile[f"scoring {name}"]
+        rows.append((f"all scores, `{name}`", part, part["seconds"], 2.6 / found["scoring", f"{name} 16"]))
+    part = profile["scoring fastsquid --fast"]
+    rows.append(("`fastsquid --fast`", part, part["seconds"], 150 / found["ranking score", "fast 32"]))
+    lines = [
+        "| what | all of it, GFLOP/s | its convolutions alone | the target asks of all of it | fastest shape alone |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for what, part, seconds, missing in rows:
+        reached = part["gflop"] / seconds
+        alone = part["gflop"] / part["convolutions_s"]
+        lines.append(
+            f"| {what} | {reached:.0f} | {alone:.0f} | {reached * missing:.0f} | {part['fastest_gflops']:.0f} |"
+        )
+    return lines
+
+
+def scoring_profiles():
+    """The ten operators with the largest share of scoring."""
+    cases = ("simsid", "squid", "fastsquid --fast")
+    parts = [read_profile()[f"scoring {case}"] for case in cases]
+    heads = [f"`{case}`, {1e3 * part['seconds']:.0f} ms | share" for case, part in zip(cases, parts)]
+    lines = [f"| {' | '.join(heads)} |", "|---|---:" * len(cases) + "|"]
+    for operators in zip(*(part["operators"] for part in parts)):
+        cells = [f"`{name.removeprefix('aten::')}` | {share:.1%}" for name, share in operators]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def profiles(name):
     """The ten operators with the largest share of a step, contiguous and channels_last."""
     found = read_profile()[f"profile {name}"]
@@ -121,8 +158,10 @@ def growth():
 
 TABLES = {
     "targets": targets,
+    "limits": limits,
     "profile simsid": lambda: profiles("simsid"),
     "profile squid": lambda: profiles("squid"),
+    "profile scoring": scoring_profiles,
     "memory": memory,
     "growth": growth,
 }

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import gc
 import io
 import logging
 import os
@@ -389,6 +390,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         signal.signal(signal.SIGINT, note)
     _print_anything()
     try:
+        # Importing PyTorch makes 250,000 objects and no garbage. By default they are searched for it many times.
+        gc.set_threshold(100_000)
         let_idle_threads_sleep()
         keep_freed_memory()
         code = main() or 0
