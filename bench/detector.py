@@ -1,7 +1,7 @@
 """`python bench/detector.py DATA OUT`: train every variant of `fastsquid-small` that the study of negatives compares.
 
 One group per variant, `OUT/VARIANT`, three seeds. Its small files go to `bench/results/zhanglab/detector/VARIANT`,
-with each run's AUC of perturbed images; `python bench/detector_table.py` makes the table. A variant that is finished is
+with each run's AUC of perturbed images; `python bench/results_page.py` makes the table. A variant that is finished is
 skipped and a stopped one is resumed, so the same command continues the study. `--share 0 2` and `--share 1 2` split
 the variants between two processes.
 """

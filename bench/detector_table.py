@@ -1,4 +1,4 @@
-"""`python bench/detector_table.py`: the tables of docs/results.md, made from bench/results/zhanglab.
+"""Tables of `fastsquid` for docs/results.md, made from bench/results/zhanglab; bench/results_page.py writes them.
 
 `detector` there has a folder per variant of `fastsquid-small`, as bench/detector.py leaves it, and `small/fastsquid` is
 the preset itself. Both hold what bench/collect.py keeps of each run, and `evaluation.json`. `detector/lungs.csv` is of
@@ -16,7 +16,7 @@ from tables import TAIL, own_score, read_lines
 from fastsquid.drawing.curves import mean_deviation
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "bench" / "results" / "zhanglab", ROOT / "docs" / "results.md"
+RESULTS = ROOT / "bench" / "results" / "zhanglab"
 PRESET = RESULTS / "small" / "fastsquid"
 JUDGED = ("combined", "discriminator", "discriminator_image")
 
@@ -92,16 +92,3 @@ def perturbations():
         cells = [mean_deviation([run["confounds"][score][name] for run in found]) for score in JUDGED]
         result.append(f"| {name} (not in the mean) | " + " | ".join(cells) + " | |")
     return result
-
-
-def main():
-    page = PAGE.read_text(encoding="utf-8")
-    for name, table in (("variants", variants()), ("lungs", lungs()), ("perturbations", perturbations())):
-        before, rest = page.split(f"<!-- {name} -->\n")
-        _, after = rest.split(f"<!-- end of {name} -->")
-        page = f"{before}<!-- {name} -->\n" + "\n".join(table) + f"\n<!-- end of {name} -->{after}"
-    PAGE.write_text(page, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """`python bench/peer_table.py OUT`: what is small of bench/peers.py's runs to bench/results/peers, and their tables.
 
-`peers.csv` has one row per run, `peers.md` one per method; docs/results.md has the second one too.
+`peers.csv` has one row per run, `peers.md` one per method. bench/results_page.py copies that into docs/results.md.
 """
 
 import csv
@@ -16,7 +16,7 @@ from scipy import stats
 from fastsquid.utils.files import replacing
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "bench" / "results" / "peers", ROOT / "docs" / "results.md"
+RESULTS = ROOT / "bench" / "results" / "peers"
 RECORD = "record.json"
 COLUMNS = ("method", "library", "version", "seed", "train_s", "images_per_s", "peak_mb", "auc", "settings", "failed")
 
@@ -122,11 +122,7 @@ def main():
         print("error: give the folder that bench/peers.py wrote", file=sys.stderr)
         sys.exit(2)
     keep(Path(sys.argv[1]), RESULTS)
-    lines = write_tables(RESULTS)
-    before, rest = PAGE.read_text(encoding="utf-8").split("<!-- peers -->\n")
-    _, after = rest.split("<!-- end of peers -->")
-    page = f"{before}<!-- peers -->\n" + "\n".join(lines) + f"\n<!-- end of peers -->{after}"
-    PAGE.write_text(page, encoding="utf-8")
+    write_tables(RESULTS)
 
 
 if __name__ == "__main__":

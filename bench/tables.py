@@ -48,11 +48,16 @@ def numbers(run, names):
     return (max(clean), clean[-1], mean[-1]), np.std(mean[-TAIL:], ddof=1)
 
 
+def monitored(runs):
+    """Names of the perturbations that every one of these runs was monitored with."""
+    first, *others = [read_lines(run)[0]["perturbed"] for run in runs]
+    return [name for name in first if all(name in other for other in others)]
+
+
 def xrays(folder):
     """Lines of a Markdown table, a row a preset."""
     runs = {preset: sorted((folder / preset).glob("seed-*")) for preset in ORDER}
-    monitored = [read_lines(run)[0]["perturbed"] for found in runs.values() for run in found]
-    names = [name for name in monitored[0] if all(name in other for other in monitored)]
+    names = monitored(run for found in runs.values() for run in found)
     result = [
         "| preset | score | seeds | selected by validation AUC | last epoch | "
         "mean over perturbations, last epoch | spread of that mean, last five epochs |",

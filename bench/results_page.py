@@ -1,0 +1,168 @@
+"""`python bench/results_page.py [--check]`: every table of docs/results.md, and README's, from committed files.
+
+Each table stands between `<!-- NAME -->` and `<!-- end of NAME -->`. `--check` writes nothing, and exits with 1 if a
+page differs. The files are in bench/results: `zhanglab/small` and `zhanglab/full` have a folder per preset as
+bench/collect.py leaves it, `zhanglab/published.csv` has the marks on the official test labels and the papers' AUCs.
+"""
+
+import json
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import detector_table
+import peer_table
+import tables
+from rows import RESULTS
+
+from fastsquid.drawing.curves import mean_deviation
+from fastsquid.evaluation.metrics import bootstrap_aucs, interval
+from fastsquid.runs.folder import read_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+XRAYS = RESULTS / "zhanglab"
+SIZES = {"small": "64 x 64", "full": "128 x 128"}
+UNMEASURED = "not measured"
+
+
+def found_runs():
+    """{(size, preset): folders of its runs} of everything that is committed, in the order of the tables."""
+    named = {
+        (size, preset): sorted((XRAYS / size / preset).glob("seed-*")) for size in SIZES for preset in tables.ORDER
+    }
+    return {key: runs for key, runs in named.items() if runs}
+
+
+def marks():
+    """{(preset, size, score, what): "AUC ± deviation"} of published.csv."""
+    rows = detector_table.rows_of(XRAYS / "published.csv")
+    return {
+        (row["preset"], row["size"], row["score"], row["what"]): row["auc"] + (f" ± {row['std']}" if row["std"] else "")
+        for row in rows
+    }
+
+
+@cache
+def at_end(runs):
+    """AUCs of the own score after the last epoch, and the 95 % bootstrap interval of their mean over images."""
+    score, files = tables.own_score(runs[0]), []
+    for run in runs:
+        last = run / "scores-val-last.csv"
+        files.append(read_scores(last if last.exists() else run / "scores-val.csv"))
+    labels, scores = files[0][1], [values[score] for _, _, values in files]
+    aucs = [tables.read_lines(run)[-1]["validation"][score] for run in runs]
+    return aucs, interval(bootstrap_aucs(labels, scores).mean(0))
+
+
+def perturbed(size, runs):
+    """Mean and deviation of the AUC over clean and perturbed images, where the runs of this size were monitored."""
+    if size != "small":
+        return UNMEASURED
+    names = tables.monitored(run for (where, _), found in found_runs().items() if where == size for run in found)
+    return mean_deviation([tables.numbers(run, names)[0][2] for run in runs])
+
+
+def located(runs):
+    """Mean and deviation of the pixel AUROC on synthetic haze, of the map of the score, where it was measured."""
+    paths = [run / "locate.json" for run in runs if (run / "locate.json").exists()]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    aurocs = [each["synthetic"]["haze"][each["map"]]["pixel_auroc"] for each in found]
+    return mean_deviation(aurocs) if aurocs else UNMEASURED
+
+
+def overview():
+    """One row per preset and size: how good it is."""
+    known = marks()
+    lines = [
+        "| preset | pixels | score | seeds | validation AUC | 95 % interval over images | perturbed "
+        "| haze, pixel AUROC | official test | published |",
+        "|---|---|---|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for (size, preset), runs in found_runs().items():
+        score = tables.own_score(runs[0])
+        aucs, (low, high) = at_end(tuple(runs))
+        official = known.get((preset, size, score, "official test"), UNMEASURED)
+        found = [mean_deviation(aucs), f"{low:.3f} to {high:.3f}", perturbed(size, runs), located(runs), official]
+        paper = known.get((preset, "full", score, "published"), "")
+        lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
+    missing = [name for name in tables.ORDER if ("full", name) not in found_runs()]
+    return [*lines, f"| {', '.join(f'`{name}`' for name in missing)} | 128 x 128 | {'| ' * 2}{UNMEASURED} {'| ' * 5}|"]
+
+
+def cost():
+    """One row per preset and size: what its training took."""
+    lines = [
+        "| preset | pixels | epochs | minutes per seed | precision | device | threads | PyTorch |",
+        "|---|---|---:|---:|---|---|---:|---|",
+    ]
+    for (size, preset), runs in found_runs().items():
+        facts = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
+        minutes = sorted(round(each["seconds"] / 60) for each in facts)
+        span = f"{minutes[0]} to {minutes[-1]}" if minutes[0] < minutes[-1] else str(minutes[0])
+        same = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in ("precision", "device")]
+        rest = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in ("threads", "torch")]
+        lines.append(
+            f"| `{preset}` | {SIZES[size]} | {facts[0]['epochs']} | {span} | {' | '.join(same)} | {' | '.join(rest)} |"
+        )
+    return lines
+
+
+def readme():
+    """README's rows: the presets at small size."""
+    known = marks()
+    lines = ["| preset | score | validation | official test |", "|---|---|---:|---:|"]
+    for (size, preset), runs in found_runs().items():
+        score = tables.own_score(runs[0])
+        mark = known.get((preset, size, score, "official test"), UNMEASURED)
+        if size == "small":
+            lines.append(f"| `{preset}` | `{score}` | {mean_deviation(at_end(tuple(runs))[0])} | {mark} |")
+    for preset, size, score, what in known:
+        if preset not in tables.ORDER and size == "small" and what == "validation":
+            name, _, version = preset.partition(",")
+            test = known[preset, size, score, "official test"]
+            lines.append(f"| `{name}`,{version} | `{score}` | {known[preset, size, score, what]} | {test} |")
+    papers = " / ".join(known[name, "full", "discriminator", "published"] for name in ("squid", "simsid"))
+    lines.append(f"| papers, full size: SQUID / SimSID | | | {papers} |")
+    others = [key for key in known if key[0] not in tables.ORDER and key[3] == "published"]
+    return lines + [f"| {key[0]} | | | {known[key]} |" for key in others]
+
+
+PAGES = {
+    ROOT / "docs" / "results.md": {
+        "overview": overview,
+        "cost": cost,
+        "presets": lambda: tables.xrays(XRAYS / "small"),
+        "digits": lambda: tables.digits(RESULTS / "digits" / "fastsquid"),
+        "variants": detector_table.variants,
+        "lungs": detector_table.lungs,
+        "perturbations": detector_table.perturbations,
+        "peers": lambda: peer_table.table(peer_table.read_records(RESULTS / "peers")),
+    },
+    ROOT / "README.md": {"results": readme},
+}
+
+
+def filled(path):
+    """A page's text with every table as measured."""
+    text = path.read_text(encoding="utf-8")
+    for name, lines in PAGES[path].items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        assert re.search(pattern, text, re.S), f"{path.name} has no place for {name}"
+        text = re.sub(
+            pattern, lambda found, lines=lines: found[1] + "\n".join(lines()) + f"\n{found[2]}", text, flags=re.S
+        )
+    return text
+
+
+def main():
+    after = {path: filled(path) for path in PAGES}
+    if sys.argv[1:] == ["--check"]:
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in after.items()))
+    for path, text in after.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
