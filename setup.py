@@ -52,7 +52,11 @@ setup(
     packages=[*find_packages(include=["fastsquid", "fastsquid.*"]), "fastsquid.kernels"],
     # The top-level import name `kernels` belongs to another package.
     package_dir={"fastsquid": "fastsquid", "fastsquid.kernels": "kernels"},
-    package_data={"fastsquid": ["py.typed"], "fastsquid.reporting": ["report.*"]},
+    package_data={
+        "fastsquid": ["py.typed"],
+        "fastsquid.reporting": ["report.*"],
+        "fastsquid.models": [*(f"*/*.{kind}" for kind in ("json", "jsonl", "csv", "safetensors")), "*/checkpoint-*/*"],
+    },
     entry_points={"console_scripts": ["fastsquid = fastsquid.__main__:console"]},
     install_requires=[
         "torch>=2.8",

@@ -15,6 +15,7 @@ from .data.inputs import Images, unit_batches
 from .errors import UserError
 from .model.detector import Detector
 from .model.ensemble import Ensemble
+from .models import resolve, shipped_name
 from .runs.folder import why_uncalibrated
 from .runs.input_check import read_check, why_unchecked
 from .runs.trained import TrainedDetector, TrainedGroup, TrainedRun, load_maps, load_trained
@@ -42,7 +43,7 @@ def load(
     fast: bool = False,
     accept: Accept = NOTHING_ELSE,
 ) -> "Scorer":
-    """Load a run folder for scoring, or a group folder as the ensemble of its runs.
+    """Load a run folder for scoring, a group folder as the ensemble of its runs, or a model that fastsquid ships.
 
     >>> run = load(RUN)
     >>> run.score(["tests/data/xrays/test/0000.jpeg", "tests/data/xrays/test/0001.jpeg"]).shape
@@ -50,7 +51,7 @@ def load(
 
     Args:
         run: path of a run folder that `python -m fastsquid.train` or `fastsquid.convert` wrote, or of a finished group
-            folder that `python -m fastsquid.train --seeds` wrote.
+            folder that `python -m fastsquid.train --seeds` wrote; or the name of a shipped model, `zhanglab`.
         checkpoint: `best`, `last`, or None for the best if the run has one.
         device: a PyTorch device, or `auto` for a GPU if there is one.
         impl: `auto`, `triton` or `torch`, for the memory read and the neighbor attention.
@@ -73,7 +74,7 @@ def load(
     ):
         if value not in known:
             raise UserError(f"{name} = {value!r} is not one of {', '.join(map(repr, known))}")
-    trained = load_trained(run, checkpoint, impl, choose_device(str(device)))
+    trained = load_trained(resolve(run), checkpoint, impl, choose_device(str(device)))
     if fast and not trained.detector.config.discriminator:
         raise UserError(f"{run} has no discriminator, which gives the fast score: leave fast out")
     frozen = dataclasses.replace(trained, detector=trained.detector.frozen(precision == "bf16"))
@@ -160,7 +161,12 @@ class Scorer:
         config, run = self.detector.config, self._trained
         facts: dict[str, object] = {"preset": config.preset, "score": self.score_name, "image_size": self.image_size}
         if isinstance(run, (TrainedRun, TrainedGroup)):
-            facts = {"run": str(run.folder), **facts, "seeds": run.seeds, "checkpoint": run.checkpoint}
+            facts = {
+                "run": shipped_name(run.folder) or str(run.folder),
+                **facts,
+                "seeds": run.seeds,
+                "checkpoint": run.checkpoint,
+            }
         facts["device"] = str(self.device)
         return f"Scorer({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
 

@@ -1,7 +1,5 @@
 """`python -m fastsquid.compare GROUP GROUP`: whether two groups of runs differ in AUC, over seeds and over images."""
 
-from pathlib import Path
-
 from .config import SCORES
 from .utils.cli import Parser, run_command
 
@@ -15,7 +13,7 @@ def parser() -> Parser:
         "groups",
         metavar="GROUP",
         nargs=2,
-        help="folder that fastsquid.train --seeds wrote; a run folder is a group of one seed",
+        help="folder that fastsquid.train --seeds wrote; a run folder or a shipped model is a group of one seed",
     )
     parser.add_argument(
         "--score",
@@ -30,9 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .evaluation.comparison import compare, comparison_table, require_same_images, warn_of_epochs
+    from .models import resolve
     from .runs.scored import read_scored
 
-    first, second = (read_scored(Path(folder), options.score) for folder in options.groups)
+    first, second = (read_scored(resolve(folder), options.score) for folder in options.groups)
     require_same_images(first, second)
     warn_of_epochs(first, second)
     print(comparison_table(first, second, compare(first, second)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +19,8 @@ from .api import Scorer
 from .data.inputs import Images, unit_batches
 from .errors import UserError
 from .model.detector import Detector
-from .runs.trained import TrainedDetector
+from .models import resolve
+from .runs.trained import TrainedDetector, TrainedRun, load_run, load_weights
 from .scoring.input_check import fit_check
 from .scoring.maps import calibrate_maps, forward_maps
 from .scoring.scores import calibrate, standardize
@@ -28,6 +30,7 @@ from .utils.devices import choose_device
 
 # Fields of the training command only: they need a validation split, or labels.
 _OF_THE_COMMAND = ("preset", "contamination", "select", "monitor")
+_PRESET = "fastsquid-small"
 
 
 class AnomalyDetector(OutlierMixin, BaseEstimator):
@@ -48,7 +51,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     (5,)
 
     Args:
-        preset: name of one in `config.PRESETS`.
+        preset: name of one in `config.PRESETS`; None for the configuration of `init`, or without it `fastsquid-small`.
         epochs: passes over the images; None for the number in `config`, or in the preset.
         config: {field: value} of `Config` to change in the preset, or None. For a grid search it is one parameter,
             whose candidates are dicts.
@@ -58,6 +61,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         random_state: seed of weights, order and augmentation, from 0 to 2**64 - 1; or, as elsewhere in scikit-learn,
             None or a RandomState that a seed is drawn from.
         device: a PyTorch device, or `auto` for a GPU if there is one.
+        init: fine-tune the weights of this run: path of a run folder, or the name of a shipped model, `zhanglab`. None
+            begins with random weights. A smaller `lr` in `config` changes them less.
 
     Attributes:
         scorer_: the trained detector as a `Scorer`, for all its scores, heat maps and reconstructions.
@@ -69,13 +74,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def __init__(
         self,
-        preset: str = "fastsquid-small",
+        preset: str | None = None,
         *,
         epochs: int | None = None,
         config: Mapping[str, Any] | None = None,
         contamination: float = 0.05,
         random_state: int | np.random.RandomState | None = 0,
         device: str | torch.device = "auto",
+        init: str | Path | None = None,
     ) -> None:
         self.preset = preset
         self.epochs = epochs
@@ -83,6 +89,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
         self.random_state = random_state
         self.device = device
+        self.init = init
 
     def fit(self, X: Images, y: object = None) -> "AnomalyDetector":
         """Train on images, which all count as normal. An earlier fit is forgotten.
@@ -95,14 +102,17 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             the estimator itself.
 
         Raises:
-            ValueError: an image that cannot be used, a parameter out of its range, or a training that diverged.
+            ValueError: an image that cannot be used, a parameter out of its range, weights of `init` that do not fit
+                the configuration, or a training that diverged.
         """
         contamination = self.contamination
         if not isinstance(contamination, Real) or not 0 <= contamination <= 0.5:
             raise UserError(f"contamination = {contamination!r} should be a share from 0 to 0.5")
-        config, seed, device = self._config(), _seed(self.random_state), choose_device(str(self.device))
+        begun = None if self.init is None else load_run(resolve(self.init))
+        config = self._config(begun)
+        seed, device = _seed(self.random_state), choose_device(str(self.device))
         images = torch.cat(list(unit_batches(_several(X), config.image_size, crop=config.crop))).to(device)
-        judge = _train(config, images, seed, device)
+        judge = _train(config, images, seed, device, begun)
         detector = judge.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
         trained = TrainedDetector(detector, calibrate(detector, images))
@@ -127,8 +137,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """Return 1 for normal images of X and -1 for abnormal ones: int64 (n,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _config(self) -> configuration.Config:
-        """Return the `Config` that the parameters describe."""
+    def _config(self, begun: TrainedRun | None = None) -> configuration.Config:
+        """Return the `Config` that the parameters describe, with the run that `init` names."""
         given: object = self.config
         if not isinstance(given, (Mapping, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(f"config = {given!r} should be a dict of fields to change in the preset, or None")
@@ -140,7 +150,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 raise UserError(f"config has {name!r}, which only the training command uses: leave it out")
         # The values of a parameter grid are NumPy scalars.
         changes = {name: value.item() if isinstance(value, np.generic) else value for name, value in changes.items()}
-        return configuration.preset(self.preset, **changes, select="last")
+        if begun is None or self.preset is not None:
+            return configuration.preset(_PRESET if self.preset is None else self.preset, **changes, select="last")
+        changes |= {"contamination": 0.0, "select": "last", "monitor": False}
+        return configuration.Config.from_dict({**begun.record.config.to_dict(), **changes})
 
     def __sklearn_tags__(self) -> Any:
         parent: Any = super()
@@ -149,11 +162,19 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return tags
 
 
-def _train(config: configuration.Config, images: torch.Tensor, seed: int, device: torch.device) -> Detector:
-    """Return the detector that scores, trained on float32 images (n, 1, S, S) in [0, 1] on the device."""
+def _train(
+    config: configuration.Config, images: torch.Tensor, seed: int, device: torch.device, begun: TrainedRun | None
+) -> Detector:
+    """Return the detector that scores, trained on float32 images (n, 1, S, S) in [0, 1] on the device.
+
+    It begins with the weights of the run `begun`, or None for random ones.
+    """
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-        trainer = Trainer(Detector(config).to(device))
+        detector = Detector(config).to(device)
+        if begun is not None:
+            load_weights(detector, begun)
+        trainer = Trainer(detector)
         steps = Steps(trainer, images)
         for epoch in range(config.epochs):
             for _ in steps.epoch(seed, epoch):

@@ -14,7 +14,11 @@ def parser() -> Parser:
     add_run_options(parser, "labeled data")
     add_protocol_option(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the metrics as JSON")
-    parser.add_argument("--out", help="folder for roc.png and precision_recall.png; default: RUN/evaluation")
+    parser.add_argument(
+        "--out",
+        help="folder for roc.png and precision_recall.png; default: RUN/evaluation, for a shipped model "
+        "NAME-evaluation",
+    )
     parser.add_argument(
         "--robustness",
         action="store_true",
@@ -28,11 +32,14 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     """Measure a run on labeled images."""
     options = parser().parse_args(arguments)
-    pictures = Path(options.out or Path(options.run) / "evaluation")
+    # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .models import output_folder, resolve
+
+    folder = resolve(options.run)
+    pictures = Path(options.out or output_folder(folder, "evaluation"))
     require_new_in(pictures, [f"{name}.png" for name in ("roc", "precision_recall")], options.overwrite)
     if options.json:
         require_new(options.json, options.overwrite)
-    # Imported after the options are parsed, so that --help needs no PyTorch.
     from sklearn.metrics import roc_auc_score
 
     from .data.dicom.kinds import Accept
@@ -50,9 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
     from .utils.devices import choose_device
 
     device = choose_device(options.device)
-    run = load_trained(options.run, options.checkpoint, options.impl, device)
+    run = load_trained(folder, options.checkpoint, options.impl, device)
     detector, config = run.detector, run.record.config
-    source = data_of(options.run, run.record, options.data)
+    source = data_of(folder, run.record, options.data)
     opened = partial(
         open_run_data,
         run.record,

@@ -14,7 +14,11 @@ def parser() -> Parser:
         prog="python -m fastsquid.export",
         description="Write a finished run as one file that scores images without fastsquid: ONNX, or torch.export's.",
     )
-    parser.add_argument("run", metavar="RUN", help="finished run or group folder from fastsquid.train")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="finished run or group folder from fastsquid.train, or the name of a shipped model: zhanglab",
+    )
     parser.add_argument(
         "--to", required=True, choices=["onnx", "pt2"], help="onnx, or pt2, which torch.export.load opens"
     )
@@ -42,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .data.dicom.kinds import Accept
     from .exporting.portable import READERS, WRITERS, require_packages
     from .exporting.verification import IMAGES, agreement_table, compare, require_agreement
-    from .runs.data import real_images
+    from .runs.data import data_of, real_images
 
     if options.data is not None and not options.verify:
         raise UserError("--data is for --verify: add it, or leave --data out")
@@ -57,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         images = real_images(
             scorer.run.record,
             IMAGES,
-            options.data,
+            data_of(scorer.run.folder, scorer.run.record, options.data),
             skip_unreadable=options.skip_unreadable,
             anonymous=options.anonymous,
             accept=Accept.from_options(options.accept_body, options.accept_view),

@@ -29,7 +29,9 @@ def parser() -> Parser:
         "runs", metavar="RUN", nargs="+", help="run folders of one configuration and data, such as runs/mine/seed-*"
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", help="folder for the figures; default: RUN/figures; several runs need it"
+        "--out",
+        metavar="FOLDER",
+        help="folder for the figures; default: RUN/figures, for a shipped model NAME-figures; several runs need it",
     )
     parser.add_argument(
         "--format",
@@ -54,9 +56,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if len(options.runs) > 1 and options.out is None:
         raise UserError("figures of several runs belong to none of their folders: say where with --out FOLDER")
-    folder = Path(options.out or Path(options.runs[0]) / "figures")
-    require_new_in(folder, [f"{name}.{kind}" for name in FIGURES for kind in options.format], options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .models import output_folder, resolve
+
+    run_folders = [resolve(run) for run in options.runs]
+    folder = Path(options.out or output_folder(run_folders[0], "figures"))
+    require_new_in(folder, [f"{name}.{kind}" for name in FIGURES for kind in options.format], options.overwrite)
     from .data.dicom.kinds import Accept
     from .drawing.papers import draw_figures
     from .drawing.save import save_figure
@@ -67,8 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     from .utils.devices import choose_device
 
     device = choose_device(options.device)
-    first = read_agreeing_runs(options.runs)
-    source = data_of(options.runs[0], first, options.data)
+    first = read_agreeing_runs(run_folders)
+    source = data_of(run_folders[0], first, options.data)
     data = open_run_data(
         first,
         source,
@@ -77,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         accept=Accept.from_options(options.accept_body, options.accept_view),
         cache=options.cache,
     )
-    runs = [load_run(folder, options.checkpoint, options.impl, device) for folder in options.runs]
+    runs = [load_run(run, options.checkpoint, options.impl, device) for run in run_folders]
     for run in runs:
         if run.calibration is None:
             raise UserError(why_uncalibrated(run.folder, run.record))

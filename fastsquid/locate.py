@@ -20,7 +20,9 @@ def parser() -> Parser:
     )
     add_run_options(parser, "data with normal training images")
     parser.add_argument(
-        "--out", metavar="FOLDER", help="folder for maps.png and locate.json; default: RUN/localization"
+        "--out",
+        metavar="FOLDER",
+        help="folder for maps.png and locate.json; default: RUN/localization, for a shipped model NAME-localization",
     )
     add_overwrite_option(parser)
     return parser
@@ -29,9 +31,12 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     """Draw heat maps, and measure them where anomalies are known."""
     options = parser().parse_args(arguments)
-    folder = Path(options.out or Path(options.run) / "localization")
-    require_new_in(folder, ("maps.png", "locate.json"), options.overwrite)
     # Imported after the options are parsed, so that --help needs no PyTorch.
+    from .models import output_folder, resolve
+
+    run_folder = resolve(options.run)
+    folder = Path(options.out or output_folder(run_folder, "localization"))
+    require_new_in(folder, ("maps.png", "locate.json"), options.overwrite)
     from .data.dicom.kinds import Accept
     from .drawing.maps import draw_maps
     from .drawing.pictures import MAPS
@@ -53,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     from .utils.devices import choose_device
 
     device = choose_device(options.device)
-    run = load_trained(options.run, options.checkpoint, options.impl, device)
-    config, source = run.record.config, data_of(options.run, run.record, options.data)
+    run = load_trained(run_folder, options.checkpoint, options.impl, device)
+    config, source = run.record.config, data_of(run_folder, run.record, options.data)
     data = open_run_data(
         run.record,
         source,

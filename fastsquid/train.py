@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     options, changes = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .data.dicom.kinds import Accept
+    from .models import resolve, shipped_name
     from .runs.data import data_of
     from .runs.folder import read_group, read_run, reject_existing
     from .runs.group import is_group
@@ -49,7 +50,12 @@ def main(arguments: list[str] | None = None) -> int | None:
 
     device = choose_device(options.device if options.ray is None else "cpu")
     if options.resume is not None:
-        folder = Path(options.resume)
+        folder = resolve(options.resume)
+        if model := shipped_name(folder):
+            raise UserError(
+                f"{model} is shipped with fastsquid and is not resumed: begin a run of your own with --init {model}; if it "
+                "is damaged, install fastsquid again"
+            )
         if is_group(folder):
             return _train_group(folder, read_group(folder), options, device)
         if options.only is not None:
@@ -73,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     protocol = options.protocol or (None if options.data else given.protocol)
     if begun and data is None:
         protocol = protocol or begun.protocol
-        data, all_normal = data_of(str(options.init), begun), all_normal or begun.all_normal
+        data, all_normal = data_of(resolve(options.init), begun), all_normal or begun.all_normal
         accept |= begun.accept
     name = options.preset or given.preset
     config = begun.config if begun and name is None else preset(name or default_preset(data, device))
@@ -224,7 +230,8 @@ def parser() -> Parser:
         "--init",
         metavar="RUN",
         help="begin with the weights of this run's best checkpoint, or of its last where it has no best; its data and "
-        "configuration are then the default of --data, --preset and every field",
+        "configuration are then the default of --data, --preset and every field; zhanglab, a shipped model, "
+        "needs --data",
     )
     add_all_normal_option(parser)
     add_protocol_option(parser)

@@ -117,7 +117,7 @@ LAYERS = [
     {"api"},
     {"training"},
     {"drawing"},
-    {"runs"},
+    {"runs", "models"},
     {"evaluation"},
     {"scoring"},
     {"model"},

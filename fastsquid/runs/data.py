@@ -20,6 +20,7 @@ from ..data.tables import read_table
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
+from ..models import shipped_name
 from .folder import DRAWN
 from .records import RunRecord
 
@@ -163,8 +164,10 @@ def data_of(folder: str | Path, record: RunRecord, given: str | None = None) -> 
         given: the value of --data, or None for the run's own data.
 
     Raises:
-        UserError: a converted run that has no data of its own, or a run whose data is gone.
+        UserError: a shipped model or a converted run, which have no data of their own, or a run whose data is gone.
     """
+    if not given and (model := shipped_name(folder)):
+        raise UserError(f"{model} is shipped without its training images: give images by --data")
     if not given and record.converted and record.data is None:
         raise UserError(f"{folder} was converted without data: say by --data which images to look at")
     if not given and record.data is not None and not Path(record.data).exists():

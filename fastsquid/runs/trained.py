@@ -13,6 +13,7 @@ import torch
 from ..errors import CheckpointError, UserError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
+from ..models import shipped_name
 from ..ops.dispatch import Impl
 from ..scoring.maps import Moments
 from ..scoring.scores import Calibration
@@ -112,6 +113,23 @@ def load_run(
         CheckpointError: no checkpoint yet, or one that is damaged or of another configuration.
     """
     return _load(Path(folder), which, impl, device)[0]
+
+
+def load_weights(detector: Detector, run: TrainedRun) -> None:
+    """Load the weights of a trained run into a detector that is to be trained.
+
+    Raises:
+        UserError: they do not fit the detector's configuration.
+    """
+    try:
+        detector.load_state_dict(run.detector.state_dict())
+    except RuntimeError:
+        ours, theirs = detector.config.to_dict(), run.record.config.to_dict()
+        differing = [name for name, value in theirs.items() if value != ours[name] and name != "preset"]
+        raise UserError(
+            f"the weights of {shipped_name(run.folder) or run.folder} do not fit this configuration, which differs in "
+            f"{', '.join(differing)}: leave out those that change the architecture"
+        ) from None
 
 
 def load_trained(

@@ -18,13 +18,14 @@ from ..data.sources import source_of
 from ..data.split import Split
 from ..errors import UserError
 from ..model.detector import Detector
+from ..models import MODELS, model_folder, resolve, shipped_name
 from ..ops.dispatch import HAS_TRITON
 from ..runs import checkpoint as ckpt
 from ..runs.data import fingerprint_of, open_run_data, open_training_data
 from ..runs.folder import CONFIG, create_run, training_lock, write_drawn
 from ..runs.group import create_group
 from ..runs.records import GroupRecord, RunRecord
-from ..runs.trained import load_run
+from ..runs.trained import load_run, load_weights
 from ..utils import distributed
 from ..utils.devices import multiplies_bfloat16
 from .announce import describe_data, describe_settings
@@ -116,18 +117,20 @@ def describe_init(folder: str | Path) -> tuple[dict[str, Any], RunRecord]:
     """Return what a run records about another run whose weights it begins with.
 
     Args:
-        folder: of the other run.
+        folder: of the other run, or the name of a shipped model.
 
     Returns:
-        a dict, and the other run's record. The dict holds `run`, the other run's path; `checkpoint`, `best`, or `last`
-        where it has no best; `sha256` of the weights; and `trained_on`, the training images of that run.
+        a dict, and the other run's record. The dict holds `run`, the other run's path or the shipped model's name;
+        `checkpoint`, `best`, or `last` where it has no best; `sha256` of the weights; and `trained_on`, the training
+        images of that run.
 
     Raises:
         CheckpointError: the run or its checkpoint is missing, or the checkpoint is damaged.
     """
+    folder = resolve(folder)
     theirs = load_run(folder)
-    assert theirs.record is not None  # of a run folder
-    init = {"run": str(Path(folder).resolve()), "checkpoint": theirs.checkpoint, "sha256": theirs.weights}
+    name = shipped_name(folder) or str(folder.resolve())
+    init = {"run": name, "checkpoint": theirs.checkpoint, "sha256": theirs.weights}
     return {**init, "trained_on": theirs.record.trained_on}, theirs.record
 
 
@@ -263,24 +266,13 @@ def _load_init(detector: Detector, init: dict[str, Any]) -> None:
     Raises:
         UserError: the other run's weights have changed, or do not fit.
     """
-    theirs = load_run(init["run"], init["checkpoint"])
-    assert theirs.record is not None  # of a run folder
+    run = init["run"]
+    theirs = load_run(model_folder(run) if run in MODELS else run, init["checkpoint"])
     if theirs.weights != init["sha256"]:
         raise UserError(
-            f"{init['run']} no longer holds the weights that this run should begin with: put them back, or start a "
-            "new run"
+            f"{run} no longer holds the weights that this run should begin with: put them back, or start a new run"
         )
-    try:
-        detector.load_state_dict(theirs.detector.state_dict())
-    except RuntimeError:
-        ours = detector.config.to_dict()
-        differing = [
-            name for name, value in theirs.record.config.to_dict().items() if value != ours[name] and name != "preset"
-        ]
-        raise UserError(
-            f"the weights of {init['run']} do not fit this configuration, which differs in {', '.join(differing)}: "
-            "leave out those that change the architecture"
-        ) from None
+    load_weights(detector, theirs)
 
 
 def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:

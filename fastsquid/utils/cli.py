@@ -249,7 +249,8 @@ def add_run(parser: Parser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="run folder from fastsquid.train or fastsquid.convert, or group folder, whose runs form an ensemble",
+        help="run folder from fastsquid.train or fastsquid.convert; group folder, whose runs form an ensemble; or the "
+        "name of a shipped model: zhanglab",
     )
 
 
