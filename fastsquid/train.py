@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int | None:
         folder = resolve(options.resume)
         if model := shipped_name(folder):
             raise UserError(
-                f"{model} is shipped with fastsquid and is not resumed: begin a run of your own with --init {model}; if it "
-                "is damaged, install fastsquid again"
+                f"{model} is shipped with fastsquid and is not resumed: begin a run of your own with --init {model}; "
+                "if it is damaged, install fastsquid again"
             )
         if is_group(folder):
             return _train_group(folder, read_group(folder), options, device)

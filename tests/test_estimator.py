@@ -64,7 +64,7 @@ def test_clone(fitted):
 def test_get_and_set_params():
     detector = AnomalyDetector()
     assert detector.get_params() == dict(
-        preset="fastsquid-small", epochs=None, config=None, contamination=0.05, random_state=0, device="auto"
+        preset=None, epochs=None, config=None, contamination=0.05, random_state=0, device="auto", init=None
     )
     assert detector.set_params(epochs=3, config={"width": 4}, random_state=7) is detector
     assert (detector.epochs, detector.config, detector.random_state) == (3, {"width": 4}, 7)
@@ -81,6 +81,7 @@ def test_nothing_is_set_in_init():
         contamination=object(),
         random_state=object(),
         device=object(),
+        init=object(),
     )
     detector = AnomalyDetector(**parameters)  # nor checked: that is done in fit
     assert set(vars(detector)) == set(parameters)
@@ -332,6 +333,9 @@ def test_pipeline(fitted):
         (dict(contamination=np.nan), "^contamination = nan "),
         (dict(contamination="auto"), "^contamination = 'auto' "),
         (dict(preset="fastsquid-smal"), r"'fastsquid-smal'.* fastsquid-small\b"),
+        (dict(preset=""), "^unknown preset ''"),
+        (dict(init="zhanlab"), r"^zhanlab .*\bzhanglab\b"),
+        (dict(init="nowhere"), "^nowhere is not a run folder"),
         (dict(config={"slot": 3}), r"'slot'.* slots\b"),
         (dict(config={"top_k": 500}), "top_k = 500 .*slots = 100"),
         (dict(config={"select": "auc"}), r"\bconfig .*'select'"),

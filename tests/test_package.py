@@ -11,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import XRAYS
 
 import fastsquid
+from fastsquid.models import MODELS
 
 PACKAGE = Path(fastsquid.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -76,12 +78,16 @@ def test_a_wheel_works_in_an_empty_directory(tmp_path):
     assert path.name.startswith(f"fastsquid-{fastsquid.__version__}-")
     wheel = zipfile.ZipFile(path)
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastsquid").rglob("*.py")}
+    models = {path for path in (ROOT / "fastsquid" / "models").rglob("*") if path.suffix not in (".py", ".pyc")}
+    assert len(models) >= 9 * len(MODELS)
+    modules |= {path.relative_to(ROOT).as_posix() for path in models if path.is_file()}
     assert modules <= set(wheel.namelist())
     wheel.extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
     code = (
         "import fastsquid.kernels, fastsquid.train, fastsquid.data, fastsquid.reporting.page; "
         "assert fastsquid.reporting.page.page({}, []).endswith('</html>\\n'), 'what a report is made of is missing'; "
+        f"assert fastsquid.load('zhanglab').score({str(XRAYS)!r}).shape == (20,); "
         "print(fastsquid.kernels.__file__)"
     )
     out = subprocess.run(

@@ -30,7 +30,7 @@ def resolve(run: str | Path) -> Path:
     if name in MODELS:
         return folder if _holds_run(folder) else model_folder(name)
     near = difflib.get_close_matches(name.lower(), MODELS, 1)
-    if near and not folder.exists():
+    if near and name == folder.name and not folder.exists():  # a name, not a path
         raise CheckpointError(f"{name} does not exist: did you mean {near[0]}?")
     return folder
 
