@@ -1,7 +1,8 @@
 """Make a model that fastsquid ships of a finished run: its folder, with weights in half the size.
 
-    python -m fastsquid.train --data zhanglab --preset fastsquid-small --precision fp32 --out runs/zhanglab
-    python bench/ship.py runs/zhanglab fastsquid/models/zhanglab --data zhanglab
+    python -m fastsquid.train --data zhanglab --preset fastsquid-small --seeds 0 1 2 --precision fp32 --compile off \\
+        --threads 1 --out runs/zhanglab
+    python bench/ship.py runs/zhanglab/seed-0 fastsquid/models/zhanglab --data zhanglab
 
 `--data` is what the run was trained on. Parameters are rounded to float16. Calibration, thresholds, heat maps, input
 check, scores and metrics are then computed again with the rounded weights, by what training uses. Unlabeled test images

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     protocol = options.protocol or (None if options.data else given.protocol)
     if begun and data is None:
         protocol = protocol or begun.protocol
-        data, all_normal = data_of(resolve(options.init), begun), all_normal or begun.all_normal
+        data, all_normal = data_of(resolve(str(options.init)), begun), all_normal or begun.all_normal
         accept |= begun.accept
     name = options.preset or given.preset
     config = begun.config if begun and name is None else preset(name or default_preset(data, device))
