@@ -123,9 +123,7 @@ def readme():
             test = known[preset, size, score, "official test"]
             lines.append(f"| `{name}`,{version} | `{score}` | {known[preset, size, score, what]} | {test} |")
     papers = " / ".join(known[name, "full", "discriminator", "published"] for name in ("squid", "simsid"))
-    lines.append(f"| papers, full size: SQUID / SimSID | | | {papers} |")
-    others = [key for key in known if key[0] not in tables.ORDER and key[3] == "published"]
-    return lines + [f"| {key[0]} | | | {known[key]} |" for key in others]
+    return [*lines, f"| papers, full size: SQUID / SimSID | | | {papers} |"]
 
 
 PAGES = {
