@@ -19,6 +19,7 @@ from fastsquid.errors import CheckpointError, UserError
 from fastsquid.evaluation import robustness
 from fastsquid.evaluation.metrics import bootstrap_auc
 from fastsquid.evaluation.summary import run_table
+from fastsquid.model.detector import COMBINED
 from fastsquid.models import MODELS, model_folder, output_folder, resolve, shipped_name
 from fastsquid.runs.checkpoint import latest_checkpoint
 from fastsquid.runs.folder import read_run, read_scores, read_summary
@@ -247,8 +248,11 @@ def test_a_model_is_made_of_a_run(finished, command):
     scores = scorer.scores([XRAYS / "val" / name for name in names])
     for name, values in scores.items():
         np.testing.assert_allclose(values, recorded[name], rtol=1e-5, atol=1e-5)
-    train_scores = scorer.score(XRAYS / "train" / "NORMAL")
-    assert scorer.calibration["combined"].mean == pytest.approx(train_scores.mean(), abs=1e-4)
+    seen = scorer.scores(XRAYS / "train" / "NORMAL")
+    assert scorer.calibration["combined"].mean == pytest.approx(seen["combined"].mean(), abs=1e-4)
+    usual = [(seen[name].mean(), seen[name].std()) for name in COMBINED]
+    np.testing.assert_allclose(ours["usual"], usual, rtol=1e-4)
+    assert not np.allclose(theirs.usual, usual, rtol=1e-4)
     assert scorer.heatmap(HEALTHY).shape == (3, 64, 64) and scorer.input_check is not None
     with open(finished / "scores-val.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == names
