@@ -42,38 +42,46 @@ def ratios():
 
 
 def targets():
-    """What should be reached, and what was."""
+    """What should be reached, and what was, by which command."""
     found, profile, shared = ratios(), read_profile(), shared_rates()
     rows = []
     for name, half, single in (("simsid", 2.6, 1.4), ("squid", 3.2, 1.9)):
-        ratio = found["training iteration", name]
-        rows.append((f"two training steps, `{name}`, float32", f"≥ {single}x", f"{ratio:.2f}x", ratio >= single))
-        rows.append((f"two training steps, `{name}`, bfloat16", f"≥ {half}x", UNMEASURED, None))
+        ratio, command = found["training iteration", name], "bench/test_training.py"
+        rows.append(
+            (f"two training steps, `{name}`, float32", f"≥ {single}x", f"{ratio:.2f}x", ratio >= single, command)
+        )
+        rows.append((f"two training steps, `{name}`, bfloat16", f"≥ {half}x", UNMEASURED, None, command))
     for name in ("simsid", "squid"):
-        ratio = found["scoring", f"{name} 16"]
-        rows.append((f"all scores of 16 images, `{name}`, float32", "≥ 2.6x", f"{ratio:.2f}x", ratio >= 2.6))
-        rows.append((f"all scores of 16 images, `{name}`, bfloat16", "≥ 4x", UNMEASURED, None))
+        ratio, command = found["scoring", f"{name} 16"], "bench/test_scoring.py"
+        rows.append((f"all scores of 16 images, `{name}`, float32", "≥ 2.6x", f"{ratio:.2f}x", ratio >= 2.6, command))
+        rows.append((f"all scores of 16 images, `{name}`, bfloat16", "≥ 4x", UNMEASURED, None, command))
     for group, what, least in (
         ("ranking score", "from tensor to score", 150),
         ("file to row", "from JPEG file (224 pixels) to row", 30),
     ):
-        ratio, default = found[group, "fast 32"], found[group, "ranking 32"]
-        rows.append((f"`fastsquid` with `--fast`, {what}", f"≥ {least}x", f"{ratio:.0f}x", ratio >= least))
-        rows.append((f"`fastsquid`, {what}", "", f"{default:.1f}x", None))
+        ratio, default, command = found[group, "fast 32"], found[group, "ranking 32"], "bench/test_ranking.py"
+        rows.append((f"`fastsquid` with `--fast`, {what}", f"≥ {least}x", f"{ratio:.0f}x", ratio >= least, command))
+        rows.append((f"`fastsquid`, {what}", "", f"{default:.1f}x", None, command))
     for name in ("simsid", "squid"):
         share = profile[f"convolutions {name}"]["share"]
-        rows.append((f"convolutions alone, share of a step of `{name}`", "≥ 70 %", f"{share:.0%}", share >= 0.7))
-    rows.append(("one epoch of `fastsquid` at full size, bfloat16", "≤ 75 s", UNMEASURED, None))
+        what = f"convolutions alone, share of a step of `{name}`"
+        rows.append((what, "≥ 70 %", f"{share:.0%}", share >= 0.7, "bench/cpu.py"))
+    rows.append(("one epoch of `fastsquid` at full size, bfloat16", "≤ 75 s", UNMEASURED, None, "fastsquid.train"))
     startup = profile["startup"]
     import_s, score_s = startup["import fastsquid"]["cpu"], startup["score of one image"]["elapsed"]
-    rows.append(("`import fastsquid`, CPU time", "< 1.2 s", f"{import_s:.2f} s", import_s < 1.2))
+    rows.append(("`import fastsquid`, CPU time", "< 1.2 s", f"{import_s:.2f} s", import_s < 1.2, "bench/cpu.py"))
     alone = startup["import torch"]["elapsed"]
     what = f"`score` of one image in all (`import torch` alone: {alone:.2f} s)"
-    rows.append((what, "< 2 s", f"{score_s:.2f} s", score_s < 2))
-    rows.append(("training beside one busy process, of its rate alone", "> 40 %", f"{shared:.0%}", shared > 0.4))
-    lines = ["| what | target | measured | |", "|---|---:|---:|---|"]
+    rows.append((what, "< 2 s", f"{score_s:.2f} s", score_s < 2, "bench/cpu.py"))
+    what = "training beside one busy process, of its rate alone"
+    rows.append((what, "> 40 %", f"{shared:.0%}", shared > 0.4, "bench/threads.py"))
+    machine = profile["about"]["device"].replace(" threads", " cores")
+    lines = [f"| what | target | measured, {machine} | | by |", "|---|---:|---:|---|---|"]
     words = {True: "met", False: "**missed**", None: ""}
-    return lines + [f"| {what} | {target} | {measured} | {words[met]} |" for what, target, measured, met in rows]
+    return lines + [
+        f"| {what} | {target} | {measured} | {words[met]} | `{command}` |"
+        for what, target, measured, met, command in rows
+    ]
 
 
 def shared_rates():

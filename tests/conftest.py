@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 import numpy as np
 import pytest
 import torch
-from forked_python import python
+from forked_python import python, train_in_float32
 
 from fastsquid.config import ABLATIONS
 from fastsquid.drawing import curves, gallery
@@ -25,6 +25,8 @@ from fastsquid.runs import checkpoint
 from fastsquid.training import loop, results
 from fastsquid.utils.cli import run_command
 
+# What says whether this processor multiplies bfloat16. Nothing but test_devices.py asks it.
+NATIVE = train_in_float32()
 # Every row of both papers' ablation tables.
 ROWS = [(system, row) for system, rows in ABLATIONS.items() for row in rows]
 # Kernels are tested on the GPU where there is one, else on the CPU by Triton's interpreter.

@@ -33,6 +33,21 @@ FOLLOWED = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONBREAKPO
 READ_AT_THE_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "TRITON_INTERPRET", "MPL")
 
 
+def train_in_float32():
+    """Let every CPU look like one without bfloat16, so that tests train in the same numbers on all of them.
+
+    Returns:
+        {name in torch.cpu: what was there}.
+    """
+    import torch.cpu
+
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    before = {name: getattr(torch.cpu, name) for name in names}
+    for name in names:
+        setattr(torch.cpu, name, lambda: False)
+    return before
+
+
 @functools.cache
 def python():
     """Path of a program that does what sys.executable does, sooner; where there is no such way, sys.executable."""
@@ -148,6 +163,7 @@ if __name__ == "__main__":
     sys.path.remove(os.path.dirname(__file__))
     for package in PACKAGES:
         importlib.import_module(package)
+    train_in_float32()
     gc.freeze()
     if connection := serve(sys.argv[1]):
         become(*begin(connection))

@@ -4,6 +4,7 @@ import csv
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 BENCH = Path(__file__).parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 try:
+    import bfloat16
     import cases
     import cpu
     import growth
@@ -82,3 +84,11 @@ def test_a_measured_point_is_not_measured_again(tmp_path, monkeypatch):
 def test_the_page_has_the_committed_figures():
     text = performance.PAGE.read_text(encoding="utf-8")
     assert performance.filled(text) == text, "write the tables with python bench/performance.py"
+
+
+def test_trainings_in_bfloat16_are_the_committed_ones():
+    assert (rows.RESULTS / "bfloat16.md").read_text(encoding="utf-8") == bfloat16.table()
+    for *folders, score in bfloat16.PAIRS.values():
+        runs = [bfloat16.histories(folder).values() for folder in folders]
+        whole, half = ([lines[-1]["validation"][score] for lines in found] for found in runs)
+        assert np.mean(half) > np.mean(whole) - np.std(whole, ddof=1)  # else `--precision auto` should not take it

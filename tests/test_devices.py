@@ -1,18 +1,22 @@
-"""Which device multiplies bfloat16 natively."""
+"""Which device multiplies bfloat16 natively, and trains in it by default."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import NATIVE
 
+from fastsquid.training.start import Speed, _choose_speed
 from fastsquid.utils.devices import multiplies_bfloat16
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system names the CPU's instructions in /proc")
-def test_a_cpu_with_instructions_for_it():
+def test_a_cpu_with_instructions_for_it(monkeypatch):
+    for name, function in NATIVE.items():
+        monkeypatch.setattr(torch.cpu, name, function)
     instructions = set(Path("/proc/cpuinfo").read_text().split())
     assert multiplies_bfloat16(CPU) == bool(instructions & {"avx512_bf16", "amx_bf16"})
 
@@ -26,3 +30,12 @@ def test_avx512_or_amx(monkeypatch, avx512, amx):
 
 def test_other_devices_do_not():
     assert not multiplies_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_training_takes_bfloat16_where_it_is_native(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert _choose_speed(Speed(), CPU) == (False, "bf16" if native else "fp32")
+    for precision in ("fp32", "bf16"):  # a choice of the user's holds
+        assert _choose_speed(Speed(precision=precision), CPU) == (False, precision)

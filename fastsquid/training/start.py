@@ -41,7 +41,7 @@ class Speed:
 
     Attributes:
         compile: `auto`, `on` or `off`: torch.compile of both networks. `auto` compiles on a GPU.
-        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU that
+        precision: `auto`, `fp32` or `bf16`, of convolutions and projections. `auto` is bf16 on a GPU or CPU that
             multiplies it natively.
         impl: `auto`, `triton` or `torch`, of the memory read and the neighbor attention.
         cache: folder of decoded images, as `open_data` takes it.
@@ -281,4 +281,4 @@ def _choose_speed(speed: Speed, device: torch.device) -> tuple[bool, str]:
     compile = speed.compile == "on" or (speed.compile == "auto" and gpu and HAS_TRITON)
     if speed.precision != "auto":
         return compile, speed.precision
-    return compile, "bf16" if gpu and multiplies_bfloat16(device) else "fp32"
+    return compile, "bf16" if multiplies_bfloat16(device) else "fp32"

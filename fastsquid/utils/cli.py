@@ -337,7 +337,8 @@ def add_training_options(parser: Parser) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "bf16"],
-        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU that supports it",
+        help="precision of convolutions and projections in training; default: auto, bf16 on a GPU or CPU that "
+        "multiplies it natively",
     )
 
 
