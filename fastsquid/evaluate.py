@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .evaluation.robustness import confounds, confounds_table, perturbed_scores, robustness, robustness_table
     from .evaluation.summary import describe_runs, evaluate_run, run_table
     from .evaluation.validation import reported_split
-    from .runs.data import data_of, open_run_data, reject_redrawn
+    from .runs.data import data_of, is_own, open_run_data, reject_redrawn
     from .runs.input_check import read_check
     from .runs.trained import load_trained
     from .scoring.input_check import warn_of_unlike
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     for kind, draw in (("roc", roc_figure), ("precision_recall", precision_recall_figure)):
         save_figure(draw(labels, scores, config.score), pictures / f"{kind}.png")
     result = evaluate_run(data, {split: scores}, config, run.checkpoint, run.epoch, run.validation)
-    print(f"\n{run_table(result, own_data=source == run.record.data)}")
+    print(f"\n{run_table(result, own_data=is_own(run.record, source))}")
     if of_runs:
         aucs = [float(roc_auc_score(labels.numpy(), one[config.score])) for one in of_runs]
         result["runs"] = [{"seed": seed, "auc": auc} for seed, auc in zip(run.seeds, aucs)]

@@ -140,6 +140,20 @@ def test_it_has_no_data_of_its_own(main, refused):
     assert "by --data" in refused(main, "zhanglab")
 
 
+@pytest.mark.parametrize("named, own", [(XRAYS, True), ("zhanglab", False), ("other", False)])
+def test_its_own_data_is_known_by_content(command, refused, named, own):
+    """The repository's X-rays are of the release; the same images with other names are not known to be."""
+    if not own:
+        shutil.copytree(XRAYS, named)
+        for number, path in enumerate(Path(named).rglob("train/*/*.jpeg")):
+            path.rename(path.with_name(f"{number}.jpeg"))
+    code, out, err = command(evaluate.main, "zhanglab", "--data", named)
+    assert code == 0, err
+    assert ("chosen on validation" in out) is not own
+    other_split = refused(evaluate.main, "zhanglab", "--data", named, "--protocol", "squid-zhanglab", "--overwrite")
+    assert ("trained with another split" in other_split) is own
+
+
 def test_a_damaged_copy(refused):
     shutil.copytree(model_folder("zhanglab"), "copy")
     weights = Path("copy/checkpoint-000001/last.safetensors")

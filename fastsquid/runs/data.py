@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import SPLITS, Accept, open_data, to_unit
+from ..data import SPLITS, Accept, known_source, open_data, to_unit
 from ..data.dicom.kinds import NOTHING_ELSE
 from ..data.duplicates import Copies, warn_of_copies
 from ..data.finding import log_skipped
@@ -20,7 +20,7 @@ from ..data.tables import read_table
 from ..errors import UserError
 from ..evaluation.metrics import require_both_classes
 from ..evaluation.robustness import uncropped_size
-from ..models import shipped_name
+from ..models import MODELS, shipped_name
 from .folder import DRAWN
 from .records import RunRecord
 
@@ -59,7 +59,7 @@ def open_run_data(
         UserError: as `open_data`, or a protocol other than the run's for the run's own data.
     """
     config = record.config
-    own = _is_own(record, source)
+    own = is_own(record, source)
     if own and protocol not in (None, record.protocol):
         raise UserError(
             f"the run was trained with another split of {source} than --protocol {protocol}, which may hold its "
@@ -88,8 +88,14 @@ def open_run_data(
     return data
 
 
-def _is_own(record: RunRecord, source: str | None) -> bool:
-    """Return whether a path is that of the run's own data."""
+def is_own(record: RunRecord, source: str | None) -> bool:
+    """Return whether a path is that of the run's own data.
+
+    A shipped model has no path of its data. Its own data is the public data set that it was trained on, wherever it is.
+    """
+    if record.data in MODELS:
+        known = known_source(source) if source is not None and Path(source).exists() else None
+        return known is not None and known.name == (record.trained_on or {}).get("source")
     return source == record.data or (source is not None and str(Path(source).resolve()) == record.data)
 
 
@@ -107,7 +113,7 @@ def reject_redrawn(run: str | Path, record: RunRecord, source: str | None, data:
         UserError: a training image is in another split.
     """
     path = Path(run) / DRAWN
-    if not (_is_own(record, source) and path.is_file() and any(split.drawn for split in data.values())):
+    if not (is_own(record, source) and path.is_file() and any(split.drawn for split in data.values())):
         return
     trained = {row["path"] for _, row in read_table(path, ("path", "split")) if row["split"] == "train"}
     for name, split in data.items():
