@@ -65,7 +65,7 @@ def make(name):
         (["zhanglab/train/NORMAL/1.jpeg"], "zhanglab", model_folder("zhanglab")),  # a data set
         (["zhanglab/config.json"], "zhanglab", Path("zhanglab")),
         (["zhanglab/group.json"], "zhanglab", Path("zhanglab")),
-        ([], "./zhanglab", Path("zhanglab")),
+        (["zhanglab/"], "./zhanglab", Path("zhanglab")),
         ([], "runs/zhanglab", Path("runs/zhanglab")),
         (["zhanlab/"], "zhanlab", Path("zhanlab")),
         ([], "runs/mine", Path("runs/mine")),
@@ -79,7 +79,7 @@ def test_what_a_name_stands_for(existing, run, meant):
     assert resolve(run) == meant
 
 
-@pytest.mark.parametrize("name", ["zhanlab", "ZhangLab", "zhang-lab"])
+@pytest.mark.parametrize("name", ["zhanlab", "ZhangLab", "zhang-lab", "./zhanglab", "zhanglab/"])
 def test_the_nearest_name(name, refused):
     with pytest.raises(CheckpointError, match=rf"^{name} does not exist: did you mean zhanglab\?$"):
         resolve(name)

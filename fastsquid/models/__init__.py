@@ -29,8 +29,8 @@ def resolve(run: str | Path) -> Path:
     folder, name = Path(run), str(run)
     if name in MODELS:
         return folder if _holds_run(folder) else model_folder(name)
-    near = difflib.get_close_matches(name.lower(), MODELS, 1)
-    if near and name == folder.name and not folder.exists():  # a name, not a path
+    near = difflib.get_close_matches(folder.name.lower(), MODELS, 1)
+    if near and len(folder.parts) == 1 and not folder.exists():  # a name, also as zhanglab/, which a shell completes
         raise CheckpointError(f"{name} does not exist: did you mean {near[0]}?")
     return folder
 
