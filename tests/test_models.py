@@ -91,6 +91,14 @@ def test_a_run_of_that_name_wins(finished):
     assert fastsquid.load("zhanglab").detector.config.width == 4
 
 
+def test_commands_print_its_name(command, refused):
+    code, out, err = command(compare.main, "zhanglab", "zhanglab")
+    assert code == 0, err
+    assert "No difference between zhanglab and zhanglab is shown." in out and str(PACKAGE) not in out
+    message = refused(score.main, "zhanglab", HEALTHY, "--checkpoint", "best")
+    assert message.startswith("error: zhanglab has no best checkpoint")
+
+
 def test_folders_of_models():
     assert [shipped_name(model_folder(name)) for name in MODELS] == list(MODELS)
     assert not any(map(shipped_name, (".", "zhanglab", PACKAGE / "models", model_folder("zhanglab").parent / "other")))

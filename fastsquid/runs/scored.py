@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.comparison import Scored, require_same_images
 from ..evaluation.metrics import require_both_classes
+from ..models import shipped_name
 from .folder import read_findings, read_run, read_scores, read_summary, scores_file
 from .group import finished_runs
 
@@ -25,7 +26,8 @@ def read_scored(folder: Path, score: str | None = None) -> Scored:
     runs = [_read_run(run, score) for run in finished_runs(folder).values()]
     for run in runs[1:]:
         require_same_images(runs[0], run)
-    return replace(runs[0], folder=folder, scores=np.concatenate([run.scores for run in runs]))
+    shown = Path(shipped_name(folder) or folder)
+    return replace(runs[0], folder=shown, scores=np.concatenate([run.scores for run in runs]))
 
 
 def _read_run(run, score):

@@ -206,7 +206,8 @@ def _load(
     known = state.detector(name)
     if known is None:
         raise CheckpointError(
-            f"{folder} has no best checkpoint, because no epoch was chosen by an AUC: use --checkpoint last"
+            f"{shipped_name(folder) or folder} has no best checkpoint, because no epoch was chosen by an AUC: use "
+            "--checkpoint last"
         )
     detector = Detector(record.config, impl)
     load_detector(detector, latest, state, name)
