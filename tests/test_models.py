@@ -13,7 +13,7 @@ from conftest import XRAYS, rewrite_run
 from sklearn.metrics import roc_auc_score
 
 import fastsquid
-from fastsquid import compare, evaluate, figures, locate, report, score, train
+from fastsquid import compare, evaluate, figures, locate, models, report, score, train
 from fastsquid.drawing import papers
 from fastsquid.errors import CheckpointError, UserError
 from fastsquid.evaluation import robustness
@@ -171,6 +171,15 @@ def test_a_damaged_copy(refused):
     assert f"{weights} is damaged: its checksum" in refused(score.main, "copy", HEALTHY)
     weights.write_bytes(content[:-1])
     assert f"{weights} is damaged: its checksum" in refused(score.main, "copy", HEALTHY)
+
+
+@pytest.mark.parametrize("name", ["maps", "input-check"])
+def test_a_damaged_file_of_the_package(name, refused, monkeypatch):
+    shutil.copytree(model_folder("zhanglab"), "models/zhanglab")
+    monkeypatch.setattr(models, "_HERE", Path("models"))
+    path = Path(f"models/zhanglab/{name}.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    assert f"{path} is damaged: install fastsquid again" in refused(score.main, "zhanglab", HEALTHY)
 
 
 # Fine-tuning

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import CheckpointError
+from ..models import shipped_name
 from ..utils.files import replacing, require_regular
 
 _CHECKSUM = "sha256"
@@ -58,7 +59,9 @@ def read_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def damaged(path: Path) -> CheckpointError:
-    """Return the error for a file that is damaged, and that training can write again."""
+    """Return the error for a file that is damaged, and that training, or for a shipped model pip, can write again."""
+    if shipped_name(path.parent):
+        return CheckpointError(f"{path} is damaged: install fastsquid again")
     return CheckpointError(
         f"{path} is damaged: remove it, and python -m fastsquid.train --resume {path.parent} writes it again"
     )
