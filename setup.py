@@ -55,7 +55,11 @@ setup(
     package_data={
         "fastsquid": ["py.typed"],
         "fastsquid.reporting": ["report.*"],
-        "fastsquid.models": [*(f"*/*.{kind}" for kind in ("json", "jsonl", "csv", "safetensors")), "*/checkpoint-*/*"],
+        "fastsquid.models": [
+            "README.md",
+            *(f"*/*.{kind}" for kind in ("json", "jsonl", "csv", "safetensors")),
+            "*/checkpoint-*/*",
+        ],
     },
     entry_points={"console_scripts": ["fastsquid = fastsquid.__main__:console"]},
     install_requires=[

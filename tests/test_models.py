@@ -182,6 +182,18 @@ def test_a_damaged_file_of_the_package(name, refused, monkeypatch):
     assert f"{path} is damaged: install fastsquid again" in refused(score.main, "zhanglab", HEALTHY)
 
 
+@pytest.mark.parametrize("name", ["checkpoint-000001/last.safetensors", "checkpoint-000001/state.json", "config.json"])
+def test_a_damaged_installation(name, refused, monkeypatch, tmp_path):
+    folder = tmp_path / "package" / "zhanglab"
+    shutil.copytree(model_folder("zhanglab"), folder)
+    monkeypatch.setattr(models, "_HERE", folder.parent)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+    expected = "the shipped model zhanglab is damaged or incomplete: install fastsquid again"
+    assert expected in refused(score.main, "zhanglab", HEALTHY)
+    shutil.rmtree(folder)
+    assert expected in refused(score.main, "zhanglab", HEALTHY)
+
+
 # Fine-tuning
 
 

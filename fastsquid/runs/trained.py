@@ -195,6 +195,18 @@ def load_maps(run: TrainedRun | TrainedGroup) -> dict[str, Moments] | None:
 def _load(
     folder: Path, which: str | None, impl: Impl, device: str | torch.device
 ) -> tuple[TrainedRun, CheckpointState]:
+    try:
+        return _read(folder, which, impl, device)
+    except CheckpointError:
+        model = shipped_name(folder)
+        if model is None or which == "best":  # which no shipped model has
+            raise
+        raise CheckpointError(f"the shipped model {model} is damaged or incomplete: install fastsquid again") from None
+
+
+def _read(
+    folder: Path, which: str | None, impl: Impl, device: str | torch.device
+) -> tuple[TrainedRun, CheckpointState]:
     record = read_run(folder)
     latest = latest_checkpoint(folder)
     if latest is None:
