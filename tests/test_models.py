@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import fastsquid
 from fastsquid import compare, evaluate, figures, locate, models, report, score, train
+from fastsquid.data import open_data
 from fastsquid.drawing import papers
 from fastsquid.errors import CheckpointError, UserError
 from fastsquid.evaluation import robustness
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = Path(fastsquid.__file__).parent
 HEALTHY = XRAYS / "val" / "NORMAL"
 sys.path.insert(0, str(ROOT / "bench"))
+import finetune  # noqa: E402
 import ship  # noqa: E402
 
 
@@ -349,6 +351,32 @@ def test_nothing_half_written_stays(finished, command, monkeypatch):
 
 
 # The model's page
+
+
+def test_fine_tuning_is_the_committed_one():
+    text = (ROOT / "docs" / "models" / "zhanglab.md").read_text(encoding="utf-8")
+    written = (ROOT / "bench" / "results" / "finetune.md").read_text(encoding="utf-8")
+    rows = [line for line in written.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 1 + 3 * 2
+    assert "<!-- fine-tuning -->\n" + "\n".join(rows) + "\n<!-- end of fine-tuning -->" in text
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+    aucs = {(what, count): float(auc.split()[0]) for what, count, _, _, auc in cells}
+    assert f"{aucs['shipped model, as it is', '0']} against 0.978" in text
+    for count in ("50", "200"):
+        random, same, short = (aucs[what, count] for what in finetune.TRAININGS)
+        assert short < same <= random
+
+
+def test_darkened_data_for_fine_tuning(tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "COUNTS", (2, 3))
+    folders = finetune.write_data(XRAYS, tmp_path)
+    assert [len([*(folder / "train" / "NORMAL").iterdir()]) for folder in folders.values()] == [2, 3]
+    data = open_data(folders[3], size=finetune.SIDE, splits=("train", "val"))
+    theirs = open_data(XRAYS, size=finetune.SIDE, splits=("train", "val"))
+    assert sorted(data["val"].labels.tolist()) == sorted(theirs["val"].labels.tolist())
+    expected = (theirs["train"].images[:3].numpy() / 255.0) ** 2 * 255
+    np.testing.assert_allclose(data["train"].images.numpy(), expected, atol=0.51)
+    assert finetune.write_data(XRAYS, tmp_path) == folders  # what is there stays
 
 
 def test_figures_of_the_page_are_the_committed_ones():
