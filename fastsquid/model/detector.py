@@ -103,12 +103,9 @@ class Detector(nn.Module):
                         layers[i + 1] = nn.Identity()
         if detector.generator.inpaint is not None:
             detector.generator.inpaint.fold()
-        # Convolutions are fastest in this layout. On a CPU `instance_norm` would copy it to the other one and back,
-        # which takes longer than the discriminator's convolutions gain.
-        detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if detector.discriminator is not None and detector.discriminator.logit.weight.device.type == "cpu":
-            detector.discriminator.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        return detector
+        # Convolutions are fastest in this layout. The discriminator has it too, although instance normalization on a CPU
+        # copies it to the other one and back: contiguous convolutions round by the number of images.
+        return detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def draw(self, images: Tensor) -> Drawn:
         """Return the generator's pass, from which scores and maps are computed.
