@@ -103,8 +103,8 @@ class Detector(nn.Module):
                         layers[i + 1] = nn.Identity()
         if detector.generator.inpaint is not None:
             detector.generator.inpaint.fold()
-        # Convolutions are fastest in this layout. The discriminator has it too, although instance normalization on a CPU
-        # copies it to the other one and back: contiguous convolutions round by the number of images.
+        # Convolutions are fastest in this layout. The discriminator has it too, although instance normalization on a
+        # CPU copies it to the other one and back: contiguous convolutions round by the number of images.
         return detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def draw(self, images: Tensor) -> Drawn:
