@@ -6,12 +6,12 @@ page differs.
 
 import csv
 import json
-import re
 import sys
 from pathlib import Path
 
 from growth import SHOWN, SIZES, exponent
 from rows import RESULTS
+from tables import fill
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 MACHINE = "amd-epyc-2-threads"
@@ -177,13 +177,7 @@ TABLES = {
 
 def filled(text):
     """The page's text with every table as measured."""
-    for name, lines in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-        assert re.search(pattern, text, re.S), f"{PAGE.name} has no place for {name}"
-        text = re.sub(
-            pattern, lambda found, lines=lines: f"{found[1]}" + "\n".join(lines()) + f"\n{found[2]}", text, flags=re.S
-        )
-    return text
+    return fill(text, TABLES)
 
 
 def main():

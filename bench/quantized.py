@@ -1,17 +1,17 @@
 """`python bench/quantized.py RUN DATA OUT.md`: may an exported run compute in int8 or bfloat16?
 
 The run is written as ONNX, as `python -m fastsquid.export` does, and its convolutions and matrix products are quantized
-to int8 by ONNX Runtime, with ranges from training images. The file says how much each output differs on the validation
+to int8 by ONNX Runtime, with ranges from training images. The file says how much the score differs on the validation
 images, what that costs in AUC, and the time of a batch of 16. Bfloat16 is PyTorch's, because ONNX Runtime has no
 convolution for it on a CPU. Its time counts only where the processor multiplies it natively.
 """
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from cpu import seconds_of
 from rows import about
 from sklearn.metrics import roc_auc_score
 
@@ -23,7 +23,7 @@ from fastsquid.utils.cli import Parser, run_command
 from fastsquid.utils.devices import multiplies_bfloat16
 from fastsquid.utils.files import replacing
 
-BATCH, RANGES, ROUNDS = 16, 128, 5
+BATCH, RANGES = 16, 128
 
 
 def unit(images):
@@ -65,16 +65,6 @@ def answers(graph, images):
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
-def seconds(graph, images):
-    """The fastest of `ROUNDS` calls with a batch, after one that is not timed."""
-    batch, taken = images[:BATCH], []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        graph(batch)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
-
-
 def bfloat16(folder):
     """The run's score in bfloat16, as a graph with this one output."""
     run = fastsquid.load(folder, device="cpu", precision="bf16")
@@ -99,7 +89,7 @@ def main(arguments=None):
         sizes = {name: f"{path.stat().st_size / 1e6:.1f}" for name, path in (("float32", whole), ("int8", small))}
         graphs = {"float32": read_onnx(str(whole)), "int8": read_onnx(str(small)), "bfloat16": bfloat16(options.run)}
         found = {name: answers(graph, images) for name, graph in graphs.items()}
-        taken = {name: seconds(graph, images) for name, graph in graphs.items()}
+        taken = {name: seconds_of(lambda graph=graph: graph(images[:BATCH])) for name, graph in graphs.items()}
     if not multiplies_bfloat16(torch.device("cpu")):
         taken.pop("bfloat16")
     expected = found["float32"]

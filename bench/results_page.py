@@ -1,12 +1,11 @@
-"""`python bench/results_page.py [--check]`: every table of docs/results.md, and README's, from committed files.
+"""`python bench/results_page.py [--check]`: tables of docs/results.md, and README's of results, from committed files.
 
 Each table stands between `<!-- NAME -->` and `<!-- end of NAME -->`. `--check` writes nothing, and exits with 1 if a
 page differs. The files are in bench/results: `zhanglab/small` and `zhanglab/full` have a folder per preset as
-bench/collect.py leaves it, `zhanglab/published.csv` has the marks on the official test labels and the papers' AUCs.
+bench/collect.py leaves it, `zhanglab/quoted.csv` has the marks on the official test labels and the papers' AUCs.
 """
 
 import json
-import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -36,8 +35,8 @@ def found_runs():
 
 
 def marks():
-    """{(preset, size, score, what): "AUC ± deviation"} of published.csv."""
-    rows = detector_table.rows_of(XRAYS / "published.csv")
+    """{(preset, size, score, what): "AUC ± deviation"} of quoted.csv."""
+    rows = detector_table.rows_of(XRAYS / "quoted.csv")
     return {
         (row["preset"], row["size"], row["score"], row["what"]): row["auc"] + (f" ± {row['std']}" if row["std"] else "")
         for row in rows
@@ -57,8 +56,8 @@ def at_end(runs):
 
 
 def perturbed(size, runs):
-    """Mean and deviation of the AUC over clean and perturbed images, where the runs of this size were monitored."""
-    if size != "small":
+    """Mean and deviation of the AUC over clean and perturbed images, where the runs were monitored with these."""
+    if "perturbed" not in tables.read_lines(runs[0])[0]:
         return UNMEASURED
     names = tables.monitored(run for (where, _), found in found_runs().items() if where == size for run in found)
     return mean_deviation([tables.numbers(run, names)[0][2] for run in runs])
@@ -101,11 +100,9 @@ def cost():
         facts = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
         minutes = sorted(round(each["seconds"] / 60) for each in facts)
         span = f"{minutes[0]} to {minutes[-1]}" if minutes[0] < minutes[-1] else str(minutes[0])
-        same = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in ("precision", "device")]
-        rest = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in ("threads", "torch")]
-        lines.append(
-            f"| `{preset}` | {SIZES[size]} | {facts[0]['epochs']} | {span} | {' | '.join(same)} | {' | '.join(rest)} |"
-        )
+        keys = ("precision", "device", "threads", "torch")
+        same = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in keys]
+        lines.append(f"| `{preset}` | {SIZES[size]} | {facts[0]['epochs']} | {span} | {' | '.join(same)} |")
     return lines
 
 
@@ -144,14 +141,7 @@ PAGES = {
 
 def filled(path):
     """A page's text with every table as measured."""
-    text = path.read_text(encoding="utf-8")
-    for name, lines in PAGES[path].items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-        assert re.search(pattern, text, re.S), f"{path.name} has no place for {name}"
-        text = re.sub(
-            pattern, lambda found, lines=lines: found[1] + "\n".join(lines()) + f"\n{found[2]}", text, flags=re.S
-        )
-    return text
+    return tables.fill(path.read_text(encoding="utf-8"), PAGES[path])
 
 
 def main():

@@ -10,7 +10,6 @@ are not scored. The folder is an ordinary finished run without optimizer and pic
 name of the folder. It appears complete or not at all.
 """
 
-import argparse
 import dataclasses
 import shutil
 from pathlib import Path
@@ -26,7 +25,7 @@ from fastsquid.runs.records import RunRecord
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.scores import standardize
 from fastsquid.training.results import measure_detector, report_run
-from fastsquid.utils.cli import run_command
+from fastsquid.utils.cli import Parser, run_command
 from fastsquid.utils.text import printable
 
 
@@ -103,7 +102,7 @@ def ship(run: Path, out: Path, source: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the folder of a shipped model."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("run", type=Path, help="finished run folder")
     parser.add_argument("out", type=Path, help="folder to make, fastsquid/models/NAME")
     parser.add_argument("--data", required=True, help="what the run was trained on")

@@ -7,6 +7,7 @@ DIGITS (bench/results/digits/fastsquid): `seed-N` with what fastsquid.locate wro
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from fastsquid.drawing.curves import mean_deviation
 
 ORDER = ("squid", "simsid", "fastsquid", "memae", "auto-encoder", "cutpaste", "anatpaste")
 TAIL = 5  # epochs whose spread is reported
+
+
+def fill(text, made):
+    """A page's text with every table that `made` names: {name: function that returns its lines}."""
+    for name, lines in made.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        assert re.search(pattern, text, re.S), f"the page has no place for {name}"
+        body = "\n".join(lines())
+        text = re.sub(pattern, lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text, flags=re.S)
+    return text
 
 
 def read_lines(run):

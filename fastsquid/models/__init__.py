@@ -54,7 +54,7 @@ def output_folder(folder: str | Path, name: str) -> Path:
 
     Args:
         folder: of the run.
-        name: of what is written, such as `evaluation`.
+        name: what is written, such as `evaluation`.
     """
     model = shipped_name(folder)
     return Path(folder) / name if model is None else Path(f"{model}-{name}")

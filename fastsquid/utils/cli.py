@@ -392,7 +392,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         signal.signal(signal.SIGINT, note)
     _print_anything()
     try:
-        # Importing PyTorch makes 250,000 objects and no garbage. By default they are searched for it many times.
+        # Importing PyTorch makes very many objects and no garbage. By default they are searched for it again and again.
         gc.set_threshold(100_000)
         let_idle_threads_sleep()
         keep_freed_memory()
