@@ -7,6 +7,7 @@
 - scoring: the same shares for all scores of 16 images, and for the ranking score of `fastsquid --fast`.
 - memory: of training and scoring with each preset at full size, each in a process of its own.
 - startup: `import fastsquid`, `import torch`, and `score --fast` of one image, each a process.
+- loading: from `import fastsquid` to the shipped model in memory.
 
 Whatever is in OUT.json is not measured again.
 """
@@ -53,7 +54,7 @@ def main(arguments=None):
     parts |= {f"convolutions {name}": lambda name=name: convolutions(name) for name in ("simsid", "squid")}
     parts |= {f"scoring {name}": lambda name=name: scoring(name) for name in ("simsid", "squid", "fastsquid --fast")}
     parts |= {f"memory {name}": lambda name=name: ask("--memory", name) for name in PRESETS}
-    parts |= {"startup": startup}
+    parts |= {"startup": startup, "loading zhanglab": loading}
     for part, measure in parts.items():
         if part not in found:
             found[part] = measure()
@@ -216,6 +217,15 @@ def startup():
         ]
         calls = {"import torch": ["-c", "import torch"], "import fastsquid": ["-c", "import fastsquid"]}
         return {what: taken(call) for what, call in {**calls, "score of one image": score}.items()}
+
+
+def loading():
+    """Seconds from `import fastsquid` to the shipped model in memory, PyTorch imported before: of five processes."""
+    code = "import time, torch; start = time.perf_counter(); import fastsquid; fastsquid.load('zhanglab'); "
+    code += "print(time.perf_counter() - start)"
+    call = [sys.executable, "-c", code]
+    samples = [float(subprocess.run(call, check=True, capture_output=True, text=True).stdout) for _ in range(6)]
+    return round(statistics.median(samples[1:]), 3)
 
 
 def taken(arguments):
