@@ -150,6 +150,7 @@ def histogram_figure(scores: Mapping[str, Mapping[str, np.ndarray]], where: str 
                 axis.hist(values, bins=bins, density=True, color=GROUPS[group], label=label, **style)
         axis.set(title=SCORES[name].label, xlabel="score (larger = more abnormal)", ylabel="density (area 1)")
         axis.title.set_size(10)
+        axis.locator_params(axis="x", nbins=6)  # more labels of small numbers touch
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.suptitle("\n".join(filter(None, ["Anomaly scores by group of images", where])), fontsize=11)
