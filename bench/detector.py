@@ -33,6 +33,8 @@ VARIANTS = {
     "epochs-20": dict(epochs=20),
     "epochs-30": dict(epochs=30),
     "size-128": dict(image_size=128),
+    "appearance-1": dict(appearance=1.0),
+    "size-128-appearance-1": dict(image_size=128, appearance=1.0),
 }
 
 
@@ -42,6 +44,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("NUMBER", "OF"), help="of the variants")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     options = parser.parse_args()
 
@@ -57,7 +60,7 @@ def main():
             for field, value in VARIANTS[name].items():
                 arguments += [f"--{field.replace('_', '-')}", str(value)]
         finished = (folder / "summary.json").is_file()
-        if not finished and train.main([*arguments, "--precision", "bf16", "--compile", "off"]):
+        if not finished and train.main([*arguments, "--precision", options.precision, "--compile", "off"]):
             return 130
         for run in sorted(folder.glob("seed-*")):
             evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json"), "--overwrite"])
