@@ -11,9 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import detector_table
+import numpy as np
 import peer_table
 import tables
 from rows import RESULTS
+from sklearn.metrics import roc_auc_score
 
 from fastsquid.drawing.curves import mean_deviation
 from fastsquid.evaluation.metrics import bootstrap_aucs, interval
@@ -45,14 +47,18 @@ def marks():
 
 @cache
 def at_end(runs):
-    """AUCs of the own score after the last epoch, and the 95 % bootstrap interval of their mean over images."""
+    """AUCs of the own score after the last epoch, the 95 % bootstrap interval of their mean over images, and one more.
+
+    That is the AUC of the ensemble: of the mean over runs of the scores, each run's standardized by healthy images.
+    """
     score, files = tables.own_score(runs[0]), []
     for run in runs:
         last = run / "scores-val-last.csv"
         files.append(read_scores(last if last.exists() else run / "scores-val.csv"))
     labels, scores = files[0][1], [values[score] for _, _, values in files]
     aucs = [tables.read_lines(run)[-1]["validation"][score] for run in runs]
-    return aucs, interval(bootstrap_aucs(labels, scores).mean(0))
+    standardized = [(each - each[labels == 0].mean()) / each[labels == 0].std() for each in scores]
+    return aucs, interval(bootstrap_aucs(labels, scores).mean(0)), roc_auc_score(labels, sum(standardized))
 
 
 def perturbed(size, runs):
@@ -75,19 +81,20 @@ def overview():
     """One row per preset and size: how good it is."""
     known = marks()
     lines = [
-        "| preset | pixels | score | seeds | validation AUC | 95 % interval over images | perturbed "
+        "| preset | pixels | score | seeds | validation AUC | 95 % interval over images | ensemble | perturbed "
         "| haze, pixel AUROC | official test | published |",
-        "|---|---|---|---:|---:|---|---:|---:|---:|---:|",
+        "|---|---|---|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
     for (size, preset), runs in found_runs().items():
         score = tables.own_score(runs[0])
-        aucs, (low, high) = at_end(tuple(runs))
+        aucs, (low, high), ensemble = at_end(tuple(runs))
         official = known.get((preset, size, score, "official test"), UNMEASURED)
-        found = [mean_deviation(aucs), f"{low:.3f} to {high:.3f}", perturbed(size, runs), located(runs), official]
+        found = [mean_deviation(aucs), f"{low:.3f} to {high:.3f}", f"{ensemble:.3f}"]
+        found += [perturbed(size, runs), located(runs), official]
         paper = known.get((preset, "full", score, "published"), "")
         lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
     missing = [name for name in tables.ORDER if ("full", name) not in found_runs()]
-    return [*lines, f"| {', '.join(f'`{name}`' for name in missing)} | 128 x 128 | {'| ' * 2}{UNMEASURED} {'| ' * 5}|"]
+    return [*lines, f"| {', '.join(f'`{name}`' for name in missing)} | 128 x 128 | {'| ' * 2}{UNMEASURED} {'| ' * 6}|"]
 
 
 def cost():
@@ -103,6 +110,35 @@ def cost():
         keys = ("precision", "device", "threads", "torch")
         same = [" and ".join(dict.fromkeys(str(each[key]) for each in facts)) for key in keys]
         lines.append(f"| `{preset}` | {SIZES[size]} | {facts[0]['epochs']} | {span} | {' | '.join(same)} |")
+    return lines
+
+
+def resolution():
+    """One row per size, width and augmentation of `fastsquid`: clean and changed images, false alarms, and maps."""
+    detector = XRAYS / "detector"
+    folders = {
+        "64 x 64, reduced to 32 x 32 before": detector / "reduced-to-32",
+        "64 x 64 (`fastsquid-small`)": XRAYS / "small" / "fastsquid",
+        "128 x 128, width 16": detector / "size-128",
+        "128 x 128, width 32 (`fastsquid`)": XRAYS / "float32" / "fastsquid",
+        "64 x 64, `appearance` 1": detector / "appearance-1",
+        "128 x 128, width 16, `appearance` 1": detector / "size-128-appearance-1",
+    }
+    lines = [
+        "| pixels | seeds | clean | mean of all changes | blur | healthy above threshold | the same, blurred "
+        "| haze, pixel AUROC |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for what, folder in folders.items():
+        runs = sorted(folder.glob("seed-*"))
+        found = [detector_table.read_evaluation(run) for run in runs]
+        if found:
+            aucs = [each["robustness"]["combined"] for each in found]
+            cells = [mean_deviation([each[name] for each in aucs]) for name in ("clean", "mean", "blur")]
+            for name in ("clean", "blur"):
+                share = np.mean([each["healthy_above_threshold"][name] for each in found])
+                cells.append(f"{share:.0%}".replace("%", " %"))
+            lines.append(f"| {what} | {len(found)} | {' | '.join([*cells, located(runs)])} |")
     return lines
 
 
@@ -128,6 +164,7 @@ PAGES = {
     ROOT / "docs" / "results.md": {
         "overview": overview,
         "cost": cost,
+        "resolution": resolution,
         "presets": lambda: tables.xrays(XRAYS / "small"),
         "digits": lambda: tables.digits(RESULTS / "digits" / "fastsquid"),
         "variants": detector_table.variants,
