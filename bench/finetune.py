@@ -34,7 +34,7 @@ TRAININGS = {
 
 
 def write_data(source, folder):
-    """Write validation images and the first training images of `source`, darkened, as PNG files of class folders.
+    """Write validation images and the first training images of `source`, darkened.
 
     Returns:
         {number of training images: folder}.
@@ -42,20 +42,31 @@ def write_data(source, folder):
     splits = open_data(source, size=SIDE, splits=("train", "val"))
     folders = {count: folder / str(count) for count in COUNTS}
     for count, target in folders.items():
-        if target.exists():
-            continue
-        new = target.with_suffix(".new")  # renamed when it is complete
-        shutil.rmtree(new, ignore_errors=True)
-        for name, kept in (("train", count), ("val", len(splits["val"]))):
-            split = splits[name]
-            for index in range(kept):
-                label = "NORMAL" if split.labels is None or not split.labels[index] else "PNEUMONIA"
-                path = new / name / label / f"{index:04}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = (split.images[index, 0].numpy() / 255) ** GAMMA * 255
-                Image.fromarray(np.round(pixels).astype(np.uint8)).save(path)
-        new.rename(target)
+        write_images(splits, target, count, lambda pixels: np.round((pixels / 255) ** GAMMA * 255))
     return folders
+
+
+def write_images(splits, folder, count=None, change=lambda pixels: pixels):
+    """Write training and validation images as PNG files of class folders, if the folder does not exist.
+
+    Args:
+        splits: what `open_data` read.
+        folder: Path, which appears complete or not at all.
+        count: of training images; None for all.
+        change: function of an image's pixels, uint8 (H, W), that returns those to write, 0 to 255.
+    """
+    if folder.exists():
+        return
+    new = folder.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    for name, kept in (("train", count), ("val", None)):
+        split = splits[name]
+        for index, image in enumerate(split.images[:kept]):
+            label = "NORMAL" if split.labels is None or not split.labels[index] else "PNEUMONIA"
+            path = new / name / label / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(change(image[0].numpy()).astype(np.uint8)).save(path)
+    new.rename(folder)
 
 
 def measure(folders, out, seed):

@@ -8,32 +8,16 @@ The small files go to `bench/results/zhanglab/detector/reduced-to-32`, with each
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from collect import collect
 from detector import RESULTS
-from PIL import Image
+from finetune import write_images
 
 from fastsquid import evaluate, train
 from fastsquid.data import open_data
 
 SIDE = 32  # pixels that are left
-
-
-def reduced(source, folder):
-    """Write training and validation images of `source`, cropped, as PNG files of `SIDE` x `SIDE` pixels."""
-    if not folder.exists():
-        new = folder.with_suffix(".new")  # renamed when it is complete
-        shutil.rmtree(new, ignore_errors=True)
-        for name, split in open_data(source, size=SIDE, splits=("train", "val"), crop=True).items():
-            for index, image in enumerate(split.images):
-                label = "PNEUMONIA" if split.labels is not None and split.labels[index] else "NORMAL"
-                path = new / name / label / f"{index:04}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image[0].numpy()).save(path)
-        new.rename(folder)
-    return folder
 
 
 def train_one(data, folder, seed):
@@ -54,7 +38,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
 
-    data = reduced(options.data, options.out / f"{SIDE}-pixels")
+    data = options.out / f"{SIDE}-pixels"
+    write_images(open_data(options.data, size=SIDE, splits=("train", "val"), crop=True), data)
     for seed in options.seeds:
         folder = options.out / f"seed-{seed}"
         if not (folder / "evaluation.json").is_file() and train_one(data, folder, seed):
