@@ -44,27 +44,41 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("NUMBER", "OF"), help="of the variants")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of training")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     options = parser.parse_args()
 
     number, count = options.share
     for name in options.only[number::count]:
-        folder = options.out / name
-        if (RESULTS / name / "summary.json").is_file():
-            continue
-        arguments = ["--resume", str(folder)]
-        if not is_group(folder):
-            arguments = ["--data", options.data, "--preset", "fastsquid-small"]
-            arguments += ["--out", str(folder), "--seeds", *options.seeds]
-            for field, value in VARIANTS[name].items():
-                arguments += [f"--{field.replace('_', '-')}", str(value)]
-        finished = (folder / "summary.json").is_file()
-        if not finished and train.main([*arguments, "--precision", options.precision, "--compile", "off"]):
+        if measure(name, VARIANTS[name], options.data, options.out, options.seeds, options.precision):
             return 130
-        for run in sorted(folder.glob("seed-*")):
-            evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json"), "--overwrite"])
-        collect(folder, RESULTS / name)
+
+
+def measure(name, changes, data, out, seeds, precision):
+    """Train a variant, evaluate it on changed images, and keep its small files, unless they are there. True if stopped.
+
+    Args:
+        name: of its folders, in `out` and in `RESULTS`.
+        changes: {field: value} in `fastsquid-small`.
+        data: folder of X-rays.
+        out: Path, folder of all variants.
+        seeds, precision: as `fastsquid.train` takes them.
+    """
+    folder = out / name
+    if (RESULTS / name / "summary.json").is_file():
+        return False
+    arguments = ["--resume", str(folder)]
+    if not is_group(folder):
+        arguments = ["--data", str(data), "--preset", "fastsquid-small", "--out", str(folder), "--seeds", *seeds]
+        for field, value in changes.items():
+            arguments += [f"--{field.replace('_', '-')}", str(value)]
+    finished = (folder / "summary.json").is_file()
+    if not finished and train.main([*arguments, "--precision", precision, "--compile", "off"]):
+        return True
+    for run in sorted(folder.glob("seed-*")):
+        evaluate.main([str(run), "--robustness", "--json", str(run / "evaluation.json"), "--overwrite"])
+    collect(folder, RESULTS / name)
+    return False
 
 
 if __name__ == "__main__":

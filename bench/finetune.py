@@ -8,12 +8,11 @@ repeated.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rows import RESULTS
+from write_images import write_images
 
 from fastsquid import evaluate, train
 from fastsquid.data import open_data
@@ -44,29 +43,6 @@ def write_data(source, folder):
     for count, target in folders.items():
         write_images(splits, target, count, lambda pixels: np.round((pixels / 255) ** GAMMA * 255))
     return folders
-
-
-def write_images(splits, folder, count=None, change=lambda pixels: pixels):
-    """Write training and validation images as PNG files of class folders, if the folder does not exist.
-
-    Args:
-        splits: what `open_data` read.
-        folder: Path, which appears complete or not at all.
-        count: of training images; None for all.
-        change: function of an image's pixels, uint8 (H, W), that returns those to write, 0 to 255.
-    """
-    if folder.exists():
-        return
-    new = folder.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    for name, kept in (("train", count), ("val", None)):
-        split = splits[name]
-        for index, image in enumerate(split.images[:kept]):
-            label = "NORMAL" if split.labels is None or not split.labels[index] else "PNEUMONIA"
-            path = new / name / label / f"{index:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(change(image[0].numpy()).astype(np.uint8)).save(path)
-    new.rename(folder)
 
 
 def measure(folders, out, seed):
