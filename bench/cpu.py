@@ -220,7 +220,7 @@ def startup():
 
 
 def loading():
-    """Seconds from `import fastsquid` to the shipped model in memory, PyTorch imported before: of five processes."""
+    """Seconds from `import fastsquid` to the shipped model in memory, PyTorch imported before; the median of five."""
     code = "import time, torch; start = time.perf_counter(); import fastsquid; fastsquid.load('zhanglab'); "
     code += "print(time.perf_counter() - start)"
     call = [sys.executable, "-c", code]

@@ -31,7 +31,9 @@ CLASSIFIERS = ("cutpaste", "anatpaste")
 def found_runs():
     """{(size, preset): folders of its runs} of everything that is committed, in the order of the tables."""
     named = {
-        (size, preset): sorted((XRAYS / size / preset).glob("seed-*")) for size in SIZES for preset in tables.ORDER
+        (size, preset): tuple(sorted((XRAYS / size / preset).glob("seed-*")))
+        for size in SIZES
+        for preset in tables.ORDER
     }
     return {key: runs for key, runs in named.items() if runs}
 
@@ -46,19 +48,24 @@ def marks():
 
 
 @cache
-def at_end(runs):
-    """AUCs of the own score after the last epoch, the 95 % bootstrap interval of their mean over images, and one more.
-
-    That is the AUC of the ensemble: of the mean over runs of the scores, each run's standardized by healthy images.
-    """
-    score, files = tables.own_score(runs[0]), []
+def last_scores(runs):
+    """Labels of the validation images, (N,), and each run's own score of them after the last epoch, a list of (N,)."""
+    files = []
     for run in runs:
         last = run / "scores-val-last.csv"
         files.append(read_scores(last if last.exists() else run / "scores-val.csv"))
-    labels, scores = files[0][1], [values[score] for _, _, values in files]
-    aucs = [tables.read_lines(run)[-1]["validation"][score] for run in runs]
-    standardized = [(each - each[labels == 0].mean()) / each[labels == 0].std() for each in scores]
-    return aucs, interval(bootstrap_aucs(labels, scores).mean(0)), roc_auc_score(labels, sum(standardized))
+    return files[0][1], [values[tables.own_score(runs[0])] for _, _, values in files]
+
+
+def last_aucs(runs):
+    """AUCs of the runs' own score after the last epoch."""
+    return [tables.read_lines(run)[-1]["validation"][tables.own_score(run)] for run in runs]
+
+
+def ensemble(runs):
+    """AUC of the mean over runs of their scores, each run's standardized by the healthy images."""
+    labels, scores = last_scores(runs)
+    return roc_auc_score(labels, sum((each - each[labels == 0].mean()) / each[labels == 0].std() for each in scores))
 
 
 def perturbed(size, runs):
@@ -87,9 +94,9 @@ def overview():
     ]
     for (size, preset), runs in found_runs().items():
         score = tables.own_score(runs[0])
-        aucs, (low, high), ensemble = at_end(tuple(runs))
+        low, high = interval(bootstrap_aucs(*last_scores(runs)).mean(0))
         official = known.get((preset, size, score, "official test"), UNMEASURED)
-        found = [mean_deviation(aucs), f"{low:.3f} to {high:.3f}", f"{ensemble:.3f}"]
+        found = [mean_deviation(last_aucs(runs)), f"{low:.3f} to {high:.3f}", f"{ensemble(runs):.3f}"]
         found += [perturbed(size, runs), located(runs), official]
         paper = known.get((preset, "full", score, "published"), "")
         lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
@@ -150,7 +157,7 @@ def readme():
         score = tables.own_score(runs[0])
         mark = known.get((preset, size, score, "official test"), UNMEASURED)
         if size == "small" and preset not in CLASSIFIERS:
-            lines.append(f"| `{preset}` | `{score}` | {mean_deviation(at_end(tuple(runs))[0])} | {mark} |")
+            lines.append(f"| `{preset}` | `{score}` | {mean_deviation(last_aucs(runs))} | {mark} |")
     for preset, size, score, what in known:
         if preset not in tables.ORDER and size == "small" and what == "validation":
             name, _, version = preset.partition(",")
