@@ -502,7 +502,11 @@ def test_a_strip_keeps_its_budget_whatever_is_in_it(size):
         (noise, xray / 255, xray / 51),
     ):
         made = strip(image, drawn, heat)
-        assert len(made) <= BUDGET and len(pictures(made)) == 3
+        assert len(made) <= BUDGET
+        _, *shown = pictures(made)
+        # Both pictures are there at whatever size fits: noise reduces to gray, so the mean of each is compared.
+        for picture, part in zip(shown, (drawn, np.clip(heat, 0, 5) / 5), strict=True):
+            assert abs(picture.mean() - part.mean()) < 0.1
     assert [part.shape[0] for part in pictures(strip(xray, xray / 255, xray / 51))] == [size] * 3
 
 

@@ -45,10 +45,10 @@ def strip(image: np.ndarray, reconstruction: np.ndarray, heatmap: np.ndarray) ->
         for i, picture in enumerate(drawn):
             row.paste(picture.resize((small, small), Image.Resampling.BILINEAR), (side + i * small, 0))
         for quality in QUALITIES:
-            drawn = io.BytesIO()
-            row.save(drawn, "WEBP", quality=quality)
-            if drawn.tell() <= BUDGET:
-                return drawn.getvalue()
+            file = io.BytesIO()
+            row.save(file, "WEBP", quality=quality)
+            if file.tell() <= BUDGET:
+                return file.getvalue()
         side //= 2
         small = min(small, side)
 
