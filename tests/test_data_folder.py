@@ -478,6 +478,10 @@ def test_what_is_no_label_file(tmp_path):
         ["class_1", "class_2"],
         ["images/healthy", "images/sick"],
         ["pneumonia"],
+        ["nodules"],
+        ["positive"],
+        ["positive_xrays", "negative_xrays"],
+        ["good images", "bad images"],
     ],
 )
 def test_class_folders_none_of_them_normal(tmp_path, classes):
@@ -493,7 +497,7 @@ def test_class_folders_none_of_them_normal(tmp_path, classes):
 
 
 @pytest.mark.parametrize(
-    "folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"]]
+    "folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"], ["PA images", "AP images"]]
 )
 def test_other_folders_are_no_classes(tmp_path, folders):
     for name in folders:

@@ -455,6 +455,33 @@ def test_shards_of_no_split_are_for_training(tmp_path):
     assert open_data(tmp_path, 8)["train"].names == ["NORMAL/2.png"]
 
 
+@pytest.mark.parametrize(
+    "files, named",
+    [
+        ([("PNEUMONIA/1.png", png()), ("HEALTHY/2.png", png(1))], ["'HEALTHY'", "'PNEUMONIA'"]),
+        ([("1.png", png()), ("1.json", b'{"label": "pneumonia"}')], ["train.tar/1.json"]),
+        ([("1.png", png()), ("1.txt", b"Right lower lobe pneumonia.")], ["train.tar/1.txt"]),
+    ],
+)
+def test_samples_that_are_not_known_to_be_healthy(tmp_path, files, named):
+    """Without classes, images are taken as healthy only if nothing says otherwise, as in folders."""
+    put(tmp_path / "train.tar", *files)
+    with pytest.raises(UserError, match="it is not known which") as error:
+        open_data(tmp_path, 8, all_normal=False)
+    assert all(name in str(error.value) for name in named) and "--all-normal" in str(error.value)
+    with pytest.raises(UserError) as error:
+        open_data(tmp_path, 8, all_normal=False, anonymous=True)
+    assert not any(name in str(error.value) for name in named)
+    assert len(open_data(tmp_path, 8, all_normal=True)["train"]) == sum(name.endswith("png") for name, _ in files)
+
+
+def test_samples_with_other_notes(tmp_path):
+    put(tmp_path / "train.tar", ("a/1.png", png()), ("a/1.json", b'{"age": 3, "site": "north"}'))
+    assert len(open_data(tmp_path, 8, all_normal=False)["train"]) == 1
+    put(tmp_path / "train.tar", ("1.png", png()), ("1.json", b'{"label": 0}'), ("1.cls", b"0"))
+    assert len(open_data(tmp_path, 8, all_normal=False)["train"]) == 1
+
+
 def test_contamination_is_refused(written):
     with pytest.raises(UserError, match="contamination"):
         open_data(written, 8, contamination=0.1)

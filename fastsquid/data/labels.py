@@ -1,4 +1,4 @@
-"""What says that the images of a plain folder may not all be healthy: label files and class folders."""
+"""What says that images may not all be healthy: label files, and folders that are named like classes."""
 
 import csv
 import gzip
@@ -7,7 +7,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from ..config import SCORES
 from ..errors import UserError
@@ -15,6 +16,9 @@ from ..utils.files import require_regular
 from .finding import Found
 from .names import Names
 from .tables import decode
+
+if TYPE_CHECKING:
+    from .sources.shards import Sample, ShardFile
 
 _SPREADSHEETS = frozenset((".ods", ".xls", ".xlsm", ".xlsx"))
 _TABLES = frozenset((".csv", ".tsv"))
@@ -28,15 +32,18 @@ _NAMES = frozenset(  # words in the name of a label file
     "labelled label labels meta metadata reports target targets truth".split()
 )
 _ABNORMAL = frozenset(  # words in the name of a class whose images are not healthy
-    "abnormal abnormality anomalous anomaly atelectasis bacteria bacterial cancer cardiomegaly consolidation covid "
-    "covid19 disease diseased edema effusion emphysema fibrosis fracture hernia infected infiltration lesion malignant "
-    "mass nodule oedema opacity pathological pneumonia pneumothorax sick tb tuberculosis tumor viral virus".split()
+    "abnormal abnormalities abnormality anomalies anomalous anomaly atelectasis bacteria bacterial cancer cancers "
+    "cardiomegaly consolidation consolidations covid covid19 disease diseased diseases edema effusion effusions "
+    "emphysema fibrosis fracture fractures hernia hernias infected infiltrate infiltrates infiltration infiltrations "
+    "lesion lesions malignant mass masses metastases metastasis nodule nodules oedema opacities opacity pathological "
+    "pneumonia pneumonias pneumothorax positive positives sick tb tuberculosis tumor tumors tumour tumours viral "
+    "virus".split()
 )
 _KEYS = frozenset(  # words in a key of JSON, or in a column, that holds labels
     "annotation annotations category categories class classes diagnoses diagnosis diseases encodedpixels finding "
     "findings impression label labels pathologies pathology".split()
 )
-_COLUMNS = _KEYS | _ABNORMAL | {"healthy", "normal", "positive", "target", "targets"}
+_COLUMNS = _KEYS | _ABNORMAL | {"healthy", "normal", "target", "targets"}
 _CLASSES = frozenset(("category", "class", "grade", "label"))  # words in the name of a numbered class folder
 _NEUTRAL = frozenset(  # words in the name of a folder that is no class
     "ap converted data dicom dicoms export female files frontal image images img imgs jpeg jpg lateral left male pa "
@@ -61,8 +68,35 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
     Raises:
         UserError: names the label files or the class folders, and what to do.
     """
-    files = list(islice(_label_files(root, found), 4))
-    folders = _class_folders(root, found.images)
+    folders = _class_folders(root, [path.relative_to(root) for path in found.images])
+    _reject(root, list(islice(_label_files(root, found), 4)), folders, names)
+
+
+def require_all_normal_samples(root: Path, samples: "Sequence[Sample]", names: Names) -> None:
+    """Reject samples of shards without classes whose images are not known to be healthy.
+
+    Two things say so. First, a text or XML file in a sample, or JSON with a key of labels. Second, folders in the
+    archives that are named like classes.
+
+    Args:
+        root: the folder of the shards.
+        samples: of the training shards.
+        names: what messages call files.
+
+    Raises:
+        UserError: names the label files or the class folders, and what to do.
+    """
+    notes = (sample.note for sample in samples if sample.note)
+    files = islice((note for note in notes if note.suffix.lower() != ".json" or _has_label_keys(_text(note), None)), 4)
+    folders = _class_folders(root, [PurePath(*sample.image.parts) for sample in samples])
+    _reject(root, [note.relative_to(root) for note in files], folders, names)
+
+
+def _text(note: "ShardFile") -> str:
+    return decode(note.read_bytes()[:_HEAD], errors="replace")
+
+
+def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Names) -> None:
     reasons = []
     if files:
         reasons.append(f"it comes with the label file{'s' * (len(files) > 1)} {_first(files, names)}")
@@ -180,15 +214,20 @@ def _has_label_keys(text: str, stems: set[str] | None) -> bool:
     return stems is None or any(Path(value).stem in stems for value in re.findall(r'"([^"\n]{1,200})"', text.lower()))
 
 
-def _class_folders(root: Path, images: list[Path]) -> list[str]:
-    """Return names of folders that look like classes, beside each other in `root` or deeper; or []."""
+def _class_folders(root: Path, images: Sequence[PurePath]) -> list[str]:
+    """Return names of folders that look like classes, beside each other in `root` or deeper; or [].
+
+    Args:
+        root: the folder.
+        images: paths below it.
+    """
     if _words(root.resolve().name) & _ABNORMAL:
         return [root.resolve().name]
-    inside: dict[Path, set[str]] = {}
+    inside: dict[PurePath, set[str]] = {}
     for path in images:
-        parts = path.relative_to(root).parts[:-1]
+        parts = path.parts[:-1]
         for depth, name in enumerate(parts):
-            inside.setdefault(Path(*parts[:depth]), set()).add(name)
+            inside.setdefault(PurePath(*parts[:depth]), set()).add(name)
     return next((sorted(beside) for beside in inside.values() if _are_classes(beside)), [])
 
 
@@ -197,8 +236,8 @@ def _are_classes(beside: set[str]) -> bool:
 
     A word for a disease in one of their names is enough. Two folders or more are classes if each has the name of a
     class, if they are numbered 0, 1, ..., or if their names are different words, at most 20. Digits before or after a
-    word do not count: `healthy1` and `sick2` are classes, `patient1` and `patient2` are not. Words such as `images`,
-    `frontal` or `female` are no classes.
+    word do not count: `healthy1` and `sick2` are classes, `patient1` and `patient2` are not. Names of words such as
+    `images`, `frontal` or `female` alone are no classes.
     """
     if any(_words(name) & _ABNORMAL for name in beside):
         return True
@@ -208,5 +247,5 @@ def _are_classes(beside: set[str]) -> bool:
         return True
     words = {re.sub(r"^[\W\d_]+|[\W\d_]+$", "", name).lower() for name in beside} - {""}
     return len(words) > 1 and not any(
-        re.search(r"\d", word) or len(word) < 2 or _words(word) & _NEUTRAL for word in words
+        re.search(r"\d", word) or len(word) < 2 or _words(word) <= _NEUTRAL for word in words
     )

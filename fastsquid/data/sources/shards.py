@@ -15,6 +15,7 @@ from ...utils.files import require_regular
 from ..dicom.patients import read_patients, reject_shared_patients
 from ..filetypes import DICOM_SUFFIXES, IMAGE_SUFFIXES, MAX_FILE_BYTES
 from ..finding import find_images
+from ..labels import require_all_normal_samples
 from ..names import PATH_NAMES, Names
 from ..split import SPLITS, ReadOptions, Split, read_split, split_folders
 from ..tables import decode, whole_number
@@ -24,6 +25,7 @@ _DAMAGED = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, R
 # Compressed shards are found too, and then rejected: they can only be read from the beginning.
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
+_NOTES = (".json", ".txt", ".xml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,12 @@ class Sample(NamedTuple):
     Attributes:
         image: `ShardFile` of the image.
         label: `ShardFile` of its `.cls`, or None.
+        note: `ShardFile` of text beside it that may hold a label in another form, or None.
     """
 
     image: ShardFile
     label: ShardFile | None
+    note: ShardFile | None
 
 
 def find_shards(folder: str | os.PathLike, images: Sequence[Path] = ()) -> list[Path]:
@@ -142,8 +146,10 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
     try:
         for fields in group_by_keys(_files(shard, names, images)):
             found = [field for field in fields.values() if field in images]
-            labels = [field for name, field in fields.items() if name[:2] != "__" and field.suffix.lower() == ".cls"]
+            files = [field for name, field in fields.items() if name[:2] != "__"]
+            labels = [file for file in files if file.suffix.lower() == ".cls"]
             label = labels[0] if labels else None
+            note = next((file for file in files if file.suffix.lower() in _NOTES), None)
             if len(labels) > 1:
                 first, second = map(names.file, labels[:2])
                 raise UserError(f"{first} and {second} are of one sample: give each its own")
@@ -154,7 +160,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
                     "every image of a shard a name of its own before its first dot"
                 )
             if found:
-                samples.append(Sample(found[0], label))
+                samples.append(Sample(found[0], label, note))
             elif label:
                 raise UserError(f"{names.file(label)} is a class without an image: put it after its image in the shard")
     except UserError:
@@ -187,7 +193,8 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
     split, all are for training.
 
     Classes are whole numbers in `.cls`: 0 is normal, every other number abnormal. Of `train` only the normal images are
-    read; all images, if none has a class. Names are the shard's path and the image's in it, unless
+    read. If no image has a class, all are read; without `options.all_normal` only if nothing says that some are not
+    healthy (`labels.require_all_normal_samples`). Names are the shard's path and the image's in it, unless
     `options.names` gives others.
 
     Args:
@@ -199,7 +206,7 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
 
     Raises:
         UserError: images beside the shards, a shard of no split or one that cannot be read (`read_shard`), classes of
-            some images only, no normal image to train on, or a patient in two splits.
+            some images only, no normal image to train on, images that may not be healthy, or a patient in two splits.
     """
     found = _split_shards(root)
     _reject_others(root, found, options.names)
@@ -212,6 +219,8 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
             if not samples:
                 raise UserError(f"the training shards of {root} hold no normal images: the .cls of one should be 0")
             classes = [0] * len(samples)
+        elif name == "train" and not options.all_normal:
+            require_all_normal_samples(root, samples, options.names)
         listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files, options.accept) for name, (files, _) in listed.items()}
     reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, options.names)
