@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .data.dicom.kinds import Accept
     from .drawing.papers import draw_figures
     from .drawing.save import save_figure
-    from .runs.data import data_of, open_run_data
+    from .runs.data import data_of, open_run_data, reject_redrawn
     from .runs.folder import why_uncalibrated
     from .runs.group import read_agreeing_runs
     from .runs.trained import load_run
@@ -82,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         accept=Accept.from_options(options.accept_body, options.accept_view),
         cache=options.cache,
     )
+    reject_redrawn(run_folders[0], first, source, data)
     runs = [load_run(run, options.checkpoint, options.impl, device) for run in run_folders]
     for run in runs:
         if run.calibration is None:
@@ -89,6 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_figures(runs, data):
         if isinstance(figure, str):
+            for kind in options.format:  # those of other data, which --overwrite gives up
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
             print(f"{name} skipped: {figure}")
         else:
             for kind in options.format:

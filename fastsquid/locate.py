@@ -92,7 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
         }
         print(cell_table(result))
     else:
-        if known_places(split).any():
+        if known_places(split).any() and not (split.labels == 0).any():
+            print(f"the {shown} split has no healthy images: how well maps find its places is not measured")
+        elif known_places(split).any():
             device = next(detector.parameters()).device
             found = measure_places(lambda batch: finite_maps(detector, batch, calibration), split, device)
             result = {"split": shown, **facts, "known_places": found}
@@ -102,9 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
             print(synthetic_table(result))
     if not result:
         print("no healthy images are known outside of training: how well maps find anomalies is not measured")
+    measured = folder / "locate.json"
+    measured.unlink(missing_ok=True)  # that of other data, which --overwrite gives up
     if result:
-        write_json(folder / "locate.json", result)
-        print(f"\n{printable(folder / 'locate.json')}")
+        write_json(measured, result)
+        print(f"\n{printable(measured)}")
     save_figure(figure, folder / "maps.png", LARGEST)
     print(printable(folder / "maps.png"))
 

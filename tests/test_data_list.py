@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from released import listed, run_everything, write_image, write_table
 
-from fastsquid import evaluate, report, train
+from fastsquid import evaluate, figures, report, train
 from fastsquid.data import open_data
 from fastsquid.data.listed import Listed, draw_splits
 from fastsquid.errors import UserError
@@ -206,6 +206,8 @@ def test_full_run(images, command, refused):
     path.write_text("\n".join([*path.read_text().splitlines()[:-6], ""]))
     message = refused(evaluate.main, images / "run", "--overwrite")
     assert "are training images of" in message and "splits.csv" in message
+    assert "are training images of" in refused(evaluate.main, images / "run", "--overwrite", "--anonymous")
+    assert "are training images of" in refused(figures.main, images / "run", "--out", images / "figures")
     assert "are training images of" in refused(report.main, images / "run", path, "--out", images / "r.html")
     # Images of another list may have the same names.
     (images / "other.csv").write_text(path.read_text())

@@ -504,6 +504,9 @@ def test_a_run_without_labels_teacher_or_memory(bare):
     ]
     kept = ["gradcam.png", "reconstructions.png", "score_histograms.png"]
     assert sorted(os.listdir(bare / "figures")) == sorted(drawn) == kept
+    (bare / "figures" / "roc.png").touch()  # of other data, drawn before
+    run_and_keep(bare, "--overwrite")
+    assert sorted(os.listdir(bare / "figures")) == kept
     pictures = drawn["reconstructions.png"].axes
     assert len(pictures) == 8 * 3 + 1
     assert [axis.get_title() for axis in pictures[:3]] == ["input", "student", "difference"]

@@ -117,6 +117,11 @@ def test_intervals_are_over_images():
     assert found["x"] == found["all"]
 
 
+def test_healthy_and_abnormal_images_are_resampled_separately():
+    healthy, abnormal = measuring._resampled(20, 0), measuring._resampled(20, 1)
+    assert healthy.shape == abnormal.shape and (healthy[1:] != abnormal[1:]).any(1).all()
+
+
 def test_an_oracle_and_chance_on_synthetic_opacities():
     """Real X-rays with synthetic opacities: the anomaly's own strength finds all, its opposite nothing."""
     images = to_unit(open_data(XRAYS, 64)["val"].images)
@@ -201,6 +206,19 @@ def test_locate_and_report_with_boxes(boxed, command):
         assert classes == ({} if options else {"mass": 3, "nodule": 1})
         box = [0.125, 0.25, 0.625, 0.75, finding]
         assert data["places"] == {"4": [box], "5": [box]}
+
+
+def test_places_without_healthy_images(boxed, command):
+    run, rows = boxed.parent / "run", boxed.read_text().splitlines()
+    assert command(train.main, "--data", boxed, "--out", run, *SMALLEST)[0] == 0
+    assert command(locate.main, run)[0] == 0
+    sick = boxed.parent / "sick.csv"
+    sick.write_text("\n".join(row for row in rows if ",0,test" not in row))
+    code, out, err = command(locate.main, run, "--data", sick, "--overwrite")
+    assert code == 0, err
+    assert "the test split has no healthy images" in out
+    # The measures of the first data are gone, as its maps are.
+    assert [path.name for path in (run / "localization").iterdir()] == ["maps.png"]
 
 
 def test_outlines_of_drawn_regions():

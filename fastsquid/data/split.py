@@ -71,6 +71,7 @@ class Split:
         beside: masks and files that are no images among its files; or None if the source does not look for them.
         places: N `Places`, where the findings are: none in normal images, None where it is not known; or None.
         files: N files of the images, or None (DigitAnatomy).
+        by_path: N names by the paths of the files, which `names` hides with `--anonymous`; or None (DigitAnatomy).
         drawn: the source does not say which images are in this split; fastsquid drew them.
     """
 
@@ -85,6 +86,7 @@ class Split:
     beside: Found | None = None
     places: list[Places | None] | None = None
     files: list[ImageFile] | None = None
+    by_path: list[str] | None = None
     drawn: bool = False
 
     def __len__(self) -> int:
@@ -198,7 +200,8 @@ def read_split(
         ImageError: a file cannot be read and `options.skip_unreadable` is false.
         UserError: every file was skipped.
     """
-    names, titles = options.names.images_and_files(names, paths)
+    by_path = names
+    names, titles = options.names.images_and_files(by_path, paths)
     images, kept, frames = decode_images(
         paths, options.size, options.skip_unreadable, titles, options.crop, options.accept, options.cache
     )
@@ -217,5 +220,6 @@ def read_split(
         skipped=len(paths) - len(kept),
         ages=None if ages is None else [ages[i] for i in kept],
         files=[paths[i] for i in kept],
+        by_path=[by_path[i] for i in kept],
         places=None if places is None else [places[i](frame) for i, frame in zip(kept, frames)],
     )

@@ -111,7 +111,7 @@ def measure_maps(maps: np.ndarray, places: Sequence[Places], findings: Sequence[
     bins = _ranked(maps)
     masks = np.stack([one.mask(size) for one in places])
     abnormal = masks.any((1, 2))
-    normal = _resampled(~abnormal) @ _count(bins[~abnormal].reshape((~abnormal).sum(), -1))
+    normal = _resampled((~abnormal).sum(), 0) @ _count(bins[~abnormal].reshape((~abnormal).sum(), -1))
     thresholds = [float(np.quantile(maps[~abnormal], 1 - share)) for share in SHARES]
     result = {"all": _measure(maps[abnormal], bins[abnormal], masks[abnormal], masks[abnormal], normal, thresholds)}
     for name in findings:
@@ -141,7 +141,7 @@ def _measure(maps, bins, own, masks, healthy, thresholds):
     for share, threshold in zip(SHARES, thresholds):
         above = hidden > threshold
         means[f"iou_{share}"] = (above & own).sum((1, 2)) / (above | own).sum((1, 2))
-    drawn = _resampled(np.ones(len(maps), bool))
+    drawn = _resampled(len(maps), 1)
     normal = healthy + drawn @ sick.normal
     values = {
         "pixel_auroc": _auroc(normal, drawn @ sick.abnormal),
@@ -151,10 +151,9 @@ def _measure(maps, bins, own, masks, healthy, thresholds):
     return {name: _with_interval(values[name]) for name in MEASURES}
 
 
-def _resampled(which):
-    """Return how often each of the chosen images counts: once, then in each resample: (1 + RESAMPLES, N)."""
-    count = int(which.sum())
-    drawn = np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+def _resampled(count, label):
+    """Return how often each image of a label counts: once, then in each resample: (1 + RESAMPLES, N)."""
+    drawn = np.random.default_rng((count, label)).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     return np.concatenate([np.ones((1, count)), drawn])
 
 

@@ -117,10 +117,13 @@ def reject_redrawn(run: str | Path, record: RunRecord, source: str | None, data:
         return
     trained = {row["path"] for _, row in read_table(path, ("path", "split")) if row["split"] == "train"}
     for name, split in data.items():
-        shared = [image for image in split.names if image in trained] if name != "train" else []
+        if name == "train":
+            continue
+        # With --anonymous, names are hashes of the files. Those of the training images are paths all the same.
+        shared = sum(bool(trained.intersection(both)) for both in zip(split.names, split.by_path or split.names))
         if shared:
             raise UserError(
-                f"{len(shared)} images of {name} are training images of {run}: the data has changed since, and its "
+                f"{shared} images of {name} are training images of {run}: the data has changed since, and its "
                 f"splits are drawn anew. Put {path} into the folder of the data, and give it there as --data"
             )
 
