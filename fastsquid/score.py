@@ -141,8 +141,8 @@ def _score_on_ray(options):
     from .utils.ray_cluster import cluster, require_ray
 
     require_ray()
-    from .archive.job import Job, begin, count, run_job
-    from .archive.sources import is_table, list_items, open_table
+    from .archive.job import Job, count, run_job
+    from .archive.sources import is_table, list_items, open_table, require_own_names
     from .archive.stores import place_of
     from .data.names import choose_names
 
@@ -156,15 +156,16 @@ def _score_on_ray(options):
     tables = [open_table(source) for source in options.images if is_table(source)]
     listed = [source for source in options.images if not is_table(source)]
     items = list_items(listed, names, alone=len(options.images) == 1)
+    if not job.anonymous:
+        require_own_names(tables, items)
     out = place_of(options.out)
-    done = begin(out, job.record(options.images), options.overwrite)
     start = time.perf_counter()
     with cluster(options.ray):
-        run_job(job, tables, items, out, done)
+        before = run_job(job, options.images, tables, items, out, options.overwrite)
     seconds = time.perf_counter() - start
     rows, counts = count(out)
-    new = f"{(rows - len(done)) / seconds:.1f} images/s from file to row, with the start of the processes"
-    speed = f" ({len(done)} before, the rest at {new})" if len(done) else f" ({new})"
+    new = f"{(rows - before) / seconds:.1f} images/s from file to row, with the start of the processes"
+    speed = f" ({before} before, the rest at {new})" if before else f" ({new})"
     return _report(options, scorer, rows, counts, speed)
 
 

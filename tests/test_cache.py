@@ -72,6 +72,16 @@ def test_what_changes_the_pixels_is_decoded_again(data, tmp_path, decoded):
     same(changed, open_data(data, 16))
 
 
+def test_another_reader_decodes_again(data, tmp_path, decoded, monkeypatch):
+    """Files that were left out for want of a package are there once it is installed."""
+    open_data(data, 16, cache=tmp_path)
+    for package in ("pydicom", "python-gdcm"):
+        decoded.clear()
+        monkeypatch.setattr("fastsquid.data.cache.version", lambda name, new=package: "9" if name == new else "1")
+        open_data(data, 16, cache=tmp_path)
+        assert len(decoded) == 2 * 12
+
+
 def test_sixteen_bits_beside_eight(data, tmp_path):
     deep = np.random.default_rng(0).integers(0, 65535, (20, 24)).astype(np.uint16)
     Image.fromarray(deep).save(data / "train" / "NORMAL" / "3.png")

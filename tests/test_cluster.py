@@ -27,7 +27,7 @@ from pyarrow import dataset, parquet  # noqa: E402
 
 from fastsquid import load, score, study, train  # noqa: E402
 from fastsquid.archive import job as jobs  # noqa: E402
-from fastsquid.archive.sources import items_of_table, open_shard, to_items  # noqa: E402
+from fastsquid.archive.sources import items_of_table, open_shard, open_table, require_own_names, to_items  # noqa: E402
 from fastsquid.archive.stages import digests  # noqa: E402
 from fastsquid.archive.stores import Place, place_of, read_bytes, reason  # noqa: E402
 from fastsquid.cluster import ScoreImages  # noqa: E402
@@ -197,6 +197,11 @@ def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, mon
         require_same(rows[row["name"]], row)
 
 
+def written(out):
+    """Files in the folder of a job, with their sizes."""
+    return {path: path.stat().st_size for path in out.iterdir()}
+
+
 def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command, monkeypatch):
     out = tmp_path / "s.parquet"
     code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 100; "
@@ -204,7 +209,9 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
     process = subprocess.Popen([sys.executable, "-c", code, run, many, "--fast", "--out", out, "--ray", address])
     when_written(out, process.kill).join(60)
     assert process.wait(10) == -signal.SIGKILL
-    time.sleep(1)  # until the cluster has ended the dead job's workers
+    seen = None
+    while seen != (seen := written(out)):  # until the cluster has ended the dead job's workers
+        time.sleep(1)
     whole = []
     for path in out.glob("*.parquet"):
         try:
@@ -266,6 +273,33 @@ def test_an_s3_server_is_source_and_sink(address, run, tmp_path, command):
         assert "s3://nowhere" in command(score.main, run, f"s3://nowhere/x?{options}", "--ray", "--out", out)[2]
     finally:
         server.stop()
+
+
+def test_names_of_a_table_are_its_own(tmp_path):
+    def table(**columns):
+        parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+        return open_table(str(tmp_path / "t.parquet"))
+
+    require_own_names([table(name=["a", None], path=["x/1.png", "y/1.png"])], [("b", Place("", "b"))])
+    for columns, said in (
+        (dict(name=["a", "a"], bytes=[b"1", b"2"]), "'a' is there twice"),
+        (dict(path=["1.png", "b"]), "'b' is there twice"),  # beside a file that is given by itself
+        (dict(name=["a", None], bytes=[b"1", b"2"]), "a row without a name"),
+        (dict(name=["a", ""], bytes=[b"1", b"2"]), "a row without a name"),
+    ):
+        with pytest.raises(UserError, match=rf"t\.parquet.*{said}"):
+            require_own_names([table(**columns)], [("b", Place("", "b"))])
+    one = table(name=["a"], bytes=[b"1"])
+    with pytest.raises(UserError, match="twice"):
+        require_own_names([one, one], [])
+
+
+def test_a_job_that_cannot_start_replaces_nothing(address, run, tmp_path, command):
+    (tmp_path / jobs.RECORD).write_text("{}")
+    (tmp_path / "0.parquet").touch()
+    job = (score.main, run, XRAYS / "test", "--ray", "--out", tmp_path, "--overwrite", "--device", "cuda")
+    code, _, errors = command(*job)
+    assert code == 2 and "no GPU" in errors and len(list(tmp_path.iterdir())) == 2
 
 
 def test_folders_of_other_jobs_are_kept(run, tmp_path, command):
@@ -353,7 +387,7 @@ def test_a_study_trains_its_rows_as_tasks(address, tmp_path, command, monkeypatc
     folder = tmp_path / "study"
     code, printed, errors = command(study.main, "baselines", "--out", folder, "--ray", "--precision", "fp32")
     assert code == 2 and "squid, Full, seed 0: finished" in printed and errors.count("\n") == 1
-    assert "squid, Bad, seed 0" in errors and "finite" in errors or "nan" in errors
+    assert "squid, Bad, seed 0" in errors and ("finite" in errors or "nan" in errors)
     assert {row["row"] for row in rows_of(folder / "baselines.csv")} == {"Full"}
 
 

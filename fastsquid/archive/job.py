@@ -174,21 +174,28 @@ def count(out: Place) -> tuple[int, Counts]:
     return rows, Counts(*map(int, totals))
 
 
-def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place, done: np.ndarray) -> None:
+def run_job(
+    job: Job, sources: Sequence[str], tables: Sequence[Table], items: Sequence[Item], out: Place, overwrite: bool
+) -> int:
     """Score all images that are not done yet, and write their rows. Ray has to be connected.
 
     Args:
         job: with what.
-        tables: from `sources.open_table`.
-        items: from `sources.list_items`.
-        out: folder that `begin` has made.
-        done: what `begin` returned.
+        sources: as the user gave them.
+        tables: those among them, from `sources.open_table`.
+        items: images and shards of the others, from `sources.list_items`.
+        out: folder of the results.
+        overwrite: as `begin` takes it.
+
+    Returns:
+        how many rows were written before.
 
     Raises:
-        UserError: a source cannot be used.
+        UserError: a source cannot be used, the cluster has no GPU for `cuda`, or as `begin`.
     """
     cluster = ray.cluster_resources()
     actors, resources = _plan(job, cluster)
+    done = begin(out, job.record(sources), overwrite)
     scorer = job.scorer
     decode = Decoder(scorer.image_size, job.names, scorer.crop, accept=scorer.accept)
     load = _Load(decode, job.anonymous, ray.put(done) if len(done) else None)
@@ -206,6 +213,7 @@ def run_job(job: Job, tables: Sequence[Table], items: Sequence[Item], out: Place
             **resources,
         )
         scored.write_parquet(out.path, filesystem=file_system(out.store), ray_remote_args=core)
+    return len(done)
 
 
 def _plan(job: Job, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any]]:

@@ -16,7 +16,8 @@ from ..data.finding import masks_among, no_images
 from ..data.names import PATH_NAMES, Names
 from ..data.sources.shards import find_shards, is_shard, read_shard
 from ..errors import UserError
-from .stages import as_text
+from ..utils.text import printable
+from .stages import as_text, digests
 from .stores import WEB, Place, file_system, open_stream, place_of, reason, without_options
 
 TABLE_SUFFIX = ".parquet"
@@ -179,6 +180,31 @@ def open_table(source: str) -> Table:
             "of its file, or with its name and the bytes of its file"
         )
     return Table(place, list(types))
+
+
+def require_own_names(tables: Sequence[Table], items: Sequence[Item]) -> None:
+    """Check that every row of Parquet tables has a name of its own: a job that goes on skips the names in its results.
+
+    Args:
+        tables: from `open_table`.
+        items: from `list_items`. Names of images inside of shards are not compared.
+
+    Raises:
+        UserError: a row has no name, or another image has the same.
+    """
+    seen = set(digests(name for name, _ in items).tolist())
+    for table in tables:
+        columns = [name for name in table.columns if name != "bytes"]
+        place = printable(table.place.path)
+        rows = dataset.dataset(table.place.path, filesystem=file_system(table.place.store), format="parquet")
+        for batch in rows.to_batches(columns=columns):
+            names = [row.get("name") or row.get("path") for row in batch.to_pylist()]
+            if not all(names):
+                raise UserError(f"{place} has a row without a name: give one to every image")
+            for name, digest in zip(names, digests(names).tolist()):
+                if digest in seen:
+                    raise UserError(f"{place}: the name {name!r} is there twice: give every image a name of its own")
+                seen.add(digest)
 
 
 def items_of_table(table: pa.Table, folder: Place) -> pa.Table:

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL
@@ -17,6 +20,7 @@ from ..utils.files import replacing, write_json
 from .filetypes import ImageFile
 from .framing import Frame
 
+_READERS = ("pydicom", "python-gdcm")  # optional: without them, files are left out or are an error
 FORMAT = 1  # another one wherever the same file gives other pixels
 
 
@@ -29,8 +33,9 @@ def cached_images(
 ) -> tuple[torch.Tensor, list[int], list[Frame]]:
     """Return decoded images from a cache; on their first use decode and add them.
 
-    The key is a hash of the content of all files, the size and `facts`. So a file that was changed, added or removed is
-    noticed, and all images are decoded again. The cache can be deleted at any time. Entries are written to a temporary
+    The key is a hash of the content of all files, of the versions of the packages that read them, of the size and of
+    `facts`. So a file that was changed, added or removed is noticed, and all images are decoded again. The cache can be
+    deleted at any time. Entries are written to a temporary
     file first: several processes may use one cache, and an interrupted one leaves no entry.
 
     Args:
@@ -55,7 +60,7 @@ def cached_images(
         raise UserError(
             f"--cache {folder} cannot be made ({error.strerror}): give a folder that can be written to"
         ) from error
-    name = _key(paths, [FORMAT, PIL.__version__, size, *facts])
+    name = _key(paths, [FORMAT, PIL.__version__, *map(_version, _READERS), size, *facts])
     pixels, about = folder / f"{name}.pixels", folder / f"{name}.json"
     known = _read(about, pixels, size, len(paths))
     if known is None:
@@ -74,6 +79,13 @@ def cached_images(
     # Copy on write, because PyTorch warns of memory that cannot be written to.
     images = np.memmap(pixels, known["depth"], "c", shape=(len(kept), 1, size, size))
     return torch.from_numpy(images), kept, [Frame(*frame) for frame in known["frames"]]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _key(paths: Sequence[ImageFile], facts: Sequence[Any]) -> str:
@@ -119,10 +131,28 @@ def _write(path: Path, size: int, decoded: Iterable[tuple[np.ndarray, Frame] | N
             if found is not None:
                 depths.append(found[0].dtype)
                 file.write(found[0].tobytes())
-    depth = np.result_type(np.uint8, *set(depths))
-    if len(set(depths)) > 1:
-        with open(path, "rb") as mixed, replacing(path, "wb") as file:
+        depth = np.result_type(np.uint8, *set(depths))
+        if len(set(depths)) > 1:
+            file.flush()
+            _widen(Path(file.name), file, size, depths, depth)
+    return frames, depth.name
+
+
+def _widen(path: Path, file: IO[bytes], size: int, depths: Sequence[np.dtype], depth: np.dtype) -> None:
+    """Write squares of several dtypes again, all of one.
+
+    Args:
+        path: of the file of the squares.
+        file: the same file, open for writing.
+        size: side of a square in pixels.
+        depths: dtype of each square.
+        depth: the one dtype.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as wide:
+        with open(path, "rb") as mixed:
             for own in depths:
                 square = np.frombuffer(mixed.read(size**2 * own.itemsize), own)
-                file.write((square.astype(depth) * (257 if own != depth else 1)).tobytes())
-    return frames, depth.name
+                wide.write((square.astype(depth) * (257 if own != depth else 1)).tobytes())
+        wide.seek(0)
+        file.seek(0)
+        shutil.copyfileobj(wide, file)

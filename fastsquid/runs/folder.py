@@ -15,6 +15,7 @@ import csv
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     reject_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         os.rename(temporary, folder)
