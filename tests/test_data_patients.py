@@ -140,6 +140,21 @@ def test_a_file_that_is_not_read_shares_no_patient(data):
     assert open_data(data, 32, skip_unreadable=True)["train"].skipped == 1
 
 
+def test_a_list_without_patients_is_drawn_by_patient_id(tmp_path):
+    """Two files of each patient. Of a file that has another patient in the list, the list counts."""
+    lines = ["path,label,patient"]
+    for i in range(40):
+        write(tmp_path / f"{i}.dcm", radiograph()[::8, ::8] + i, 12, PatientID=f"patient {i // 2}")
+        lines.append(f"{i}.dcm,{int(i >= 32)},{'mine' if i < 4 else ''}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    data = open_data(tmp_path / "list.csv", 16)
+    drawn = {name: {int(Path(file).stem) for file in split.names} for name, split in data.items()}
+    assert all(drawn.values()) and sum(map(len, drawn.values())) == 40
+    for mine in drawn.values():
+        assert {i ^ 1 for i in mine} == mine  # both files of a patient
+        assert {0, 1, 2, 3} <= mine or not {0, 1, 2, 3} & mine
+
+
 def test_plain_images_are_opened_once_and_dicom_files_decoded_once(data, monkeypatch):
     shutil.copy(of(XRAYS, "train"), data / "train" / "NORMAL")
     opened, whole, original, read = [], [], Path.open, pydicom.dcmread

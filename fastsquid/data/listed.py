@@ -3,14 +3,15 @@
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from .dicom.patients import read_patients, reject_shared_patients
+from .dicom.kinds import Accept
+from .dicom.patients import constant_identity, read_patients, reject_shared_patients
 from .framing import Frame
 from .names import PATH_NAMES, Names
 from .places import Box, Places, box_in_square, read_mask
@@ -28,7 +29,7 @@ class Listed:
     Attributes:
         file: Path.
         label: 0 healthy, 1 abnormal.
-        patient: who it shows, by any name that no other patient has; None if that is not known.
+        patient: who it shows, by any name or hash that no other patient has; None if that is not known.
         findings: names of the diseases or signs in an abnormal image; empty if they are not named.
         boxes: where the findings are, in pixels; None if that is not known.
         box_size: width and height of the image that the boxes belong to; None for the file's own.
@@ -37,7 +38,7 @@ class Listed:
 
     file: Path
     label: int
-    patient: str | None = None
+    patient: str | bytes | None = None
     findings: tuple[str, ...] = ()
     boxes: tuple[Box, ...] | None = None
     box_size: tuple[float, float] | None = None
@@ -168,6 +169,23 @@ def draw_splits(rows: Iterable[Listed], keep: Mapping[str, Sequence[Listed]] | N
     for name, mine in chosen.items():
         result[name] = sorted((row for group in mine for row in group), key=lambda row: row.file.as_posix())
     return result
+
+
+def with_patients(rows: Sequence[Listed], accept: Accept) -> list[Listed]:
+    """Return images of which DICOM files have their patient: the hash of PatientID, where the list names none.
+
+    Args:
+        rows: images.
+        accept: as `read_dicom` takes it.
+    """
+    patients = read_patients((row.file for row in rows), accept)
+    constant = constant_identity([patient for patient in patients if patient is not None])
+    return [
+        replace(row, patient=patient.identity)
+        if row.patient is None and patient is not None and patient.identity != constant
+        else row
+        for row, patient in zip(rows, patients)
+    ]
 
 
 def require_files(root: Path, files: Sequence[Path], names: Names, title: str = "") -> None:

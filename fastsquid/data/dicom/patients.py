@@ -42,7 +42,7 @@ def reject_shared_patients(splits: Mapping[str, Sequence[tuple[ImageFile, Patien
         UserError: names a file of each split.
     """
     patients = [patient for files in splits.values() for _, patient in files if patient is not None]
-    constant = _constant(patients)
+    constant = constant_identity(patients)
     found: dict[bytes, tuple[str, ImageFile]] = {}
     anonymous = set()
     for split, files in splits.items():
@@ -84,7 +84,7 @@ def warn_of_malformed_ages(count: int, files: int) -> None:
         )
 
 
-def _constant(patients: Sequence[Patient]) -> bytes | None:
+def constant_identity(patients: Sequence[Patient]) -> bytes | None:
     """Return the identity that so many files share that it stands for nobody, or None."""
     counts = Counter(patient.identity for patient in patients if patient.identity is not None)
     identity, files = counts.most_common(1)[0] if counts else (None, 0)

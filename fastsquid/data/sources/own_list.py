@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import UserError
-from ..listed import Listed, draw_splits, open_listed
+from ..listed import Listed, draw_splits, open_listed, with_patients
 from ..names import Names
 from ..places import Box
 from ..records import TABLE_SUFFIXES, read_records
@@ -36,7 +36,7 @@ def open_list(path: Path, options: ReadOptions) -> dict[str, Split]:
     - `split`: train, val or test, or a name that folders of splits may have (`split.split_of`). Images without a split
       get one of those that no image has, drawn by patient (`listed.draw_splits`). Of train only healthy images are
       read.
-    - `patient`: who the image shows. No patient may be in two splits.
+    - `patient`: who the image shows; of a DICOM file without one, PatientID. No patient may be in two splits.
     - `class`: a finding's name. An image may have several rows, one for each finding.
     - `x_min`, `y_min`, `x_max`, `y_max`: a box around the finding in pixels of the image as viewers show it (turned as
       its EXIF says). If only some findings of an image have boxes, its places count as unknown.
@@ -73,7 +73,9 @@ def open_list(path: Path, options: ReadOptions) -> dict[str, Split]:
             "others are in train, val and test: name a split for all of them"
         )
     _log_classes(images.values(), options)
-    return open_listed(path.parent, draw_splits(without, given) if without else given, options, bool(without))
+    if without:
+        given = draw_splits(with_patients(without, options.accept), given)
+    return open_listed(path.parent, given, options, drawn=bool(without))
 
 
 def _read_row(path: Path, row: dict[str, str], where: str, names: Names) -> tuple[str, Listed]:
