@@ -383,7 +383,7 @@ class Config:
                 f"image_size = {self.image_size} cannot be cut into {self.grid} x {self.grid} patches whose side is a "
                 f"multiple of {step} (levels = {self.levels}): use image_size {' or '.join(map(str, sizes))}{also}"
             )
-        if self.image_size <= self.discriminator_stride:
+        if self.discriminator and self.image_size <= self.discriminator_stride:
             raise ConfigError(
                 f"image_size = {self.image_size} leaves the discriminator a single cell (discriminator_stride = "
                 f"{self.discriminator_stride}), which has no variance to normalize an image by: use a larger image_size"
@@ -567,7 +567,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def preset(name: str, **changes: Any) -> Config:
+def preset(name: str, /, **changes: Any) -> Config:
     """Return the configuration of a preset, with some fields changed.
 
     >>> preset("fastsquid-small", epochs=3).epochs

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import UserError
 from .utils.cli import Parser, add_all_normal_option, add_device_options, add_reading_options, run_command
 from .utils.files import write_json
 from .utils.text import printable
@@ -49,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .runs.records import CheckpointState, RunRecord, Summary
     from .training.results import measure_detector, report_run
     from .utils.devices import choose_device
-
-    if options.data == "":
-        raise UserError("--data is empty: give a folder of normal images, or leave it out")
 
     reject_existing(options.out)
     device = choose_device(options.device)

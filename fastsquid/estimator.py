@@ -36,8 +36,8 @@ _PRESET = "fastsquid-small"
 class AnomalyDetector(OutlierMixin, BaseEstimator):
     """A detector that trains on normal images and finds images that do not look like them.
 
-    On a CPU `fit` gives the same bits as `python -m fastsquid.train --select last` with the same images, seed and
-    configuration. On a GPU it gives what that command gives without compilation and in float32.
+    On a CPU `fit` gives the same bits as `python -m fastsquid.train --select last --precision fp32` with the same
+    images, seed and configuration. On a GPU it gives what that command gives with `--compile off` besides.
 
     Images X are (n, H, W), uint8, uint16, or floats in [0, 1]. Tensors, and lists of paths, PIL images or arrays of
     several sizes also work, as for a `Scorer`. Images may have any size, in `fit` and later, and are resized to the
@@ -68,8 +68,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         scorer_: the trained detector as a `Scorer`, for all its scores, heat maps and reconstructions.
         offset_: the lowest of `score_samples` that is normal, a float.
 
-    `fit` leaves the random state of NumPy, and PyTorch's on the CPU and on CUDA, as it was. A pickle holds everything.
-    If its device does not exist where it is read, it is read onto the CPU.
+    `fit` leaves PyTorch's random state on the CPU and on CUDA as it was. It draws from NumPy's only if `random_state`
+    is None. A pickle holds everything. If its device does not exist where it is read, it is read onto the CPU.
     """
 
     def __init__(

@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     from .exporting.verification import IMAGES, agreement_table, compare, require_agreement
     from .runs.data import data_of, real_images
 
-    if options.data is not None and not options.verify:
-        raise UserError("--data is for --verify: add it, or leave --data out")
-    if options.data == "":
-        raise UserError("--data is empty: give a folder, or leave it out for the run's own data")
+    reading = ("data", "skip_unreadable", "anonymous", "accept_body", "accept_view")
+    if not options.verify and (given := [name for name in reading if getattr(options, name)]):
+        name = f"--{given[0].replace('_', '-')}"
+        raise UserError(f"{name} is for --verify: add it, or leave {name} out")
     require_packages(options.to)
 
     scorer = load(options.run, device="cpu", impl="torch")

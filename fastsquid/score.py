@@ -89,8 +89,6 @@ def main(arguments: list[str] | None = None) -> int | None:
         raise UserError("--fast computes one score only: leave out --fast or --all-scores")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size} should be at least 1")
-    if "" in options.images:
-        raise UserError("an image's path is empty: give image files, shards or folders")
     return _score(options) if options.ray is None else _score_on_ray(options)
 
 

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int | None:
                 continue
             try:
                 unbroken = train_run(run_folder, run, speed, device, group)
-            except DivergedError as error:  # the next rows are none the worse for it
+            except DivergedError as error:  # the other rows are trained all the same
                 print(f"diverged: {printable(error)}", flush=True)
                 diverged.append(f"{row.system}, {row.name}, seed {seed}")
                 continue
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int | None:
                 print(f"\nstopped; continue with: {printable(shlex.join(['python', '-m', 'fastsquid.study', *again]))}")
                 return 130
             gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
-            torch.compiler.reset()  # what was compiled for them, of which PyTorch keeps a handful before it gives up
+            torch.compiler.reset()  # PyTorch compiles only so many networks in one process
             write_study(folder, record)
         finished = [is_finished(seed_folder(folder / row.slug, seed)) for seed in options.seeds]
         if all(finished) and not is_finished(folder / row.slug):
@@ -108,8 +108,9 @@ def _train_on_ray(folder, record, rows, options, speed):
                 failed.append(f"{which}: {why}")
                 continue
             write_study(folder, record)
-            if all(is_finished(seed_folder(path, one)) for one in options.seeds):
-                report_group(path)
+    for path in names:
+        if all(is_finished(seed_folder(path, seed)) for seed in options.seeds) and not is_finished(path):
+            report_group(path)
     write_study(folder, record)
     print(f"study folder: {printable(folder)}")
     if failed:

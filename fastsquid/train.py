@@ -106,12 +106,14 @@ def _train_single(folder, run, options, device):
     from .training.start import train_run
 
     if not train_run(folder, run, _speed(options), device, tensorboard=options.tensorboard):
-        return _stopped(folder)
+        return _stopped(folder, options)
     print(f"run folder: {printable(folder)}")
 
 
 def _train_group(folder, group, options, device):
     """Train every seed that is not finished and summarize all of them. With --only, train that seed alone."""
+    import torch
+
     from .runs.folder import CONFIG, is_finished, seed_folder
     from .runs.group import seed_run
     from .training.results import report_group
@@ -134,8 +136,9 @@ def _train_group(folder, group, options, device):
         what = f"{printable(run_folder)}{' is finished' * finished}"
         print(f"seed {seed} ({number} of {len(group.seeds)}): {what}", flush=True)
         if not finished and not train_run(run_folder, run, _speed(options), device, group, options.tensorboard):
-            return _stopped(folder)
+            return _stopped(folder, options)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
+        torch.compiler.reset()  # PyTorch compiles only so many networks in one process
     if options.only is None and distributed.leads():
         report_group(folder)
     print(f"group folder: {printable(folder)}")
@@ -178,10 +181,13 @@ def _speed(options):
     return Speed(options.compile, options.precision, options.impl, options.cache)
 
 
-def _stopped(folder):
+def _stopped(folder, options):
     from .utils import distributed
 
     again = f"{distributed.command('fastsquid.train')} --resume {printable(shlex.quote(str(folder)))}"
+    if options.only is not None:
+        again += f" --only {options.only}"
+    again += " --tensorboard" * options.tensorboard
     print(f"\nstopped; continue with: {again}")
     return 130
 
@@ -203,7 +209,7 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--preset",
-        help=f"{', '.join(PRESETS)}; default: fastsquid, on a CPU fastsquid-small, without --data digits",
+        help=f"{', '.join(PRESETS)}; default: fastsquid on a GPU, fastsquid-small on a CPU; without --data, digits",
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")
@@ -224,7 +230,8 @@ def parser() -> Parser:
         "--only",
         type=seed_option,
         metavar="SEED",
-        help="train one seed of the group, beside processes that train its others; --resume GROUP then summarizes them",
+        help="train only this seed of the group, while other processes train the others; --resume GROUP then "
+        "summarizes them",
     )
     parser.add_argument(
         "--init",
@@ -262,8 +269,6 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     """Return the options, and a dict of the configuration fields among them."""
     options = parser().parse_args(arguments)
     changes = {f.name: getattr(options, f.name) for f in _fields() if hasattr(options, f.name)}
-    if options.data == "":
-        raise UserError("--data is empty: give a folder, or leave it out for DigitAnatomy")
     if options.only is not None and options.seeds is None and options.resume is None:
         raise UserError("--only is a seed of a group: give the group by --seeds or --resume")
     if options.seeds is not None:

@@ -109,6 +109,9 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+_MEASURED = ("seconds", "first_step_seconds", "peak_memory_mb", "machine")
+
+
 def files_of(run):
     """Bytes of everything that a run's latest checkpoint holds, and the metrics without their seconds."""
     latest = checkpoint.latest_checkpoint(run)
@@ -116,7 +119,7 @@ def files_of(run):
     state = json.loads((latest / "state.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for timed in (state, *lines):
-        for name in ("seconds", "first_step_seconds", "peak_memory_mb", "state_sha256", "metrics_sha256", "number"):
+        for name in (*_MEASURED, "state_sha256", "metrics_sha256", "number"):
             timed.pop(name, None)
     return {**found, "state": state, "metrics": lines}
 

@@ -12,6 +12,7 @@ import pytest
 
 import fastsquid
 from fastsquid import __main__ as console
+from fastsquid import evaluate, figures, report, score, study, train
 from fastsquid.utils.cli import REQUIRED, run_command, stop_compile_workers
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +192,25 @@ def test_torchrun_is_for_training_only(refused, monkeypatch):
 def test_what_was_meant(arguments, meant, refused):
     found = re.findall(r"did you mean (.*)\?", refused(console.main, *arguments.split()))
     assert found == ([meant] if meant else [])
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ([train.main, "--config", ""], "--config"),
+        ([train.main, "--preset="], "--preset"),
+        ([train.main, "--resume", ""], "--resume"),
+        ([study.main, "sweep", "--out", ""], "--out"),
+        ([evaluate.main, "run", "--data", ""], "--data"),
+        ([figures.main, "a", ""], "RUN"),
+        ([score.main, "run", "a.png", "", "--out", "s.csv"], "IMAGE|FOLDER"),
+        ([report.main, "run", "", "--out", "r.html"], "FOLDER|CSV"),
+    ],
+)
+def test_an_empty_value_is_not_the_default(arguments, name, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(*arguments).startswith(f"error: {name} is empty: give a value")
+    assert not list(tmp_path.iterdir())
 
 
 def test_workers_that_do_not_end_are_killed(monkeypatch):

@@ -34,6 +34,8 @@ from fastsquid.cluster import ScoreImages  # noqa: E402
 from fastsquid.data.decoding import Decoder  # noqa: E402
 from fastsquid.data.names import choose_names, content_name  # noqa: E402
 from fastsquid.errors import UserError  # noqa: E402
+from fastsquid.training import on_ray  # noqa: E402
+from fastsquid.training.start import Speed  # noqa: E402
 from fastsquid.training.study import STUDIES, Row  # noqa: E402
 from fastsquid.utils import ray_cluster  # noqa: E402
 
@@ -389,6 +391,26 @@ def test_a_study_trains_its_rows_as_tasks(address, tmp_path, command, monkeypatc
     assert code == 2 and "squid, Full, seed 0: finished" in printed and errors.count("\n") == 1
     assert "squid, Bad, seed 0" in errors and ("finite" in errors or "nan" in errors)
     assert {row["row"] for row in rows_of(folder / "baselines.csv")} == {"Full"}
+    # A row that was killed before its summary gets it later.
+    (summary,) = folder.glob("*/summary.json")
+    summary.unlink()
+    command(study.main, "baselines", "--out", folder, "--ray", "--precision", "fp32")
+    assert summary.is_file()
+
+
+def test_more_threads_than_a_machine_has_cores(address, tmp_path):
+    with pytest.raises(UserError, match="no machine of the Ray cluster has 99 cores"):
+        next(on_ray.train_on_ray([(tmp_path, 0)], Speed(), "cpu", 99))
+
+
+def test_any_error_of_a_seed_ends_only_its_own_training(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("CUDA out\nof memory")
+
+    monkeypatch.setattr(on_ray, "read_group", fail)
+    monkeypatch.setattr(on_ray, "set_threads", lambda threads: None)
+    monkeypatch.setattr(on_ray.logging.getLogger("fastsquid"), "handlers", [])  # which it replaces
+    assert on_ray._train(tmp_path, 0, Speed(), "cpu", 1, False) == "RuntimeError: CUDA out of memory"
 
 
 def test_ray_trains_groups_of_a_named_preset(refused, tmp_path):

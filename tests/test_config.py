@@ -142,6 +142,15 @@ def test_impossible_combinations_say_what_would_fit(changes, message):
         preset("squid", **changes)
 
 
+def test_without_a_discriminator_its_stride_is_no_limit():
+    assert preset("auto-encoder", image_size=32).image_size == 32
+
+
+def test_any_name_of_a_field_is_looked_up():
+    with pytest.raises(ConfigError, match="'name'"):
+        preset("squid", **{"name": 3})
+
+
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="'simsids'.* simsid"):
         preset("simsids")

@@ -497,7 +497,15 @@ def test_class_folders_none_of_them_normal(tmp_path, classes):
 
 
 @pytest.mark.parametrize(
-    "folders", [["2023-01", "2023-02"], ["patient1", "patient2"], ["3fa9", "b22e"], ["images"], ["frontal", "PA"], ["PA images", "AP images"]]
+    "folders",
+    [
+        ["2023-01", "2023-02"],
+        ["patient1", "patient2"],
+        ["3fa9", "b22e"],
+        ["images"],
+        ["frontal", "PA"],
+        ["PA images", "AP images"],
+    ],
 )
 def test_other_folders_are_no_classes(tmp_path, folders):
     for name in folders:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import NATIVE
 
+from fastsquid.errors import UserError
 from fastsquid.training.start import Speed, _choose_speed
-from fastsquid.utils.devices import multiplies_bfloat16
+from fastsquid.utils.devices import choose_device, multiplies_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -26,6 +27,11 @@ def test_avx512_or_amx(monkeypatch, avx512, amx):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert multiplies_bfloat16(CPU) == (avx512 or amx)
+
+
+def test_a_device_without_values_is_refused():
+    with pytest.raises(UserError, match="'meta' cannot be used here"):
+        choose_device("meta")
 
 
 def test_other_devices_do_not():

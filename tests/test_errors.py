@@ -1,7 +1,11 @@
 """A few whole messages, word for word. All other tests look for what a message names, not for its words."""
 
+import os
+import stat
+
 import numpy as np
 import pytest
+from conftest import XRAYS
 
 from fastsquid import score, train
 from fastsquid.config import ConfigError, preset
@@ -69,3 +73,10 @@ def test_messages_of_commands(tmp_path, refused):
 def test_every_error_of_a_user_is_a_value_error():
     for kind in (UserError, DivergedError, CheckpointError, ConfigError, ImageError):
         assert issubclass(kind, UserError) and issubclass(kind, ValueError)
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path, refused):
+    """/dev/null would be a file for the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    said = refused(score.main, "run", XRAYS, "--out", tmp_path / "pipe", "--overwrite")
+    assert f"{tmp_path / 'pipe'} is not a regular file" in said and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)

@@ -193,7 +193,9 @@ def run(tmp_path_factory):
     shutil.copytree(XRAYS / "train" / "NORMAL", folder / "images")
     options = [part for name, value in CONFIG.items() for part in (f"--{name}", str(value).lower())]
     arguments = ["--data", str(folder / "images"), "--preset", "fastsquid-small", "--epochs", "2", "--select", "last"]
-    train.main([*arguments, *options, "--seed", "3", "--device", "cpu", "--out", str(folder / "run")])
+    train.main(
+        [*arguments, *options, "--precision", "fp32", "--seed", "3", "--device", "cpu", "--out", str(folder / "run")]
+    )
     return fastsquid.load(folder / "run", device="cpu")
 
 
@@ -219,7 +221,7 @@ def test_what_is_cropped_is_what_the_command_crops(tmp_path):
         Image.fromarray(image).save(path)
     options = [part for name, value in CONFIG.items() if name != "crop" for part in (f"--{name}", str(value))]
     arguments = ["--data", tmp_path / "images", "--preset", "fastsquid-small", "--epochs", 1, "--out", tmp_path / "run"]
-    train.main([str(part) for part in (*arguments, *options, "--device", "cpu")])
+    train.main([str(part) for part in (*arguments, *options, "--precision", "fp32", "--device", "cpu")])
     run = fastsquid.load(tmp_path / "run", device="cpu")
     detector = tiny(config={**CONFIG, "crop": True})
     scores = detector.fit(pixels).score_samples(pixels)

@@ -350,6 +350,8 @@ def test_refusals(unbroken, tmp_path, refused, monkeypatch):
         return refused(export.main, *arguments, "--out", out)
 
     assert re.search("--data .*--verify", error(unbroken, "--to", "pt2", "--data", XRAYS))
+    assert re.search("--anonymous .*--verify", error(unbroken, "--to", "pt2", "--anonymous"))
+    assert re.search("--accept-view .*--verify", error(unbroken, "--to", "pt2", "--accept-view", "lateral"))
     assert re.search("--data .*empty", error(unbroken, "--to", "pt2", "--verify", "--data", ""))
     assert "'coreml'" in error(unbroken, "--to", "coreml")
     assert f"{tmp_path} " in error(tmp_path, "--to", "onnx")

@@ -120,6 +120,14 @@ def test_an_interrupted_group_ends_as_an_unbroken_one(trained, tmp_path, command
     assert left(folder) == left(trained)
 
 
+def test_the_command_that_continues_has_the_same_options(trained, tmp_path, command, monkeypatch):
+    folder = shutil.copytree(trained, tmp_path / "group")
+    (folder / "seed-1" / "summary.json").unlink()
+    monkeypatch.setattr("fastsquid.training.start.train_run", lambda *arguments, **options: False)
+    code, out, _ = command(train.main, "--resume", folder, "--only", "1", "--tensorboard")
+    assert code == 130 and f"--resume {folder} --only 1 --tensorboard\n" in out
+
+
 def test_a_run_killed_before_its_summary_reports_again(trained, tmp_path, command, monkeypatch):
     """And a finished one is left alone."""
     folder = shutil.copytree(trained, tmp_path / "group")

@@ -54,6 +54,14 @@ def test_a_file_of_fields(begun, tmp_path, name):
     assert begun[0].config == preset("simsid-small", epochs=9, lr=0.001) and begun[0].data is None
 
 
+def test_powers_of_ten_in_yaml(begun, tmp_path):
+    """YAML 1.1 takes 1e-4 for text."""
+    pytest.importorskip("yaml")
+    (tmp_path / "mine.yaml").write_text("preset: simsid-small\nlr: 1e-4\nweight_decay: 3E-05\nscore: residual\n")
+    train.main(["--config", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run")])
+    assert begun[0].config == preset("simsid-small", lr=1e-4, weight_decay=3e-5, score="residual")
+
+
 def test_fields_without_a_preset_change_the_default_one(begun, tmp_path):
     (tmp_path / "mine.json").write_text('{"epochs": 7}')
     options = ["--config", str(tmp_path / "mine.json"), "--data", str(XRAYS), "--device", "cpu"]

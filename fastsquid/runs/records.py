@@ -198,6 +198,7 @@ class CheckpointState:
         metrics_sha256: of the lines of metrics.jsonl up to this epoch; None in a checkpoint of an earlier version.
         number: of the checkpoint's folder; None as above.
         record: what config.json says beside the configuration and the path of the data; None as above.
+        machine: device, precision and versions of the process that finished the training; None before, and as above.
     """
 
     config: dict[str, Any]
@@ -214,6 +215,7 @@ class CheckpointState:
     metrics_sha256: str | None = None
     number: int | None = None
     record: dict[str, Any] | None = None
+    machine: dict[str, Any] | None = None
 
     @property
     def chosen(self) -> str:

@@ -223,6 +223,8 @@ class Run:
             self.board.add(line)
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint with the checksum of this line may be written next
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
         log.info(_epoch_line(line, seconds, self.config.epochs, self.config.score, better))
@@ -243,7 +245,7 @@ class Run:
                 best.calibration = calibrate(self._best(), self.images, self.validation)
         except DivergedError as error:
             raise self._diverged(f"after epoch {self.state.epoch} {error}") from None
-        self.state.finished = True
+        self.state.finished, self.state.machine = True, self._machine()
         self._save()
 
     def _best(self) -> Detector:
@@ -327,16 +329,22 @@ class Run:
             "epochs": self.config.epochs,
             "seconds": round(state.seconds, 1),
             "first_step_seconds": state.first_step_seconds,
+            "peak_memory_mb": round(state.peak_memory_mb),
+            **(state.machine or self._machine()),
+        }
+        draw_curves(self.history, self.folder / CURVES)
+        report_run(self.folder, self.judge, self.data, self.images, state, self.seed, facts)
+
+    def _machine(self) -> dict[str, Any]:
+        """Return what `CheckpointState.machine` holds."""
+        return {
             "compiled": self.trainer.compiled,
             "precision": "bf16" if self.trainer.half else "fp32",
-            "peak_memory_mb": round(state.peak_memory_mb),
             "device": device_name(self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": distributed.world(),
         }
-        draw_curves(self.history, self.folder / CURVES)
-        report_run(self.folder, self.judge, self.data, self.images, state, self.seed, facts)
 
     def _read_history(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl up to the checkpoint, and remove what a killed run wrote after it.

@@ -30,13 +30,14 @@ def train_on_ray(
         runs: absolute group folder, which exists, and seed of each run.
         speed, tensorboard: as `train_run` takes them.
         device: `auto`, `cpu` or `cuda`.
-        threads: cores of each run; None for an equal share of the cluster's, or one beside a GPU.
+        threads: cores of each run; None for an equal share of the cluster's, at most those of its largest machine, or
+            one beside a GPU.
 
     Yields:
         group folder, seed, and why the run did not finish or "", in the order in which the tasks end.
 
     Raises:
-        UserError: the cluster has no GPU for `cuda`.
+        UserError: the cluster has no GPU for `cuda`, or no machine with so many cores.
     """
     if not runs:
         return
@@ -45,7 +46,10 @@ def train_on_ray(
     if device == "cuda" and not gpus:
         raise UserError("the Ray cluster has no GPU: leave out --device cuda")
     gpu = gpus > 0 and device != "cpu"
-    cores = threads or (1 if gpu else max(1, cpus // len(runs)))
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if threads is not None and threads > largest:  # such a task would wait forever
+        raise UserError(f"no machine of the Ray cluster has {threads} cores: give --threads {largest} or fewer")
+    cores = threads or (1 if gpu else max(1, min(cpus // len(runs), largest)))
     if speed.cache is not None:  # workers run in other folders
         speed = dataclasses.replace(speed, cache=str(Path(speed.cache).resolve()))
     # A worker per run: what one leaves in memory is gone before the next.
@@ -56,8 +60,12 @@ def train_on_ray(
         folder, seed = waiting.pop(done)
         try:
             yield folder, seed, ray.get(done)
-        except ray.exceptions.WorkerCrashedError:
-            yield folder, seed, f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
+        except ray.exceptions.RaySystemError:
+            raise
+        except ray.exceptions.RayError as error:
+            memory = isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError))
+            why = "usually because memory ran out" if memory else type(error).__name__
+            yield folder, seed, f"its worker ended {_RETRIES + 1} times, {why}"
 
 
 def _train(folder: Path, seed: int, speed: Speed, device: str, threads: int, tensorboard: bool) -> str:
@@ -72,4 +80,7 @@ def _train(folder: Path, seed: int, speed: Speed, device: str, threads: int, ten
         finished = train_run(run_folder, record, speed, torch.device(device), group, tensorboard)
     except UserError as error:
         return str(error)
+    except Exception as error:  # as any other reason it ends this run, not those of the other workers
+        log.exception("seed %d of %s", seed, folder)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return "" if finished else "it was stopped"

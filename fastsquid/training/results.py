@@ -8,7 +8,7 @@ import torch
 
 from ..data.split import Split
 from ..drawing.gallery import draw_gallery
-from ..errors import UserError
+from ..errors import CheckpointError, UserError
 from ..evaluation.metrics import bootstrap_auc
 from ..evaluation.summary import evaluate_run, group_table, mean_and_std, run_table
 from ..evaluation.validation import validate
@@ -140,6 +140,11 @@ def _intervals(run_folder: Path, report: Summary) -> dict[str, dict[str, float]]
     _, labels, scores = read_scores(scores_file(run_folder, report.split))
     result = {}
     for score, metrics in report.scores.items():
+        if score not in scores:
+            path = scores_file(run_folder, report.split)
+            raise CheckpointError(
+                f"{path} has no {score} scores: python -m fastsquid.train --resume {run_folder} writes it again"
+            )
         low, high = bootstrap_auc(labels, scores[score])
         result[score] = {"value": metrics["auc"], "low": low, "high": high}
     return result

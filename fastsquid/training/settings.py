@@ -1,5 +1,6 @@
 """Settings of a new run from a file: fields of the configuration, or the config.json of another run."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def _read_yaml(path: Path) -> Any:
     except ImportError:
         raise UserError(f"reading {path} needs PyYAML: pip install pyyaml, or write the settings as JSON") from None
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if isinstance(values, dict):  # PyYAML reads 1e-4 as text, because YAML 1.1 asks for a dot and a sign: 1.0e-4
+        return {name: float(value) if _is_float(value) else value for name, value in values.items()}
+    return values
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value) is not None

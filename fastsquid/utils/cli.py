@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
         """Parse arguments as `ArgumentParser.parse_args` does, show the library's log, and set the number of threads.
 
         Raises:
-            UserError: an argument is unknown or invalid, or torchrun has started a command that is for one process.
+            UserError: an argument is unknown, invalid or empty, or torchrun has started a command for one process.
         """
         _show_log()
         if _in_torchrun() and not self.torchrun:
@@ -99,6 +99,12 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"unknown argument {name}" + (f": did you mean {meant}?" if meant else f"; see {self.prog} --help")
             )
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            # An empty value is usually a shell variable that is not set. Without this, most options would ignore it.
+            if "" in (value if isinstance(value, list) else [value]) and action.const != "":
+                name = max(action.option_strings, key=len, default=str(action.metavar or action.dest.upper()))
+                raise UserError(f"{name} is empty: give a value{', or leave it out' * (not action.required)}")
         if "threads" in parsed:
             set_threads(parsed.threads)  # imports PyTorch
         return parsed

@@ -16,11 +16,13 @@ def require_place(path: str | Path) -> None:
     """Check that a file can have this path.
 
     Raises:
-        UserError: the path is a folder, or its folder does not exist.
+        UserError: the path is a folder, a device or a pipe, or its folder does not exist.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the name of a file to write")
+    if path.exists() and not path.is_file():  # a file would replace it, /dev/null for the whole machine
+        raise UserError(f"{path} is not a regular file: give the name of a file to write")
     if not path.parent.is_dir():
         raise UserError(f"{path} cannot be written, because the folder {path.parent} does not exist: make it")
 

@@ -58,8 +58,10 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
                 log_to_driver=log,
             )
         except (OSError, ValueError) as error:
+            if given := address or os.environ.get("RAY_ADDRESS"):
+                raise UserError(f"there is no Ray cluster at {given} ({error})") from None
             raise UserError(
-                f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error})"
+                f"the Ray cluster of `ray start` does not answer ({error}): give its address, or end it by `ray stop`"
             ) from None
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
