@@ -1,7 +1,7 @@
 """What fastsquid is compared with: each published system's own order of work in eager PyTorch, and on a GPU the library
 routines that come nearest to the neighbor attention.
 
-`published` keeps the published code's structure (a loop over regions, shrinkage in three operations, neighbour windows
+`published` keeps the published code's structure (a loop over regions, shrinkage in three operations, neighbor windows
 unfolded and all eight copies projected, the teacher in every pass, D one image at a time) and leaves out what is only
 foolish. Everything takes the selection rule `published`. The modules take the parameters of ours, so that outputs and
 gradients can be compared before anything is timed; each region's slots are a parameter of their own, as published.
@@ -50,7 +50,7 @@ def queue_write(bank, pointer, rows):
 
 
 def windows(x):
-    """Eight neighbours of each patch, zeros outside: (B, H, W, C) -> (B * H * W, 8, C)."""
+    """Eight neighbors of each patch, zeros outside: (B, H, W, C) -> (B * H * W, 8, C)."""
     batch, height, width, channels = x.shape
     unfolded = F.unfold(x.permute(0, 3, 1, 2), 3, padding=1).view(batch, channels, 9, height * width)
     around = unfolded[:, :, [0, 1, 2, 3, 5, 6, 7, 8]]
@@ -83,14 +83,14 @@ def dense_attention(q, k, v, mask):
 
 
 def flex_attention(height, width, device):
-    """FlexAttention compiled for the neighbours on a grid, border `mask`: a function of q, k, v."""
+    """FlexAttention compiled for the neighbors on a grid, border `mask`: a function of q, k, v."""
     from torch.nn.attention import flex_attention as flex
 
-    def neighbour(b, h, i, j):
+    def neighbor(b, h, i, j):
         rows, columns = (i // width - j // width).abs(), (i % width - j % width).abs()
         return (rows <= 1) & (columns <= 1) & (i != j)
 
-    block_mask = flex.create_block_mask(neighbour, None, None, height * width, height * width, device=device)
+    block_mask = flex.create_block_mask(neighbor, None, None, height * width, height * width, device=device)
     compiled = torch.compile(flex.flex_attention, dynamic=False)
 
     def attend(q, k, v):

@@ -19,6 +19,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 from rows import about, peak_memory_mb  # noqa: E402
 
 from fastsquid.utils.cli import Parser, run_command  # noqa: E402
@@ -103,8 +104,9 @@ def figure(rows):
                 axis.loglog(*zip(*points), marker="o", color="#0072b2")
                 axis.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points], rotation=45)
                 axis.set_xticks([], minor=True)
-                for lines in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-                    lines("{x:g}")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
                 axis.set_title(f"grows with power {exponent(points):.2f}", fontsize=9)
             axis.set(xlabel=SHOWN[size], ylabel=label)
             axis.grid(alpha=0.3)

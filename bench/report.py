@@ -125,7 +125,7 @@ def sweeps(rows):
 
 
 def roofline(rows):
-    """Operations a second against operations a byte, and the limits of the machine."""
+    """Operations per second against operations per byte, and the limits of the machine."""
     points = [
         row for row in rows if row["gflop_per_s"] and float(row["gflop_per_s"]) > 0 and row["group"] == "memory read"
     ]
@@ -145,7 +145,7 @@ def roofline(rows):
         rate = np.array([float(row["gflop_per_s"]) for row in mine])
         density = rate / np.array([float(row["gb_per_s"]) for row in mine])
         axis.loglog(density, rate, "o", markersize=4, alpha=0.7, label=variant)
-    axis.set(xlabel="operations a byte", ylabel="GFLOP/s", title=f"Memory read on {points[0]['device']}")
+    axis.set(xlabel="operations per byte", ylabel="GFLOP/s", title=f"Memory read on {points[0]['device']}")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     return figure

@@ -66,7 +66,7 @@ def monitored(runs):
 
 
 def xrays(folder):
-    """Lines of a Markdown table, a row a preset."""
+    """Lines of a Markdown table, one row per preset."""
     runs = {preset: sorted((folder / preset).glob("seed-*")) for preset in ORDER}
     names = monitored(run for found in runs.values() for run in found)
     result = [
@@ -84,7 +84,7 @@ def xrays(folder):
 
 
 def digits(folder):
-    """Lines of a Markdown table, a row a seed."""
+    """Lines of a Markdown table, one row per seed."""
     result = []
     for run in sorted(folder.glob("seed-*")):
         found = json.loads((run / "locate.json").read_text(encoding="utf-8"))

@@ -45,14 +45,14 @@ def test_a_package_index_shows_no_dead_links(monkeypatch):
     facts = package_facts(monkeypatch)
     links = re.findall(r"\]\(([^)]*)\)", facts["long_description"])
     assert links and all(link.startswith(("http", "#")) for link in links)
-    assert "`docs/pictures/xray-maps.png`" in facts["long_description"] and not facts["project_urls"]
+    assert "`docs/pictures/first.png`" in facts["long_description"] and not facts["project_urls"]
     assert facts["long_description"].startswith("# fastsquid\n\n")
 
 
 def test_with_an_address_links_are_absolute(monkeypatch):
     address = "https://example.org/fastsquid"
     facts = package_facts(monkeypatch, page("setup.py").replace("REPOSITORY = None", f'REPOSITORY = "{address}"'))
-    assert f"]({address}/raw/main/docs/pictures/xray-maps.png)" in facts["long_description"]
+    assert f"]({address}/raw/main/docs/pictures/first.png)" in facts["long_description"]
     assert f"]({address}/blob/main/docs/README.md)" in facts["long_description"]
     links = re.findall(r"\]\(([^)]*)\)", facts["long_description"])
     assert all(link.startswith(("http", "#")) for link in links)

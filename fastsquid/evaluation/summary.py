@@ -120,7 +120,7 @@ def _class_lines(result: dict) -> list[str]:
 
 
 def _validation_note(best: bool) -> str:
-    """Return the sentence that says what an AUC on `val` is worth."""
+    """Return the sentence that says how an AUC on `val` was found."""
     chosen = "epoch, threshold and AUC all" if best else "threshold and AUC both"
     return f"No test split has labels: {chosen} come from val. On unseen images they may be worse."
 

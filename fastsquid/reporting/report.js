@@ -1,4 +1,4 @@
-// What Python wrote: the data, and a strip an image in base64, a line each. Neither can hold markup.
+// What Python wrote: the data, and one line per image with its strip in base64. Neither can hold markup.
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const strips = byId("strips").textContent.split("\n");
@@ -36,7 +36,7 @@ let opened = null; // image of the detail view
 
 /* Words and numbers */
 
-// Of scores, with as many digits as tell them apart.
+// A score, with so many digits that different scores look different.
 function number(value) {
   return String(Number(value.toPrecision(digits)));
 }
@@ -132,7 +132,7 @@ function paint(canvas, pictures, index, view, opacity = 1) {
   if (view === "map") {
     scratch.canvas.width = scratch.canvas.height = side;
     part(scratch, side + small, small);
-    colour(scratch, side, side);
+    tint(scratch, side, side);
     context.drawImage(scratch.canvas, 0, 0);
   }
   context.globalAlpha = 1;
@@ -148,7 +148,7 @@ function frame(context, boxes, side) {
   }
 }
 
-function colour(context, width, height) {
+function tint(context, width, height) {
   const pixels = context.getImageData(0, 0, width, height);
   for (let i = 0; i < pixels.data.length; i += 4) pixels.data.set(heat[pixels.data[i]], i);
   context.putImageData(pixels, 0, 0);
@@ -328,8 +328,8 @@ async function showDetail() {
     `${(active + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`,
   ];
   byId("detail-facts").replaceChildren(...facts.filter(Boolean).map((fact) => element("span", { textContent: fact })));
-  byId("previous").disabled = neighbour(-1) === null;
-  byId("next").disabled = neighbour(1) === null;
+  byId("previous").disabled = neighbor(-1) === null;
+  byId("next").disabled = neighbor(1) === null;
   const pictures = await strip(index);
   if (index !== opened) return; // gone on meanwhile
   document.querySelectorAll("#views canvas").forEach((canvas, i) => paint(canvas, pictures, index, VIEWS[i]));
@@ -342,13 +342,13 @@ async function showDetail() {
 }
 
 // The next readable image in a direction, or null at the end.
-function neighbour(step) {
+function neighbor(step) {
   const position = active + step;
   return position >= 0 && position < shown.length && data.scores[shown[position]] !== null ? position : null;
 }
 
 function walk(step) {
-  if (neighbour(step) !== null) open(neighbour(step));
+  if (neighbor(step) !== null) open(neighbor(step));
 }
 
 function chooseView(view) {
@@ -368,14 +368,14 @@ detail.addEventListener("close", () => {
 detail.addEventListener("click", (event) => event.target === detail && detail.close());
 detail.addEventListener("keydown", (event) => {
   if (["1", "2", "3"].includes(event.key)) chooseView(VIEWS[event.key - 1]);
-  else if (event.target.tagName === "INPUT") return; // whose own the arrows are
+  else if (event.target.tagName === "INPUT") return; // it uses the arrows itself
   else if (event.key === "ArrowLeft") walk(-1);
   else if (event.key === "ArrowRight") walk(1);
   else return;
   event.preventDefault();
 });
 
-/* The threshold, and what it is worth where there are labels */
+/* The threshold, and its metrics where there are labels */
 
 const slider = byId("threshold-slider");
 
@@ -505,7 +505,7 @@ function drawScales() {
   for (const scale of document.querySelectorAll(".scale")) {
     const canvas = element("canvas", { width: heat.length, height: 1 });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", "colours of the map");
+    canvas.setAttribute("aria-label", "colors of the map");
     const context = canvas.getContext("2d");
     heat.forEach(([red, green, blue, alpha], value) => {
       context.fillStyle = "#777"; // about what a map lies over

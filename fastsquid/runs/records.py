@@ -82,7 +82,7 @@ class RunRecord:
         fingerprint: sha256 of the training images; None before the run has begun.
         copies: images that are in two splits, as `data.duplicates.count_copies` counts them; None before the run has
             begun, and for a run of an earlier version.
-        accept_body, accept_view: the words of `Accept` that the images were read with.
+        accept_body, accept_view: the values of `Accept` that the images were read with.
         protocol: name of the publication's split that the data was read with, or None.
         trained_on: {"images": number of images, "source": the name of `data.known_source`, or None}, or None.
         fastsquid, torch: versions that made the run.

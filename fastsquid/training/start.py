@@ -150,15 +150,15 @@ def _lock(held: ExitStack, *folders: Path) -> None:
     Raises:
         UserError: another training has one of them. Every process of the job raises it.
     """
-    refusal = None
+    problem = None
     if distributed.leads():
         try:
             for folder in folders:
                 held.enter_context(training_lock(folder))
         except UserError as error:
-            refusal = str(error)
-    if refusal := distributed.gather(refusal)[0]:
-        raise UserError(refusal)
+            problem = str(error)
+    if problem := distributed.gather(problem)[0]:
+        raise UserError(problem)
 
 
 def _train_run(

@@ -77,7 +77,7 @@ def _modality(dataset, stored):
         mapped = stored * slope + intercept
         spread = mapped.max() - mapped.min()
     if not np.isfinite(spread) or not spread:
-        raise RejectedError("its RescaleSlope and RescaleIntercept map its values to numbers that cannot be told apart")
+        raise RejectedError("its RescaleSlope and RescaleIntercept map all its values to one number")
     return mapped, mapped.min(), mapped.max()
 
 
