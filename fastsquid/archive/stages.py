@@ -41,10 +41,6 @@ class BytesFile:
     def suffix(self) -> str:
         return PurePosixPath(self.name).suffix
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return PurePosixPath(self.name).parts
-
     def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
         return io.BytesIO(self.content)
 

@@ -43,7 +43,6 @@ class Content:
     """The bytes of an image file, as an `ImageFile`. Its first bytes say whether it is DICOM."""
 
     suffix = ""
-    parts = ()
 
     def __init__(self, content: bytes) -> None:
         self._content = content

@@ -5,20 +5,17 @@ import gzip
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 from ..config import SCORES
 from ..errors import UserError
 from ..utils.files import require_regular
+from .filetypes import ImageFile
 from .finding import Found
 from .names import Names
 from .tables import decode
-
-if TYPE_CHECKING:
-    from .sources.shards import Sample, ShardFile
 
 _SPREADSHEETS = frozenset((".ods", ".xls", ".xlsm", ".xlsx"))
 _TABLES = frozenset((".csv", ".tsv"))
@@ -72,7 +69,9 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
     _reject(root, list(islice(_label_files(root, found), 4)), folders, names)
 
 
-def require_all_normal_samples(root: Path, samples: "Sequence[Sample]", names: Names) -> None:
+def require_all_normal_samples(
+    root: Path, images: Sequence[PurePath], notes: Iterable[ImageFile], names: Names
+) -> None:
     """Reject samples of shards without classes whose images are not known to be healthy.
 
     Two things say so. First, a text or XML file in a sample, or JSON with a key of labels. Second, folders in the
@@ -80,19 +79,18 @@ def require_all_normal_samples(root: Path, samples: "Sequence[Sample]", names: N
 
     Args:
         root: the folder of the shards.
-        samples: of the training shards.
+        images: paths inside the training shards.
+        notes: text files beside them in their samples.
         names: what messages call files.
 
     Raises:
         UserError: names the label files or the class folders, and what to do.
     """
-    notes = (sample.note for sample in samples if sample.note)
     files = islice((note for note in notes if note.suffix.lower() != ".json" or _has_label_keys(_text(note), None)), 4)
-    folders = _class_folders(root, [PurePath(*sample.image.parts) for sample in samples])
-    _reject(root, [note.relative_to(root) for note in files], folders, names)
+    _reject(root, [Path(note.as_posix()).relative_to(root) for note in files], _class_folders(root, images), names)
 
 
-def _text(note: "ShardFile") -> str:
+def _text(note: ImageFile) -> str:
     return decode(note.read_bytes()[:_HEAD], errors="replace")
 
 

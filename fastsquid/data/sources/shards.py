@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
 from ...errors import UserError
@@ -220,7 +220,9 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
                 raise UserError(f"the training shards of {root} hold no normal images: the .cls of one should be 0")
             classes = [0] * len(samples)
         elif name == "train" and not options.all_normal:
-            require_all_normal_samples(root, samples, options.names)
+            inside = [PurePath(*sample.image.parts) for sample in samples]
+            notes = (sample.note for sample in samples if sample.note)
+            require_all_normal_samples(root, inside, notes, options.names)
         listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files, options.accept) for name, (files, _) in listed.items()}
     reject_shared_patients({name: list(zip(listed[name][0], patients[name])) for name in listed}, options.names)
