@@ -1,7 +1,8 @@
 """`python bench/collect.py RUN TARGET`: what is small of a finished run, or of a group's finished runs, to be kept.
 
 Configuration, metrics of every epoch, scores and summary, no weights; of paths their last part. Also locate.json, and
-the evaluation.json that `fastsquid.evaluate RUN --robustness --json RUN/evaluation.json` wrote.
+the evaluation.json that `fastsquid.evaluate RUN --robustness --json RUN/evaluation.json` wrote. A single run that has
+not finished has only configuration and metrics: give it with `--unfinished`.
 """
 
 import json
@@ -49,7 +50,11 @@ def keep(run, target, more=()):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    folders = [Path(argument) for argument in sys.argv[1:] if argument != "--unfinished"]
+    if len(folders) != 2:
         print("error: give a run or group folder and where to keep what is small of it", file=sys.stderr)
         sys.exit(2)
-    collect(Path(sys.argv[1]), Path(sys.argv[2]))
+    if "--unfinished" in sys.argv:
+        keep(*folders)
+    else:
+        collect(*folders)

@@ -2,7 +2,8 @@
 
 Each table stands between `<!-- NAME -->` and `<!-- end of NAME -->`. `--check` writes nothing, and exits with 1 if a
 page differs. The files are in bench/results: `zhanglab/small` and `zhanglab/full` have a folder per preset as
-bench/collect.py leaves it, `zhanglab/quoted.csv` has the marks on the official test labels and the papers' AUCs.
+bench/collect.py leaves it, `zhanglab/begun` has runs that have not finished, and `zhanglab/quoted.csv` has the AUCs on
+the official test labels and those of the papers.
 """
 
 import json
@@ -101,7 +102,32 @@ def overview():
         paper = known.get((preset, "full", score, "published"), "")
         lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
     missing = [name for name in tables.ORDER if ("full", name) not in found_runs()]
-    return [*lines, f"| {', '.join(f'`{name}`' for name in missing)} | 128 x 128 | {'| ' * 2}{UNMEASURED} {'| ' * 6}|"]
+    begun = [name for name in missing if (XRAYS / "begun" / name).is_dir()]
+    for names, what in ((begun, "not finished"), ([name for name in missing if name not in begun], UNMEASURED)):
+        if names:
+            named = ", ".join(f"`{name}`" for name in names)
+            lines.append(f"| {named} | 128 x 128 | {'| ' * 2}{what} {'| ' * 6}|")
+    return lines
+
+
+def begun():
+    """One row per score of the runs at full size that have not finished."""
+    lines = [
+        "| preset | seed | epochs so far | score | last epoch | mean of the last five | best | best epoch |",
+        "|---|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for preset in tables.ORDER:
+        for run in sorted((XRAYS / "begun" / preset).glob("seed-*")):
+            config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+            epochs = tables.read_lines(run)
+            for score in dict.fromkeys((config["score"], "discriminator_image")):
+                aucs = [epoch["validation"][score] for epoch in epochs if score in epoch["validation"]]
+                if aucs:
+                    best = max(range(len(aucs)), key=aucs.__getitem__)
+                    found = f"{aucs[-1]:.3f} | {np.mean(aucs[-5:]):.3f} | {aucs[best]:.3f} | {best + 1}"
+                    done = f"{len(epochs)} of {config['epochs']}"
+                    lines.append(f"| `{preset}` | {run.name[5:]} | {done} | `{score}` | {found} |")
+    return lines
 
 
 def cost():
@@ -172,6 +198,7 @@ PAGES = {
         "overview": overview,
         "cost": cost,
         "resolution": resolution,
+        "begun": begun,
         "presets": lambda: tables.xrays(XRAYS / "small"),
         "digits": lambda: tables.digits(RESULTS / "digits" / "fastsquid"),
         "variants": detector_table.variants,

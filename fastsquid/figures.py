@@ -43,7 +43,7 @@ def parser() -> Parser:
     add_overwrite_option(parser)
     parser.add_argument("--data", help="data to draw from; default: what the runs were trained with")
     parser.add_argument(
-        "--checkpoint", choices=["best", "last"], help="which detector; default: each run's best, where it has one"
+        "--checkpoint", choices=["best", "last"], help="which checkpoint; default: each run's best, where it has one"
     )
     add_reading_options(parser)
     add_cache_option(parser)

@@ -49,7 +49,7 @@ def parser() -> Parser:
         "--all-scores", action="store_true", help="compute all raw scores, not only the ranking one; a column for each"
     )
     parser.add_argument(
-        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, where it has one"
+        "--checkpoint", choices=["best", "last"], help="which checkpoint; default: the run's best, where it has one"
     )
     parser.add_argument(
         "--fast",

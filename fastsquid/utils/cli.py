@@ -243,7 +243,7 @@ def add_run_options(parser: Parser, data: str) -> None:
     add_run(parser)
     parser.add_argument("--data", help=f"{data}; default: what the run was trained with")
     parser.add_argument(
-        "--checkpoint", choices=["best", "last"], help="which detector; default: the run's best, if it has one"
+        "--checkpoint", choices=["best", "last"], help="which checkpoint; default: the run's best, if it has one"
     )
     add_reading_options(parser)
     add_cache_option(parser)
