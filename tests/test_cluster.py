@@ -291,6 +291,12 @@ def test_names_of_a_table_are_its_own(tmp_path):
     ):
         with pytest.raises(UserError, match=rf"t\.parquet.*{said}"):
             require_own_names([table(**columns)], [("b", Place("", "b"))])
+    damaged = table(name=[f"image {i}" for i in range(10000)], bytes=[b"1"] * 10000)
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[100:20000] = bytes(19900)
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.parquet cannot be read as a Parquet table"):
+        require_own_names([damaged], [])
     one = table(name=["a"], bytes=[b"1"])
     with pytest.raises(UserError, match="twice"):
         require_own_names([one, one], [])

@@ -190,21 +190,29 @@ def require_own_names(tables: Sequence[Table], items: Sequence[Item]) -> None:
         items: from `list_items`. Names of images inside of shards are not compared.
 
     Raises:
-        UserError: a row has no name, or another image has the same.
+        UserError: a row has no name, or another image has the same; or a table cannot be read.
     """
     seen = set(digests(name for name, _ in items).tolist())
     for table in tables:
-        columns = [name for name in table.columns if name != "bytes"]
         place = printable(table.place.path)
-        rows = dataset.dataset(table.place.path, filesystem=file_system(table.place.store), format="parquet")
-        for batch in rows.to_batches(columns=columns):
-            names = [row.get("name") or row.get("path") for row in batch.to_pylist()]
+        for names in _names_in(table):
             if not all(names):
                 raise UserError(f"{place} has a row without a name: give one to every image")
             for name, digest in zip(names, digests(names).tolist()):
                 if digest in seen:
                     raise UserError(f"{place}: the name {name!r} is there twice: give every image a name of its own")
                 seen.add(digest)
+
+
+def _names_in(table: Table) -> Iterator[list[str]]:
+    """Yield the names of the rows of a table, in parts."""
+    place, columns = table.place, [name for name in table.columns if name != "bytes"]
+    try:
+        rows = dataset.dataset(place.path, filesystem=file_system(place.store), format="parquet")
+        for batch in rows.to_batches(columns=columns):
+            yield [row.get("name") or row.get("path") for row in batch.to_pylist()]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{printable(place.path)} cannot be read as a Parquet table ({reason(error)})") from None
 
 
 def items_of_table(table: pa.Table, folder: Place) -> pa.Table:

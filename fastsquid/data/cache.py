@@ -35,8 +35,8 @@ def cached_images(
 
     The key is a hash of the content of all files, of the versions of the packages that read them, of the size and of
     `facts`. So a file that was changed, added or removed is noticed, and all images are decoded again. The cache can be
-    deleted at any time. Entries are written to a temporary
-    file first: several processes may use one cache, and an interrupted one leaves no entry.
+    deleted at any time. Entries are written to a temporary file first: several processes may use one cache, and an
+    interrupted one leaves no entry.
 
     Args:
         folder: of the cache; made if it is missing.

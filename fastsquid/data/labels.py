@@ -86,12 +86,17 @@ def require_all_normal_samples(
     Raises:
         UserError: names the label files or the class folders, and what to do.
     """
-    files = islice((note for note in notes if note.suffix.lower() != ".json" or _has_label_keys(_text(note), None)), 4)
+    files = islice(filter(_may_hold_a_label, notes), 4)
     _reject(root, [Path(note.as_posix()).relative_to(root) for note in files], _class_folders(root, images), names)
 
 
-def _text(note: ImageFile) -> str:
-    return decode(note.read_bytes()[:_HEAD], errors="replace")
+def _may_hold_a_label(note: ImageFile) -> bool:
+    if note.suffix.lower() != ".json":
+        return True
+    try:
+        return _has_label_keys(decode(note.read_bytes()[:_HEAD], errors="replace"), None)
+    except OSError:  # too large to be read
+        return True
 
 
 def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Names) -> None:

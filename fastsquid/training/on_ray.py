@@ -63,9 +63,10 @@ def train_on_ray(
         except ray.exceptions.RaySystemError:
             raise
         except ray.exceptions.RayError as error:
-            memory = isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError))
-            why = "usually because memory ran out" if memory else type(error).__name__
-            yield folder, seed, f"its worker ended {_RETRIES + 1} times, {why}"
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(error, ray.exceptions.WorkerCrashedError):
+                why = f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
+            yield folder, seed, why
 
 
 def _train(folder: Path, seed: int, speed: Speed, device: str, threads: int, tensorboard: bool) -> str:

@@ -77,7 +77,7 @@ def _modality(dataset, stored):
         mapped = stored * slope + intercept
         spread = mapped.max() - mapped.min()
     if not np.isfinite(spread) or not spread:
-        raise RejectedError("its RescaleSlope and RescaleIntercept map all its values to one number")
+        raise RejectedError("its RescaleSlope and RescaleIntercept map its values to one number or to infinity")
     return mapped, mapped.min(), mapped.max()
 
 
