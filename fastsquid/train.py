@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int | None:
 def _train_single(folder, run, options, device):
     from .training.start import train_run
 
-    if not train_run(folder, run, _speed(options), device, tensorboard=options.tensorboard):
+    if not train_run(folder, run, _speed(options), device, None, options.tensorboard, _again(options)):
         return _stopped(folder, options)
     print(f"run folder: {printable(folder)}")
 
@@ -135,8 +135,10 @@ def _train_group(folder, group, options, device):
         finished = is_finished(run_folder)
         what = f"{printable(run_folder)}{' is finished' * finished}"
         print(f"seed {seed} ({number} of {len(group.seeds)}): {what}", flush=True)
-        if not finished and not train_run(run_folder, run, _speed(options), device, group, options.tensorboard):
-            return _stopped(folder, options)
+        if not finished:
+            speed, again = _speed(options), _again(options)
+            if not train_run(run_folder, run, speed, device, group, options.tensorboard, again):
+                return _stopped(folder, options)
         gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
         torch.compiler.reset()  # PyTorch compiles only so many networks in one process
     if options.only is None and distributed.leads():
@@ -184,12 +186,19 @@ def _speed(options):
 def _stopped(folder, options):
     from .utils import distributed
 
-    again = f"{distributed.command('fastsquid.train')} --resume {printable(shlex.quote(str(folder)))}"
-    if options.only is not None:
-        again += f" --only {options.only}"
-    again += " --tensorboard" * options.tensorboard
+    again = f"{distributed.command('fastsquid.train')} --resume {printable(shlex.quote(str(folder)))}{_again(options)}"
     print(f"\nstopped; continue with: {again}")
     return 130
+
+
+def _again(options):
+    """Return the options that were given and hold for a resumed run too, as they are written behind --resume."""
+    given = [f" --only {options.only}"] * (options.only is not None) + [" --tensorboard"] * options.tensorboard
+    for name in SPEED:
+        value = getattr(options, name[2:])
+        if value != parser().get_default(name[2:]):
+            given.append(f" {name} {printable(shlex.quote(str(value)))}")
+    return "".join(given)
 
 
 def _free_folder(name):
@@ -209,7 +218,7 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--preset",
-        help=f"{', '.join(PRESETS)}; default: fastsquid on a GPU, fastsquid-small on a CPU; without --data, digits",
+        help=f"{', '.join(PRESETS)}; default: fastsquid on a GPU, fastsquid-small on a CPU, digits without --data",
     )
     parser.add_argument("--out", help="run or group folder to make; default: the next free runs/PRESET-N")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run or group with its own settings")

@@ -62,6 +62,7 @@ def address(tmp_path_factory):
         ray.init(
             "local",
             num_cpus=2,
+            num_gpus=0,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="error",

@@ -505,6 +505,10 @@ def test_class_folders_none_of_them_normal(tmp_path, classes):
         ["images"],
         ["frontal", "PA"],
         ["PA images", "AP images"],
+        ["PA view", "AP view"],
+        ["images_a", "images_b"],
+        ["raw images", "cropped images"],
+        ["adult_male", "adult_female"],
     ],
 )
 def test_other_folders_are_no_classes(tmp_path, folders):

@@ -461,6 +461,7 @@ def test_shards_of_no_split_are_for_training(tmp_path):
         ([("PNEUMONIA/1.png", png()), ("HEALTHY/2.png", png(1))], ["'HEALTHY'", "'PNEUMONIA'"]),
         ([("1.png", png()), ("1.json", b'{"label": "pneumonia"}')], ["train.tar/1.json"]),
         ([("1.png", png()), ("1.txt", b"Right lower lobe pneumonia.")], ["train.tar/1.txt"]),
+        ([("1.png", png()), ("1.json", b'{"age": 3}'), ("1.txt", b"pneumonia")], ["train.tar/1.txt"]),
     ],
 )
 def test_samples_that_are_not_known_to_be_healthy(tmp_path, files, named):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -124,8 +125,9 @@ def test_the_command_that_continues_has_the_same_options(trained, tmp_path, comm
     folder = shutil.copytree(trained, tmp_path / "group")
     (folder / "seed-1" / "summary.json").unlink()
     monkeypatch.setattr("fastsquid.training.start.train_run", lambda *arguments, **options: False)
-    code, out, _ = command(train.main, "--resume", folder, "--only", "1", "--tensorboard")
-    assert code == 130 and f"--resume {folder} --only 1 --tensorboard\n" in out
+    given = ["--only", "1", "--tensorboard", "--device", "cpu", "--precision", "fp32", "--cache", str(tmp_path / "c d")]
+    code, out, _ = command(train.main, "--resume", folder, *given)
+    assert code == 130 and out.splitlines()[-1].endswith(f"--resume {folder} {shlex.join(given)}")
 
 
 def test_a_run_killed_before_its_summary_reports_again(trained, tmp_path, command, monkeypatch):

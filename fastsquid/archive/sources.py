@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import dataset, fs
 
@@ -166,7 +167,7 @@ def open_table(source: str) -> Table:
     """
     place = place_of(source)
     try:
-        schema = dataset.dataset(place.path, filesystem=file_system(place.store), format="parquet").schema
+        schema = _rows_at(place).schema
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{source} cannot be read as a Parquet table ({reason(error)})") from None
     types = {name: schema.field(name).type for name in ("name", "path", "bytes") if name in schema.names}
@@ -192,27 +193,53 @@ def require_own_names(tables: Sequence[Table], items: Sequence[Item]) -> None:
     Raises:
         UserError: a row has no name, or another image has the same; or a table cannot be read.
     """
-    seen = set(digests(name for name, _ in items).tolist())
+    if not tables:
+        return
+    found = [digests(name for name, _ in items)]  # hashes, because there may be very many
     for table in tables:
-        place = printable(table.place.path)
         for names in _names_in(table):
             if not all(names):
-                raise UserError(f"{place} has a row without a name: give one to every image")
-            for name, digest in zip(names, digests(names).tolist()):
-                if digest in seen:
-                    raise UserError(f"{place}: the name {name!r} is there twice: give every image a name of its own")
-                seen.add(digest)
+                raise UserError(f"{printable(table.place.path)} has a row without a name: give one to every image")
+            found.append(digests(names))
+    every = np.sort(np.concatenate(found))
+    repeated = every[1:][every[1:] == every[:-1]]
+    if len(repeated):
+        place, name = _find_name(tables, repeated[0])
+        raise UserError(f"{place}: the name {name!r} is there twice: give every image a name of its own")
+
+
+def _find_name(tables: Sequence[Table], digest: bytes) -> tuple[str, str]:
+    """Return the table that has a name with this digest, for a message, and the name."""
+    return next(
+        (printable(table.place.path), name)
+        for table in tables
+        for names in _names_in(table)
+        for name, one in zip(names, digests(names))
+        if one == digest
+    )
 
 
 def _names_in(table: Table) -> Iterator[list[str]]:
     """Yield the names of the rows of a table, in parts."""
-    place, columns = table.place, [name for name in table.columns if name != "bytes"]
+    columns = [name for name in table.columns if name != "bytes"]
     try:
-        rows = dataset.dataset(place.path, filesystem=file_system(place.store), format="parquet")
-        for batch in rows.to_batches(columns=columns):
+        for batch in _rows_at(table.place).to_batches(columns=columns):
             yield [row.get("name") or row.get("path") for row in batch.to_pylist()]
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{printable(place.path)} cannot be read as a Parquet table ({reason(error)})") from None
+        raise UserError(f"{printable(table.place.path)} cannot be read as a Parquet table ({reason(error)})") from None
+
+
+def _rows_at(place: Place) -> dataset.Dataset:
+    """Return the rows of a Parquet file, or of all files in a folder that are named so, which are those that Ray reads.
+
+    Raises:
+        OSError, pa.ArrowInvalid: they cannot be read.
+    """
+    system, files = file_system(place.store), [place.path]
+    if system.get_file_info(place.path).type == fs.FileType.Directory:
+        infos = system.get_file_info(fs.FileSelector(place.path, recursive=True))
+        files = sorted(info.path for info in infos if info.path.lower().endswith(TABLE_SUFFIX) and info.is_file)
+    return dataset.dataset(files, filesystem=system, format="parquet")
 
 
 def items_of_table(table: pa.Table, folder: Place) -> pa.Table:

@@ -63,8 +63,8 @@ def open_data(
             the same seed, more contamination contains the abnormal images of less. 0 opens no abnormal training image.
         anonymous: name image files by a hash of their content, not by their paths, in messages too.
         crop: crop every image to its exposed field (`framing.exposed_field`) before it is resized.
-        all_normal: take every image of a plain folder as normal. If false, a plain folder with label files or class
-            folders (`labels.require_all_normal`) is rejected.
+        all_normal: take every image of a plain folder, or of shards without classes, as normal. If false, one with
+            label files or class folders (`labels.require_all_normal`) is rejected.
         accept: body parts and views of DICOM files that are read beside those of frontal chest radiographs.
         cache: folder where decoded images are kept and found again, or None. The images are then mapped from there, not
             held in memory. DigitAnatomy is drawn and needs none.

@@ -43,8 +43,9 @@ _KEYS = frozenset(  # words in a key of JSON, or in a column, that holds labels
 _COLUMNS = _KEYS | _ABNORMAL | {"healthy", "normal", "target", "targets"}
 _CLASSES = frozenset(("category", "class", "grade", "label"))  # words in the name of a numbered class folder
 _NEUTRAL = frozenset(  # words in the name of a folder that is no class
-    "ap converted data dicom dicoms export female files frontal image images img imgs jpeg jpg lateral left male pa "
-    "pictures png raw right scans xray xrays x ray rays".split()
+    "adult adults ap batch chest child children converted cropped data dicom dicoms export female files frontal image "
+    "images img imgs jpeg jpg lateral left lung lungs male new old original pa part pictures png raw right scans set "
+    "view views xray xrays ray rays".split()
 )
 _MOST_CLASSES = 20
 _HEAD = 2**16  # bytes of a file that are looked at
@@ -66,7 +67,8 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
         UserError: names the label files or the class folders, and what to do.
     """
     folders = _class_folders(root, [path.relative_to(root) for path in found.images])
-    _reject(root, list(islice(_label_files(root, found), 4)), folders, names)
+    remedy = "there is no folder NORMAL. Put the healthy images into train/NORMAL"
+    _reject(root, list(islice(_label_files(root, found), 4)), folders, names, remedy)
 
 
 def require_all_normal_samples(
@@ -87,7 +89,9 @@ def require_all_normal_samples(
         UserError: names the label files or the class folders, and what to do.
     """
     files = islice(filter(_may_hold_a_label, notes), 4)
-    _reject(root, [Path(note.as_posix()).relative_to(root) for note in files], _class_folders(root, images), names)
+    named = [Path(note.as_posix()).relative_to(root) for note in files]
+    remedy = "no image has a class. Write a .cls beside every image, 0 for normal and 1 for abnormal"
+    _reject(root, named, _class_folders(root, images), names, remedy)
 
 
 def _may_hold_a_label(note: ImageFile) -> bool:
@@ -99,7 +103,7 @@ def _may_hold_a_label(note: ImageFile) -> bool:
         return True
 
 
-def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Names) -> None:
+def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Names, remedy: str) -> None:
     reasons = []
     if files:
         reasons.append(f"it comes with the label file{'s' * (len(files) > 1)} {_first(files, names)}")
@@ -108,8 +112,8 @@ def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Na
         reasons.append(f"the folder{looks.format(_first(folders, names))}")
     if reasons:
         raise UserError(
-            f"it is not known which images of {root} are healthy: {', '.join(reasons)}, and there is no folder NORMAL. "
-            "Put the healthy images into train/NORMAL, or give --all-normal if all of them are healthy"
+            f"it is not known which images of {root} are healthy: {', '.join(reasons)}, and {remedy}, or give "
+            "--all-normal if all of them are healthy"
         )
 
 
@@ -217,6 +221,11 @@ def _has_label_keys(text: str, stems: set[str] | None) -> bool:
     return stems is None or any(Path(value).stem in stems for value in re.findall(r'"([^"\n]{1,200})"', text.lower()))
 
 
+def _is_neutral(name: str) -> bool:
+    """Return whether all words in the name of a folder say nothing of a class. Letters do not, as in `images_a`."""
+    return all(len(word) == 1 or word in _NEUTRAL for word in _words(name))
+
+
 def _class_folders(root: Path, images: Sequence[PurePath]) -> list[str]:
     """Return names of folders that look like classes, beside each other in `root` or deeper; or [].
 
@@ -249,6 +258,4 @@ def _are_classes(beside: set[str]) -> bool:
     if all(_words(name) & _CLASSES for name in beside) or beside == set(map(str, range(len(beside)))):
         return True
     words = {re.sub(r"^[\W\d_]+|[\W\d_]+$", "", name).lower() for name in beside} - {""}
-    return len(words) > 1 and not any(
-        re.search(r"\d", word) or len(word) < 2 or _words(word) <= _NEUTRAL for word in words
-    )
+    return len(words) > 1 and not any(re.search(r"\d", word) or len(word) < 2 or _is_neutral(word) for word in words)

@@ -171,20 +171,24 @@ def draw_splits(rows: Iterable[Listed], keep: Mapping[str, Sequence[Listed]] | N
     return result
 
 
-def with_patients(rows: Sequence[Listed], accept: Accept) -> list[Listed]:
-    """Return images of which DICOM files have their patient: the hash of PatientID, where the list names none.
+def with_patients(rows: Sequence[Listed], others: Sequence[Listed], accept: Accept) -> list[Listed]:
+    """Return images of which DICOM files have their patient, where the list names none.
+
+    It is the one that the list names for another image with the same PatientID, or else the hash of PatientID.
 
     Args:
         rows: images.
+        others: further images of the list.
         accept: as `read_dicom` takes it.
     """
-    patients = read_patients((row.file for row in rows), accept)
+    every = [*rows, *others]
+    patients = read_patients((row.file for row in every), accept)
     constant = constant_identity([patient for patient in patients if patient is not None])
+    identities = [None if patient is None or patient.identity == constant else patient.identity for patient in patients]
+    named = {identity: row.patient for row, identity in zip(every, identities) if row.patient is not None}
     return [
-        replace(row, patient=patient.identity)
-        if row.patient is None and patient is not None and patient.identity != constant
-        else row
-        for row, patient in zip(rows, patients)
+        row if row.patient is not None or identity is None else replace(row, patient=named.get(identity, identity))
+        for row, identity in zip(rows, identities)
     ]
 
 

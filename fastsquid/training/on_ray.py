@@ -46,9 +46,11 @@ def train_on_ray(
     if device == "cuda" and not gpus:
         raise UserError("the Ray cluster has no GPU: leave out --device cuda")
     gpu = gpus > 0 and device != "cpu"
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max(int(each.get("CPU", 0)) for each in machines if each.get("GPU") or not gpu)
     if threads is not None and threads > largest:  # such a task would wait forever
-        raise UserError(f"no machine of the Ray cluster has {threads} cores: give --threads {largest} or fewer")
+        where = "machine with a GPU" if gpu else "machine"
+        raise UserError(f"no {where} of the Ray cluster has {threads} cores: give --threads {largest} or fewer")
     cores = threads or (1 if gpu else max(1, min(cpus // len(runs), largest)))
     if speed.cache is not None:  # workers run in other folders
         speed = dataclasses.replace(speed, cache=str(Path(speed.cache).resolve()))
@@ -63,7 +65,7 @@ def train_on_ray(
         except ray.exceptions.RaySystemError:
             raise
         except ray.exceptions.RayError as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            why = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"  # a traceback stands before
             if isinstance(error, ray.exceptions.WorkerCrashedError):
                 why = f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
             yield folder, seed, why

@@ -60,6 +60,7 @@ def train_run(
     device: torch.device,
     group: GroupRecord | None = None,
     tensorboard: bool = False,
+    again: str = "",
 ) -> bool:
     """Train one run to its end and write its report.
 
@@ -70,6 +71,7 @@ def train_run(
         device: to train on.
         group: the group that a new run belongs to, or None.
         tensorboard: write losses and validation for TensorBoard too.
+        again: options to give beside --resume, for the message of a job whose process has ended.
 
     Returns:
         False if a signal stopped the training; the folder can be resumed.
@@ -84,7 +86,7 @@ def train_run(
     def remedy() -> str:
         if not begun.exists():
             return "give the same command again"
-        return f"continue with {distributed.command('fastsquid.train')} --resume {shlex.quote(str(begun))}"
+        return f"continue with {distributed.command('fastsquid.train')} --resume {shlex.quote(str(begun))}{again}"
 
     try:
         with distributed.job(remedy), ExitStack() as held:

@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # A limit that is refused leaves glibc's own. The other calls would then fix it at 128 KiB.
+        # A limit that is rejected leaves glibc's own. The other calls would then fix it at 128 KiB.
         if not (mallopt(MMAP_THRESHOLD, 2**30) or mallopt(MMAP_THRESHOLD, 2**25)):
             return
         mallopt(TRIM_THRESHOLD, 2**31 - 1)

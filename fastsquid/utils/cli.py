@@ -322,7 +322,8 @@ def add_all_normal_option(parser: Parser) -> None:
     parser.group("reading images").add_argument(
         "--all-normal",
         action="store_true",
-        help="every image of a plain folder is healthy, although label files or class folders lie there",
+        help="every image of a plain folder, or of shards without classes, is healthy, although label files or class "
+        "folders lie there",
     )
 
 

@@ -60,9 +60,10 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
         except (OSError, ValueError) as error:
             if given := address or os.environ.get("RAY_ADDRESS"):
                 raise UserError(f"there is no Ray cluster at {given} ({error})") from None
-            raise UserError(
-                f"the Ray cluster of `ray start` does not answer ({error}): give its address, or end it by `ray stop`"
-            ) from None
+            if isinstance(error, ConnectionError):
+                what = "the Ray cluster of `ray start` does not answer"
+                raise UserError(f"{what} ({error}): give its address, or end it by `ray stop`") from None
+            raise UserError(f"no Ray cluster could be started on this machine ({error})") from None
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:

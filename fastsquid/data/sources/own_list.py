@@ -74,7 +74,8 @@ def open_list(path: Path, options: ReadOptions) -> dict[str, Split]:
         )
     _log_classes(images.values(), options)
     if without:
-        given = draw_splits(with_patients(without, options.accept), given)
+        known = [image for images in given.values() for image in images]
+        given = draw_splits(with_patients(without, known, options.accept), given)
     return open_listed(path.parent, given, options, drawn=bool(without))
 
 

@@ -84,12 +84,12 @@ class Sample(NamedTuple):
     Attributes:
         image: `ShardFile` of the image.
         label: `ShardFile` of its `.cls`, or None.
-        note: `ShardFile` of text beside it that may hold a label in another form, or None.
+        notes: `ShardFile`s of text beside it that may hold a label in another form.
     """
 
     image: ShardFile
     label: ShardFile | None
-    note: ShardFile | None
+    notes: tuple[ShardFile, ...]
 
 
 def find_shards(folder: str | os.PathLike, images: Sequence[Path] = ()) -> list[Path]:
@@ -149,7 +149,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
             files = [field for name, field in fields.items() if name[:2] != "__"]
             labels = [file for file in files if file.suffix.lower() == ".cls"]
             label = labels[0] if labels else None
-            note = next((file for file in files if file.suffix.lower() in _NOTES), None)
+            notes = tuple(file for file in files if file.suffix.lower() in _NOTES)
             if len(labels) > 1:
                 first, second = map(names.file, labels[:2])
                 raise UserError(f"{first} and {second} are of one sample: give each its own")
@@ -160,7 +160,7 @@ def read_shard(shard: Path, names: Names = PATH_NAMES, folder: Path | None = Non
                     "every image of a shard a name of its own before its first dot"
                 )
             if found:
-                samples.append(Sample(found[0], label, note))
+                samples.append(Sample(found[0], label, notes))
             elif label:
                 raise UserError(f"{names.file(label)} is a class without an image: put it after its image in the shard")
     except UserError:
@@ -221,7 +221,7 @@ def open_shards(root: Path, options: ReadOptions) -> dict[str, Split]:
             classes = [0] * len(samples)
         elif name == "train" and not options.all_normal:
             inside = [PurePath(*sample.image.parts) for sample in samples]
-            notes = (sample.note for sample in samples if sample.note)
+            notes = (note for sample in samples for note in sample.notes)
             require_all_normal_samples(root, inside, notes, options.names)
         listed[name] = [sample.image for sample in samples], classes
     patients = {name: read_patients(files, options.accept) for name, (files, _) in listed.items()}
