@@ -104,7 +104,7 @@ def test_an_epoch_over_two_processes_repeats_no_image(monkeypatch):
 
 def test_a_signal_to_one_process_stops_all_of_them(job):
     folder, result = job
-    assert result.stdout.count(f"torchrun ... -m fastsquid.train --resume {folder / 'stopped'}\n") == 1
+    assert result.stdout.count(f"torchrun ... -m fastsquid.train --resume {folder / 'stopped'} --device cpu\n") == 1
     resumed, unbroken = files_of(folder / "stopped"), files_of(folder / "unbroken")
     assert {**resumed, "state": None} == {**unbroken, "state": None}
     assert json.loads((folder / "unbroken" / "summary.json").read_text())["processes"] == 2
@@ -127,7 +127,7 @@ def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path
     run, result = killed
     assert result.returncode == 1
     (error,) = result.said
-    assert f"torchrun ... -m fastsquid.train --resume {run}" in error
+    assert f"torchrun ... -m fastsquid.train --resume {run} --device cpu" in error
     assert json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())["epoch"] == 1
     alone = shutil.copytree(run, tmp_path / "alone")
     assert command(train.main, "--resume", alone)[0] == 0, "one process goes on where two were"

@@ -113,7 +113,7 @@ def test_an_interrupted_group_ends_as_an_unbroken_one(trained, tmp_path, command
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     code, out, _ = command(train.main, *TINY, "--epochs", "1", "--seeds", *SEEDS)
-    assert code == 130 and f"python -m fastsquid.train --resume {folder}\n" in out
+    assert code == 130 and f"python -m fastsquid.train --resume {folder} --device cpu\n" in out
     assert sorted(path.name for path in folder.iterdir()) == ["group.json", "seed-0"]
     code, out, _ = command(train.main, "--resume", folder)
     assert code == 0 and f"group folder: {folder}" in out
