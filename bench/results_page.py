@@ -102,11 +102,10 @@ def overview():
         paper = known.get((preset, "full", score, "published"), "")
         lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
     missing = [name for name in tables.ORDER if ("full", name) not in found_runs()]
-    begun = [name for name in missing if (XRAYS / "begun" / name).is_dir()]
-    for names, what in ((begun, "not finished"), ([name for name in missing if name not in begun], UNMEASURED)):
+    for what, is_begun in (("not finished", True), (UNMEASURED, False)):
+        names = [f"`{name}`" for name in missing if (XRAYS / "begun" / name).is_dir() == is_begun]
         if names:
-            named = ", ".join(f"`{name}`" for name in names)
-            lines.append(f"| {named} | 128 x 128 | {'| ' * 2}{what} {'| ' * 6}|")
+            lines.append(f"| {', '.join(names)} | 128 x 128 | {'| ' * 2}{what} {'| ' * 6}|")
     return lines
 
 
