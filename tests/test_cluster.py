@@ -303,6 +303,18 @@ def test_names_of_a_table_are_its_own(tmp_path):
         require_own_names([one, one], [])
 
 
+def test_a_folder_of_a_table_may_hold_other_files(tmp_path):
+    """As Ray reads it: only the Parquet files, in folders inside too."""
+    folder = tmp_path / "t.parquet"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("no table")
+    for part, name in ((folder / "0.parquet", "a.png"), (folder / "deep" / "1.parquet", "b.png")):
+        parquet.write_table(pa.table({"path": [name]}), part)
+    require_own_names([open_table(str(folder))], [])
+    with pytest.raises(UserError, match="'b.png' is there twice"):
+        require_own_names([open_table(str(folder))], [("b.png", Place("", "b.png"))])
+
+
 def test_a_job_that_cannot_start_replaces_nothing(address, run, tmp_path, command):
     (tmp_path / jobs.RECORD).write_text("{}")
     (tmp_path / "0.parquet").touch()

@@ -64,11 +64,11 @@ def train_on_ray(
             yield folder, seed, ray.get(done)
         except ray.exceptions.RaySystemError:
             raise
+        except ray.exceptions.WorkerCrashedError:
+            yield folder, seed, f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
         except ray.exceptions.RayError as error:
-            why = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"  # a traceback stands before
-            if isinstance(error, ray.exceptions.WorkerCrashedError):
-                why = f"its worker ended {_RETRIES + 1} times, usually because memory ran out"
-            yield folder, seed, why
+            last = str(error).strip().rpartition("\n")[2]  # before it a traceback may stand
+            yield folder, seed, f"{type(error).__name__}: {last}"
 
 
 def _train(folder: Path, seed: int, speed: Speed, device: str, threads: int, tensorboard: bool) -> str:
