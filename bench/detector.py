@@ -35,6 +35,8 @@ VARIANTS = {
     "size-128": dict(image_size=128),
     "appearance-1": dict(appearance=1.0),
     "size-128-appearance-1": dict(image_size=128, appearance=1.0),
+    "decay-0": dict(weight_decay=0.0),
+    "size-128-decay-0": dict(image_size=128, weight_decay=0.0),
 }
 
 
