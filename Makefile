@@ -7,7 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 LOCK ?=
 
-.PHONY: train test lint oldest lock nullcuda
+.PHONY: train test lint oldest lock nullcuda compiled
 train: .venv/ready
 	.venv/bin/python -m fastsquid.train $(ARGS)
 
@@ -60,6 +60,13 @@ lock:
 NULLCUDA = .venv-nullcuda
 nullcuda: $(NULLCUDA)/nullcuda/libcuda.so.1
 	$(NULLCUDA)/bin/python -m pytest -p no:cacheprovider tests/nullcuda $(ARGS)
+
+# What torch.compile makes, for bench/gpu.sh on a GPU of this name: docs/gpu.md.
+GPU = NVIDIA H200
+PHASES = step fastsquid simsid squid
+compiled: $(NULLCUDA)/nullcuda/libcuda.so.1
+	NULLCUDA_NAME="$(GPU)" LD_PRELOAD=$(CURDIR)/$< LD_LIBRARY_PATH=$(CURDIR)/$(<D) TRITON_LIBCUDA_PATH=$(CURDIR)/$(<D) \
+		$(NULLCUDA)/bin/python tests/nullcuda/compile_cache.py runs/compiled.tar.xz $(PHASES)
 
 $(NULLCUDA)/nullcuda/libcuda.so.1: $(NULLCUDA)/ready tests/nullcuda/nullcuda.c tests/nullcuda/blas.c
 	mkdir -p $(@D)
