@@ -4,10 +4,11 @@ Forward, and forward with backward. Variants of a case agree before they are tim
 case are written when it is measured. What matters most comes first.
 """
 
+import itertools
 import sys
 
 import torch
-from cases import GRIDS, LARGE_GRIDS, LARGE_READS, READS, SIMSID, SMALLEST_GRIDS, SMALLEST_READS, SQUID
+from cases import GRIDS, LARGE_GRIDS, LARGE_READS, READS, SIMSID, SMALLEST_GRIDS, SMALLEST_READS, SQUID, Read
 from operations import MemoryRead, NeighborAttention
 from phase import DEVICE, OUT, SMALLEST, left
 from rows import Results
@@ -24,15 +25,17 @@ COMPILED = [SIMSID[0], SQUID[0]]
 def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = Results(DEVICE, OUT / "kernels.csv", SMALLEST)
-    reads, grids = (SMALLEST_READS, SMALLEST_GRIDS) if SMALLEST else (READS, GRIDS)
-    large_reads, large_grids = ([], []) if SMALLEST else (LARGE_READS, LARGE_GRIDS)
-    shapes = [(MemoryRead, s) for s in reads + large_reads] + [(NeighborAttention, s) for s in grids + large_grids]
+    if SMALLEST:
+        order = [SMALLEST_READS + SMALLEST_GRIDS]
+    else:
+        order = [LARGE_READS + LARGE_GRIDS, READS + GRIDS]  # most targets are of large shapes
     failed = 0
     print(
         f"{'operation':20} {'case':24} {'mode':8} {'dtype':9} {'variant':10} {'ms':>9} {'floor ms':>9} {'% of it':>8}"
     )
-    for dtype in (torch.float32, torch.bfloat16):
-        for operation, shape in shapes:
+    for shapes, dtype in itertools.product(order, (torch.float32, torch.bfloat16)):
+        for shape in shapes:
+            operation = MemoryRead if isinstance(shape, Read) else NeighborAttention
             for mode in ("both", "forward"):
                 for names, options in variants(shape, dtype):
                     case = operation(shape, mode, dtype, DEVICE, **options)
