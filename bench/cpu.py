@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from iterations import CASES, images_of, trainer_of
-from rows import about, peak_memory_mb
+from rows import about
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsquid.config import preset
@@ -33,6 +33,7 @@ from fastsquid.model.detector import Detector
 from fastsquid.training.trainer import Trainer
 from fastsquid.utils.allocator import keep_freed_memory
 from fastsquid.utils.cli import Parser, run_command
+from fastsquid.utils.devices import peak_memory_mb
 from fastsquid.utils.files import replacing
 
 CPU = torch.device("cpu")

@@ -20,9 +20,10 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
-from rows import about, peak_memory_mb  # noqa: E402
+from rows import about  # noqa: E402
 
 from fastsquid.utils.cli import Parser, run_command  # noqa: E402
+from fastsquid.utils.devices import peak_memory_mb  # noqa: E402
 from fastsquid.utils.files import replacing  # noqa: E402
 
 BASE = dict(batch_size=8, image_size=128, width=16, slots=100, grid=4)

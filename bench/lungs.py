@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from fastsquid.config import preset
 from fastsquid.data import open_data, to_unit
-from fastsquid.data.augment import augment
+from fastsquid.data.augment import augment, change_appearance
 from fastsquid.data.negatives import lung_prior
 from fastsquid.evaluation.robustness import perturbed_aucs, uncropped_size
 from fastsquid.model.detector import Detector
@@ -99,7 +99,7 @@ def train(where, options, data, uncropped, writer):
             inputs = augment(inputs, config.shift, config.zoom, config.rotation, config.closer)
             if masks is not None:
                 trainer.lungs = inputs[:, 1:]
-            trainer.step(inputs[:, :1], i)
+            trainer.step(change_appearance(inputs[:, :1], config.appearance), i)
         frozen = trainer.judge.eval().frozen()
         standardize(frozen, images)
         clean, perturbed = score_images(frozen, split.images), perturbed_aucs(frozen, uncropped)

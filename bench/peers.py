@@ -29,7 +29,7 @@ import torch
 from peer_features import load_backbone
 from peer_methods import Job, methods
 from peer_table import RECORD, write_tables
-from rows import about, peak_memory_mb
+from rows import about
 from sklearn.metrics import roc_auc_score
 
 import fastsquid
@@ -39,6 +39,7 @@ from fastsquid.errors import UserError
 from fastsquid.evaluation.metrics import require_both_classes
 from fastsquid.runs.folder import write_scores
 from fastsquid.utils.cli import Parser, run_command
+from fastsquid.utils.devices import peak_memory_mb
 from fastsquid.utils.files import write_json
 
 LOG = "log.txt"

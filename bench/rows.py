@@ -7,14 +7,12 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from timing import ceilings, quantiles
 
 from fastsquid.ops.dispatch import HAS_TRITON
-from fastsquid.utils import devices
 from fastsquid.utils.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,14 +39,6 @@ def about(device):
         **_commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
-
-
-def peak_memory_mb():
-    """Peak resident memory of this process in MiB. ru_maxrss would begin at the peak of the process that started it."""
-    if sys.platform != "linux":
-        return devices.peak_memory_mb()
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.M)[1]) / 2**10
 
 
 def new_file(device):

@@ -1,5 +1,6 @@
-"""Which device multiplies bfloat16 natively, and trains in it by default."""
+"""The device that a command chooses, whether it multiplies bfloat16 natively, and the memory of a process."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from conftest import NATIVE
 
 from fastsquid.errors import UserError
 from fastsquid.training.start import Speed, _choose_speed
-from fastsquid.utils.devices import choose_device, multiplies_bfloat16
+from fastsquid.utils.devices import choose_device, multiplies_bfloat16, peak_memory_mb
 
 CPU = torch.device("cpu")
 
@@ -45,3 +46,19 @@ def test_training_takes_bfloat16_where_it_is_native(monkeypatch, native):
     assert _choose_speed(Speed(), CPU) == (False, "bf16" if native else "fp32")
     for precision in ("fp32", "bf16"):  # a choice of the user's holds
         assert _choose_speed(Speed(precision=precision), CPU) == (False, precision)
+
+
+def test_peak_memory_is_what_was_resident():
+    before = peak_memory_mb()
+    size = int(before) + 64  # more than this process has had
+    torch.ones(size * 2**18)
+    assert size < peak_memory_mb() < before + size + 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage counts the process that starts it too")
+def test_peak_memory_is_of_this_process_alone():
+    """Also where the process that starts it has had more."""
+    code = "from fastsquid.utils.devices import peak_memory_mb; print(peak_memory_mb())"
+    large = torch.ones(2**28)  # 1 GB
+    alone = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    assert 50 < alone < 900 < 4 * len(large) / 2**20 < peak_memory_mb()

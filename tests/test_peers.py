@@ -144,15 +144,6 @@ def test_the_distance_to_the_mean_image(modules, tmp_path):
     assert not method.random and score(new) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage counts the process that starts it too")
-def test_peak_memory_is_the_process_s_own(modules):
-    """Also where the process that starts it has had more."""
-    code = f"import sys; sys.path.insert(0, {str(BENCH)!r}); import rows; print(rows.peak_memory_mb())"
-    large = np.ones(2**27)  # 1 GB
-    alone = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
-    assert 50 < alone < 900 < large.nbytes / 2**20 < modules.peers.peak_memory_mb()
-
-
 def test_training_has_a_limit(modules):
     with pytest.raises(modules.peer_methods.LimitError, match="had not ended after 0.001 minutes"):
         with modules.peer_methods.limit(0.001):
