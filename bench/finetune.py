@@ -1,4 +1,4 @@
-"""`python bench/finetune.py DATA OUT`: what the shipped model is worth to someone with few healthy X-rays.
+"""`python bench/finetune.py DATA OUT`: how much the shipped model helps with few healthy X-rays.
 
 The data is ZhangLab's, darkened by gamma 2 as if another system had taken it, which the shipped model has not seen. Of
 its training images the first 50 or 200 are kept, and all validation images. `fastsquid-small` is trained on them from

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from fastsquid.data.augment import gaussian_blur
-from fastsquid.evaluation.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_maps
+from fastsquid.evaluation.localization import KINDS, PRIOR, STRENGTH, healthy_images, measure_synthetic
 from fastsquid.runs.data import data_of, open_run_data
 from fastsquid.runs.trained import load_run
 from fastsquid.scoring.maps import calibrate_maps, raw_maps, smooth
@@ -70,7 +70,7 @@ def measure(detector, give, normal, healthy):
             ("standardized", name): values for name, values in maps.items()
         }
 
-    found, result = measure_maps(both, healthy), {}
+    found, result = measure_synthetic(both, healthy), {}
     for kind, metrics in found.items():
         metrics["raw", PRIOR] = metrics.pop(PRIOR)
         for (form, name), values in metrics.items():

@@ -7,7 +7,6 @@
 The same command continues a study that was stopped or killed. `python -m fastsquid.compare` compares two rows.
 """
 
-import gc
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ def main(arguments: list[str] | None = None) -> int | None:
     """Train every row of a study; return the exit code, or None."""
     options = _parse(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
-    import torch
 
     from .data import open_data
     from .evaluation.validation import reported_split
@@ -68,8 +66,6 @@ def main(arguments: list[str] | None = None) -> int | None:
                 again = sys.argv[1:] if arguments is None else arguments
                 print(f"\nstopped; continue with: {printable(shlex.join(['python', '-m', 'fastsquid.study', *again]))}")
                 return 130
-            gc.collect()  # the networks are in reference cycles: the next would otherwise join them on the device
-            torch.compiler.reset()  # PyTorch compiles only so many networks in one process
             write_study(folder, record)
         finished = [is_finished(seed_folder(folder / row.slug, seed)) for seed in options.seeds]
         if all(finished) and not is_finished(folder / row.slug):

@@ -5,7 +5,6 @@ Without arguments it trains the `digits` preset on DigitAnatomy, on a GPU if the
 
 import argparse
 import dataclasses
-import gc
 import shlex
 import sys
 from pathlib import Path
@@ -112,7 +111,6 @@ def _train_single(folder, run, options, device):
 
 def _train_group(folder, group, options, device):
     """Train every seed that is not finished and summarize all of them. With --only, train that seed alone."""
-    import torch
 
     from .runs.folder import CONFIG, is_finished, seed_folder
     from .runs.group import seed_run
@@ -139,8 +137,6 @@ def _train_group(folder, group, options, device):
             speed, again = _speed(options), _again(options)
             if not train_run(run_folder, run, speed, device, group, options.tensorboard, again):
                 return _stopped(folder, options)
-        gc.collect()  # the networks are in reference cycles: the next seed's would otherwise join them on the device
-        torch.compiler.reset()  # PyTorch compiles only so many networks in one process
     if options.only is None and distributed.leads():
         report_group(folder)
     print(f"group folder: {printable(folder)}")

@@ -118,16 +118,16 @@ def test_every_page_is_in_the_index():
     assert "docs/README.md" in {target for _, target in links(README)}
 
 
-def test_the_reading_path_has_five_files():
-    """Config, model, memory read, kernel, training loop."""
+def test_the_reading_path_has_seven_steps():
+    """Config, networks, in-painting, definition, kernel, iteration, loop."""
     path = page("README.md").partition("## Reading path")[2].partition("\n## ")[0]
-    assert len(re.findall(r"^\d\. \[[\w/]+\.py\]\(\.\./[\w/]+\.py\)", path, re.M)) == 5
+    assert len(re.findall(r"^\d\. \[[\w/]+\.py\]\(\.\./[\w/]+\.py\)", path, re.M)) == 7
 
 
-def test_every_room_of_the_table_exists():
+def test_every_place_of_the_table_exists():
     """CONTRIBUTING.md says where fourteen changes are made; test_links_exist checks its links."""
-    (table,) = [body for heading, *body in tables(TOP[1].read_text("utf-8")) if heading == ["change", "room"]]
-    assert len(table) == 14 and all("(" in room or "NAME" in room for _, room in table)
+    (table,) = [body for heading, *body in tables(TOP[1].read_text("utf-8")) if heading == ["change", "where"]]
+    assert len(table) == 14 and all("(" in where or "NAME" in where for _, where in table)
 
 
 def test_papers_are_cited_alike():

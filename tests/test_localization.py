@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastsquid.data.split import Split
-from fastsquid.evaluation.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_maps
+from fastsquid.evaluation.localization import KINDS, STRENGTH, draw_synthetic, healthy_images, measure_synthetic
 from fastsquid.evaluation.metrics import aupro, pixel_auroc
 from fastsquid.scoring.scores import spread_images
 
@@ -37,7 +37,7 @@ def test_measures_are_those_of_the_drawn_masks(images):
         assert len(batch) <= 4
         return {"bright": batch[:, 0], "dark": -batch[:, 0]}
 
-    found = measure_maps(give, images, batch_size=4)
+    found = measure_synthetic(give, images, batch_size=4)
     assert set(found) == set(KINDS)
     for kind in KINDS:
         drawn = draw_synthetic(healthy, kind)

@@ -18,7 +18,7 @@ from fastsquid.data.places import Box, Places, box_in_square, read_mask
 from fastsquid.data.split import Split
 from fastsquid.evaluation import places as measuring
 from fastsquid.evaluation.metrics import aupro, pixel_auroc
-from fastsquid.evaluation.places import known_places, measure_maps, measure_places
+from fastsquid.evaluation.places import known_places, measure_known, measure_places
 
 WHOLE = Frame(100, 50, 0, 0, 100, 50)
 
@@ -74,7 +74,7 @@ def test_measures_are_those_of_the_definitions():
         places.append(Places(tuple(boxes[: 1 + i % 3])))
     masks = np.stack([one.mask(10) for one in places])
     maps = np.round(rng.normal(size=masks.shape) + masks, 1)
-    found = measure_maps(maps, places, ["a", "b"])
+    found = measure_known(maps, places, ["a", "b"])
     assert found["all"]["pixel_auroc"]["value"] == pytest.approx(pixel_auroc(masks, maps), abs=1e-9)
     assert found["all"]["aupro"]["value"] == pytest.approx(aupro(masks, maps), abs=1e-9)
     for share in measuring.SHARES:
@@ -100,7 +100,7 @@ def test_bins_cost_less_than_one_in_bins():
     masks = np.zeros((6, 64, 64), bool)
     masks[3:, 10:30, 20:40] = True
     maps = rng.normal(size=masks.shape) + 0.7 * masks
-    found = measure_maps(maps, [drawn(mask) for mask in masks])["all"]
+    found = measure_known(maps, [drawn(mask) for mask in masks])["all"]
     assert found["pixel_auroc"]["value"] == pytest.approx(pixel_auroc(masks, maps), abs=1 / measuring.BINS)
     assert found["aupro"]["value"] == pytest.approx(aupro(masks, maps), abs=2 / measuring.BINS)
 
@@ -110,7 +110,7 @@ def test_intervals_are_over_images():
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:4] = True
     maps = np.stack([np.zeros((8, 8))] * 5 + [mask * 1.0, (1.0 - mask)] * 20)
-    found = measure_maps(maps, [Places()] * 5 + [drawn(mask, "x")] * 40, ["x"])
+    found = measure_known(maps, [Places()] * 5 + [drawn(mask, "x")] * 40, ["x"])
     one = found["all"]["pointing_game"]
     assert one["value"] == 0.5
     assert (one["low"], one["high"]) == (pytest.approx(0.35, abs=0.03), pytest.approx(0.65, abs=0.03))
@@ -162,7 +162,7 @@ def test_cells_of_digits():
         assert split.places[i].mask(48).sum() == 256 * int(split.cells[i].sum())
     assert (known_places(split) == split.labels.numpy().astype(bool)).all()
     maps = np.stack([places.mask(48, "missing") for places in split.places]).astype(float)
-    found = measure_maps(maps, split.places, ["missing", "zero"])
+    found = measure_known(maps, split.places, ["missing", "zero"])
     assert found["missing"]["pixel_auroc"]["value"] == found["missing"]["iou_0.05"]["value"] == 1
     assert found["zero"]["pixel_auroc"]["value"] == 0.5 and found["zero"]["pointing_game"]["value"] < 0.3
 

@@ -36,9 +36,8 @@ def main():
     train, others = images(config)
     detector = Detector(config).to(DEVICE).train()
     steps = Steps(Trainer(detector, False, "bf16" if DEVICE.type == "cuda" else "fp32"), train.to(DEVICE))
-    steps.trainer.set_epoch(0)
-    for step in steps.begin(0, 0):
-        steps.run(*step)
+    for _ in steps.epoch(0, 0):
+        pass
     detector.eval()
     alike = {}
     scores = {half: score_images(Precision(detector, half), others) for half in (False, True)}

@@ -1,4 +1,4 @@
-"""The papers' augmentation: small random translations and scalings (SQUID 4.4)."""
+"""Augmentation: the papers' translations and scalings (SQUID 4.4); our rotations, crops and changes of appearance."""
 
 import math
 

@@ -41,16 +41,9 @@ class Frame(NamedTuple):
 def exposed_field(values: np.ndarray) -> tuple[int, int, int, int]:
     """Find the part of a radiograph that was exposed, without a uniform border.
 
-    Each of the four sides is searched from the outside inward, line by line. The border's level is the median of the
-    outermost line. A pixel is at the level if it differs by at most 8 % of the image's gray range (between its 1st and
-    99th percentile). The search continues while at least 80 % of a line are at the level, so that a text marker does
-    not end it. The border ends with the last line so far that has at least 97 % at the level.
-
-    This is repeated on what is left, at most four times, until nothing changes: a border may lie in a frame, or end in
-    a thin line, or have air behind it. The level of a further border differs from the first one's on that side by at
-    most 16 % or at least 24 % of the range. So a gradual change of brightness is not one border after the other.
-
-    Nothing is cut where any side would lose more than a third. So an image that is uniform, or half black, stays whole.
+    `RULE` states the algorithm. A text marker does not end the search. A border may lie in a frame, or end in a thin
+    line, or have air behind it, so the search is repeated. A gradual change of brightness is not one border after the
+    other. An image that is uniform, or half black, stays whole.
 
     Air beside a patient that is as black as a border counts as one. Next to a border the two cannot be distinguished,
     and an image should be framed alike with and without a border.

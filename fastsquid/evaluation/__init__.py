@@ -1,1 +1,1 @@
-"""What scores and heat maps are worth, given labels."""
+"""Metrics of scores and heat maps, given labels."""

@@ -1,4 +1,4 @@
-"""How well heat maps find anomalies whose places are known: synthetic ones, and cells of DigitAnatomy."""
+"""How well heat maps find synthetic anomalies, and abnormal cells of DigitAnatomy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def healthy_images(data: dict[str, Split], shown: str) -> tuple[str, torch.Tenso
     return None
 
 
-def measure_maps(
+def measure_synthetic(
     give: Callable[[torch.Tensor], dict[str, torch.Tensor]], images: torch.Tensor, batch_size: int = 64
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return how well maps find the pixels of synthetic anomalies.
@@ -159,7 +159,7 @@ def locate_synthetic(
 
     Returns:
         dict: `images`, how many were used; `strength`, above which a pixel of an anomaly is abnormal; and `synthetic`,
-        as `localization.measure_maps` gives it.
+        as `localization.measure_synthetic` gives it.
 
     Raises:
         DivergedError: a map is not finite.
@@ -169,7 +169,7 @@ def locate_synthetic(
     return {
         "images": len(used),
         "strength": STRENGTH,
-        "synthetic": measure_maps(lambda batch: finite_maps(detector, batch.to(device), calibration), used),
+        "synthetic": measure_synthetic(lambda batch: finite_maps(detector, batch.to(device), calibration), used),
     }
 
 

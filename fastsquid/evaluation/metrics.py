@@ -250,12 +250,8 @@ def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
     Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.1.
     """
     _require_both_kinds(masks)
-    shares, regions = np.zeros(masks.shape), 0  # what each abnormal pixel adds to the sum of all overlaps
-    for share, mask in zip(shares, masks):
-        # SciPy's annotations lack the pair that `label` returns.
-        components, count = cast("tuple[np.ndarray, int]", ndimage.label(mask, np.ones((3, 3))))
-        share[mask] = 1 / np.bincount(components[mask])[components[mask]]
-        regions += count
+    shares, counts = region_shares(masks)
+    regions = counts.sum()
     order = np.argsort(-maps.ravel(), kind="stable")
     ranked, normal = maps.ravel()[order], ~masks.ravel()[order]
     last = np.append(ranked[1:] != ranked[:-1], True)  # of each distinct value, which is a threshold
@@ -265,6 +261,26 @@ def aupro(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
     x = np.append(false_positives[inside], limit)
     y = np.append(overlap[inside], np.interp(limit, false_positives, overlap))
     return float(auc(x, y) / limit)
+
+
+def region_shares(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each abnormal pixel adds to the sum of all overlaps, and the number of regions of each image.
+
+    A region is a set of abnormal pixels that touch, also at corners. A pixel adds one over the number of its region's
+    pixels.
+
+    Args:
+        masks: bool (N, H, W), true where abnormal.
+
+    Returns:
+        float (N, H, W), 0 where normal; float (N,).
+    """
+    shares, regions = np.zeros(masks.shape), np.zeros(len(masks))
+    for i, mask in enumerate(masks):
+        # SciPy's annotations lack the pair that `label` returns.
+        components, regions[i] = cast("tuple[np.ndarray, int]", ndimage.label(mask, np.ones((3, 3))))
+        shares[i][mask] = 1 / np.bincount(components[mask])[components[mask]]
+    return shares, regions
 
 
 def _require_both_kinds(masks):

@@ -1,4 +1,4 @@
-"""How well heat maps find anomalies whose places are known: pixel AUROC, AUPRO, pointing game and IoU, with intervals.
+"""How well heat maps find known boxes and masks: pixel AUROC, AUPRO, pointing game and IoU, with intervals.
 
 Pixels of all images are sorted into `BINS` bins by rank, once per map. Curves are computed from the bins, also for each
 resample of the images. So a figure may differ from that of `metrics.pixel_auroc` and `metrics.aupro` by 1 / BINS.
@@ -10,14 +10,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy import ndimage
 from sklearn.metrics import auc
 
 from ..data.images import select_images
 from ..data.places import Places
 from ..data.split import Split
 from ..scoring.batches import gather, split_batches
-from .metrics import interval
+from .metrics import interval, region_shares
 
 BINS = 4096
 MOST = 1000  # images of each label, which bounds time and memory of large data sets
@@ -61,7 +60,7 @@ def measure_places(
 
     Returns:
         dict: `healthy` and `abnormal`, how many images were used; `places`, {map: {"all" or a finding:
-        `measure_maps`}}, and `findings`, {name: number of images}.
+        `measure_known`}}, and `findings`, {name: number of images}.
     """
     assert split.places is not None and split.labels is not None
     chosen = [_spread(np.flatnonzero(split.labels.numpy() == 0)), _spread(np.flatnonzero(known_places(split)))]
@@ -70,7 +69,7 @@ def measure_places(
     maps = gather(give, split_batches(select_images(split.images, both), device, batch_size))
     findings = sorted(set[str]().union(*(one.findings for one in places)))
     counts = {name: sum(name in one.findings for one in places) for name in findings}
-    measured = {name: measure_maps(values.numpy(), places, findings) for name, values in maps.items()}
+    measured = {name: measure_known(values.numpy(), places, findings) for name, values in maps.items()}
     return {"healthy": len(chosen[0]), "abnormal": len(chosen[1]), "findings": counts, "places": measured}
 
 
@@ -83,7 +82,7 @@ def known_places(split: Split) -> np.ndarray:
     return np.array([bool(label and places is not None and places.mask(size).any()) for places, label in labeled])
 
 
-def measure_maps(maps: np.ndarray, places: Sequence[Places], findings: Sequence[str] = ()) -> dict[str, Any]:
+def measure_known(maps: np.ndarray, places: Sequence[Places], findings: Sequence[str] = ()) -> dict[str, Any]:
     """Return how well one kind of map finds places.
 
     - `pixel_auroc`: AUROC of all pixels of all images together.
@@ -176,12 +175,7 @@ def _count(bins, weights=None):
 
 
 def _bin(bins, own, kept):
-    shares, regions = np.zeros(own.shape), np.zeros(len(own))
-    for i, mask in enumerate(own):
-        # SciPy's annotations lack the pair that `label` returns.
-        components, count = cast("tuple[np.ndarray, int]", ndimage.label(mask, np.ones((3, 3))))
-        shares[i][mask] = 1 / np.bincount(components[mask])[components[mask]]
-        regions[i] = count
+    shares, regions = region_shares(own)
     flat = bins.reshape(len(bins), -1)
     normal, abnormal = (kept & ~own).reshape(flat.shape), own.reshape(flat.shape)
     return _Binned(_count(flat, normal), _count(flat, abnormal), _count(flat, shares), regions)

@@ -1,7 +1,9 @@
 """Run folders: the name of every file in them, and how the JSON and CSV files are written and read.
 
 config.json                what the run is of (`RunRecord`)
+splits.csv                 which images each split has, if fastsquid drew the splits
 metrics.jsonl              one line per epoch
+tensorboard/               losses and AUCs for TensorBoard, if asked for
 checkpoint-000012/         weights and state; see checkpoint.py
 scores-SPLIT.csv           scores of each image, written at the end
 curves.png, gallery.png    pictures, written at the end

@@ -7,8 +7,8 @@ from .scores import Calibration
 
 # What is said of a run that had no labeled images to measure its scores on.
 UNMEASURED = (
-    "Nobody has measured whether this run tells healthy from sick images: add a labeled val folder (NORMAL and other "
-    "classes), then run evaluate with --data."
+    "No labeled images have measured how well this run separates healthy from sick images. Add a labeled val folder "
+    "(NORMAL and other classes), then run evaluate with --data."
 )
 
 

@@ -1,6 +1,7 @@
 """From a run's record to a trained run: open its data, build its detector, make or resume its folder."""
 
 import dataclasses
+import gc
 import logging
 import shlex
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ def train_run(
             ended.
         DivergedError: losses or weights are not finite.
     """
+    gc.collect()  # networks of an earlier run are in reference cycles: these would otherwise join them on the device
+    torch.compiler.reset()  # PyTorch compiles only so many networks in one process
     begun = folder if group is None else folder.parent
 
     def remedy() -> str:

@@ -1,1 +1,1 @@
-"""Command line, devices, files and processes; nothing here knows of images or models."""
+"""Command line, devices, files and processes."""

@@ -328,7 +328,7 @@ def add_all_normal_option(parser: Parser) -> None:
 
 
 def add_training_options(parser: Parser) -> None:
-    """Add --cache, --device, --threads, --impl, --compile and --precision, which change only rounding and speed."""
+    """Add --cache, --ray, and the options of device and speed."""
     add_cache_option(parser)
     add_device_options(parser)
     add_ray_option(parser, "train the seeds at the same time, as tasks of a Ray cluster")
