@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench/gpu.sh [--plan] [PHASE...]: everything there is to learn on a rented GPU, in one command of ten minutes.
 # Every phase has its own time limit and leaves its file in $OUT; a failed one does not stop the next. See docs/gpu.md.
-# Without names: facts check kernels step score fastsquid simsid. --plan prints phases and seconds, and runs nothing.
+# Without names: those that measure, facts check kernels step score. --plan prints phases and seconds, and runs nothing.
 # Environment: DATA (folder of X-rays, data/zhanglab), OUT (a new folder results in WORK), WORK (runs/gpu: weights and
 # compile cache), COMPILED (an archive of what $WORK/cache was on such a machine), SEEDS (0 1 2), PYTHON (python3),
 # FASTSQUID_COMMIT (where git is absent), COMMAND_SECONDS (600) and SESSION_SECONDS (900) that are left, SMALLEST=1 (the
@@ -20,9 +20,9 @@ fail() {
 
 # In the order of work. Those without seconds train as long as there is time, and share it.
 order=(facts check kernels step score hotspots fastsquid simsid squid memae auto-encoder)
-standard=(facts check kernels step score fastsquid simsid)
-declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [hotspots]=40 [fastsquid]=110)
-declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [hotspots]=70 [fastsquid]=150)
+standard=(facts check kernels step score)
+declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [hotspots]=40 [fastsquid]=180)
+declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [hotspots]=70 [fastsquid]=300)
 declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step]=step.csv [score]=score.csv [hotspots]=hotspots.txt)
 least=90   # seconds in which a preset can be trained at all
 start=150  # until the machine runs the command, and to bring the files back

@@ -71,7 +71,7 @@ def ensemble(runs):
 
 def perturbed(size, runs):
     """Mean and deviation of the AUC over clean and perturbed images, where the runs were monitored with these."""
-    if "perturbed" not in tables.read_lines(runs[0])[0]:
+    if not all(map(tables.is_monitored, runs)):
         return UNMEASURED
     names = tables.monitored(run for (where, _), found in found_runs().items() if where == size for run in found)
     return mean_deviation([tables.numbers(run, names)[0][2] for run in runs])

@@ -1,8 +1,8 @@
 """`python bench/tables.py [X-RAYS [DIGITS]]`: committed runs as tables of docs/results.md, table.md in each folder.
 
 X-RAYS (bench/results/zhanglab/small): a folder a preset, `seed-N` in it, as bench/collect.py leaves them, of runs
-trained with `--monitor true`. AUC of the own score of each on validation; the mean is over clean images and those
-perturbations of them that every run was monitored with.
+trained. AUC of the own score of each on validation; the mean is over clean images and those perturbations of them that
+every run with `--monitor true` was monitored with.
 DIGITS (bench/results/digits/fastsquid): `seed-N` with what fastsquid.locate wrote beside it.
 """
 
@@ -52,17 +52,27 @@ def battery(line, score, names):
 
 
 def numbers(run, names):
-    """Three AUCs that the table gives of the run in a folder, and the spread of the last of them."""
+    """Three AUCs that the table gives of the monitored run in a folder, and the spread of the last of them."""
     score, lines = own_score(run), read_lines(run)
-    clean = [line["validation"][score] for line in lines]
     mean = [battery(line, score, names) for line in lines]
-    return (max(clean), clean[-1], mean[-1]), np.std(mean[-TAIL:], ddof=1)
+    return (*clean_numbers(run), mean[-1]), np.std(mean[-TAIL:], ddof=1)
+
+
+def clean_numbers(run):
+    """The best and the last AUC on validation of the run in a folder."""
+    clean = [line["validation"][own_score(run)] for line in read_lines(run)]
+    return max(clean), clean[-1]
+
+
+def is_monitored(run):
+    """Whether the run in a folder was trained with `--monitor true`."""
+    return "perturbed" in read_lines(run)[0]
 
 
 def monitored(runs):
-    """Names of the perturbations that every one of these runs was monitored with."""
-    first, *others = [read_lines(run)[0]["perturbed"] for run in runs]
-    return [name for name in first if all(name in other for other in others)]
+    """Names of the perturbations that every monitored one of these runs was monitored with."""
+    found = [read_lines(run)[0]["perturbed"] for run in runs if is_monitored(run)]
+    return [name for name in found[0] if all(name in other for other in found)] if found else []
 
 
 def xrays(folder):
@@ -77,8 +87,11 @@ def xrays(folder):
     for preset, found in runs.items():
         if not found:
             continue
-        aucs, spreads = zip(*(numbers(run, names) for run in found))
-        cells = [*map(mean_deviation, zip(*aucs)), f"{np.mean(spreads):.4f}"]
+        if all(map(is_monitored, found)):
+            aucs, spreads = zip(*(numbers(run, names) for run in found))
+            cells = [*map(mean_deviation, zip(*aucs)), f"{np.mean(spreads):.4f}"]
+        else:
+            cells = [*map(mean_deviation, zip(*map(clean_numbers, found))), "not measured", "not measured"]
         result.append(f"| `{preset}` | `{own_score(found[0])}` | {len(found)} | {' | '.join(cells)} |")
     return result
 

@@ -2,7 +2,7 @@
 
 A cycle is two iterations: two steps of the discriminator, one of the generator. Beside the time: launches by the host
 and kernels on the device (PyTorch's profiler), and the most memory allocated from the first cycle on, weights and
-optimizer included. `command` is an epoch as the training command runs it, with validation and `--monitor true`.
+optimizer included. `command` is an epoch as the training command runs it, with validation.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ def system(case, names, results):
 def command(case, config, results, images, validation):
     """An epoch of the training command, from the second one on."""
     torch._dynamo.reset()
-    config = dataclasses.replace(config, epochs=2 if SMALLEST else 4, monitor=True)
+    config = dataclasses.replace(config, epochs=2 if SMALLEST else 4)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder) / "run"
         create_run(folder, RunRecord(config, data=None, seed=0, fingerprint=""))

@@ -49,7 +49,7 @@ def main(name):
     seeds = [int(seed) for seed in os.environ.get("SEEDS", "0 1 2").split()]
     if SMALLEST:
         seeds = seeds[:2] if name == "fastsquid" else seeds[:1]  # what two have shown
-    config = preset(name, monitor=True, **(SMALL if SMALLEST else {}))
+    config = preset(name, **(SMALL if SMALLEST else {}))
     work = Path(os.environ["WORK"]) / name
     if name != "fastsquid":
         most = config.epochs if SMALLEST else EPOCHS.get(name, config.epochs)

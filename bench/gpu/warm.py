@@ -4,6 +4,7 @@ A process per configuration takes the two kinds of step that are compiled; it is
 PRECISION`. A phase that finds nothing in the cache compiles for itself.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,7 +24,12 @@ from fastsquid.utils.cli import stop_compile_workers
 
 # What each phase compiles first; `published` is the rule that the published order of work can be compared by.
 CONFIGURATIONS = {
-    "step": [("simsid", "published", "bf16"), ("squid", "published", "bf16"), ("simsid", "published", "fp32")],
+    "step": [
+        ("simsid", "published", "bf16"),
+        ("simsid", "preset", "bf16"),
+        ("squid", "published", "bf16"),
+        ("simsid", "published", "fp32"),
+    ],
     **{name: [(name, "preset", "bf16")] for name in ("fastsquid", "simsid", "squid", "memae", "auto-encoder")},
 }
 
@@ -60,7 +66,8 @@ class Compilation:
         self.configuration, self.start = configuration, time.monotonic()
         self.output = tempfile.NamedTemporaryFile("w+", errors="replace")
         command = [sys.executable, __file__, "--one", *configuration]
-        self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT)
+        environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // AT_ONCE))}
+        self.process = subprocess.Popen(command, env=environment, stdout=self.output, stderr=subprocess.STDOUT)
 
     def report(self):
         """Prints a line; 1 if it failed."""
