@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pydicom
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from fastsquid.data.images import ImageError, read_image
 
@@ -46,6 +47,7 @@ def as_chest(path: Path, folder: Path) -> str:
             return "it has no pixels"
         for name, value in CHEST.items():
             setattr(dataset, name, value)
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
         dataset.save_as(folder / "x.dcm", enforce_file_format=True)
     except Exception:  # of a damaged file, almost anything
         return "pydicom does not write it again"
@@ -71,6 +73,7 @@ def pydicom_tables() -> str:
         warnings.simplefilter("ignore")  # many files are odd on purpose
         changed = table(paths, lambda path: as_chest(path, Path(folder)))
         plain = table(paths, outcome)
+    names = ", ".join([*CHEST, "SOPClassUID"])
     return "\n".join(
         [
             f"## pydicom {pydicom.__version__}",
@@ -79,7 +82,7 @@ def pydicom_tables() -> str:
             "",
             *plain,
             "",
-            f"With tags of a chest radiograph in place of theirs ({', '.join(CHEST)}), so that the pixels decide.",
+            f"With tags of a chest radiograph in place of theirs ({names}), so that the pixels decide.",
             "",
             *changed,
             "",

@@ -213,7 +213,7 @@ def _report(options, scorer, count, counts, speed):
             "column",
             file=sys.stderr,
         )
-        return 1
+        return 1 if scored else 2
 
 
 if __name__ == "__main__":

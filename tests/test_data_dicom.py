@@ -13,7 +13,7 @@ from conftest import XRAYS
 from PIL import Image
 
 pydicom = pytest.importorskip("pydicom")
-from dicom_files import CR, put_raw, radiograph, raw, write  # noqa: E402
+from dicom_files import CR, DX, put_raw, radiograph, raw, write  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_modality_lut, apply_voi_lut  # noqa: E402
@@ -332,6 +332,7 @@ def test_pydicoms_examples_as_radiographs(tmp_path, name):
         warnings.simplefilter("ignore")  # some are odd on purpose
         dataset = pydicom.dcmread(SHIPPED / f"{name}.dcm")
         dataset.Modality, dataset.BodyPartExamined, dataset.PatientOrientation = "DX", "CHEST", ["L", "F"]
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = DX
         dataset.save_as(tmp_path / "x.dcm")
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
@@ -383,6 +384,11 @@ def view(meaning, value="1"):
         *(dict(BodyPartExamined=part) for part in ("THORAX", "TORAX", "LUNG", "CHEST_PA", "PORT CHEST")),
         dict(ViewPosition="", ProtocolName="Thorax pa/lat"),
         dict(ViewPosition="", SeriesDescription="Chest frontal & lateral"),
+        dict(sop_class="1.2.840.10008.5.1.4.1.1.7"),  # as RSNA's release has it
+        dict(BodyPartExamined=None, AnatomicRegionSequence=view("Chest")),
+        dict(BodyPartExamined=None, AnatomicRegionSequence=view("Brustkorb", "T-D3000")),
+        dict(ViewPosition="", ViewCodeSequence=view("postero-anterior"), SeriesDescription="CHEST LAT"),
+        dict(PhotometricInterpretation="MONOCHROME2", PresentationLUTShape="IDENTITY"),
     ],
 )
 def test_a_chest_radiograph_by_its_tags(tmp_path, tags):
@@ -412,6 +418,31 @@ def test_a_chest_radiograph_by_its_tags(tmp_path, tags):
         (dict(ViewPosition="", ViewCodeSequence=view("Left lateral")), r"lateral .*\(view code\)"),
         (dict(ViewPosition="", ViewCodeSequence=view("seitlich", "R-10236")), r"lateral .*\(view code\)"),
         (dict(ViewPosition="", PatientOrientation=["P", "F"]), r"lateral .*\(patient orientation P\\F\)"),
+        *(
+            (dict(ViewPosition=word), rf"{view} .*\(view position {word}\)")
+            for word, view in (
+                [("OBLIQUE", "oblique"), ("OBL", "oblique"), ("DECUBITUS", "decubitus"), ("LLDECUB", "decubitus")]
+                + [("SAGITTAL", "lateral"), ("LATL", "lateral"), ("XTLAT", "lateral"), ("SEITLICH", "lateral")]
+            )
+        ),
+        *(
+            (dict(ViewPosition="UNKNOWN", SeriesDescription=words), rf"{view} .*\(series description\)")
+            for words, view in (
+                [("CHEST LAT", "lateral"), ("CHEST LL", "lateral"), ("ChestLat", "lateral")]
+                + [("RX TORAX PERFIL", "lateral"), ("Chest Oblique", "oblique"), ("Chest decub", "decubitus")]
+            )
+        ),
+        (
+            dict(
+                ViewPosition="", PatientOrientation=["L", "F"], AcquisitionDeviceProcessingDescription="CHEST LATERAL"
+            ),
+            r"lateral .*\(processing description\)",
+        ),
+        (dict(BodyPartExamined=None, AnatomicRegionSequence=view("Hand")), r"anatomic region .*\bHAND\b"),
+        (dict(BodyPartExamined=None, AnatomicRegionSequence=view("Doe^John")), r"anatomic region .* \?,"),
+        (dict(sop_class="1.2.840.10008.5.1.4.1.1.2"), r"SOP class .*\b1\.1\.2\b"),
+        (dict(sop_class="1.2.840.10008.5.1.4.1.1.1.2"), r"SOP class .*\b1\.1\.1\.2\b"),
+        (dict(PresentationLUTShape="INVERSE"), r"\bMONOCHROME2\b.*\bINVERSE\b"),
         (dict(PhotometricInterpretation="RGB"), r"\bRGB\b.*\bgray\b"),
         (dict(PhotometricInterpretation=None), r"\bpixel\b.*\bgray\b"),
         (dict(PixelData=None), r"\(.*\bpixel data\)"),
@@ -448,6 +479,11 @@ def test_a_rejected_file_is_named_with_its_tag(tmp_path, tags, words):
         (dict(ViewPosition="AP LLD"), Accept(view=("ap lld",)), "--accept-view decubitus"),
         (dict(ViewPosition="RLO"), Accept(view=("oblique",)), "--accept-view oblique"),
         (dict(ViewPosition="", SeriesDescription="CHEST LAT"), Accept(view=("lateral",)), "--accept-view lateral"),
+        (
+            dict(BodyPartExamined=None, AnatomicRegionSequence=view("Upper trunk")),
+            Accept(body=("upper trunk",)),
+            "--accept-body 'UPPER TRUNK'",
+        ),
     ],
 )
 def test_other_kinds_on_request(tmp_path, tags, accept, remedy):

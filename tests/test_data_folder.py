@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 
 from fastsquid.config import Config, preset
-from fastsquid.data import IMAGE_SUFFIXES, ImageError, find_images, open_data, read_image
+from fastsquid.data import IMAGE_SUFFIXES, ImageError, filetypes, find_images, finding, open_data, read_image
+from fastsquid.data.finding import find_files, log_skipped
 from fastsquid.data.listing import list_files
-from fastsquid.data.names import PATH_NAMES
+from fastsquid.data.names import PATH_NAMES, HashNames
 from fastsquid.errors import UserError
 from fastsquid.evaluation.summary import evaluate_run, run_table
 from fastsquid.runs.data import open_run_data
@@ -542,3 +544,49 @@ def test_a_folder_beside_a_public_data_set(tmp_path):
     for name in ("val", "valid"):
         (tmp_path / name).mkdir()  # two folders of one split, above
     assert len(open_data(tmp_path / "mine", size=8, all_normal=False)["train"]) == 3
+
+
+def test_links_to_folders_are_counted(tmp_path, xrays, caplog):
+    """They are not followed: a link may lead back."""
+    folder = shutil.copytree(xrays / "val" / "NORMAL", tmp_path / "clinic" / "monday").parent
+    (folder / "study").symlink_to(xrays / "val" / "PNEUMONIA", target_is_directory=True)
+    found = find_files(folder)
+    assert len(found.images) == 3 and found.links == [folder / "study"]
+    log_skipped([found], PATH_NAMES)
+    assert "did not follow 1 link to a folder" in caplog.text
+    shutil.rmtree(folder / "monday")
+    with pytest.raises(UserError, match=r"links to folders are not followed \(1 here\)"):
+        list_files([folder], PATH_NAMES)
+
+
+@pytest.mark.parametrize("names", [PATH_NAMES, HashNames()])
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch, names):
+    """A hidden path stays hidden."""
+    inner = tmp_path / "Doe^John"
+
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", str(inner)))
+        return iter(())
+
+    monkeypatch.setattr(finding.os, "walk", walk)
+    with pytest.raises(UserError, match=f"cannot list .*{tmp_path}.*Permission denied") as caught:
+        find_files(tmp_path, names=names)
+    assert ("Doe" in str(caught.value)) == (names is PATH_NAMES)
+
+
+def test_a_file_without_suffix_that_may_not_be_read(tmp_path, monkeypatch):
+    """It may be DICOM: it is not taken for a file that is no image."""
+
+    def forbidden(path):
+        raise PermissionError
+
+    (tmp_path / "IM1").touch()
+    monkeypatch.setattr(filetypes, "is_dicom", forbidden)
+    assert filetypes.is_image(tmp_path / "IM1")
+
+
+def test_skipped_files_have_a_reason(xrays, caplog):
+    for name in ("IM-0211-0001.jpeg", "IM-0213-0001.jpeg"):
+        (xrays / "val" / "NORMAL" / name).write_bytes(b"")
+    assert open_data(xrays, size=16, skip_unreadable=True)["val"].skipped == 2
+    assert re.search("the first of 2 files that are left out: .*IM-0211-0001.jpeg.*empty", caplog.text)

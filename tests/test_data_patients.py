@@ -200,6 +200,51 @@ def test_ages_that_are_none(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    "tags, years",
+    [
+        (dict(PatientBirthDate="19480503", StudyDate="20240101"), 75.66),
+        (dict(PatientBirthDate="20231231", AcquisitionDate="20240101"), 1 / 365.25),
+        (dict(PatientBirthDate="19480503", StudyDate="20240101", PatientAge="003Y"), 3),
+        (dict(PatientBirthDate="19480503"), None),
+        (dict(PatientBirthDate="19000101", StudyDate="20240101"), None),
+        (dict(PatientBirthDate="20240102", StudyDate="20240101"), None),
+    ],
+)
+def test_an_age_by_the_date_of_birth(tmp_path, tags, years):
+    found = read_patient(write(tmp_path / "x.dcm", radiograph(), 12, **tags)).age
+    assert found is None if years is None else found == pytest.approx(years, abs=0.01)
+
+
+def test_a_date_of_birth_that_is_none(tmp_path):
+    path = write(tmp_path / "x.dcm", radiograph(), 12, StudyDate="20240101")
+    assert read_patient(put_raw(path, raw("PatientBirthDate", "DA", b"Doe"))).age is None
+
+
+def test_numbers_are_one_patient_without_zeros_before_them(tmp_path):
+    ids = ["7", "0007", "70", "A7", "A07"]
+    one, two, *others = (
+        read_patient(write(tmp_path / f"{i}.dcm", radiograph(), 12, PatientID=name)).identity
+        for i, name in enumerate(ids)
+    )
+    assert one == two and len({one, *others}) == 4
+
+
+def test_a_patient_of_a_list_and_of_a_tag(tmp_path):
+    """A row without patient has that of PatientID, which another row may name."""
+    for i, patient in enumerate(["p9", "p8", "0012", "p7"]):
+        write(tmp_path / f"{i}.dcm", radiograph(), 12, PatientID=patient)
+    rows = ["0.dcm,0,train,p8", "1.dcm,0,val,", "2.dcm,0,train,", "3.dcm,1,val,"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split,patient", *rows]))
+    with pytest.raises(UserError, match="0.dcm' of train and .*1.dcm' of val are of the same patient"):
+        open_data(tmp_path / "list.csv", 32)
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split,patient", *rows[:1], *rows[2:]]))
+    assert set(open_data(tmp_path / "list.csv", 32)) == {"train", "val"}
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split,patient", *rows[2:], "0.dcm,1,val,12"]))
+    with pytest.raises(UserError, match="are of the same patient"):
+        open_data(tmp_path / "list.csv", 32)
+
+
+@pytest.mark.parametrize(
     "text, malformed",
     [(b"51", True), (b"3Y", True), (b"old", True), (b"", False), (b"051Y", False), (b"999Y", False)],
 )

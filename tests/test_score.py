@@ -250,7 +250,7 @@ def test_the_speed(run, tmp_path, command):
     folder.mkdir()
     (folder / "empty.png").touch()
     code, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv")
-    assert code == 1 and re.fullmatch(f"0 of 1 images .*{tmp_path / 's.csv'}", out.splitlines()[1])
+    assert code == 2 and re.fullmatch(f"0 of 1 images .*{tmp_path / 's.csv'}", out.splitlines()[1])
     shutil.copy(XRAYS / "test" / "0000.jpeg", folder)
     _, out, _ = command(score.main, run, folder, "--out", tmp_path / "s.csv", "--overwrite")
     line = (

@@ -40,6 +40,8 @@ def is_image(path: Path) -> bool:
         return True
     try:
         return path.name != "DICOMDIR" and path.is_file() and is_dicom(path)
+    except PermissionError:
+        return True  # reading it will say so
     except OSError:
         return False
 

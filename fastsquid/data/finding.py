@@ -5,13 +5,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TypeVar
 
 from ..errors import UserError
 from ..utils.text import printable
 from .filetypes import is_image, is_mask_folder, masked_stem
-from .names import Names
+from .names import PATH_NAMES, Names
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,13 @@ class Found:
         images: Paths, sorted within each folder.
         masks: Paths of images that are masks of others; they are never read.
         others: Paths of files that are no images.
+        links: Paths of links to folders, which are not followed.
     """
 
     images: list[Path] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:
@@ -59,7 +62,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     return find_files(folder).images
 
 
-def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool = True) -> Found:
+def find_files(
+    *folders: str | os.PathLike, base: Path | None = None, deep: bool = True, names: Names = PATH_NAMES
+) -> Found:
     """Find images, masks and other files.
 
     An image is a mask if a folder that it lies in is named so (`masks`, `lung mask`, `labels`, `annotations`,
@@ -69,6 +74,7 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
         folders: where to look, one after the other.
         base: names of folders below it count for masks; by default those below each of `folders`.
         deep: also look in the folders inside.
+        names: what messages call folders.
 
     Returns:
         `Found`.
@@ -79,7 +85,7 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
     found = Found()
     for folder in folders:
         one = Found()
-        for parent, inside, files in os.walk(folder, onerror=_fail):
+        for parent, inside, files in os.walk(folder, onerror=partial(_fail, folder, names)):
             inside[:] = [name for name in inside if deep and not name.startswith(".")]
             paths = [Path(parent, name) for name in files if not name.startswith(".")]
             images = [path for path in paths if is_image(path) and not _is_endless(path)]
@@ -87,7 +93,8 @@ def find_files(*folders: str | os.PathLike, base: Path | None = None, deep: bool
             one.images += [path for path in images if path not in masks]
             one.masks += masks
             one.others += set(paths).difference(images)
-        for name in ("images", "masks", "others"):
+            one.links += [Path(parent, name) for name in inside if Path(parent, name).is_symlink()]
+        for name in ("images", "masks", "others", "links"):
             getattr(found, name).extend(sorted(getattr(one, name), key=Path.as_posix))
     return found
 
@@ -97,8 +104,10 @@ def _is_endless(path):
     return path.exists() and not path.is_file()
 
 
-def _fail(error):
-    raise UserError(f"cannot list the folder {error.filename} ({error.strerror}): give a readable one") from error
+def _fail(folder, names, error):
+    inner = os.fspath(error.filename) != os.fspath(folder)
+    what = names.inner_folder(error.filename, folder) if inner else f"the folder {folder}"
+    raise UserError(f"cannot list {what} ({error.strerror}): give a readable one") from error
 
 
 def masks_among(images: Iterable[AnyPath], inside: PurePath) -> list[AnyPath]:
@@ -117,11 +126,12 @@ def no_images(folder: Path, found: Found) -> UserError:
             f"{folder} holds no images but {len(found.masks)} in folders that are named as masks: give the folder of "
             "the images, or rename those that hold X-rays"
         )
-    return UserError(f"{folder} holds no images: put some there, as .png, .jpeg, .tif, .dcm or the like")
+    links = f", and links to folders are not followed ({len(found.links)} here)" if found.links else ""
+    return UserError(f"{folder} holds no images{links}: put some there, as .png, .jpeg, .tif, .dcm or the like")
 
 
 def log_skipped(found: Iterable[Found], names: Names) -> None:
-    """Log how many masks and how many files that are no images were skipped.
+    """Log how many masks, links to folders, and files that are no images were skipped.
 
     Args:
         found: of the folders that were read.
@@ -131,6 +141,9 @@ def log_skipped(found: Iterable[Found], names: Names) -> None:
     masks = [path for one in found for path in one.masks]
     if masks:
         log.warning("skipped %d mask%s, such as %s", len(masks), "s" * (len(masks) > 1), names.file(masks[0]))
+    links = sum(len(one.links) for one in found)
+    if links:
+        log.warning("did not follow %d link%s to a folder: give the folders themselves", links, "s" * (links > 1))
     suffixes = Counter(path.suffix.lower() or "without suffix" for one in found for path in one.others)
     if suffixes:
         counts = ", ".join(f"{count} {printable(suffix)}" for suffix, count in suffixes.most_common())

@@ -269,18 +269,23 @@ def decode_images(
         UserError: as for `cached_images`.
     """
 
+    skipped = []
+
     def read(path, name):
         try:
             found = read_with_patient(path, size, name, crop, accept=accept)
             return found.square, found.frame
         except ImageError as error:
             if skip_unreadable:
-                return None
+                return error
             raise ImageError(f"{error}, or use --skip-unreadable") from error
 
     def decode():
         with ThreadPoolExecutor() as pool:
-            yield from bar(pool.map(read, paths, names or paths), "reading images", total=len(paths))
+            for found in bar(pool.map(read, paths, names or paths), "reading images", total=len(paths)):
+                if isinstance(found, ImageError):
+                    skipped.append(found)
+                yield None if isinstance(found, ImageError) else found
 
     if cache is not None:
         files = [Path(path) if isinstance(path, (str, os.PathLike)) else path for path in paths]
@@ -296,6 +301,8 @@ def decode_images(
             if image.dtype != square.dtype:
                 image *= 257
         images = torch.from_numpy(values)
+    if skipped and kept:
+        log.warning("the first of %d files that are left out: %s", len(skipped), skipped[0])
     if images.dtype == torch.uint16:
         warn_of_darkness([gray_range(image) for image in images.numpy()])
     return images, kept, frames

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from .dicom.kinds import Accept
+from .dicom.patient import identity_of
 from .dicom.patients import constant_identity, read_patients, reject_shared_patients
 from .framing import Frame
 from .names import PATH_NAMES, Names
@@ -105,6 +106,7 @@ def open_listed(
         require_files(root, [row.file for name in options.splits for row in rows[name]], options.names)
     _require_masks([row for name in options.splits for row in rows[name]], options.names)
     patients = {name: read_patients((row.file for row in mine), options.accept) for name, mine in rows.items()}
+    _reject_listed(rows, patients, options.names)
     reject_shared_patients(
         {name: [(row.file, patient) for row, patient in zip(mine, patients[name])] for name, mine in rows.items()},
         options.names,
@@ -185,7 +187,8 @@ def with_patients(rows: Sequence[Listed], others: Sequence[Listed], accept: Acce
     patients = read_patients((row.file for row in every), accept)
     constant = constant_identity([patient for patient in patients if patient is not None])
     identities = [None if patient is None or patient.identity == constant else patient.identity for patient in patients]
-    named = {identity: row.patient for row, identity in zip(every, identities) if row.patient is not None}
+    named = {identity_of(row.patient): row.patient for row in every if isinstance(row.patient, str)}
+    named |= {identity: row.patient for row, identity in zip(every, identities) if row.patient is not None}
     return [
         row if row.patient is not None or identity is None else replace(row, patient=named.get(identity, identity))
         for row, identity in zip(rows, identities)
@@ -248,6 +251,26 @@ def _reject_shared(rows, names):
                 raise UserError(
                     f"{names.quote(str(file))} of {other} and {names.quote(str(row.file))} of {name} are of the same "
                     "patient: put all images of a patient into one split"
+                )
+
+
+def _reject_listed(rows, patients, names):
+    """Reject a patient that the list names in one split, and PatientID in another."""
+    named = {
+        identity_of(row.patient): (name, row.file)
+        for name, mine in rows.items()
+        for row in mine
+        if isinstance(row.patient, str)
+    }
+    for name, mine in rows.items():
+        for row, patient in zip(mine, patients[name]):
+            if row.patient is not None or patient is None or patient.identity is None:
+                continue
+            other, file = named.get(patient.identity, (name, None))
+            if other != name:
+                raise UserError(
+                    f"{names.quote(str(file))} of {other} and {names.quote(str(row.file))} of {name} are of the same "
+                    "patient, by the list and by PatientID: put all images of a patient into one split"
                 )
 
 

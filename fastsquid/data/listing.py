@@ -34,7 +34,7 @@ def _inside(path, names):
     """Return the images of a folder or shard."""
     if not path.is_dir():
         return [sample.image for sample in read_shard(path, names)]
-    found = find_files(path)
+    found = find_files(path, names=names)
     images, shards = found.images, find_shards(path, found.images)
     if images and shards:
         raise UserError(

@@ -27,6 +27,10 @@ class Names:
         """Return what messages call a shard that was found in a folder, or that the user named (folder None)."""
         return f"the shard {shard}"
 
+    def inner_folder(self, path: str, folder: str | Path) -> str:
+        """Return what messages call a folder that lies in one that the user named."""
+        return f"the folder {path}"
+
     def image_and_file(self, name: Any, path: ImageFile) -> tuple[Any, str]:
         """Return the name of an image in results, and what messages call its file.
 
@@ -81,6 +85,9 @@ class HashNames(Names):
 
     def shard(self, shard: Path, folder: Path | None = None) -> str:
         return super().shard(shard) if folder is None else f"a shard in {folder}"
+
+    def inner_folder(self, path: str, folder: str | Path) -> str:
+        return f"a folder in {folder}"
 
     def image_and_file(self, name: Any, path: ImageFile) -> tuple[str, str]:
         name = self.file(path)

@@ -27,14 +27,17 @@ def tone_curve(dataset: Dataset, bits: int) -> np.ndarray:
         float64 (2**bits,) in [0, 1], of stored values in ascending order; bright is dense.
 
     Raises:
-        RejectedError: a table, a window or a number is invalid.
+        RejectedError: a table, a window or a number is invalid, or tags contradict each other.
 
     Source: DICOM PS3.3, sections C.11.1 (modality) and C.11.2 (VOI).
     """
+    photometric = code(dataset, "PhotometricInterpretation")
+    if photometric == "MONOCHROME2" and code(dataset, "PresentationLUTShape") == "INVERSE":
+        raise RejectedError("it is MONOCHROME2 with PresentationLUTShape INVERSE, which contradict each other")
     lowest = -(2 ** (bits - 1)) if number(dataset, "PixelRepresentation") else 0
     stored = np.arange(lowest, lowest + 2**bits)
     gray = _shown(dataset, *_modality(dataset, stored)).clip(0, 1)
-    if code(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if photometric == "MONOCHROME1":
         gray = 1 - gray
     if padding := padding_range(dataset):
         gray[(padding[0] <= stored) & (stored <= padding[1])] = 0

@@ -15,17 +15,27 @@ if TYPE_CHECKING:
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # the DX class whose images are not meant for display
 _RADIOGRAPHS = frozenset(("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"))  # CR, and DX for presentation
+_STORED = "1.2.840.10008.5.1.4.1.1."  # begins every standard class of stored objects
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # of which releases are made, such as RSNA's; 7.1 to 7.4 are too
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 # Words of BodyPartExamined in use for the chest, and words that may stand beside them.
 _CHEST = frozenset(("CHEST", "THORAX", "TORAX", "LUNG", "LUNGS"))
 _BESIDE_CHEST = frozenset("AP CR DR DX ERECT FRONTAL PA PORT PORTABLE STANDING SUPINE UPRIGHT XR".split())
 _FRONTAL = frozenset(("AP", "FRONTAL", "PA"))
-# Words of ViewPosition that are not frontal: the standard's, and others in use.
+# Of AnatomicRegionSequence (PS3.16, CID 4): thorax and lung in SNOMED CT and SRT.
+_CHEST_CODES = frozenset(("51185008", "816094009", "39607008", "T-D3000", "T-28000"))
+# Words of ViewPosition and of descriptions that are not frontal: the standard's, and others in use.
 _VIEWS = {
-    **dict.fromkeys(("LATERAL", "LAT", "LL", "RL", "LLAT", "RLAT"), "lateral"),
-    **dict.fromkeys(("LLD", "RLD"), "decubitus"),
-    **dict.fromkeys(("LLO", "RLO", "LAO", "RAO", "LPO", "RPO"), "oblique"),
+    **dict.fromkeys("LATERAL LAT LL RL LLAT RLAT LATL LATR XTLAT SAGITTAL PROFIL PERFIL SEITLICH".split(), "lateral"),
+    **dict.fromkeys("LLD RLD DECUB DECUBITUS".split(), "decubitus"),
+    **dict.fromkeys("LLO RLO LAO RAO LPO RPO OBL OBLIQUE".split(), "oblique"),
+}
+_ENDINGS = {"LATERAL": "lateral", "DECUB": "decubitus", "DECUBITUS": "decubitus", "OBLIQUE": "oblique"}  # XTABLELATERAL
+_DESCRIPTIONS = {
+    "SeriesDescription": "series description",
+    "ProtocolName": "protocol name",
+    "AcquisitionDeviceProcessingDescription": "processing description",
 }
 # Of ViewCodeSequence (PS3.16, CID 4010): lateral, left, right, lateral-medial and medial-lateral in SNOMED CT and SRT.
 _LATERAL_CODES = frozenset(
@@ -89,6 +99,14 @@ def reject_other_kinds(dataset: Dataset, accept: Accept) -> None:
         raise RejectedError(
             f"its body part is {shown}, where only CHEST, or none, is accepted", _or_accept("body", shown)
         )
+    if not body and (region := _other_region(dataset)) and region not in accept.body:
+        raise RejectedError(
+            f"its anatomic region is {region}, where only the chest is accepted", _or_accept("body", region)
+        )
+    for stored in filter(None, classes):
+        if stored.startswith(_STORED) and stored not in _RADIOGRAPHS | {_FOR_PROCESSING}:
+            if not f"{stored}.".startswith(f"{_SECONDARY_CAPTURE}."):
+                raise RejectedError(f"its SOP class is {stored}, where only CR and DX are chest radiographs")
     frames = number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
         raise RejectedError(f"it has {frames:g} frames, where only single images are accepted")
@@ -122,24 +140,47 @@ def _other_view(dataset):
 
     Devices use different tags.
     """
-    position = code(dataset, "ViewPosition")
-    for word in re.split("[^A-Z]+", text(dataset, "ViewPosition").upper()):
-        word = "LATERAL" if word.endswith("LATERAL") and word != "BILATERAL" else word  # XTABLELATERAL
-        if word in _VIEWS:
-            return _VIEWS[word], f"view position {position}"
+    position = set(re.split("[^A-Z]+", text(dataset, "ViewPosition").upper()))
+    if view := _named_view(position):
+        return view, f"view position {code(dataset, 'ViewPosition')}"
+    frontal = bool(position & _FRONTAL)
     for item in values(dataset, "ViewCodeSequence"):
-        meaning = re.search(r"\b(lateral|oblique|sagittal)", text(item, "CodeMeaning").lower())
-        if meaning or text(item, "CodeValue") in _LATERAL_CODES:
-            return meaning[1] if meaning else "lateral", "view code"
+        meaning = text(item, "CodeMeaning").lower()
+        if found := re.search(r"\b(lateral|oblique|sagittal)", meaning):
+            return found[1], "view code"
+        if text(item, "CodeValue") in _LATERAL_CODES:
+            return "lateral", "view code"
+        frontal |= bool(re.search("antero|postero|frontal", meaning))
     # The rows of a frontal view run to the patient's left or right, those of a lateral view to the front or back.
     orientation = text(dataset, "PatientOrientation").upper()
     if orientation.startswith(("A", "P")):
         return "lateral", f"patient orientation {code(dataset, 'PatientOrientation')}"
-    # Many CR devices leave all of these empty. Then what people write decides; it is not quoted.
-    if not (position or orientation or values(dataset, "ViewCodeSequence")):
-        for name, words in (("SeriesDescription", "series description"), ("ProtocolName", "protocol name")):
-            found = set(re.findall("[A-Z]+", text(dataset, name).upper()))
-            # "CHEST PA AND LAT" names the study's views, not this one.
-            if found & {"LATERAL", "LAT"} and not found & _FRONTAL:
-                return "lateral", words
+    # Many CR devices leave the view empty or unknown. Then what people write decides; it is not quoted.
+    for name, called in () if frontal else _DESCRIPTIONS.items():
+        written = set(re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text(dataset, name)))  # ChestLat is two words
+        words = {word.upper() for word in written}
+        # "CHEST PA AND LAT" names the study's views, not this one.
+        if (view := _named_view(words)) and not words & _FRONTAL:
+            return view, called
     return "", ""
+
+
+def _named_view(words):
+    """Return the view that one of the words, in capital letters, names; "" if none does."""
+    for word in sorted(words):
+        for ending, view in _ENDINGS.items():
+            if word.endswith(ending) and word != "BILATERAL":
+                return view
+        if word in _VIEWS:
+            return _VIEWS[word]
+    return ""
+
+
+def _other_region(dataset):
+    """Return the anatomic region of a file in capital letters, "?" where it is not plain; "" for a chest, or none."""
+    for item in values(dataset, "AnatomicRegionSequence"):
+        meaning = " ".join(text(item, "CodeMeaning").upper().split())
+        if re.search("CHEST|THORA|TORAX|LUNG", meaning) or text(item, "CodeValue") in _CHEST_CODES:
+            return ""
+        return meaning if re.fullmatch("[A-Z ]{1,32}", meaning) else "?"
+    return ""

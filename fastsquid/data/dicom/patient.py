@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import date, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from .tags import RejectedError, text
@@ -17,6 +18,8 @@ _NOBODY = frozenset(
     "PATIENTID REDACTED REMOVED UNKNOWN".split()
 )
 _OLDEST = 130  # years; releases with higher ages, such as 148Y and 999Y, use them as placeholders
+_STUDIED = ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate")
+_NO_BIRTH_DATE = date(1900, 1, 1)  # and earlier: placeholders
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # of a unit of age
 
 
@@ -27,7 +30,8 @@ class Patient(NamedTuple):
         identity: sha256 of PatientID; None where there is none, or one that stands for nobody: `ANONYMOUS`, `0`, `-`
             and the like. IssuerOfPatientID is left out, although two hospitals may give one ID to two people: if only
             one split had it, it would hide a shared patient.
-        age: in years, or None where there is none, a malformed one, or a placeholder: 000Y, or 130 years and more.
+        age: in years. Without PatientAge it is the time from PatientBirthDate to the study. None where there is none, a
+            malformed one, or a placeholder: 000Y, 130 years and more, or a birth date of 1900-01-01 or earlier.
         malformed_age: whether PatientAge has text that is no age of VR AS, such as `51`.
     """
 
@@ -52,6 +56,13 @@ def _identity(dataset):
     letters = re.sub("[^A-Z0-9]", "", patient.upper()) if patient.isascii() else patient
     if not letters.strip("0X") or letters in _NOBODY:
         return None
+    return identity_of(patient)
+
+
+def identity_of(patient: str) -> bytes:
+    """Return the sha256 of a patient's ID. A number counts without zeros before it, as in a spreadsheet."""
+    if patient.isascii() and patient.isdecimal():
+        patient = patient.lstrip("0")
     return hashlib.sha256(patient.encode(errors="replace")).digest()
 
 
@@ -63,7 +74,24 @@ def _age(dataset):
         return None, True
     age = re.fullmatch("([0-9]{3})([DWMY])", written)
     if age is None:
-        return None, bool(written)
+        return (None, True) if written else (_age_by_dates(dataset), False)
     years = int(age[1]) * _YEARS[age[2]]
     placeholder = written == "000Y" or years >= _OLDEST  # of a newborn the days are given
     return None if placeholder else years, False
+
+
+def _age_by_dates(dataset):
+    """Return the age in years at the study, or None where a date is missing, malformed or a placeholder."""
+    born, *studied = (_date(dataset, name) for name in ("PatientBirthDate", *_STUDIED))
+    study = next(filter(None, studied), None)
+    if born is None or study is None or born <= _NO_BIRTH_DATE or not born <= study:
+        return None
+    years = (study - born).days * _YEARS["D"]
+    return None if years >= _OLDEST else years
+
+
+def _date(dataset, name):
+    try:
+        return datetime.strptime(text(dataset, name)[:8], "%Y%m%d").date()
+    except (RejectedError, ValueError):
+        return None

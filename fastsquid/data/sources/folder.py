@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..dicom.patients import read_patients, reject_shared_patients
 from ..finding import Found, find_files, no_images
 from ..labels import require_all_normal
-from ..names import Names
+from ..names import PATH_NAMES, Names
 from ..split import ReadOptions, Split, read_split, split_folders, split_of
 
 # Normal training images of the ZhangLab release, and of its third version, whose names are longer. The numbers of the
@@ -86,18 +86,20 @@ def _list(root: Path, options: ReadOptions) -> dict[str, _Listed]:
     listed = {}
     for name, folder in folders.items():
         if name not in options.splits:
-            found = _normal_files(folder) if name == "train" else find_files(*_class_folders(folder), base=folder)
-            loose = [] if name == "train" else find_files(folder, deep=False).images
-            listed[name] = _Listed(folder, loose + found.images, None, found)
+            if name == "train":
+                loose, found = Found(), _normal_files(folder, options.names)
+            else:
+                loose, found = _evaluation_files(folder, options.names)
+            listed[name] = _Listed(folder, loose.images + found.images, None, found)
         elif name == "train":
-            listed[name] = _list_train(folder, options.contamination, options.seed)
+            listed[name] = _list_train(folder, options)
         else:
             listed[name] = _list_evaluation(folder, options.names)
     return listed
 
 
 def _list_plain(root: Path, options: ReadOptions) -> _Listed:
-    found = find_files(root)
+    found = find_files(root, names=options.names)
     if not found.images:
         raise no_images(root, found)
     for path in found.images:
@@ -176,19 +178,20 @@ def folder_labels(root: Path, paths: Sequence[Path]) -> tuple[list[int | None], 
     return labels, ["" if one is None else one.name for one in found]
 
 
-def _list_train(folder: Path, contamination: float, seed: int) -> _Listed:
-    found = _normal_files(folder)
+def _list_train(folder: Path, options: ReadOptions) -> _Listed:
+    found = _normal_files(folder, options.names)
     if not found.images:
         raise UserError(f"{folder} holds no normal images to train on: put them in {folder / 'NORMAL'}")
-    if contamination:
-        return _contaminate(folder, found, contamination, seed)
+    if options.contamination:
+        return _contaminate(folder, found, options)
     return _Listed(folder, found.images, [0] * len(found.images), found)
 
 
-def _contaminate(folder: Path, found: Found, contamination: float, seed: int) -> _Listed:
+def _contaminate(folder: Path, found: Found, options: ReadOptions) -> _Listed:
     """List as many training images, a share of them abnormal; normal ones first, in order."""
-    normal = found.images
-    others = find_files(*(child for child in _class_folders(folder) if not _is_normal(child)), base=folder)
+    normal, contamination, seed = found.images, options.contamination, options.seed
+    abnormal_folders = (child for child in _class_folders(folder) if not _is_normal(child))
+    others = find_files(*abnormal_folders, base=folder, names=options.names)
     abnormal, count = others.images, round(contamination * len(normal))
     if count > len(abnormal):
         most = int(100 * len(abnormal) / len(normal)) / 100
@@ -202,14 +205,15 @@ def _contaminate(folder: Path, found: Found, contamination: float, seed: int) ->
     rng = np.random.default_rng((3, seed % 2**64))
     staying, joining = rng.permutation(len(normal))[count:], rng.permutation(len(abnormal))[:count]
     paths = [normal[i] for i in sorted(staying)] + [abnormal[i] for i in sorted(joining)]
-    found = Found(masks=found.masks + others.masks, others=found.others + others.others)
+    found = Found(
+        masks=found.masks + others.masks, others=found.others + others.others, links=found.links + others.links
+    )
     return _Listed(folder, paths, [0] * len(staying) + [1] * count, found)
 
 
 def _list_evaluation(folder: Path, names: Names) -> _Listed:
-    # Class by class, because find_files does not follow links and a class folder may be one.
-    loose, found = find_files(folder, deep=False), find_files(*_class_folders(folder), base=folder)
-    every = Found(masks=loose.masks + found.masks, others=loose.others + found.others)
+    loose, found = _evaluation_files(folder, names)
+    every = Found(masks=loose.masks + found.masks, others=loose.others + found.others, links=found.links)
     if not loose.images:
         if not found.images:
             raise no_images(folder, every)
@@ -223,8 +227,15 @@ def _list_evaluation(folder: Path, names: Names) -> _Listed:
     return _Listed(folder, loose.images, None, every)
 
 
-def _normal_files(folder: Path) -> Found:
-    return find_files(*filter(_is_normal, _class_folders(folder)), base=folder)
+def _evaluation_files(folder: Path, names: Names) -> tuple[Found, Found]:
+    """Return the files in a folder, and those in its class folders."""
+    # Class by class, because find_files does not follow links and a class folder may be one.
+    inside = find_files(*_class_folders(folder), base=folder, names=names)
+    return find_files(folder, deep=False, names=names), inside
+
+
+def _normal_files(folder: Path, names: Names = PATH_NAMES) -> Found:
+    return find_files(*filter(_is_normal, _class_folders(folder)), base=folder, names=names)
 
 
 def _class_folders(folder: Path) -> list[Path]:
