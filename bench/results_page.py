@@ -58,9 +58,9 @@ def last_scores(runs):
     return files[0][1], [values[tables.own_score(runs[0])] for _, _, values in files]
 
 
-def last_aucs(runs):
-    """AUCs of the runs' own score after the last epoch."""
-    return [tables.read_lines(run)[-1]["validation"][tables.own_score(run)] for run in runs]
+def last_aucs(runs, score=None):
+    """AUCs of a score, by default the runs' own, after the last epoch."""
+    return [tables.read_lines(run)[-1]["validation"][score or tables.own_score(run)] for run in runs]
 
 
 def ensemble(runs):
@@ -179,10 +179,12 @@ def readme():
     known = marks()
     lines = ["| preset | score | validation | official test |", "|---|---|---:|---:|"]
     for (size, preset), runs in found_runs().items():
-        score = tables.own_score(runs[0])
-        mark = known.get((preset, size, score, "official test"), UNMEASURED)
-        if size == "small" and preset not in CLASSIFIERS:
-            lines.append(f"| `{preset}` | `{score}` | {mean_deviation(last_aucs(runs))} | {mark} |")
+        scores = [tables.own_score(runs[0])]
+        if preset in ("squid", "simsid"):  # their discriminator on the image itself
+            scores.append("discriminator_image")
+        for score in scores if size == "small" and preset not in CLASSIFIERS else ():
+            mark = known.get((preset, size, score, "official test"), UNMEASURED)
+            lines.append(f"| `{preset}` | `{score}` | {mean_deviation(last_aucs(runs, score))} | {mark} |")
     for preset, size, score, what in known:
         if preset not in tables.ORDER and size == "small" and what == "validation":
             name, _, version = preset.partition(",")

@@ -538,3 +538,14 @@ def test_a_summary_of_runs_on_other_images(tmp_path):
     write_json(path, {**json.loads(path.read_text()), "split": "val"})
     with pytest.raises(UserError, match="/seed-1 .*/seed-0: .*--resume"):
         report_group(folder)
+
+
+def test_a_summary_of_runs_on_images_of_other_names(tmp_path):
+    """As many of them, with the same labels."""
+    folder = made(tmp_path / "a", [0, 1], noisy(2, 90, 1, 0))
+    report_group(folder)
+    for path in (folder / "seed-1").glob("scores-*.csv"):
+        head, first, *rest = path.read_text().splitlines()
+        path.write_text("\n".join([head, f"other-{first}", *rest]) + "\n")
+    with pytest.raises(UserError, match="/seed-1 .*/seed-0: .*--resume"):
+        report_group(folder)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.split import Split
@@ -104,8 +105,12 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
     """
     reports = {seed: read_summary(run) for seed, run in runs.items()}
     first = next(iter(reports.values()))
+    images = None
     for seed, report in reports.items():
-        if (report.split, report.images) != (first.split, first.images):
+        same = (report.split, report.images) == (first.split, first.images)
+        own = _scored_images(runs[seed], report) if same else None
+        images = images or own
+        if not same or own != images:
             raise UserError(
                 f"{runs[seed]} was evaluated on other images than {next(iter(runs.values()))}: the data has changed. "
                 "Evaluate each run again with python -m fastsquid.train --resume RUN"
@@ -131,6 +136,14 @@ def summarize(runs: dict[int, Path]) -> dict[str, Any]:
             for seed, report in reports.items()
         ],
     }
+
+
+def _scored_images(run_folder: Path, report: Summary) -> tuple[list[str], list[int]] | None:
+    """Return names and labels of the images that a run's metrics are of; None if nothing is labeled."""
+    if report.split is None:
+        return None
+    names, labels, _ = read_scores(scores_file(run_folder, report.split))
+    return list(names), np.asarray(labels).tolist()
 
 
 def _intervals(run_folder: Path, report: Summary) -> dict[str, dict[str, float]]:
