@@ -80,6 +80,12 @@ def test_losses_and_gradients_are_those_of_one_process(computed, case):
         torch.testing.assert_close(rank["state"], alone["state"], rtol=0, atol=1e-8)  # queue and weights
 
 
+def test_a_process_without_queries_writes_those_of_the_others(computed):
+    for result in computed:
+        assert result["uneven"]["filled"] == 3
+        assert torch.equal(result["uneven"]["bank"][0, :3], torch.arange(12.0).view(3, 4))
+
+
 def test_the_queue_of_two_processes_is_that_of_one_row_for_row(computed):
     alone, *ranks = (result["squid"]["state"]["generator.inpaint.memory.bank"][:, :16] for result in computed)
     assert torch.cdist(alone, alone).add(torch.eye(16)).min() > 1e-6, "rows could be confused"

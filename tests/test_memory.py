@@ -1,10 +1,13 @@
 """SpaceAwareMemory: shapes and answers, the queue's ring, scopes of the feature-map form, usage."""
 
 import math
+import pickle
 
 import pytest
 import torch
+from conftest import XRAYS
 
+import fastsquid
 from fastsquid import SpaceAwareMemory, SpaceAwareMemory2d
 from fastsquid.ops.reference import memory_read
 
@@ -37,6 +40,8 @@ def test_indices_of_inactive_slots_are_minus_one():
     "arguments, message",
     [
         (dict(top_k=9), "top_k = 9 .*num_slots = 8"),
+        (dict(top_k=2.0), "top_k = 2.0 .*whole number"),
+        (dict(top_k=True), "top_k = True .*whole number"),
         (dict(kind="stack"), "kind = 'stack'"),
         (dict(selection="best"), "selection = 'best'"),
         (dict(shrinkage="soft"), "shrinkage = 'soft'"),
@@ -197,6 +202,16 @@ def test_feature_map_queue():
     assert (memory.usage()["active"] == 3).all() and memory.usage()["active"].shape == (4,)
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [((2, (8, 8), 0, 6), "grid = 0 "), ((2, (8, 8), -2, 6), "grid = -2 "), ((2, (-8, 8), 2, 6), "height = -8 ")]
+    + [((2, "88", 2, 6), "height = '8' "), ((2, 8, 2, 6), "size = 8 ")],
+)
+def test_sizes_of_a_feature_map(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SpaceAwareMemory2d(*arguments)
+
+
 def test_feature_map_that_cannot_be_cut():
     with pytest.raises(ValueError, match="12 x 12 .* 8 x 8 "):
         SpaceAwareMemory2d(2, (12, 12), grid=4, num_slots=6, scope="subwindow")
@@ -214,3 +229,57 @@ def test_compiles_without_a_graph_break():
         expected = memory(x)
         compiled = torch.compile(memory, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), expected)
+
+
+def test_a_queue_keeps_what_it_read_not_what_the_caller_makes_of_it():
+    memory = SpaceAwareMemory(1, 8, 4, kind="queue")
+    with torch.no_grad():
+        x = torch.ones(3, 1, 4)
+        memory(x)
+        x -= 7
+    memory.commit()
+    assert torch.equal(memory.bank[0, :3], torch.ones(3, 4))
+
+
+def test_loading_forgets_counts_and_noted_queries():
+    """They are of slots that are replaced. A pickled memory holds no features of a batch either."""
+    memory = SpaceAwareMemory(1, 8, 4, kind="queue")
+    memory(randn(8, 1, 4))
+    memory.commit()
+    memory(randn(50, 1, 4))
+    copy = pickle.loads(pickle.dumps(memory))
+    copy.commit()
+    assert torch.equal(copy.bank, memory.bank) and copy.usage()["active"].sum() > 0
+    memory.load_state_dict(SpaceAwareMemory(1, 8, 4, kind="queue").state_dict())
+    assert memory.usage()["active"].tolist() == memory.usage()["dead"].tolist() == [0]
+    memory.commit()
+    assert memory.filled == 0
+
+
+def test_a_replica_of_data_parallel_is_no_queue():
+    memory = SpaceAwareMemory(1, 8, 4, kind="queue")
+    with pytest.raises(RuntimeError, match="DistributedDataParallel"):
+        memory._replicate_for_data_parallel()(randn(4, 1, 4))
+    memory.eval()._replicate_for_data_parallel()(randn(4, 1, 4))
+
+
+@pytest.mark.parametrize("kind", ["matrix", "queue"])
+def test_a_memory_of_the_meta_device_is_initialized_later(kind):
+    with torch.device("meta"):
+        memory = SpaceAwareMemory(2, 8, 4, kind=kind)
+    memory.to_empty(device="cpu").reset_parameters()
+    torch.manual_seed(0)
+    memory.reset_parameters()
+    torch.manual_seed(0)
+    expected = SpaceAwareMemory(2, 8, 4, kind=kind)
+    assert all(torch.equal(one, other) for one, other in zip(memory.buffers(), expected.buffers(), strict=True))
+    assert torch.equal(memory.bank, expected.bank)
+
+
+def test_another_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        scores = fastsquid.load("zhanglab").score([XRAYS / "test" / "0000.jpeg"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert scores.tolist() == pytest.approx(fastsquid.load("zhanglab").score([XRAYS / "test" / "0000.jpeg"]).tolist())

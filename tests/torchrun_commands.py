@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from fastsquid import train
+from fastsquid import SpaceAwareMemory, train
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
 from fastsquid.training import loop, results
@@ -51,7 +51,18 @@ def epoch(config):
 
 @mock.patch("torch.distributed.all_gather_object", None)  # steps pickle nothing
 def compute(arguments):
-    torch.save({name: epoch(config) for name, config in CASES.items()}, f"{arguments[0]}/{distributed.rank()}.pt")
+    found = {name: epoch(config) for name, config in CASES.items()}
+    torch.save({**found, "uneven": uneven_queue()}, f"{arguments[0]}/{distributed.rank()}.pt")
+
+
+def uneven_queue():
+    """A queue that only the first process has queries for; all of them commit."""
+    memory = SpaceAwareMemory(1, 8, 4, kind="queue")
+    if not distributed.rank():
+        memory(torch.arange(12.0).view(3, 1, 4))
+    memory.commit()
+    memory.commit()  # and one that no process has queries for
+    return memory.state_dict()
 
 
 def watched(*arguments, step=Trainer.step, **options):

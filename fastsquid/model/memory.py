@@ -1,5 +1,6 @@
 """SpaceAwareMemory, the drop-in module: a memory of normal features that belongs to a place (SQUID 3.2, SimSID 3.2)."""
 
+import numbers
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,6 +69,9 @@ class SpaceAwareMemory(nn.Module):
     pointer: Tensor
     filled: Tensor
     reads: Tensor | None
+    # Queries of the latest training forwards.
+    _noted: Tensor | None
+    _noted_without_grad: Tensor | None
 
     def __init__(
         self,
@@ -83,9 +87,7 @@ class SpaceAwareMemory(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        for name, value in dict(num_regions=num_regions, num_slots=num_slots, slot_dim=slot_dim, top_k=top_k).items():
-            if value < 1:
-                raise ValueError(f"{name} = {value} should be at least 1")
+        _check_sizes(num_regions=num_regions, num_slots=num_slots, slot_dim=slot_dim, top_k=top_k)
         if top_k > num_slots:
             raise ValueError(f"top_k = {top_k} is more than num_slots = {num_slots}: use top_k <= {num_slots}")
         check_name("kind", kind, get_args(Kind))
@@ -95,18 +97,28 @@ class SpaceAwareMemory(nn.Module):
         self.num_regions, self.num_slots, self.slot_dim, self.top_k = num_regions, num_slots, slot_dim, top_k
         self.kind, self.selection, self.impl = kind, selection, impl
         self.shrinkage, self.threshold = shrinkage, threshold
+        bank = torch.empty(num_regions, num_slots, slot_dim)
         if kind == "matrix":
-            bound = slot_dim**-0.5
-            self.bank = nn.Parameter(torch.empty(num_regions, num_slots, slot_dim).uniform_(-bound, bound))
+            self.bank = nn.Parameter(bank)
         else:
-            self.register_buffer("bank", torch.zeros(num_regions, num_slots, slot_dim))
-            self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-            self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("bank", bank)
+            self.register_buffer("pointer", torch.empty((), dtype=torch.int64))
+            self.register_buffer("filled", torch.empty((), dtype=torch.int64))
         # Queries that activated each slot; a diagnosis, not part of the state. None counts none.
-        self.register_buffer("reads", torch.zeros(num_regions, num_slots, dtype=torch.int64), persistent=False)
-        # Queries of the latest training forwards.
-        self._noted: Tensor | None = None
-        self._noted_without_grad: Tensor | None = None
+        self.register_buffer("reads", torch.empty(num_regions, num_slots, dtype=torch.int64), persistent=False)
+        self.reset_parameters()
+        self.register_load_state_dict_post_hook(_forget)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the slots of a matrix anew from U(-1 / sqrt(slot_dim), 1 / sqrt(slot_dim)), or empty a queue."""
+        if self.kind == "matrix":
+            bound = self.slot_dim**-0.5
+            self.bank.uniform_(-bound, bound)
+        else:
+            for buffer in (self.bank, self.pointer, self.filled):
+                buffer.zero_()
+        _forget(self)
 
     @classmethod
     def from_published(
@@ -210,11 +222,14 @@ class SpaceAwareMemory(nn.Module):
         )
         self._count(weights, indices)
         if self.kind == "queue" and self.training:
+            if getattr(self, "_is_replica", False):  # noted on a copy that is thrown away
+                raise RuntimeError("a queue cannot be trained under DataParallel: use DistributedDataParallel")
             # Two attributes that are only written here: a condition on one would compile a graph for each outcome.
+            # A copy, because the caller may change x before `commit()`.
             if torch.is_grad_enabled():
-                self._noted = x.detach()
+                self._noted = x.detach().clone()
             else:
-                self._noted_without_grad = x.detach()
+                self._noted_without_grad = x.detach().clone()
         return out, weights, indices
 
     def _dense(self, weights: Tensor, indices: Tensor) -> Tensor:
@@ -244,8 +259,10 @@ class SpaceAwareMemory(nn.Module):
         noted = self._noted_without_grad if self._noted is None else self._noted
         self._noted = self._noted_without_grad = None
         if noted is None:
-            return
-        rows = _gather_rows(noted)
+            if self.kind != "queue" or not (dist.is_available() and dist.is_initialized()):
+                return
+            noted = self.bank.new_zeros(0, self.num_regions, self.slot_dim)  # another process may have queries
+        rows = _gather_rows(noted.to(self.bank.dtype))
         count = rows.shape[0]
         kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
         first = self.pointer + (count - kept.shape[1])
@@ -277,12 +294,34 @@ class SpaceAwareMemory(nn.Module):
         assert self.reads is not None
         self.reads.zero_()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the queries that were noted for `commit()`."""
+        return {**self.__dict__, "_noted": None, "_noted_without_grad": None}
+
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return (
             f"num_regions={self.num_regions}, num_slots={self.num_slots}, slot_dim={self.slot_dim}, "
             f"top_k={self.top_k}, kind={self.kind}, selection={self.selection}, shrinkage={self.shrinkage}"
         )
+
+
+def _check_sizes(**sizes: int) -> None:
+    """Check that sizes are whole numbers of at least 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"{name} = {value!r} should be a whole number of at least 1")
+
+
+def _forget(memory: SpaceAwareMemory, _: object = None) -> None:
+    """Forget counts and noted queries, which are of slots that have been replaced."""
+    if memory.reads is not None:
+        memory.reads.zero_()
+    memory._noted = memory._noted_without_grad = None
 
 
 class SpaceAwareMemory2d(nn.Module):
@@ -328,6 +367,7 @@ class SpaceAwareMemory2d(nn.Module):
             height, width = size
         except (TypeError, ValueError):
             raise ValueError(f"size = {size!r} should be (height, width)") from None
+        _check_sizes(channels=channels, height=height, width=width, grid=grid)
         self.shape = (channels, height, width)
         windows = 1 if scope == "patch" else 2  # a side of a patch
         if height % (grid * windows) or width % (grid * windows):
@@ -388,6 +428,8 @@ def _gather_rows(rows: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     counts = _gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    if not any(counts):
+        return rows
     padded = rows.new_zeros(max(counts), *rows.shape[1:])  # tensors that are gathered have one shape
     padded[: len(rows)] = rows
     parts = _gather(padded).split(len(padded))

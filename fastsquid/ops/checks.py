@@ -37,7 +37,8 @@ def check_memory_read(
         raise TypeError(f"queries are {x.dtype} and slots {bank.dtype}: both should be floating point")
     if shrinkage == "gumbel" and not 1 <= top_k <= bank.shape[1]:
         raise ValueError(f"top_k = {top_k} should be between 1 and the {bank.shape[1]} slots of a region")
-    if filled is not None and not (isinstance(filled, Tensor) and filled.numel() == 1):
+    integer = isinstance(filled, Tensor) and not (filled.is_floating_point() or filled.is_complex())
+    if filled is not None and not (integer and filled.numel() == 1):
         raise TypeError(f"filled = {filled} should be a tensor of one integer")
 
 

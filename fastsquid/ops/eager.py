@@ -85,10 +85,11 @@ def _choose(
 def _gather(values: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     """Return the weighted sums of the chosen rows of values (R, N, V): (B, R, V)."""
     R, N, V = values.shape
+    B = index.shape[1]
     rows = index + torch.arange(0, R * N, N, device=index.device).view(R, 1, 1)
     rows, weight = (t.transpose(0, 1).reshape(-1, t.shape[-1]) for t in (rows, weight))
     out = F.embedding_bag(rows, values.reshape(R * N, V), mode="sum", per_sample_weights=weight)
-    return out.unflatten(0, (-1, R))
+    return out.view(B, R, V)
 
 
 class _Read(Function):

@@ -54,7 +54,8 @@ def memory_read(
             top_k-th largest probability (top_k - 1 of them without ties; fewer with ties).
         shrinkage: `gumbel`, `hard` or `none`, as above.
         threshold: of `hard`.
-        filled: None, or an integer scalar: only slots below it are read; with none filled the read is zero.
+        filled: None, or an integer scalar: only slots below it are read; with none filled the read is zero. The other
+            slots must be finite all the same.
         values: None, or rows (R, N, V) that are summed in place of the slots.
 
     Returns:

@@ -221,7 +221,7 @@ def _read(
             f"{shipped_name(folder) or folder} has no best checkpoint, because no epoch was chosen by an AUC: use "
             "--checkpoint last"
         )
-    detector = Detector(record.config, impl)
+    detector = Detector(record.config, impl).float()  # whatever the default dtype is
     load_detector(detector, latest, state, name)
     run = TrainedRun(
         detector=detector.to(device).eval(),
