@@ -174,6 +174,22 @@ def resolution():
     return lines
 
 
+def tokens():
+    """One row per run: what weight decay leaves of the in-painting memory."""
+    lines = [
+        "| preset | pixels | epochs | learning rate | weight decay | deepest weights | norm of a token "
+        "| `memory_distance` | dependence on the image |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in detector_table.rows_of(XRAYS / "tokens.csv"):
+        size = f"{row['pixels']} x {row['pixels']}, width {row['width']}"
+        cells = [
+            f"{float(row[name]):g}" for name in ("lr", "weight_decay", "weight", "token_norm", "distance", "dependence")
+        ]
+        lines.append(f"| `{row['preset']}` | {size} | {row['epochs']} | {' | '.join(cells)} |")
+    return lines
+
+
 def readme():
     """README's rows: ours and the papers' presets at small size."""
     known = marks()
@@ -200,6 +216,7 @@ PAGES = {
         "cost": cost,
         "resolution": resolution,
         "begun": begun,
+        "tokens": tokens,
         "presets": lambda: tables.xrays(XRAYS / "small"),
         "digits": lambda: tables.digits(RESULTS / "digits" / "fastsquid"),
         "variants": detector_table.variants,
