@@ -22,7 +22,7 @@ def memory_read(x, bank, top_k):
 
 
 def slots_by_region(memory):
-    """A matrix as one parameter a region; a queue's buffer as it is."""
+    """A matrix as one parameter per region; a queue's buffer as it is."""
     if memory.kind == "queue":
         return memory.bank
     return nn.ParameterList([nn.Parameter(slots.detach().clone()) for slots in memory.bank])

@@ -11,7 +11,7 @@ from fastsquid.config import preset
 
 
 class Read(NamedTuple):
-    """Memory read: B rows a region, R regions, N slots, C features, of `itemsize` bytes."""
+    """Memory read: B rows per region, R regions, N slots, C features, of `itemsize` bytes."""
 
     B: int
     R: int
@@ -28,7 +28,7 @@ class Read(NamedTuple):
 
     def operations(self, mode):
         product = 2 * self.B * self.R * self.N * self.C
-        # s; dy, dx, dM of the scores. The value path touches k rows a query.
+        # s; dy, dx, dM of the scores. The value path touches k rows per query.
         return {"forward": 1, "backward": 3, "both": 4}[mode] * product
 
 
@@ -73,8 +73,8 @@ GRID_SWEEP = [
 SMALLEST_READS, SMALLEST_GRIDS = [Read(2, 2, 8, 16)], [Grid(1, 2, 2, 1, 16)]
 SMALLEST_MODEL = preset("simsid", image_size=64, width=4, slots=8, heads=1, selection="published")
 
-# Bytes a second of memory and operations a second of float32 products on the matrix units, where three tf32 products
-# make one: measured on an H200 (bench/results/h200), data sheets for the others, MI300X with plain float32.
+# Bytes per second of memory, and operations per second of float32 products on the matrix units, where three tf32
+# products make one: measured on an H200 (bench/results/h200), data sheets for the others, MI300X with plain float32.
 CHIPS = {
     "A100": (2.0e12, 156e12 / 3),
     "H100": (3.35e12, 494e12 / 3),

@@ -31,7 +31,7 @@ class Training:
 
     Args:
         name: `published`, `torch`, `torch-bf16`, `triton`, `compile` or `compile-bf16`.
-        batch: images a step.
+        batch: images per step.
     """
 
     def __init__(self, name, config, device, images, batch):

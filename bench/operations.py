@@ -26,7 +26,8 @@ def variants_of(functions, inputs, sets, mode, agree=AGREE, parameters=None, a_r
 
     Gradients are those of all inputs, and of a function's own `parameters` ({name: list}), which hold the same numbers
     in every function. Outputs and every gradient are compared first: within `agree` of the largest element. The
-    functions named in `a_region` take the second of two inputs as one tensor a region, as the published parameters are.
+    functions named in `a_region` take the second of two inputs as one tensor per region, as the published
+    parameters are.
 
     near_ties(*inputs) gives the `NearTies` of a choice that rounding decides. In the comparison such a row gets no
     upstream gradient, and its output must be that of one of the choices that rounding allows.

@@ -4,7 +4,7 @@
 
 Beside the CSV, under its name: `-table.md`, every case's variants with the ratio to the published order of work;
 `-sweeps.png`, time against each size with the exponent fitted to it; `-roofline.png`, reached rate against operations
-a byte, under the limits measured in the same run. A picture without data is not drawn.
+per byte, under the limits measured in the same run. A picture without data is not drawn.
 """
 
 import csv
@@ -49,7 +49,7 @@ def main(arguments=None):
 
 
 def table(rows):
-    """Markdown: a line a case and mode; milliseconds (median) of each variant, and published / variant."""
+    """Markdown: one line per case and mode; milliseconds (median) of each variant, and published / variant."""
     first = rows[0]
     variants = sorted({row["variant"] for row in rows}, key=lambda name: (name not in ORDER, ORDER.find(name), name))
     lines = [

@@ -67,7 +67,7 @@ CHIPS = {
 
 H100 = (9, 0)  # whose programs the report counts
 
-# Every memory of the papers at a batch of 16, and a large one: rows a region, regions, slots, slot dimension.
+# Every memory of the papers at a batch of 16, and a large one: rows per region, regions, slots, slot dimension.
 MEMORIES = {
     "SQUID in-painting": (16, 4, 200, 2048),
     "SQUID decoder, deepest": (64, 4, 200, 4096),
@@ -77,17 +77,17 @@ MEMORIES = {
     "SimSID decoder, next": (256, 4, 100, 2048),
     "large": (256, 64, 1000, 2048),
 }
-# Likewise the in-painting blocks' attention: images, patches a side, heads, head dimension.
+# Likewise the in-painting blocks' attention: images, patches per side, heads, head dimension.
 ATTENTIONS = {"SQUID": (16, 2, 8, 256), "SimSID": (16, 4, 8, 64), "large": (256, 8, 8, 64)}
 
 
 class Resources(NamedTuple):
     """What a compiled kernel needs."""
 
-    registers: int  # a thread
-    spills: int  # what found no register: bytes a thread; on AMD bytes and registers, added up
-    shared: int  # bytes a program
-    tensor: int = 0  # columns of tensor memory a program
+    registers: int  # per thread
+    spills: int  # what found no register: bytes per thread; on AMD bytes and registers, added up
+    shared: int  # bytes per program
+    tensor: int = 0  # columns of tensor memory per program
 
 
 class Loop(NamedTuple):

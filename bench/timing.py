@@ -30,7 +30,7 @@ class Samples(NamedTuple):
 
 
 class Ceilings(NamedTuple):
-    """What this machine reaches: bytes a second of a copy (read and written), and operations a second by dtype."""
+    """What this machine reaches: bytes per second of a copy (read and written), and operations per second by dtype."""
 
     copy: float
     matrix: dict

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import XRAYS
 from forked_python import python
 
 from fastsquid import SpaceAwareMemory2d
@@ -26,6 +27,7 @@ try:
     import report
     import rows
     import timing
+    import tokens
 finally:
     sys.path.remove(str(BENCH))
 
@@ -282,3 +284,13 @@ def test_the_report_needs_rows(tmp_path, refused):
     (tmp_path / "empty.csv").write_text("")
     assert f"{tmp_path / 'empty.csv'} " in refused(report.main, tmp_path / "empty.csv")
     assert f"{tmp_path / 'none.csv'} " in refused(report.main, tmp_path / "none.csv")
+
+
+def test_what_is_left_of_the_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tokens.py", str(XRAYS), str(tmp_path / "t.csv"), "zhanglab", "zhanglab"])
+    tokens.main()
+    with open(tmp_path / "t.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first == second and list(first) == tokens.FIELDS
+    assert (first["preset"], first["pixels"], first["epochs"]) == ("fastsquid-small", "64", "12")
+    assert 0 < float(first["dependence"]) < 1 < float(first["token_norm"]) and 0.8 < float(first["scale_low"]) < 0.9

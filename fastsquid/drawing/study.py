@@ -82,7 +82,7 @@ def _dots(lines: list[Line]) -> Figure:
             scores = _by_score(mine)
             # Offset within the row, because scores are often equal.
             for score, offset in zip(scores, np.linspace(-0.28, 0.28, len(scores))):
-                mean, low, high = _spread(scores[score])
+                mean, low, high = _mean_and_range(scores[score])
                 style = _style(score, score == _own_score(mine))
                 axis.errorbar(mean, y + offset, xerr=[[mean - low], [high - mean]], linestyle="", **style)
             if y % 2:
@@ -136,7 +136,7 @@ def _draw_curves(axis: Axes, lines: list[Line], values: list[Any]) -> None:
             if line["score"] == score:
                 points.setdefault(values.index(line["value"]), []).append(line["auc"])
         places = sorted(points)
-        mean, low, high = np.transpose([_spread(points[place]) for place in places])
+        mean, low, high = np.transpose([_mean_and_range(points[place]) for place in places])
         own = score == _own_score(lines)
         bars = np.stack([mean - low, high - mean])
         axis.errorbar(places, mean, yerr=bars, linewidth=2.2 if own else 1.1, **_style(score, own))
@@ -153,7 +153,7 @@ def _by_score(lines: list[Line]) -> dict[str, list[float]]:
     return {score: [line["auc"] for line in lines if line["score"] == score] for score in present}
 
 
-def _spread(aucs: Sequence[float]) -> tuple[float, float, float]:
+def _mean_and_range(aucs: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean, the lowest and the highest AUC."""
     return float(np.mean(aucs)), min(aucs), max(aucs)
 

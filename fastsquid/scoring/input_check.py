@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.images import to_unit
+from .scores import spread_images
 
 log = logging.getLogger(__name__)
 SIDE = 8  # of a thumbnail
@@ -90,7 +91,7 @@ def fit_check(images: torch.Tensor) -> InputCheck:
     Args:
         images: of training, (N, 1, H, W), uint8 or uint16, or floats in [0, 1], on any device.
     """
-    batches = images[:: math.ceil(len(images) / MOST)].split(256)
+    batches = spread_images(images, MOST).split(256)
     framed = torch.cat([torch.stack([to_thumbnails(reframe(b, *frame))[0] for frame in FRAMES], 1) for b in batches])
     halves = (framed[::2], framed[1::2]) if len(framed) > 1 else (framed, framed)
     unseen = [
