@@ -286,8 +286,11 @@ def test_the_report_needs_rows(tmp_path, refused):
     assert f"{tmp_path / 'none.csv'} " in refused(report.main, tmp_path / "none.csv")
 
 
+SHIPPED = str(BENCH.parent / "fastsquid" / "models" / "zhanglab")
+
+
 def test_what_is_left_of_the_tokens(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tokens.py", str(XRAYS), str(tmp_path / "t.csv"), "zhanglab", "zhanglab"])
+    monkeypatch.setattr(sys, "argv", ["tokens.py", str(XRAYS), str(tmp_path / "t.csv"), SHIPPED, SHIPPED])
     tokens.main()
     with open(tmp_path / "t.csv", newline="") as file:
         first, second = csv.DictReader(file)
