@@ -8,7 +8,7 @@ import torch
 
 from fastsquid.config import ABLATIONS, Config, preset
 from fastsquid.model.detector import Detector
-from fastsquid.training.epoch import Steps
+from fastsquid.training.epoch import WARM_UP, Steps
 from fastsquid.training.trainer import Trainer
 
 stand_in.without_compiling()
@@ -26,7 +26,7 @@ for label, fields in cases.items():
     for precision, dtype in (("fp32", torch.uint8), ("bf16", torch.uint16), ("bf16", torch.float32)):
         trainer = Trainer(Detector(config).to("cuda").train(), compile=True, precision=precision)
         steps = Steps(trainer, torch.zeros(shape, device="cuda").to(dtype))
-        for epoch in range(3):
+        for epoch in range(WARM_UP + 1):  # cutpaste steps the generator once in each
             trainer.set_epoch(epoch)
             for step in steps.begin(0, epoch):
                 steps.run(*step)

@@ -1,4 +1,4 @@
-"""PRESET PRECISION: compiled and captured training over three epochs; prints what there was to compile."""
+"""PRESET PRECISION: compiled and captured training over four epochs; prints what there was to compile."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from fastsquid.config import preset
 from fastsquid.model.detector import Detector
-from fastsquid.training.epoch import Steps
+from fastsquid.training.epoch import WARM_UP, Steps
 from fastsquid.training.trainer import Trainer
 
 name, precision = sys.argv[1:]
@@ -19,7 +19,7 @@ config = preset(name)
 trainer = Trainer(Detector(config).to("cuda").train(), compile=True, precision=precision)
 shape = 4 * config.batch_size + 9, 1, config.image_size, config.image_size
 steps = Steps(trainer, torch.zeros(shape, dtype=torch.uint8, device="cuda"))
-for epoch in range(3):
+for epoch in range(WARM_UP + 1):  # cutpaste steps the generator once in each
     trainer.set_epoch(epoch)
     for step in steps.begin(0, epoch):
         steps.run(*step)
