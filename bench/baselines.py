@@ -10,7 +10,6 @@ gradients can be compared before anything is timed; each region's slots are a pa
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastsquid.model.patches import to_image, to_patches
 from fastsquid.training.losses import discriminator_loss, generator_loss
@@ -67,7 +66,7 @@ def neighbor_attention(q, k, v):
 
 def gathered_attention(q, k, v, mask=None):
     """The same windows through scaled_dot_product_attention; mask (1 or B * H * W, 1, 1, 8), true where present."""
-    return _attention(*_as_windows(q, k, v), mask)
+    return F.scaled_dot_product_attention(*_as_windows(q, k, v), attn_mask=mask)
 
 
 def _as_windows(q, k, v):
@@ -80,13 +79,7 @@ def _as_windows(q, k, v):
 def dense_attention(q, k, v, mask):
     """scaled_dot_product_attention of all patches with all, border `mask`; mask (H * W, H * W)."""
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, heads, H * W, D)
-    return _attention(q, k, v, mask).transpose(1, 2)
-
-
-def _attention(q, k, v, mask):
-    """scaled_dot_product_attention by PyTorch's own routines: cuDNN has none for a single query in half precision."""
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def flex_attention(height, width, device):

@@ -494,8 +494,10 @@ def test_what_failed_is_kept_where_pytest_is_stopped(tmp_path, monkeypatch):
     assert "| tests | timed out |" in text and "assert 'this' == 'that'" in text.partition("## tests")[2]
 
 
-def test_a_device_that_memcheck_refuses_is_no_failure():
-    refused = check.Check("memcheck", [sys.executable, "-c", "print('Device not supported'); exit(1)"])
+@pytest.mark.parametrize("name", ["memcheck", "tests"])
+def test_a_device_that_memcheck_refuses_is_no_failure(name):
+    refused = check.Check(name, [sys.executable, "-c", "print('Device not supported'); exit(1)"])
     refused.process.wait()
     refused.end()
-    assert not refused.failed and refused.verdict.startswith("not run")
+    assert refused.failed == (name == "tests") == (refused.verdict == "failed")
+    assert refused.verdict.startswith("not run") == (name == "memcheck")

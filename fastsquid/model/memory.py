@@ -264,7 +264,7 @@ class SpaceAwareMemory(nn.Module):
             noted = self.bank.new_zeros(0, self.num_regions, self.slot_dim)  # another process may have queries
         rows = _gather_rows(noted.to(self.bank.dtype))
         count = rows.shape[0]
-        kept = rows[-self.num_slots :].transpose(0, 1).to(self.bank.dtype)  # (R, <= N, C)
+        kept = rows[-self.num_slots :].transpose(0, 1)  # (R, <= N, C)
         first = self.pointer + (count - kept.shape[1])
         slots = (first + torch.arange(kept.shape[1], device=rows.device)) % self.num_slots
         self.bank.index_copy_(1, slots, kept)

@@ -103,10 +103,9 @@ def reject_other_kinds(dataset: Dataset, accept: Accept) -> None:
         raise RejectedError(
             f"its anatomic region is {region}, where only the chest is accepted", _or_accept("body", region)
         )
-    for stored in filter(None, classes):
-        if stored.startswith(_STORED) and stored not in _RADIOGRAPHS | {_FOR_PROCESSING}:
-            if not f"{stored}.".startswith(f"{_SECONDARY_CAPTURE}."):
-                raise RejectedError(f"its SOP class is {stored}, where only CR and DX are chest radiographs")
+    others = [name for name in classes if name.startswith(_STORED) and not name.startswith(_SECONDARY_CAPTURE)]
+    if others := set(others) - _RADIOGRAPHS - {_FOR_PROCESSING}:
+        raise RejectedError(f"its SOP class is {min(others)}, where only CR and DX are chest radiographs")
     frames = number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
         raise RejectedError(f"it has {frames:g} frames, where only single images are accepted")
