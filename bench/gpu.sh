@@ -21,8 +21,8 @@ fail() {
 # In the order of work. Those without seconds train as long as there is time, and share it.
 order=(facts check kernels step score hotspots fastsquid simsid squid memae auto-encoder)
 standard=(facts check kernels step score)
-declare -A estimate=([facts]=10 [check]=110 [kernels]=130 [step]=70 [score]=35 [hotspots]=40 [fastsquid]=180)
-declare -A limit=([facts]=30 [check]=150 [kernels]=160 [step]=95 [score]=60 [hotspots]=70 [fastsquid]=300)
+declare -A estimate=([facts]=10 [check]=150 [kernels]=120 [step]=120 [score]=75 [hotspots]=40 [fastsquid]=180)
+declare -A limit=([facts]=20 [check]=165 [kernels]=130 [step]=130 [score]=95 [hotspots]=70 [fastsquid]=300)
 declare -A file=([facts]=facts.json [check]=check.md [kernels]=kernels.csv [step]=step.csv [score]=score.csv [hotspots]=hotspots.txt)
 least=90   # seconds in which a preset can be trained at all
 start=150  # until the machine runs the command, and to bring the files back

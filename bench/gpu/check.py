@@ -35,6 +35,7 @@ LINES = [  # of pytest -v, with pytest-xdist and without
     re.compile(rf"^\[gw\d+\] (?:\[ *\d+%\] )?{WORD} (?P<file>tests/\S+?)::"),
     re.compile(rf"^(?P<file>tests/\S+?)::.*? {WORD}\b"),
 ]
+PROGRESS = re.compile(r"^(\[gw\d+\].* )?tests/\S+?::")  # what pytest -v prints between failures
 RESERVE = 10  # seconds to write what is known
 SHOWN = 600  # lines of a check that failed
 UNSUPPORTED = "Device not supported"  # as compute-sanitizer says on some virtual machines
@@ -120,7 +121,7 @@ def report(machine, checks):
         lines += [f"| {file} | {counts['PASSED']} | {failed} | {counts['SKIPPED'] + counts['XFAIL']} |"]
     for check in checks.values():
         if check.failed:
-            output = check.text.splitlines()
+            output = [line for line in check.text.splitlines() if not PROGRESS.match(line)]
             first = next((i for i, line in enumerate(output) if line.startswith("== ")), max(0, len(output) - 120))
             lines += ["", f"## {check.name}: its failures", "", "```", *output[first : first + SHOWN], "```"]
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ from fastsquid.training.trainer import Trainer
 from fastsquid.utils.cli import stop_compile_workers
 
 BATCHES = [2] if SMALLEST else [16, 1024]
-COMPILING = 20  # seconds that a network's compilation may take
+COMPILING = 30  # seconds that a network's compilation may take
 
 
 def main():
