@@ -97,8 +97,8 @@ def overview():
         score = tables.own_score(runs[0])
         low, high = interval(bootstrap_aucs(*last_scores(runs)).mean(0))
         official = known.get((preset, size, score, "official test"), UNMEASURED)
-        found = [mean_deviation(last_aucs(runs)), f"{low:.3f} to {high:.3f}", f"{ensemble(runs):.3f}"]
-        found += [perturbed(size, runs), located(runs), official]
+        found = [mean_deviation(last_aucs(runs)), f"{low:.3f} to {high:.3f}"]
+        found += [f"{ensemble(runs):.3f}" if len(runs) > 1 else "", perturbed(size, runs), located(runs), official]
         paper = known.get((preset, "full", score, "published"), "")
         lines.append(f"| `{preset}` | {SIZES[size]} | `{score}` | {len(runs)} | {' | '.join(found)} | {paper} |")
     missing = [name for name in tables.ORDER if ("full", name) not in found_runs()]
@@ -109,23 +109,23 @@ def overview():
     return lines
 
 
-def begun():
-    """One row per score of the runs at full size that have not finished."""
+def papers():
+    """One row per score of the papers' presets at full size, of runs that have ended and of those that have not."""
     lines = [
-        "| preset | seed | epochs so far | score | last epoch | mean of the last five | best | best epoch |",
+        "| preset | seed | epochs | score | last epoch | mean of the last five | best | best epoch |",
         "|---|---:|---:|---|---:|---:|---:|---:|",
     ]
-    for preset in tables.ORDER:
-        for run in sorted((XRAYS / "begun" / preset).glob("seed-*")):
-            config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
-            epochs = tables.read_lines(run)
-            for score in dict.fromkeys((config["score"], "discriminator_image")):
-                aucs = [epoch["validation"][score] for epoch in epochs if score in epoch["validation"]]
-                if aucs:
-                    best = max(range(len(aucs)), key=aucs.__getitem__)
-                    found = f"{aucs[-1]:.3f} | {np.mean(aucs[-5:]):.3f} | {aucs[best]:.3f} | {best + 1}"
-                    done = f"{len(epochs)} of {config['epochs']}"
-                    lines.append(f"| `{preset}` | {run.name[5:]} | {done} | `{score}` | {found} |")
+    folders = (XRAYS / size / preset for preset in tables.ORDER if preset != "fastsquid" for size in ("full", "begun"))
+    for run in (run for folder in folders for run in sorted(folder.glob("seed-*"))):
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+        epochs = tables.read_lines(run)
+        for score in dict.fromkeys((config["score"], "discriminator_image")):
+            aucs = [epoch["validation"][score] for epoch in epochs if score in epoch["validation"]]
+            if aucs:
+                best = max(range(len(aucs)), key=aucs.__getitem__)
+                found = f"{aucs[-1]:.3f} | {np.mean(aucs[-5:]):.3f} | {aucs[best]:.3f} | {best + 1}"
+                done = f"{len(epochs)} of {config['epochs']}"
+                lines.append(f"| `{run.parent.name}` | {run.name[5:]} | {done} | `{score}` | {found} |")
     return lines
 
 
@@ -215,7 +215,7 @@ PAGES = {
         "overview": overview,
         "cost": cost,
         "resolution": resolution,
-        "begun": begun,
+        "papers": papers,
         "tokens": tokens,
         "presets": lambda: tables.xrays(XRAYS / "small"),
         "digits": lambda: tables.digits(RESULTS / "digits" / "fastsquid"),
