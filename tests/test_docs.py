@@ -317,12 +317,17 @@ def chip_table():
     return lines
 
 
-def gpu_table():
-    """Lines: the memory read and the attention on the GPU that was measured, float32, forward and both."""
-    with open(RESULTS / "h200/kernels.csv", newline="") as file:
-        rows = {(row["case"], row["mode"], row["variant"]): row for row in csv.DictReader(file)}
+def gpu_rows(name, *keys):
+    """Rows of what the GPU measured, by the columns named."""
+    with open(RESULTS / f"h200/{name}.csv", newline="") as file:
+        return {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
+
+
+def gpu_table(dtype, other):
+    """Lines: the memory read and the attention on the GPU that was measured, forward and both, beside a variant."""
+    rows = gpu_rows("kernels", "case", "mode", "dtype", "variant")
     lines = [
-        "| what | shape | forward: published | fastsquid | speed | both: published | fastsquid | speed |",
+        f"| what | shape | forward: {other} | fastsquid | speed | both: {other} | fastsquid | speed |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     reads, grids = [*cases.READS, *cases.LARGE_READS], [*cases.GRIDS, *cases.LARGE_GRIDS]
@@ -330,10 +335,54 @@ def gpu_table():
         for shape in shapes:
             cells = []
             for mode in ("forward", "both"):
-                found = [rows.get((str(shape), mode, variant)) for variant in ("published", "triton")]
-                cells += [f"{1e3 * float(row['p50_ms']):.1f}" if row else "not measured" for row in found]
-                cells.append(f"{float(found[1]['percent_of_floor']):.0f} %" if found[1] else "")
+                found = [rows[str(shape), mode, dtype, variant] for variant in (other, "triton")]
+                cells += [f"{1e3 * float(row['p50_ms']):.1f}" for row in found]
+                cells.append(f"{float(found[1]['percent_of_floor']):.0f} %")
             lines.append(f"| {group} | {shape} | {' | '.join(cells)} |")
+    return lines
+
+
+def attention_table():
+    """Lines: the masked attention beside PyTorch's own, microseconds."""
+    rows = gpu_rows("kernels", "case", "mode", "dtype", "variant")
+    (shape,) = cases.LARGE_GRIDS
+    names = ["gathered-sdpa", "dense-sdpa", "flex", "triton"]
+    lines = [
+        "| dtype | mode | gathered SDPA | dense SDPA | FlexAttention | fastsquid |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for dtype in ("float32", "bfloat16"):
+        for mode in ("forward", "both"):
+            times = [1e3 * float(rows[f"{shape} mask", mode, dtype, name]["p50_ms"]) for name in names]
+            lines.append(f"| {dtype} | {mode} | {' | '.join(f'{time:.1f}' for time in times)} |")
+    return lines
+
+
+def gpu_training_table():
+    """Lines: a cycle of training steps and an epoch on the GPU, and how often the host launches something."""
+    lines = [
+        "| preset | order of work | dtype | cycle, ms | launches | epoch, s | largest memory, MB |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    rows = gpu_rows("step", "group", "case", "variant")
+    for case in ("squid", "simsid"):
+        for name in ("published", "triton", "compile", "compile-bf16", "command"):
+            cycle, epoch = (rows.get((f"training {what}", case, name), {}) for what in ("cycle", "epoch"))
+            if epoch:
+                time = f"{float(cycle['p50_ms']):.1f} | {cycle['launches']}" if cycle else "|"
+                memory = float(cycle.get("peak_memory_mb") or epoch["peak_memory_mb"])
+                dtype, seconds = epoch["dtype"], float(epoch["p50_ms"]) / 1e3
+                lines.append(f"| `{case}` | {name} | {dtype} | {time} | {seconds:.2f} | {memory:.0f} |")
+    return lines
+
+
+def gpu_scoring_table():
+    """Lines: images per second on the GPU."""
+    lines = ["| what | images | order of work | dtype | ms | images/s |", "|---|---:|---|---|---:|---:|"]
+    for row in gpu_rows("score", "case", "variant", "dtype").values():
+        what, batch = row["case"].rsplit(" ", 1)
+        time, rate = float(row["p50_ms"]), float(row["images_per_s"])
+        lines.append(f"| `{what}` | {batch} | {row['variant']} | {row['dtype']} | {time:.2f} | {rate:,.0f} |")
     return lines
 
 
@@ -547,13 +596,16 @@ def test_costs_of_an_archive_are_computed():
         assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page("distributed.md"), table
     fast = float(re.search(r"^\| `fastsquid --fast` \|.*?\| .*? \| ([\d.]+) ", text, re.M)[1])
     size = float(re.search(r"([\d.]+) kB each", text)[1])
+    rate = round(float(gpu_rows("score", "case", "dtype")["simsid 1024", "bfloat16"]["images_per_s"]))
     row, item = map(float, re.search(r"([\d.]+) bytes per row. .*: ([\d.]+) bytes of memory", text).groups())
     for fact in (
         f"about {round(item, -2):.0f} bytes of memory per image: {round(item, -2) / 100:.0f} GB for 10 million",
         f"{10 * size / 1e3:.1f} TB for 10 million images of {size:.0f} kB, {200 * size / 1e3:.0f} TB for 200 million",
         f"{row:.0f} bytes per row, {10 * row / 1e3:.1f} GB for 10 million",
         f"{1.25e6 / size:,.0f} images per second of {size:.0f} kB",
-        f"such a GPU needs {5652 / fast * 2:.0f} cores",
+        f"such a GPU needs {rate / fast * 2:.0f} cores",
+        f"scores {rate:,.0f} images per second",
+        f"{1e7 / rate / 3600:.2f} GPU-hours for 10 million and {2e8 / rate / 3600:.1f} for 200 million",
     ):
         assert fact in " ".join(page("distributed.md").split()), fact
 
@@ -572,7 +624,11 @@ def test_tiles_are_the_kernels():
     pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
     assert_has("kernels.md", tile_table())
     assert_has("kernels.md", before_and_after_table())
-    assert_has("kernels.md", gpu_table())
+    assert_has("kernels.md", gpu_table("float32", "published"))
+    assert_has("kernels.md", gpu_table("bfloat16", "torch"))
+    assert_has("kernels.md", attention_table())
+    assert_has("kernels.md", gpu_training_table())
+    assert_has("kernels.md", gpu_scoring_table())
     assert_has("kernels.md", chip_table())
 
 
