@@ -144,13 +144,18 @@ def compiled(config, chip, aligned):
     return triton.compile(ASTSource(config.kernel, signature, constants, attributes), target, config.options)
 
 
-def longest_loop(kernel):
-    """The innermost `Loop` with most matrix instructions, else with most instructions, of a kernel compiled for NVIDIA.
+def machine_code(kernel):
+    """Address and text of every instruction of a kernel compiled for NVIDIA; without those that fill up its end."""
+    code = dumped(kernel, "-sass")
+    lines = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", code, re.M)]
+    return [line for line in lines if line[1].strip() != "NOP"]
+
+
+def longest_loop(lines):
+    """The innermost `Loop` with most matrix instructions, else with most instructions, of a program's machine code.
 
     None where everything is unrolled.
     """
-    code = dumped(kernel, "-sass")
-    lines = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", code, re.M)]
     jumps = [(int(target[1], 16), at) for at, text in lines if (target := re.search(r"\bBRA\b.*0x([0-9a-f]+)", text))]
     bodies = [(first, last) for first, last in jumps if first < last]
     inner = [b for b in bodies if not any(o != b and b[0] <= o[0] and o[1] <= b[1] for o in bodies)]
@@ -334,10 +339,12 @@ def loop_row(job):
     """The figures of one row of `loop_table`."""
     chip, number, aligned = job
     config = listed(chip)[number]
-    found, loop = measure(config, chip, aligned), longest_loop(compiled(config, chip, aligned))
+    found, lines = measure(config, chip, aligned), machine_code(compiled(config, chip, aligned))
+    loop = longest_loop(lines)
     return {
         "registers": found.registers,
         "programs a multiprocessor": programs_a_multiprocessor(found, config.options["num_warps"]),
+        "of the program": len(lines),
         **(loop or Loop("", "", "", ""))._asdict(),
     }
 
@@ -399,8 +406,9 @@ def report(outcomes):
         *kernel_tables(outcomes),
         "## Innermost loops on an H100",
         "",
-        "Aligned, of the loop with most matrix instructions: its instructions, and how many are barriers of the whole",
-        "program, matrix instructions, and copies or loads from global memory. Empty: the compiler unrolled it.",
+        "Aligned: the instructions of the program, and those of the loop with most matrix instructions. Of these, how",
+        "many are barriers of all warps, matrix instructions, and copies or loads from global memory. Empty: it is",
+        "unrolled.",
         "",
         *loop_table(),
         "## Programs launched at the papers' shapes",

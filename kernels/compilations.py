@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import memory_read, neighbor_attention, products, rows
-from .configurations import PORTABLE, Blocks, with_warps
+from .configurations import PORTABLE, Blocks, attention_blocks, with_warps
 from .launch import DTYPES, PAIRS, accumulator, precision
 
 # What each pointer of the kernels points to: queries, slots, the accumulator's type, 64-bit integers, or gradients of
@@ -85,7 +85,7 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
         for block in blocks.score_gradient:
             add(rows._score_gradient, dtype, dtype, block)
     for dtype in DTYPES:
-        for block in with_warps(blocks.attention, dtype):
+        for block in attention_blocks(blocks, dtype):
             for kernel in (neighbor_attention._forward, neighbor_attention._backward):
                 # The scale, 1 / sqrt(D), is one number a model; any other compiles to the same instructions.
                 add(kernel, dtype, dtype, block, SCALE=0.125)

@@ -29,6 +29,7 @@ class Blocks(NamedTuple):
     weighted_sum: list[Block]  # of `_weighted_sum`, by the queries per region and the number of programs
     bank_gradient: list[Block]  # of `_bank_gradient`, by the queries per region and the number of programs
     attention: list[Block]  # of the attention's `_forward` and `_backward`, by the head dimension
+    attention_half: list[Block]  # the same for numbers of 16 bits
     multiprocessors: int  # a larger tile is taken where its programs are at least as many
     dots_programs: int  # that `_dots` aims at when it divides the sums over C
     dots_columns: int  # of C, the least that one program of `_dots` sums
@@ -61,9 +62,15 @@ PORTABLE = Blocks(
         dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
+    # 16 bytes for each thread of a warp; with 256 numbers of 32 bits twice that.
     attention=[
         dict(BLOCK_P=4, BLOCK_D=32, num_warps=1),
         dict(BLOCK_P=2, BLOCK_D=64, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, num_warps=1),
+    ],
+    attention_half=[
+        dict(BLOCK_P=8, BLOCK_D=32, num_warps=1),
+        dict(BLOCK_P=4, BLOCK_D=64, num_warps=1),
         dict(BLOCK_P=1, BLOCK_D=256, num_warps=1),
     ],
     multiprocessors=132,
@@ -118,6 +125,11 @@ def blocks_on(device: torch.device, aligned: bool = True) -> Blocks:
             take more registers, and the portable blocks are taken.
     """
     return blocks_for(_capability(device) if aligned else None)
+
+
+def attention_blocks(blocks: Blocks, dtype: torch.dtype) -> list[Block]:
+    """Return the attention's blocks for a dtype."""
+    return blocks.attention_half if dtype.itemsize == 2 else with_warps(blocks.attention, dtype)
 
 
 def with_warps(blocks: list[Block], dtype: torch.dtype) -> list[Block]:

@@ -25,8 +25,9 @@ Where this design spends more:
 - Neighbors are read up to eight times, of the cache: a patch's neighbors belong to the same program or to ones
   beside it. Backward reads eight neighbors' k, v and eight neighbors' q, dout, out: it computes each dout.out up to
   nine times rather than pay a launch for it.
-- The loop over the neighbors is not unrolled: unrolled it spilled registers for unaligned inputs.
-docs/kernels.md has what was measured.
+- Instructions, not bytes, are the limit of the large case. So the loop over the neighbors is unrolled, and a neighbor's
+  address is a patch's own plus one number for all patches; a thread loads 16 bytes also of 16-bit numbers.
+docs/kernels.md has what was predicted and measured.
 
 Precision: everything is computed in float32 (float64 for float64), with plain multiplications and additions.
 """
@@ -35,7 +36,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import blocks_on, with_warps
+from .configurations import attention_blocks, blocks_on
 from .launch import accumulator, on_device, rows_contiguous
 
 DQ, DKV = tl.constexpr(1), tl.constexpr(2)  # gradients that a backward launch makes, added up
@@ -56,10 +57,16 @@ def _step(n):
 
 
 @triton.jit
-def _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr):
-    """Features (BLOCK_P, BLOCK_D) of patches (b, i, j), zero where the mask is false."""
+def _rows(ptr, b, i, j, stride_b, stride_i, stride_j, d):
+    """Addresses (BLOCK_P, BLOCK_D) of the features of patches (b, i, j)."""
     row = b.to(tl.int64) * stride_b + i.to(tl.int64) * stride_i + j.to(tl.int64) * stride_j
-    return tl.load(ptr + row[:, None] + d[None, :], mask=mask, other=0.0).to(ACC)
+    return ptr + row[:, None] + d[None, :]
+
+
+@triton.jit
+def _tile(rows, stride_i, stride_j, di, dj, mask, ACC: tl.constexpr):
+    """Features (BLOCK_P, BLOCK_D) of the patches (di, dj) away from those of `rows`, zero where the mask is false."""
+    return tl.load(rows + (di.to(tl.int64) * stride_i + dj.to(tl.int64) * stride_j), mask=mask, other=0.0).to(ACC)
 
 
 @triton.jit(do_not_specialize=["patches", "H", "W", "pad"])
@@ -100,18 +107,21 @@ def _forward(
     q_ptr, k_ptr, v_ptr = q_ptr + h * stride_qh, k_ptr + h * stride_kh, v_ptr + h * stride_vh
     d = tl.arange(0, BLOCK_D)
     own, inner = p < patches, (d < D)[None, :]
-    q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, own[:, None] & inner, ACC)
+    q_rows = _rows(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d)
+    k_rows = _rows(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d)
+    v_rows = _rows(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d)
+    q = tl.load(q_rows, mask=own[:, None] & inner, other=0.0).to(ACC)
     outside = tl.where(pad != 0, 0.0, float("-inf"))  # the logit of a neighbor that is not there
     top = tl.full((BLOCK_P,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_P,), ACC)
     acc = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-    for n in range(8):
+    for n in tl.static_range(8):
         di, dj = _step(n)
         ni, nj = i + di, j + dj
         near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
         mask = near[:, None] & inner
-        k = _tile(k_ptr, b, ni, nj, stride_kb, stride_ki, stride_kj, d, mask, ACC)
-        v = _tile(v_ptr, b, ni, nj, stride_vb, stride_vi, stride_vj, d, mask, ACC)
+        k = _tile(k_rows, stride_ki, stride_kj, di, dj, mask, ACC)
+        v = _tile(v_rows, stride_vi, stride_vj, di, dj, mask, ACC)
         logit = tl.where(near, tl.sum(q * k, 1) * SCALE, outside)
         new = tl.maximum(top, logit)
         safe = tl.where(new == float("-inf"), 0.0, new)  # nothing seen yet
@@ -177,51 +187,56 @@ def _backward(
     own, inner = p < patches, (d < D)[None, :]
     mask = own[:, None] & inner
     row = p.to(tl.int64) * heads + h
+    q_rows = _rows(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d)
+    k_rows = _rows(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d)
+    v_rows = _rows(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d)
+    dout_rows = _rows(dout_ptr, b, i, j, stride_ob, stride_oi, stride_oj, d)
+    flat = row[:, None] * D + d[None, :]
     if parts & DQ != 0:
-        q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, mask, ACC)
-        dout = _tile(dout_ptr, b, i, j, stride_ob, stride_oi, stride_oj, d, mask, ACC)
-        out = tl.load(out_ptr + row[:, None] * D + d[None, :], mask=mask, other=0.0).to(ACC)
+        q = tl.load(q_rows, mask=mask, other=0.0).to(ACC)
+        dout = tl.load(dout_rows, mask=mask, other=0.0).to(ACC)
+        out = tl.load(out_ptr + flat, mask=mask, other=0.0).to(ACC)
         lse = tl.load(lse_ptr + row, mask=own, other=0.0)
         delta = tl.sum(dout * out, 1)
         dq = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-        for n in range(8):
+        for n in tl.static_range(8):
             di, dj = _step(n)
             ni, nj = i + di, j + dj
             near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
             there = near[:, None] & inner
-            k = _tile(k_ptr, b, ni, nj, stride_kb, stride_ki, stride_kj, d, there, ACC)
-            v = _tile(v_ptr, b, ni, nj, stride_vb, stride_vi, stride_vj, d, there, ACC)
+            k = _tile(k_rows, stride_ki, stride_kj, di, dj, there, ACC)
+            v = _tile(v_rows, stride_vi, stride_vj, di, dj, there, ACC)
             weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
             ds = weight * (tl.sum(dout * v, 1) - delta) * SCALE
             dq += ds[:, None] * k
-        tl.store(dq_ptr + row[:, None] * D + d[None, :], dq.to(dq_ptr.dtype.element_ty), mask=mask)
+        tl.store(dq_ptr + flat, dq.to(dq_ptr.dtype.element_ty), mask=mask)
     if parts & DKV != 0:
-        k = _tile(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d, mask, ACC)
-        v = _tile(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d, mask, ACC)
+        k = tl.load(k_rows, mask=mask, other=0.0).to(ACC)
+        v = tl.load(v_rows, mask=mask, other=0.0).to(ACC)
         dk = tl.zeros((BLOCK_P, BLOCK_D), ACC)
         dv = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-        for n in range(8):
+        for n in tl.static_range(8):
             di, dj = _step(n)
             ni, nj = i + di, j + dj
             near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
             there = near[:, None] & inner
-            looking = row + (di * W + dj) * heads
-            q = _tile(q_ptr, b, ni, nj, stride_qb, stride_qi, stride_qj, d, there, ACC)
-            dout = _tile(dout_ptr, b, ni, nj, stride_ob, stride_oi, stride_oj, d, there, ACC)
-            out = tl.load(out_ptr + looking[:, None] * D + d[None, :], mask=there, other=0.0).to(ACC)
-            lse = tl.load(lse_ptr + looking, mask=near, other=0.0)
+            away = (di * W + dj).to(tl.int64) * heads  # rows of lse and out
+            q = _tile(q_rows, stride_qi, stride_qj, di, dj, there, ACC)
+            dout = _tile(dout_rows, stride_oi, stride_oj, di, dj, there, ACC)
+            out = tl.load(out_ptr + flat + away * D, mask=there, other=0.0).to(ACC)
+            lse = tl.load(lse_ptr + row + away, mask=near, other=0.0)
             weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
-            ds = weight * (tl.sum(dout * v, 1) - tl.sum(dout * out, 1)) * SCALE
+            ds = weight * tl.sum(dout * (v - out), 1) * SCALE
             dk += ds[:, None] * q
             dv += weight[:, None] * dout
-        tl.store(dk_ptr + row[:, None] * D + d[None, :], dk.to(dk_ptr.dtype.element_ty), mask=mask)
-        tl.store(dv_ptr + row[:, None] * D + d[None, :], dv.to(dv_ptr.dtype.element_ty), mask=mask)
+        tl.store(dk_ptr + flat, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+        tl.store(dv_ptr + flat, dv.to(dv_ptr.dtype.element_ty), mask=mask)
 
 
 def _launch(q):
     """Grid and blocks for queries (B, H, W, heads, D)."""
     B, H, W, heads, D = q.shape
-    listed = with_warps(blocks_on(q.device).attention, q.dtype)
+    listed = attention_blocks(blocks_on(q.device), q.dtype)
     blocks = next(blocks for blocks in listed if blocks["BLOCK_D"] >= D)
     return (triton.cdiv(B * H * W, blocks["BLOCK_P"]), heads), blocks
 

@@ -358,6 +358,26 @@ def attention_table():
     return lines
 
 
+def attention_prediction_table():
+    """Lines: the attention's instructions per patch and head, before and after, and the time that follows."""
+    lines = [
+        "| kernel | dtype | instructions per patch and head | measured before, us | predicted, us |",
+        "|---|---|---:|---:|---:|",
+    ]
+    measured = gpu_rows("kernels", "case", "mode", "dtype", "variant")
+    for (kernel, dtype), row in gpu_rows("attention", "kernel", "dtype").items():
+        forward, both = (
+            1e3 * float(measured[row["case"], mode, dtype, "triton"]["p50_ms"]) for mode in ("forward", "both")
+        )
+        before = forward if kernel == "_forward" else both - forward
+        counts = [int(row[f"{when}_instructions"]) / int(row[f"{when}_patches"]) for when in ("before", "after")]
+        lines.append(
+            f"| `{kernel}` | {dtype} | {counts[0]:.0f} → {counts[1]:.0f} | {before:.1f} "
+            f"| {before * counts[1] / counts[0]:.1f} |"
+        )
+    return lines
+
+
 def gpu_training_table():
     """Lines: a cycle of training steps and an epoch on the GPU, and how often the host launches something."""
     lines = [
@@ -446,6 +466,7 @@ def tile_table():
         ("`_select_gather`", "chosen slots", "BLOCK_K", HOPPER.gather),
         ("`_score_gradient`", "slots", "BLOCK_N", HOPPER.score_gradient),
         ("`_forward`, `_backward` of the attention", "head size", "BLOCK_D", HOPPER.attention),
+        ("the same with 16 bits", "head size", "BLOCK_D", HOPPER.attention_half),
     ]
     lines = ["| kernel | chosen by | configurations of a Hopper chip |", "|---|---|---|"]
     for kernel, what, block, listed in lists:
@@ -627,6 +648,7 @@ def test_tiles_are_the_kernels():
     assert_has("kernels.md", gpu_table("float32", "published"))
     assert_has("kernels.md", gpu_table("bfloat16", "torch"))
     assert_has("kernels.md", attention_table())
+    assert_has("kernels.md", attention_prediction_table())
     assert_has("kernels.md", gpu_training_table())
     assert_has("kernels.md", gpu_scoring_table())
     assert_has("kernels.md", chip_table())
