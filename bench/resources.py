@@ -259,7 +259,7 @@ def described(config):
     pointers = config.pointers.keys()
     names = [*(QUERIES & pointers), *(SLOTS & pointers)] or GRADIENTS & pointers or ACCUMULATOR & pointers
     dtypes = dict.fromkeys(TYPES[config.pointers[name]] for name in names)
-    blocks = {name: value for name, value in config.constants.items() if name.startswith("BLOCK_")}
+    blocks = {name: value for name, value in config.constants.items() if name.startswith("BLOCK_") or name == "UNROLL"}
     widened = ", widened" if config.constants.get("UPCAST") else ""
     return {"dtypes": ", ".join(dtypes) + widened} | blocks | config.options
 

@@ -59,8 +59,8 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
         listed.append(Configuration(kernel, types | dict(pointers), merged, options))
 
     tiles = memory_read.tiles
-    memory_dtypes = [dtype for dtype in DTYPES if dtype != torch.float64 or blocks == PORTABLE]
-    for queries, slots in (pair for pair in PAIRS if pair[1] in memory_dtypes):
+    dtypes = [dtype for dtype in DTYPES if dtype != torch.float64 or blocks == PORTABLE]
+    for queries, slots in (pair for pair in PAIRS if pair[1] in dtypes):
         ours = dict(PRECISION=precision(backend))
         for tile in tiles(blocks.dots, slots):
             add(products._dots, queries, slots, tile, UPCAST=queries != slots, **ours)
@@ -77,14 +77,14 @@ def configurations(backend: str = "cuda", blocks: Blocks = PORTABLE) -> list[Con
         upcast = memory_read.gradient_dtype(slots) != queries
         for tile in tiles(blocks.bank_gradient, slots, upcast):
             add(products._bank_gradient, queries, slots, tile, UPCAST=upcast, **ours)
-    for dtype in (dtype for dtype in memory_dtypes if dtype != torch.float16):  # as float32
+    for dtype in (dtype for dtype in dtypes if dtype != torch.float16):  # as float32
         for row in (
             with_warps(blocks.rows, dtype) if dtype != torch.bfloat16 else ()
         ):  # the softmax has the accumulator's type
             add(rows._softmax, dtype, dtype, row)
         for block in blocks.score_gradient:
             add(rows._score_gradient, dtype, dtype, block)
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for block in attention_blocks(blocks, dtype):
             for kernel in (neighbor_attention._forward, neighbor_attention._backward):
                 # The scale, 1 / sqrt(D), is one number a model; any other compiles to the same instructions.

@@ -62,23 +62,22 @@ PORTABLE = Blocks(
         dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
-    # 16 bytes for each thread of a warp; with 256 numbers of 32 bits twice that.
     attention=[
-        dict(BLOCK_P=4, BLOCK_D=32, num_warps=1),
-        dict(BLOCK_P=2, BLOCK_D=64, num_warps=1),
-        dict(BLOCK_P=1, BLOCK_D=256, num_warps=1),
+        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=1, num_warps=1),
+        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=1, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=1, num_warps=1),
     ],
     attention_half=[
-        dict(BLOCK_P=8, BLOCK_D=32, num_warps=1),
-        dict(BLOCK_P=4, BLOCK_D=64, num_warps=1),
-        dict(BLOCK_P=1, BLOCK_D=256, num_warps=1),
+        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=1, num_warps=1),
+        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=1, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=1, num_warps=1),
     ],
     multiprocessors=132,
     dots_programs=264,
     dots_columns=128,
     gather_programs=1056,
 )
-# Measured on an H200: bench/results/h200. 132 multiprocessors, so 264 programs are two for each.
+# Measured on an H200, unless said otherwise: bench/results/h200. 132 multiprocessors, so 264 programs are two for each.
 HOPPER = PORTABLE._replace(
     dots=[
         dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
@@ -100,6 +99,17 @@ HOPPER = PORTABLE._replace(
         dict(BLOCK_B=16, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=128, BLOCK_C=128, num_warps=8, num_stages=3),
+    ],
+    # Not measured: 16 bytes or more for each thread of a warp, and all eight neighbors unrolled.
+    attention=[
+        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=8, num_warps=1),
+        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=8, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=8, num_warps=1),
+    ],
+    attention_half=[
+        dict(BLOCK_P=8, BLOCK_D=32, UNROLL=8, num_warps=1),
+        dict(BLOCK_P=4, BLOCK_D=64, UNROLL=8, num_warps=1),
+        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=8, num_warps=1),
     ],
 )
 

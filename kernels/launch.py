@@ -5,6 +5,8 @@ import contextlib
 import torch
 import triton
 
+from .configurations import Blocks, blocks_on
+
 INTERPRETED = triton.knobs.runtime.interpret  # as @triton.jit found it when the kernels were imported
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Dtypes of queries and slots that go together: the same, or slots of more digits.
@@ -43,6 +45,12 @@ def is_aligned(*tensors: torch.Tensor) -> bool:
         x.data_ptr() % 16 == 0 and x.shape[-1] % 16 == 0 and all(stride % 16 == 0 for stride in x.stride()[:-1])
         for x in tensors
     )
+
+
+def blocks_of(*tensors: torch.Tensor) -> Blocks:
+    """Return the blocks of the chip that tensors are on: the portable ones where rows are not aligned, or float64."""
+    aligned = is_aligned(*tensors) and tensors[-1].dtype != torch.float64
+    return blocks_on(tensors[0].device, aligned)
 
 
 def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager:

@@ -34,8 +34,8 @@ import math
 import torch
 import triton
 
-from .configurations import Block, Blocks, blocks_on, with_warps
-from .launch import INTERPRETED, accumulator, backend, is_aligned, on_device, precision, rows_contiguous
+from .configurations import Block, Blocks, with_warps
+from .launch import INTERPRETED, accumulator, backend, blocks_of, on_device, precision, rows_contiguous
 from .products import _bank_gradient, _dots, _weighted_sum
 from .rows import _score_gradient, _select_gather, _softmax
 
@@ -56,12 +56,6 @@ def tiles(blocks: list[Block], dtype: torch.dtype, mixed: bool = False) -> list[
     if dtype == torch.float64:
         return blocks[:1]
     return blocks[:-1] if mixed and len(blocks) > 1 else blocks
-
-
-def _blocks(*tensors):
-    """Return the blocks of the chip that tensors are on: the portable ones where rows are not aligned, or float64."""
-    aligned = is_aligned(*tensors) and tensors[-1].dtype != torch.float64
-    return blocks_on(tensors[0].device, aligned)
 
 
 def _tile(blocks, B, programs, grid):
@@ -199,7 +193,7 @@ def forward(
     """
     x, bank, values = rows_contiguous(x), rows_contiguous(bank), rows_contiguous(values)
     (B, R, _), N, V = x.shape, bank.shape[1], values.shape[2]
-    rows, blocks = B * R, _blocks(x, bank, values)
+    rows, blocks = B * R, blocks_of(x, bank, values)
     row = _fitting(with_warps(blocks.rows, bank.dtype), "BLOCK_N", N)
     filled, queue = _queue(filled, x)
     with on_device(x):
@@ -256,7 +250,7 @@ def backward(
     dout, x, bank = rows_contiguous(dout), rows_contiguous(x), rows_contiguous(bank)
     (B, R, _), N = x.shape, bank.shape[1]
     filled, queue = _queue(filled, x)
-    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), _blocks(dout, x, bank)
+    dx, dbank, blocks = x.new_empty(0), bank.new_empty(0), blocks_of(dout, x, bank)
     with on_device(x):
         partial = _launch_dots(dout, bank, filled, queue, blocks)
         dtype = gradient_dtype(bank.dtype)

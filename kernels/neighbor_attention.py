@@ -25,9 +25,9 @@ Where this design spends more:
 - Neighbors are read up to eight times, of the cache: a patch's neighbors belong to the same program or to ones
   beside it. Backward reads eight neighbors' k, v and eight neighbors' q, dout, out: it computes each dout.out up to
   nine times rather than pay a launch for it.
-- Instructions, not bytes, are the limit of the large case. So the loop over the neighbors is unrolled, and a neighbor's
-  address is a patch's own plus one number for all patches; a thread loads 16 bytes also of 16-bit numbers.
-docs/kernels.md has what was predicted and measured.
+- Instructions, not bytes, are the limit of the large case. So the loop over the neighbors is unrolled on a chip with
+  blocks of its own, and a thread loads 16 bytes also of 16-bit numbers. For unaligned inputs that spills registers.
+docs/kernels.md has what was measured.
 
 Precision: everything is computed in float32 (float64 for float64), with plain multiplications and additions.
 """
@@ -36,8 +36,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import attention_blocks, blocks_on
-from .launch import accumulator, on_device, rows_contiguous
+from .configurations import attention_blocks
+from .launch import accumulator, blocks_of, on_device, rows_contiguous
 
 DQ, DKV = tl.constexpr(1), tl.constexpr(2)  # gradients that a backward launch makes, added up
 
@@ -57,16 +57,23 @@ def _step(n):
 
 
 @triton.jit
-def _rows(ptr, b, i, j, stride_b, stride_i, stride_j, d):
-    """Addresses (BLOCK_P, BLOCK_D) of the features of patches (b, i, j)."""
+def _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr):
+    """Features (BLOCK_P, BLOCK_D) of patches (b, i, j), zero where the mask is false."""
     row = b.to(tl.int64) * stride_b + i.to(tl.int64) * stride_i + j.to(tl.int64) * stride_j
-    return ptr + row[:, None] + d[None, :]
+    return tl.load(ptr + row[:, None] + d[None, :], mask=mask, other=0.0).to(ACC)
 
 
 @triton.jit
-def _tile(rows, stride_i, stride_j, di, dj, mask, ACC: tl.constexpr):
-    """Features (BLOCK_P, BLOCK_D) of the patches (di, dj) away from those of `rows`, zero where the mask is false."""
-    return tl.load(rows + (di.to(tl.int64) * stride_i + dj.to(tl.int64) * stride_j), mask=mask, other=0.0).to(ACC)
+def _near_tile(ptr, b, i, j, di, dj, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr, UNROLL: tl.constexpr):
+    """Features of the patches (di, dj) away from (b, i, j).
+
+    Unrolled, their distance is one number for all patches, and the compiler computes a patch's own address once.
+    """
+    if UNROLL == 8:
+        ptr += (di * stride_i).to(tl.int64) + dj * stride_j
+        return _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC)
+    else:
+        return _tile(ptr, b, i + di, j + dj, stride_b, stride_i, stride_j, d, mask, ACC)
 
 
 @triton.jit(do_not_specialize=["patches", "H", "W", "pad"])
@@ -95,6 +102,7 @@ def _forward(
     stride_vh,  # of v, per head
     BLOCK_P: tl.constexpr,  # patches per program
     BLOCK_D: tl.constexpr,  # at least D
+    UNROLL: tl.constexpr,  # neighbors per turn of the loop, 1 or all 8
     SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
     """out = softmax of q.k * SCALE over the eight neighbors, times v.
@@ -107,21 +115,18 @@ def _forward(
     q_ptr, k_ptr, v_ptr = q_ptr + h * stride_qh, k_ptr + h * stride_kh, v_ptr + h * stride_vh
     d = tl.arange(0, BLOCK_D)
     own, inner = p < patches, (d < D)[None, :]
-    q_rows = _rows(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d)
-    k_rows = _rows(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d)
-    v_rows = _rows(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d)
-    q = tl.load(q_rows, mask=own[:, None] & inner, other=0.0).to(ACC)
+    q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, own[:, None] & inner, ACC)
     outside = tl.where(pad != 0, 0.0, float("-inf"))  # the logit of a neighbor that is not there
     top = tl.full((BLOCK_P,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_P,), ACC)
     acc = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-    for n in tl.static_range(8):
+    for n in tl.range(8, loop_unroll_factor=UNROLL):
         di, dj = _step(n)
         ni, nj = i + di, j + dj
         near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
         mask = near[:, None] & inner
-        k = _tile(k_rows, stride_ki, stride_kj, di, dj, mask, ACC)
-        v = _tile(v_rows, stride_vi, stride_vj, di, dj, mask, ACC)
+        k = _near_tile(k_ptr, b, i, j, di, dj, stride_kb, stride_ki, stride_kj, d, mask, ACC, UNROLL)
+        v = _near_tile(v_ptr, b, i, j, di, dj, stride_vb, stride_vi, stride_vj, d, mask, ACC, UNROLL)
         logit = tl.where(near, tl.sum(q * k, 1) * SCALE, outside)
         new = tl.maximum(top, logit)
         safe = tl.where(new == float("-inf"), 0.0, new)  # nothing seen yet
@@ -170,6 +175,7 @@ def _backward(
     stride_oh,  # of dout, per head
     BLOCK_P: tl.constexpr,  # patches per program
     BLOCK_D: tl.constexpr,  # at least D
+    UNROLL: tl.constexpr,  # neighbors per turn of the loop, 1 or all 8
     SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
     """dq of the patches from the neighbors they look at, dk and dv from the neighbors that look at them.
@@ -187,56 +193,51 @@ def _backward(
     own, inner = p < patches, (d < D)[None, :]
     mask = own[:, None] & inner
     row = p.to(tl.int64) * heads + h
-    q_rows = _rows(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d)
-    k_rows = _rows(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d)
-    v_rows = _rows(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d)
-    dout_rows = _rows(dout_ptr, b, i, j, stride_ob, stride_oi, stride_oj, d)
-    flat = row[:, None] * D + d[None, :]
     if parts & DQ != 0:
-        q = tl.load(q_rows, mask=mask, other=0.0).to(ACC)
-        dout = tl.load(dout_rows, mask=mask, other=0.0).to(ACC)
-        out = tl.load(out_ptr + flat, mask=mask, other=0.0).to(ACC)
+        q = _tile(q_ptr, b, i, j, stride_qb, stride_qi, stride_qj, d, mask, ACC)
+        dout = _tile(dout_ptr, b, i, j, stride_ob, stride_oi, stride_oj, d, mask, ACC)
+        out = tl.load(out_ptr + row[:, None] * D + d[None, :], mask=mask, other=0.0).to(ACC)
         lse = tl.load(lse_ptr + row, mask=own, other=0.0)
         delta = tl.sum(dout * out, 1)
         dq = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-        for n in tl.static_range(8):
+        for n in tl.range(8, loop_unroll_factor=UNROLL):
             di, dj = _step(n)
             ni, nj = i + di, j + dj
             near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
             there = near[:, None] & inner
-            k = _tile(k_rows, stride_ki, stride_kj, di, dj, there, ACC)
-            v = _tile(v_rows, stride_vi, stride_vj, di, dj, there, ACC)
+            k = _near_tile(k_ptr, b, i, j, di, dj, stride_kb, stride_ki, stride_kj, d, there, ACC, UNROLL)
+            v = _near_tile(v_ptr, b, i, j, di, dj, stride_vb, stride_vi, stride_vj, d, there, ACC, UNROLL)
             weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
             ds = weight * (tl.sum(dout * v, 1) - delta) * SCALE
             dq += ds[:, None] * k
-        tl.store(dq_ptr + flat, dq.to(dq_ptr.dtype.element_ty), mask=mask)
+        tl.store(dq_ptr + row[:, None] * D + d[None, :], dq.to(dq_ptr.dtype.element_ty), mask=mask)
     if parts & DKV != 0:
-        k = tl.load(k_rows, mask=mask, other=0.0).to(ACC)
-        v = tl.load(v_rows, mask=mask, other=0.0).to(ACC)
+        k = _tile(k_ptr, b, i, j, stride_kb, stride_ki, stride_kj, d, mask, ACC)
+        v = _tile(v_ptr, b, i, j, stride_vb, stride_vi, stride_vj, d, mask, ACC)
         dk = tl.zeros((BLOCK_P, BLOCK_D), ACC)
         dv = tl.zeros((BLOCK_P, BLOCK_D), ACC)
-        for n in tl.static_range(8):
+        for n in tl.range(8, loop_unroll_factor=UNROLL):
             di, dj = _step(n)
             ni, nj = i + di, j + dj
             near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
             there = near[:, None] & inner
-            away = (di * W + dj).to(tl.int64) * heads  # rows of lse and out
-            q = _tile(q_rows, stride_qi, stride_qj, di, dj, there, ACC)
-            dout = _tile(dout_rows, stride_oi, stride_oj, di, dj, there, ACC)
-            out = tl.load(out_ptr + flat + away * D, mask=there, other=0.0).to(ACC)
-            lse = tl.load(lse_ptr + row + away, mask=near, other=0.0)
+            away = (di * W + dj) * heads  # in rows of lse and out
+            q = _near_tile(q_ptr, b, i, j, di, dj, stride_qb, stride_qi, stride_qj, d, there, ACC, UNROLL)
+            dout = _near_tile(dout_ptr, b, i, j, di, dj, stride_ob, stride_oi, stride_oj, d, there, ACC, UNROLL)
+            out = tl.load(out_ptr + away * D + row[:, None] * D + d[None, :], mask=there, other=0.0).to(ACC)
+            lse = tl.load(lse_ptr + away + row, mask=near, other=0.0)
             weight = tl.exp(tl.where(near, tl.sum(q * k, 1) * SCALE - lse, float("-inf")))
             ds = weight * tl.sum(dout * (v - out), 1) * SCALE
             dk += ds[:, None] * q
             dv += weight[:, None] * dout
-        tl.store(dk_ptr + flat, dk.to(dk_ptr.dtype.element_ty), mask=mask)
-        tl.store(dv_ptr + flat, dv.to(dv_ptr.dtype.element_ty), mask=mask)
+        tl.store(dk_ptr + row[:, None] * D + d[None, :], dk.to(dk_ptr.dtype.element_ty), mask=mask)
+        tl.store(dv_ptr + row[:, None] * D + d[None, :], dv.to(dv_ptr.dtype.element_ty), mask=mask)
 
 
-def _launch(q):
-    """Grid and blocks for queries (B, H, W, heads, D)."""
-    B, H, W, heads, D = q.shape
-    listed = attention_blocks(blocks_on(q.device), q.dtype)
+def _launch(*tensors):
+    """Grid and blocks for queries and other tensors (B, H, W, heads, D)."""
+    B, H, W, heads, D = tensors[0].shape
+    listed = attention_blocks(blocks_of(*tensors), tensors[0].dtype)
     blocks = next(blocks for blocks in listed if blocks["BLOCK_D"] >= D)
     return (triton.cdiv(B * H * W, blocks["BLOCK_P"]), heads), blocks
 
@@ -255,7 +256,7 @@ def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pad: bool) -> tup
     B, H, W, heads, D = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=accumulator(q.dtype), device=q.device)
-    grid, blocks = _launch(q)
+    grid, blocks = _launch(q, k, v)
     with on_device(q):
         if out.numel():
             _forward[grid](
@@ -289,7 +290,7 @@ def backward(
     dout, q, k, v = map(rows_contiguous, (dout, q, k, v))
     B, H, W, heads, D = q.shape
     dq, dk, dv = (out.new_empty(out.shape if needed else (0,)) for needed in (need_q, need_kv, need_kv))
-    grid, blocks = _launch(q)
+    grid, blocks = _launch(q, k, v, dout)
     with on_device(q):
         if out.numel():
             _backward[grid](

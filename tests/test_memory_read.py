@@ -24,6 +24,7 @@ from fastsquid.ops.dispatch import ImplementationError
 
 kernels = pytest.importorskip("fastsquid.kernels.memory_read", exc_type=ImportError)
 configurations = pytest.importorskip("fastsquid.kernels.configurations")
+launch = pytest.importorskip("fastsquid.kernels.launch")
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -138,7 +139,7 @@ def test_the_choice_is_that_of_the_kernels_own_dots(inputs):
     }[inputs]
     x, bank = (x * 512**-0.5).float(), bank.float()
     indices = read(x, bank, k)[2]
-    blocks = kernels._blocks(x, bank)
+    blocks = launch.blocks_of(x, bank)
     own = functools.reduce(torch.add, kernels._launch_dots(x, bank, *kernels._queue(None, x), blocks))[
         ..., : bank.shape[1]
     ]

@@ -23,6 +23,11 @@ def in_one_program(check):
         check()
 
 
+def on_hopper(check):
+    with pytest.MonkeyPatch.context() as patch:
+        check(patch)
+
+
 MISTAKES = {
     "the last C-block is dropped": (
         "products",
@@ -98,9 +103,15 @@ MISTAKES = {
     ),
     "one neighbor is dropped": (
         "neighbor_attention",
-        "for n in range(8):",
-        "for n in range(7):",
+        "for n in tl.range(8,",
+        "for n in tl.range(7,",
         lambda: attention.test_values_and_gradients((1, 3, 5, 2, 31), "pad"),
+    ),
+    "neighbors of the same row are a row away": (
+        "neighbor_attention",
+        "(di * stride_i)",
+        "((di + 1) * stride_i)",
+        lambda: on_hopper(lambda patch: attention.test_the_blocks_of_an_h100(attention.f32, "mask", patch)),
     ),
     "padded neighbors are not counted": (
         "neighbor_attention",

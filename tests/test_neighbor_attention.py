@@ -45,7 +45,7 @@ def test_one_patch_reads_only_padding():
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_the_largest_grid(border, monkeypatch):
     if DEVICE == "cpu":  # the interpreter pays for every program, so it gets few
-        change_blocks(monkeypatch, attention=[dict(BLOCK_P=256, BLOCK_D=32, num_warps=4)])
+        change_blocks(monkeypatch, attention=[dict(BLOCK_P=256, BLOCK_D=32, UNROLL=8, num_warps=4)])
     check_attention(1, 32, 32, 1, 7, f32, border)
 
 
@@ -57,6 +57,17 @@ def test_the_largest_head():
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_every_dtype(dtype, border):
     check_attention(2, 2, 3, 2, 40, dtype, border)
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16])
+@pytest.mark.parametrize("border", ["pad", "mask"])
+def test_the_blocks_of_an_h100(dtype, border, monkeypatch):
+    """Fewer and more patches than one of its programs owns, with each of its blocks."""
+    hopper = configurations.HOPPER
+    change_blocks(monkeypatch, attention=hopper.attention, attention_half=hopper.attention_half)
+    check_attention(1, 3, 5, 1, 32, dtype, border)
+    check_attention(1, 3, 3, 2, 64, dtype, border)
+    check_attention(1, 2, 2, 1, 80, dtype, border)
 
 
 def test_an_empty_batch():
