@@ -66,7 +66,7 @@ def calls(shape, dtype):
 
     def with_blocks(function):
         def call(blocks):
-            with mock.patch.object(kernels, "_blocks", lambda *tensors: blocks):
+            with mock.patch.object(kernels, "blocks_of", lambda *tensors: blocks):
                 return function()
 
         return call

@@ -40,7 +40,7 @@ SMALL = dict(image_size=64, width=2, discriminator_width=4, epochs=2, batch_size
 OPTIONS = ["--device", "cpu"] if SMALLEST else []
 # Seconds for what is no epoch: starting and compiling, then scores, maps, pictures and packing.
 BEGIN, END = (4, 6) if SMALLEST else (35, 40)
-PROBE = 3  # epochs that show how long one takes; the first is not counted
+PROBE, WARMING = 4, 2  # epochs that show how long one takes, and how many of them compile and capture
 STOPPING = 12  # seconds for a seed that is stopped to save, and for packing
 LARGEST = 16 * 2**20  # bytes of a file that comes back
 
@@ -89,7 +89,7 @@ def measured_epoch(name, seeds):
 
 
 def probed_epoch(config, seeds, work):
-    """Seconds for an epoch of all seeds beside each other; what the slowest of them takes after its first."""
+    """Seconds for an epoch of all seeds beside each other; what the slowest of them takes once it is warm."""
     processes = start(dataclasses.replace(config, epochs=1000), seeds, work)
 
     def ends(seed):
@@ -109,7 +109,7 @@ def probed_epoch(config, seeds, work):
     if min(map(len, times)) < PROBE:
         sys.exit(f"error: {PROBE} epochs of {config.preset} have not ended in time")
     shutil.rmtree(work)
-    return max((end[-1] - end[0]) / (PROBE - 1) for end in times)
+    return max((end[-1] - end[WARMING - 1]) / (PROBE - WARMING) for end in times)
 
 
 def start(config, seeds, work):
