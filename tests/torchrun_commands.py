@@ -7,10 +7,13 @@ commands, the second process is killed (EVENT `kill`) or hears Ctrl-C, alone (`i
 torchrun has started again. Runs draw no pictures, which take longer than the training.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
+import time
 from unittest import mock
 
 import torch
@@ -65,10 +68,23 @@ def uneven_queue():
     return memory.state_dict()
 
 
+def hang_up():
+    """End all connections, as the system does for a process that is killed, and wait until the others have heard.
+
+    Otherwise torchrun might end them before they do.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    time.sleep(5)
+
+
 def watched(*arguments, step=Trainer.step, **options):
     global left
     left -= 1
     if left == 0 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if event == "kill":
+            hang_up()
         os.kill(os.getpid(), signal.SIGKILL if event == "kill" else signal.SIGINT)
     return step(*arguments, **options)
 
