@@ -25,8 +25,8 @@ Where this design spends more:
 - Neighbors are read up to eight times, of the cache: a patch's neighbors belong to the same program or to ones
   beside it. Backward reads eight neighbors' k, v and eight neighbors' q, dout, out: it computes each dout.out up to
   nine times rather than pay a launch for it.
-- Instructions, not bytes, are the limit of the large case. So the loop over the neighbors is unrolled on a chip with
-  blocks of its own, and a thread loads 16 bytes also of 16-bit numbers. For unaligned inputs that spills registers.
+- Instructions, not bytes, are the limit of the large case. So a chip with blocks of its own adds one number to a
+  patch's address for each neighbor, and a thread loads 16 bytes also of 16-bit numbers. Unaligned inputs would spill.
 docs/kernels.md has what was measured.
 
 Precision: everything is computed in float32 (float64 for float64), with plain multiplications and additions.
@@ -67,7 +67,7 @@ def _tile(ptr, b, i, j, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr
 def _near_tile(ptr, b, i, j, di, dj, stride_b, stride_i, stride_j, d, mask, ACC: tl.constexpr, UNROLL: tl.constexpr):
     """Features of the patches (di, dj) away from (b, i, j).
 
-    Unrolled, their distance is one number for all patches, and the compiler computes a patch's own address once.
+    Unrolled, their distance is one number for all patches, and a patch's own address is computed once for all eight.
     """
     if UNROLL == 8:
         ptr += (di * stride_i).to(tl.int64) + dj * stride_j
@@ -102,7 +102,7 @@ def _forward(
     stride_vh,  # of v, per head
     BLOCK_P: tl.constexpr,  # patches per program
     BLOCK_D: tl.constexpr,  # at least D
-    UNROLL: tl.constexpr,  # neighbors per turn of the loop, 1 or all 8
+    UNROLL: tl.constexpr,  # 8: one offset per neighbor for all patches; 1: each patch computes its neighbors' addresses
     SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
     """out = softmax of q.k * SCALE over the eight neighbors, times v.
@@ -175,7 +175,7 @@ def _backward(
     stride_oh,  # of dout, per head
     BLOCK_P: tl.constexpr,  # patches per program
     BLOCK_D: tl.constexpr,  # at least D
-    UNROLL: tl.constexpr,  # neighbors per turn of the loop, 1 or all 8
+    UNROLL: tl.constexpr,  # 8: one offset per neighbor for all patches; 1: each patch computes its neighbors' addresses
     SCALE: tl.constexpr,  # of the logits, 1 / sqrt(D)
 ):
     """dq of the patches from the neighbors they look at, dk and dv from the neighbors that look at them.
@@ -221,7 +221,7 @@ def _backward(
             ni, nj = i + di, j + dj
             near = own & (ni >= 0) & (ni < H) & (nj >= 0) & (nj < W)
             there = near[:, None] & inner
-            away = (di * W + dj) * heads  # in rows of lse and out
+            away = ((di * W + dj) * heads).to(tl.int64)  # in rows of lse and out
             q = _near_tile(q_ptr, b, i, j, di, dj, stride_qb, stride_qi, stride_qj, d, there, ACC, UNROLL)
             dout = _near_tile(dout_ptr, b, i, j, di, dj, stride_ob, stride_oi, stride_oj, d, there, ACC, UNROLL)
             out = tl.load(out_ptr + away * D + row[:, None] * D + d[None, :], mask=there, other=0.0).to(ACC)

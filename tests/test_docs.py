@@ -378,6 +378,17 @@ def attention_prediction_table():
     return lines
 
 
+def test_the_attentions_instructions_are_those_of_its_programs():
+    """What attention.csv says of the present kernels, in the table of resources.md."""
+    found = {}
+    for line in (RESULTS / "resources.md").read_text().splitlines():
+        if match := re.match(r"\| neighbor_attention\.(\w+) \| P (\d+), D 64, UNROLL 8, num_warps 1 \| (\w+) \|", line):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found[match[1], {"fp32": "float32", "bf16": "bfloat16"}[match[3]]] = match[2], cells[5]
+    rows = gpu_rows("attention", "kernel", "dtype")
+    assert found == {key: (row["after_patches"], row["after_instructions"]) for key, row in rows.items()}
+
+
 def gpu_training_table():
     """Lines: a cycle of training steps and an epoch on the GPU, and how often the host launches something."""
     lines = [

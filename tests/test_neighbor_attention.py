@@ -30,8 +30,10 @@ def test_values_and_gradients(shape, border):
 
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_smallest_attention(border):
-    """For the compute sanitizer."""
+    """For the compute sanitizer: unaligned, and aligned with blocks of a chip's own."""
     check_attention(2, 2, 3, 2, 5, f32, border)
+    check_attention(2, 2, 3, 2, 16, f32, border)
+    check_attention(2, 2, 3, 2, 16, bf16, border)
 
 
 def test_one_patch_reads_only_padding():
@@ -57,14 +59,16 @@ def test_the_largest_head():
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_every_dtype(dtype, border):
     check_attention(2, 2, 3, 2, 40, dtype, border)
+    check_attention(2, 2, 3, 2, 48, dtype, border)  # aligned
 
 
-@pytest.mark.parametrize("dtype", [f32, bf16])
+@pytest.mark.parametrize("dtype", [f32, bf16, f16])
 @pytest.mark.parametrize("border", ["pad", "mask"])
 def test_the_blocks_of_an_h100(dtype, border, monkeypatch):
     """Fewer and more patches than one of its programs owns, with each of its blocks."""
     hopper = configurations.HOPPER
     change_blocks(monkeypatch, attention=hopper.attention, attention_half=hopper.attention_half)
+    check_attention(1, 1, 3, 1, 32, dtype, border)
     check_attention(1, 3, 5, 1, 32, dtype, border)
     check_attention(1, 3, 3, 2, 64, dtype, border)
     check_attention(1, 2, 2, 1, 80, dtype, border)
@@ -125,8 +129,8 @@ def test_strided_inputs_are_not_copied(monkeypatch):
 def test_beyond_two_to_the_31_elements():
     far = 2**31 + 64
     storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage((far + 4096) * 2, device=DEVICE))
-    q = storage.as_strided((2, 1, 2, 1, 4), (far, 8, 4, 4, 1))
-    q.copy_(randn(2, 1, 2, 1, 4, dtype=bf16))
+    q = storage.as_strided((2, 1, 2, 1, 16), (far, 32, 16, 16, 1))  # aligned
+    q.copy_(randn(2, 1, 2, 1, 16, dtype=bf16))
     for tensor in (q, q.permute(1, 0, 2, 3, 4), q.permute(1, 2, 0, 3, 4), q.permute(1, 3, 2, 0, 4)):
         truth = reference.neighbor_attention(tensor.double(), tensor.double(), tensor.double())
         torch.testing.assert_close(attend(tensor, tensor, tensor).double(), truth, rtol=2e-2, atol=2e-2)
