@@ -36,6 +36,11 @@ class Blocks(NamedTuple):
     gather_programs: int  # that `_select_gather` aims at when it divides the columns of a row
 
 
+PORTABLE_ATTENTION = [
+    dict(BLOCK_P=4, BLOCK_D=32, UNROLL=1, num_warps=1),
+    dict(BLOCK_P=2, BLOCK_D=64, UNROLL=1, num_warps=1),
+    dict(BLOCK_P=1, BLOCK_D=256, UNROLL=1, num_warps=1),
+]
 # For chips of which nothing was measured, and with little shared memory: 64 KiB a program at most.
 PORTABLE = Blocks(
     dots=[
@@ -62,16 +67,8 @@ PORTABLE = Blocks(
         dict(BLOCK_B=16, BLOCK_N=32, BLOCK_C=64, num_warps=4, num_stages=3),
         dict(BLOCK_B=32, BLOCK_N=64, BLOCK_C=64, num_warps=4, num_stages=3),
     ],
-    attention=[
-        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=1, num_warps=1),
-        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=1, num_warps=1),
-        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=1, num_warps=1),
-    ],
-    attention_half=[
-        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=1, num_warps=1),
-        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=1, num_warps=1),
-        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=1, num_warps=1),
-    ],
+    attention=PORTABLE_ATTENTION,
+    attention_half=PORTABLE_ATTENTION,
     multiprocessors=132,
     dots_programs=264,
     dots_columns=128,
@@ -101,11 +98,7 @@ HOPPER = PORTABLE._replace(
         dict(BLOCK_B=32, BLOCK_N=128, BLOCK_C=128, num_warps=8, num_stages=3),
     ],
     # Not measured: 16 bytes or more for each thread of a warp, and all eight neighbors unrolled.
-    attention=[
-        dict(BLOCK_P=4, BLOCK_D=32, UNROLL=8, num_warps=1),
-        dict(BLOCK_P=2, BLOCK_D=64, UNROLL=8, num_warps=1),
-        dict(BLOCK_P=1, BLOCK_D=256, UNROLL=8, num_warps=1),
-    ],
+    attention=[block | {"UNROLL": 8} for block in PORTABLE_ATTENTION],
     attention_half=[
         dict(BLOCK_P=8, BLOCK_D=32, UNROLL=8, num_warps=1),
         dict(BLOCK_P=4, BLOCK_D=64, UNROLL=8, num_warps=1),
