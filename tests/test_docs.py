@@ -318,7 +318,7 @@ def chip_table():
 
 
 def gpu_rows(name, *keys):
-    """Rows of what the GPU measured, by the columns named."""
+    """{values of the columns `keys`: row} of a CSV in bench/results/h200."""
     with open(RESULTS / f"h200/{name}.csv", newline="") as file:
         return {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
 
