@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastsquid.model.layers import Layers
 from fastsquid.model.patches import to_image, to_patches
 from fastsquid.training.losses import discriminator_loss, generator_loss
 
@@ -191,11 +192,27 @@ class Generator(nn.Module):
         return decoder.activation(decoder.output(x)), levels
 
 
+class PublishedLayers(Layers):
+    """Every layer as it is: the published code adds and trains every bias."""
+
+    def forward(self, x, norm="running"):
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 class Trainer:
-    """The published iteration, in the order of work of the config; optimizers as published, PyTorch's defaults."""
+    """The published iteration, in the order of work of the config; optimizers as published, PyTorch's defaults.
+
+    It changes the layers of the detector that it gets.
+    """
 
     def __init__(self, detector):
         self.detector, self.config = detector, detector.config
+        for module in list(detector.modules()):
+            for name, layers in module.named_children():
+                if isinstance(layers, Layers):
+                    setattr(module, name, PublishedLayers(*layers).requires_grad_(True))
         self.generator = Generator(detector.generator)
         c = self.config
         self.generator_optimizer = torch.optim.Adam(

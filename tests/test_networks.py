@@ -2,19 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import ROWS
 
 from fastsquid.config import ABLATIONS, PRESETS, preset
 from fastsquid.model.detector import Detector
-from fastsquid.model.networks import (
-    Discriminator,
-    Encoder,
-    Generator,
-    instance_norm_by_moments,
-    upsample,
-    upsample_by_taps,
-)
+from fastsquid.model.networks import Discriminator, Encoder, Generator
 from fastsquid.model.patches import to_image, to_patches
 from fastsquid.training.trainer import Trainer
 
@@ -46,31 +38,6 @@ def test_maps_keep_their_layout(grid):
     assert stitched.is_contiguous() and moved.is_contiguous(memory_format=last)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_both_ways_to_normalize_an_image(layout):
-    """PyTorch's, and the one that reads channels_last maps as they are."""
-    x = (10 + torch.randn(2, 3, 5, 6, dtype=torch.float64)).to(memory_format=layout).requires_grad_()
-    weight, bias = torch.randn(2, 3, dtype=torch.float64)
-    results = [F.instance_norm(x, weight=weight, bias=bias), instance_norm_by_moments(x, weight, bias, 1e-5)]
-    assert results[1].is_contiguous(memory_format=layout)
-    gradients = [torch.autograd.grad(out.sin().sum(), x)[0] for out in results]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-13)
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (5, 6), (8, 8)], ids=str)
-def test_both_ways_to_double_a_map(size):
-    """PyTorch's, and the one whose backward has no atomics on a GPU."""
-    x = torch.randn(2, 3, *size, dtype=torch.float64).requires_grad_()
-    theirs, ours = upsample(x), upsample_by_taps(x)
-    assert theirs.shape == (2, 3, 2 * size[0], 2 * size[1]) and ours.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
-    upstream = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad(out, x, upstream)[0] for out in (ours, theirs)]
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
-    assert torch.autograd.gradcheck(upsample_by_taps, x)
-
-
 def test_encoder_levels():
     features = Encoder(preset("squid"))(torch.randn(2, 1, 64, 64))
     assert [tuple(f.shape[1:]) for f in features] == [
@@ -96,8 +63,9 @@ def test_every_preset_trains_an_iteration_of_one_image(name):
     expected |= {"teacher", "distillation"} if config.distillation else set()
     expected |= {"entropy"} if config.entropy_weight else set()
     assert set(losses) == expected
-    moved = [n for n, p in trainer.detector.named_parameters() if not torch.equal(p, before[n])]
-    assert len(moved) > 0.9 * len(before)
+    trained = {n for n, p in trainer.detector.named_parameters() if p.requires_grad}
+    moved = {n for n, p in trainer.detector.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= trained and len(moved) > 0.9 * len(trained)
     assert all(p.isfinite().all() for p in trainer.detector.parameters())
 
 

@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..config import COMBINED, Config
 from ..ops.dispatch import Impl
+from .layers import BATCH_NORMS
 from .networks import Discriminator, Generator, Reconstruction, soft_minimum
 from .patches import to_patches
 
@@ -98,7 +99,7 @@ class Detector(nn.Module):
             if isinstance(layers, nn.Sequential):
                 for i in range(len(layers) - 1):
                     first, second = layers[i], layers[i + 1]
-                    if isinstance(first, nn.Conv2d) and isinstance(second, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+                    if isinstance(first, nn.Conv2d) and isinstance(second, BATCH_NORMS):
                         layers[i] = fuse_conv_bn_eval(first, second)
                         layers[i + 1] = nn.Identity()
         if detector.generator.inpaint is not None:

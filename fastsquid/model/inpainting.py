@@ -11,6 +11,7 @@ from ..config import Config
 from ..ops import neighbor_attention
 from ..ops.checks import Border
 from ..ops.dispatch import Impl
+from .layers import Layers
 from .memory import SpaceAwareMemory
 from .patches import layout_of, to_map
 
@@ -158,9 +159,7 @@ class InpaintingBlock(nn.Module):
             self.mix = NeighborTransformer(config.token_dim, config.heads, config.border, config.ff_dropout, impl)
         elif config.inpainting == "convolution":
             self.mix = NeighborConvolution(config.token_dim)
-        self.expand = nn.Sequential(
-            nn.Conv2d(inner + bits, config.channels, 1), nn.BatchNorm2d(config.channels), nn.ReLU()
-        )
+        self.expand = Layers(nn.Conv2d(inner + bits, config.channels, 1), nn.BatchNorm2d(config.channels), nn.ReLU())
         index = torch.arange(config.patches)
         code = torch.stack([index >> bit & 1 for bit in reversed(range(bits))], dim=1)
         self.register_buffer("code", code[:, :, None, None].float(), persistent=False)  # (P, bits, 1, 1)

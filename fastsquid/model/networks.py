@@ -5,99 +5,15 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..config import Config
 from ..ops.dispatch import Impl
 from .inpainting import InpaintingBlock, Rebuilt, masked_shortcut
+from .layers import Block, Layers, upsample
 from .memory import SpaceAwareMemory2d
 from .patches import to_image, to_patches
-
-
-class Block(nn.Module):
-    """Residual block: conv-BN-ReLU, then conv-BN-ReLU-conv-BN added to it, ReLU.
-
-    Args:
-        channels_in: C of the input.
-        channels: C' of the output.
-        stride: of the first convolution.
-    """
-
-    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
-        super().__init__()
-
-        def conv(c: int, s: int = 1) -> nn.Conv2d:
-            return nn.Conv2d(c, channels, 3, stride=s, padding=1)
-
-        self.conv1 = nn.Sequential(conv(channels_in, stride), nn.BatchNorm2d(channels), nn.ReLU())
-        self.conv2 = nn.Sequential(
-            conv(channels), nn.BatchNorm2d(channels), nn.ReLU(), conv(channels), nn.BatchNorm2d(channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, C', h / stride, w / stride) from x (N, C, h, w)."""
-        x = self.conv1(x)
-        return F.relu(self.conv2(x) + x)
-
-
-def upsample(x: Tensor) -> Tensor:
-    """Double the height and width of feature maps by bilinear interpolation (`align_corners=False`).
-
-    Args:
-        x: (N, C, h, w), floating point.
-
-    Returns:
-        (N, C, 2 h, 2 w).
-    """
-    # PyTorch's backward on a GPU adds with atomics, four per cell: slow, and in an order that changes from run to run.
-    # On a CPU it does not, and is the faster one there.
-    if x.is_cuda and torch.is_grad_enabled():
-        return upsample_by_taps(x)
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def upsample_by_taps(x: Tensor) -> Tensor:
-    """Compute `upsample` from slices alone: its backward adds in a fixed order, and fuses under torch.compile.
-
-    The result is channels_last.
-    """
-    # With channels as the last dimension, torch.compile too keeps every intermediate in this layout.
-    return _double(_double(x.permute(0, 2, 3, 1), 1), 2).permute(0, 3, 1, 2)
-
-
-def _double(x: Tensor, dim: int) -> Tensor:
-    """Double one dimension by linear interpolation: each output is 3/4 of its nearest input and 1/4 of the next."""
-    n = x.shape[dim]
-    before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, n - 1)], dim)
-    after = torch.cat([x.narrow(dim, 1, n - 1), x.narrow(dim, n - 1, 1)], dim)
-    return torch.stack([torch.lerp(x, before, 0.25), torch.lerp(x, after, 0.25)], dim + 1).flatten(dim, dim + 1)
-
-
-def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalize each channel of each image by its own mean and variance.
-
-    Args:
-        x: (N, C, h, w).
-        weight, bias: (C,), scale and shift after the normalization.
-        eps: added to the variance.
-
-    Returns:
-        (N, C, h, w).
-    """
-    # On a GPU, PyTorch's copies channels_last maps to the other layout and back, and takes several times as long.
-    # On a CPU it is the faster one. In half precision, as in training, the moments would be rounded.
-    if x.is_cuda and x.dtype == weight.dtype:
-        return instance_norm_by_moments(x, weight, bias, eps)
-    return F.instance_norm(x, weight=weight, bias=bias, eps=eps)
-
-
-def instance_norm_by_moments(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Compute `instance_norm` from two passes over x, in any memory layout."""
-    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-    scale = weight.view(-1, 1, 1) * torch.rsqrt(variance + eps)
-    return torch.addcmul(bias.view(-1, 1, 1) - mean * scale, x, scale)
 
 
 class Encoder(nn.Module):
@@ -279,7 +195,7 @@ class Discriminator(nn.Module):
                 norm = nn.BatchNorm2d(b) if config.discriminator_norm == "batch" else nn.InstanceNorm2d(b, affine=True)
                 layers.append(norm)
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
         self.side = -(-config.image_size // config.discriminator_stride)
         self.logit = normed(nn.Linear(widths[-1] * self.side**2, 1))  # pyright: ignore[reportAttributeAccessIssue]
         self.has_cells = config.discriminator_head == "cells"
@@ -294,13 +210,7 @@ class Discriminator(nn.Module):
                 made with `image`. It changes no running statistics.
             cells: return the logits of the cells; `soft_minimum` turns them into the image's.
         """
-        x = images
-        for layer in self.layers:
-            by_image = norm == "image" and isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm))
-            if by_image or isinstance(layer, nn.InstanceNorm2d):
-                x = instance_norm(x, layer.weight, layer.bias, layer.eps)
-            else:
-                x = layer(x)
+        x = self.layers(images, norm)
         if self.has_cells:
             logits = (x * self.logit.weight.view(x.shape[1:])).sum(1) + self.logit.bias
             return logits if cells else soft_minimum(logits)

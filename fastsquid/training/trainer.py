@@ -69,8 +69,10 @@ class Trainer:
             if self.discriminator is not None and not self.config.gradient_penalty:
                 self.discriminator = _compiled(self.discriminator)
         c = self.config
-        self.generator_parameters = list(detector.generator.parameters())
-        self.generator_optimizer = self._adam(self.generator_parameters, c.weight_decay)
+        parameters = list(detector.generator.parameters())
+        self.generator_parameters = [p for p in parameters if p.requires_grad]
+        # The optimizer counts the others too, as checkpoints do that trained them.
+        self.generator_optimizer = self._adam(parameters, c.weight_decay)
         self.discriminator_optimizer = None
         if detector.discriminator is not None:
             self.discriminator_optimizer = self._adam(list(detector.discriminator.parameters()))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._inductor.utils import run_and_get_code
 
-from fastsquid.model.networks import upsample
+from fastsquid.model.layers import upsample
 
 result = {}
 for name, double in (
