@@ -100,7 +100,7 @@ def train(where, options, data, uncropped, writer):
             if masks is not None:
                 trainer.lungs = inputs[:, 1:]
             trainer.step(change_appearance(inputs[:, :1], config.appearance), i)
-        frozen = trainer.judge.eval().frozen()
+        frozen = trainer.evaluated.eval().frozen()
         standardize(frozen, images)
         clean, perturbed = score_images(frozen, split.images), perturbed_aucs(frozen, uncropped)
         for score in ("combined", "discriminator", "discriminator_image"):

@@ -247,12 +247,12 @@ class Scorer:
             UserError: as for `score`.
         """
 
-        def draw(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        def reconstruct(batch: torch.Tensor) -> dict[str, torch.Tensor]:
             student = self._scored(batch, ())[1]
             assert student is not None  # only `discriminator_image` needs none
             return {"student": student[:, 0]}
 
-        return self._gather(images, batch_size, draw)["student"]
+        return self._gather(images, batch_size, reconstruct)["student"]
 
     def heatmap(
         self, images: Images, kind: str | None = None, batch_size: int = 64, cropped: bool = False
@@ -293,8 +293,8 @@ class Scorer:
         """
         self.normal_map()  # raises before any image is read
         found = self._gather(images, batch_size, self._examine, cropped)
-        drawn, heat = found.pop("drawn"), found.pop("heat")
-        return found, drawn, heat
+        reconstructions, heat = found.pop("reconstructions"), found.pop("heat")
+        return found, reconstructions, heat
 
     def unlike_training(self, images: Images, batch_size: int = 64, cropped: bool = False) -> NDArray[np.float32]:
         """Return how unlike the training images these images are, whatever their score; above 1 counts as unlike.
@@ -384,14 +384,14 @@ class Scorer:
 
     @torch.inference_mode()
     def _examine(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        detector: Any = self.detector  # what `draw` returns differs between a detector and an ensemble
-        drawn = detector.draw(batch)
-        found: _Scored = detector.scores(batch, drawn)
+        detector: Any = self.detector  # what `reconstruct` returns differs between a detector and an ensemble
+        reconstructed = detector.reconstruct(batch)
+        found: _Scored = detector.scores(batch, reconstructed)
         scores, reconstructions = found
-        assert reconstructions is not None  # it is drawn already
-        maps = anomaly_maps(detector, batch, {self.map_name: self.normal_map()}, drawn)
+        assert reconstructions is not None  # they are there already
+        maps = anomaly_maps(detector, batch, {self.map_name: self.normal_map()}, reconstructed)
         given = {name: scores[name] for name in self.score_names}
-        return {**given, "drawn": reconstructions[:, 0], "heat": maps[self.map_name]}
+        return {**given, "reconstructions": reconstructions[:, 0], "heat": maps[self.map_name]}
 
     def _calibration(self) -> Calibration:
         """Return the calibration of the preset's score."""

@@ -112,8 +112,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         config = self._config(begun)
         seed, device = _seed(self.random_state), choose_device(str(self.device))
         images = torch.cat(list(unit_batches(_several(X), config.image_size, crop=config.crop))).to(device)
-        judge = _train(config, images, seed, device, begun)
-        detector = judge.frozen()
+        trained = _train(config, images, seed, device, begun)
+        detector = trained.frozen()
         maps = calibrate_maps(detector, images, maps=forward_maps)
         trained = TrainedDetector(detector, calibrate(detector, images))
         self.scorer_ = Scorer(trained, maps, input_check=fit_check(images))
@@ -180,8 +180,8 @@ def _train(
             for _ in steps.epoch(seed, epoch):
                 pass
             steps.require_finite(epoch, "a lower lr in config may help")
-    standardize(trainer.judge, images)
-    return trainer.judge
+    standardize(trainer.evaluated, images)
+    return trainer.evaluated
 
 
 def _several(X: Any) -> Any:

@@ -167,7 +167,7 @@ def test_optimizers_come_back_in_the_layout_of_their_parameters(unbroken, tmp_pa
     trained.step(torch.rand(3, 1, 64, 64), 0)
     trained.step(torch.rand(3, 1, 64, 64), 1)
     state = CheckpointState(config.to_dict())
-    checkpoint.save_checkpoint(tmp_path, state, trained.judge.state_dict(), saved)
+    checkpoint.save_checkpoint(tmp_path, state, trained.evaluated.state_dict(), saved)
     latest = checkpoint.latest_checkpoint(tmp_path)
     resumed, loaded = trainer()
     checkpoint.load_optimizers(loaded, latest, checkpoint.read_state(latest, config))

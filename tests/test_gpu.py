@@ -89,7 +89,9 @@ def test_captured_steps_follow_eager_ones(system):
 
 def state_of(trainer):
     """Every tensor that training goes on from, and its strides."""
-    found = dict(trainer.detector.state_dict()) | {f"judge.{n}": t for n, t in trainer.judge.state_dict().items()}
+    found = dict(trainer.detector.state_dict()) | {
+        f"evaluated.{n}": t for n, t in trainer.evaluated.state_dict().items()
+    }
     for name, optimizer in (("G", trainer.generator_optimizer), ("D", trainer.discriminator_optimizer)):
         for i, fields in optimizer.state_dict()["state"].items():
             found |= {f"{name}.{i}.{field}": tensor for field, tensor in fields.items()}

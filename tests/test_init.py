@@ -53,7 +53,7 @@ def test_the_weights_are_the_first_runs(first, tmp_path, command, monkeypatch):
 
     def stop(run):
         begun.append(
-            [{k: v.clone() for k, v in detector.state_dict().items()} for detector in (run.detector, run.judge)]
+            [{k: v.clone() for k, v in detector.state_dict().items()} for detector in (run.detector, run.evaluated)]
         )
         return False
 

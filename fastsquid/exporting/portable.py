@@ -69,10 +69,10 @@ class Portable(nn.Module):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return {output: tensor} of images, float32 (B, 1, S, S) in [0, 1] with B at least 1."""
         config = self.detector.config
-        detector: Any = self.detector  # what `draw` returns differs between a detector and an ensemble
-        drawn = detector.draw(images)
-        scores, _ = detector.scores(images, drawn)
-        maps = forward_maps(self.detector, images, drawn)
+        detector: Any = self.detector  # what `reconstruct` returns differs between a detector and an ensemble
+        reconstructed = detector.reconstruct(images)
+        scores, _ = detector.scores(images, reconstructed)
+        maps = forward_maps(self.detector, images, reconstructed)
         anomaly = (maps[config.map] - self.mean) / self.deviation
         if isinstance(self.detector, Ensemble):
             return {"score": scores[config.score], "anomaly_map": anomaly.mean(1)}

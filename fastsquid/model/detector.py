@@ -15,7 +15,7 @@ from .patches import to_patches
 
 # Mean and standard deviation of a standardized image's values: 2.5 deviations fit in [0, 1].
 MEAN, DEVIATION = 0.5, 0.2
-Drawn = tuple[Tensor, Reconstruction]  # what `Detector.draw` returns
+Reconstructed = tuple[Tensor, Reconstruction]  # what `Detector.reconstruct` returns
 
 
 class Detector(nn.Module):
@@ -108,7 +108,7 @@ class Detector(nn.Module):
         # CPU copies it to the other one and back: contiguous convolutions round by the number of images.
         return detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def draw(self, images: Tensor) -> Drawn:
+    def reconstruct(self, images: Tensor) -> Reconstructed:
         """Return the generator's pass, from which scores and maps are computed.
 
         Args:
@@ -122,7 +122,7 @@ class Detector(nn.Module):
             return inputs, self.generator(inputs)
 
     def scores(
-        self, images: Tensor, drawn: Drawn | None = None, names: Collection[str] | None = None
+        self, images: Tensor, reconstructed: Reconstructed | None = None, names: Collection[str] | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the anomaly scores of images and their healthy reconstructions, without gradients.
 
@@ -142,7 +142,7 @@ class Detector(nn.Module):
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
-            drawn: what `draw` returned for them, if it ran already.
+            reconstructed: what `reconstruct` returned for them, if it ran already.
             names: which scores to compute; None for all. The generator does not run for `discriminator_image` alone.
 
         Returns:
@@ -156,26 +156,26 @@ class Detector(nn.Module):
             raise RuntimeError("Detector.scores needs eval mode: call detector.eval() first")
         # torch.compile of PyTorch 2.11 fails in inference mode, at the first linear layer.
         with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
-            return self._scores(images, drawn, self.config.scores if names is None else names)
+            return self._scores(images, reconstructed, self.config.scores if names is None else names)
 
-    def judge_cells(self, images: Tensor, drawn: Drawn | None = None) -> dict[str, Tensor]:
+    def cell_scores(self, images: Tensor, reconstructed: Reconstructed | None = None) -> dict[str, Tensor]:
         """Return minus the discriminator's logit of every cell of images and of their reconstructions.
 
         A discriminator without cells has one, the whole image.
 
         Args:
-            images, drawn: as for `scores`.
+            images, reconstructed: as for `scores`.
 
         Returns:
             {"discriminator": of the reconstruction, "discriminator_image": of the image}, where the config gives these
             scores: minus the logits, each image normalized by its own statistics, float32 (B, side, side), larger =
             more abnormal.
         """
-        inputs, out = drawn or self.draw(images)
+        inputs, out = reconstructed or self.reconstruct(images)
         seen = {"discriminator": out.student.to(images.dtype), "discriminator_image": inputs}
-        return {name: self._judge(each) for name, each in seen.items() if name in self.config.scores}
+        return {name: self._cell_scores(each) for name, each in seen.items() if name in self.config.scores}
 
-    def _judge(self, images: Tensor) -> Tensor:
+    def _cell_scores(self, images: Tensor) -> Tensor:
         assert self.discriminator is not None
         if self.has_cells:
             return -self.discriminator(images, norm="image", cells=True)
@@ -192,14 +192,14 @@ class Detector(nn.Module):
             moments[0], moments[1] = values.mean(), values.std(correction=0).clamp_min(1e-12)
 
     def _scores(
-        self, images: Tensor, drawn: Drawn | None, names: Collection[str]
+        self, images: Tensor, reconstructed: Reconstructed | None, names: Collection[str]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         needed = {*names, *(COMBINED if "combined" in names else ())}
         scores: dict[str, Tensor] = {}
-        if drawn is None and needed == {"discriminator_image"}:
-            scores["discriminator_image"] = self._pool(self._judge(self.to_range(images)))
+        if reconstructed is None and needed == {"discriminator_image"}:
+            scores["discriminator_image"] = self._pool(self._cell_scores(self.to_range(images)))
             return scores, None
-        inputs, out = drawn or self.draw(images)
+        inputs, out = reconstructed or self.reconstruct(images)
         # The discriminator stays in float32: little of the work, and in bfloat16 many of its logits would tie.
         student = out.student.to(images.dtype)
         reconstruction = self.from_range(student)
@@ -209,7 +209,7 @@ class Detector(nn.Module):
             scores |= {"residual": errors.mean(1), "patch_residual": errors.amax(1)}
         for name, seen in (("discriminator", student), ("discriminator_image", inputs)):
             if name in needed:
-                scores[name] = self._pool(self._judge(seen))
+                scores[name] = self._pool(self._cell_scores(seen))
         if "combined" in needed:
             moments = zip(COMBINED, self.usual)
             parts = [(scores[name].float() - mean) / deviation for name, (mean, deviation) in moments]
@@ -221,7 +221,7 @@ class Detector(nn.Module):
         return {name: scores[name] for name in names}, self.restore(reconstruction, images)
 
     def _pool(self, cells: Tensor) -> Tensor:
-        """Return the scores (B,) of images from their cells, as `_judge` returns them."""
+        """Return the scores (B,) of images from their cells, as `_cell_scores` returns them."""
         return -soft_minimum(-cells) if self.has_cells else cells.flatten()
 
 

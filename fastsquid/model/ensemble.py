@@ -37,18 +37,18 @@ class Ensemble(nn.Module):
         """Return the ensemble of the members' `Detector.frozen` copies."""
         return Ensemble([member.frozen(half) for member in self.members], self.moments).eval()
 
-    def draw(self, images: torch.Tensor) -> list[tuple]:
-        """Return `Detector.draw` of every member for images, float32 (B, 1, H, W) in [0, 1]."""
-        return [member.draw(images) for member in self.members]
+    def reconstruct(self, images: torch.Tensor) -> list[tuple]:
+        """Return `Detector.reconstruct` of every member for images, float32 (B, 1, H, W) in [0, 1]."""
+        return [member.reconstruct(images) for member in self.members]
 
     def scores(
-        self, images: torch.Tensor, drawn: list[tuple] | None = None, names: Collection[str] | None = None
+        self, images: torch.Tensor, reconstructed: list[tuple] | None = None, names: Collection[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return the mean of the members' standardized scores, and the mean of their reconstructions.
 
         Args:
             images: float32 (B, 1, H, W) in [0, 1].
-            drawn: what `draw` returned for them, where it is there already.
+            reconstructed: what `reconstruct` returned for them, where it is there already.
             names: as for `Detector.scores`.
 
         Returns:
@@ -58,7 +58,7 @@ class Ensemble(nn.Module):
         Raises:
             RuntimeError: a member is in training mode.
         """
-        every = drawn or [None] * len(self.members)
+        every = reconstructed or [None] * len(self.members)
         found = [member.scores(images, one, names) for member, one in zip(self.members, every)]
         scores = self.combine([scores for scores, _ in found])
         drawings = [drawing for _, drawing in found if drawing is not None]
@@ -82,17 +82,22 @@ class Ensemble(nn.Module):
         }
 
     def every_map(
-        self, give: Callable[..., dict[str, torch.Tensor]], images: torch.Tensor, drawn: list[tuple] | None = None
+        self,
+        give: Callable[..., dict[str, torch.Tensor]],
+        images: torch.Tensor,
+        reconstructed: list[tuple] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return the maps of all members side by side.
 
         Args:
-            give: function of a member, the images and what `Detector.draw` returned for them; it returns a dict of maps
-                (B, H, W).
-            images, drawn: as for `scores`.
+            give: function of a member, the images and what `Detector.reconstruct` returned for them; it returns a
+                dict of maps (B, H, W).
+            images, reconstructed: as for `scores`.
 
         Returns:
             dict of (B, R, H, W).
         """
-        found = [give(member, images, one) for member, one in zip(self.members, drawn or [None] * len(self.members))]
+        found = [
+            give(member, images, one) for member, one in zip(self.members, reconstructed or [None] * len(self.members))
+        ]
         return {name: torch.stack([maps[name] for maps in found], 1) for name in found[0]}

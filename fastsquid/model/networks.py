@@ -157,8 +157,8 @@ class Generator(nn.Module):
             return Reconstruction(student, student_levels, None, None, rebuilt.distance, rebuilt.entropy)
         if self.stop_gradient:
             deepest, skips = deepest.detach(), [skip.detach() for skip in skips]
-        drawn, levels = self.teacher(deepest, skips)
-        return Reconstruction(student, student_levels, drawn, levels, rebuilt.distance, rebuilt.entropy)
+        image, levels = self.teacher(deepest, skips)
+        return Reconstruction(student, student_levels, image, levels, rebuilt.distance, rebuilt.entropy)
 
     def commit(self) -> None:
         """Write the latest training forward into the memory queue; do nothing without a queue."""

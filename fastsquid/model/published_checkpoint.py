@@ -114,8 +114,10 @@ def published_shapes(config: Config, system: str) -> tuple[Shapes, Shapes, Shape
     if system == "simsid":
         dim = config.token_dim
         convolution = {"inpaint_block.conv.weight": (dim, dim, 3, 3), "inpaint_block.conv.bias": (dim,)}
-    every, judge = ({name: tuple(t.shape) for name, t in part.items()} for part in (generator, discriminator))
-    return every, convolution, judge
+    of_generator, of_discriminator = (
+        {name: tuple(t.shape) for name, t in part.items()} for part in (generator, discriminator)
+    )
+    return of_generator, convolution, of_discriminator
 
 
 def require_fitting(published: Tensors, expected: Shapes, optional: Shapes | None = None) -> None:
@@ -264,28 +266,28 @@ def build_detector(
         UserError: they are in the wrong order, of the other system, or of an architecture that is not the published
             one. The message names the tensors that are missing, unexpected or of another shape.
     """
-    drawer, judge = generator.tensors, discriminator.tensors
-    if "regressor.weight" in drawer:
+    weights, other_weights = generator.tensors, discriminator.tensors
+    if "regressor.weight" in weights:
         raise UserError(f"{generator.path} holds a discriminator: give the generator first, the discriminator second")
-    if "out_conv.conv.weight" in judge:
+    if "out_conv.conv.weight" in other_weights:
         raise UserError(f"{discriminator.path} holds a generator: give the generator first, the discriminator second")
-    found = system_of(drawer)
+    found = system_of(weights)
     if found not in (None, system):
         raise UserError(f"{generator.path} holds a generator of {found}: give {found} instead of {system}")
     with _reading(discriminator.path, system, "discriminator"):
-        last = infer_discriminator_width(judge)
+        last = infer_discriminator_width(other_weights)
     with _reading(generator.path, system, "generator"):
-        config = infer_config(drawer, system, last)
-        shapes, unread, judge_shapes = published_shapes(config, system)
-        require_fitting(drawer, shapes, unread)
-        config = infer_parts(config, drawer)
+        config = infer_config(weights, system, last)
+        shapes, unread, other_shapes = published_shapes(config, system)
+        require_fitting(weights, shapes, unread)
+        config = infer_parts(config, weights)
     with _reading(discriminator.path, system, "discriminator"):
-        require_fitting(judge, judge_shapes)
+        require_fitting(other_weights, other_shapes)
     if top_k is not None:
         config = dataclasses.replace(config, top_k=top_k)
 
-    state = {f"generator.{name}": tensor for name, tensor in generator_state(drawer, system, config.levels).items()}
-    state |= {f"discriminator.{name}": tensor for name, tensor in discriminator_state(judge).items()}
+    state = {f"generator.{name}": tensor for name, tensor in generator_state(weights, system, config.levels).items()}
+    state |= {f"discriminator.{name}": tensor for name, tensor in discriminator_state(other_weights).items()}
     if config.memory == "queue":  # a published queue counts as full
         state["generator.inpaint.memory.pointer"] = torch.tensor(0)
         state["generator.inpaint.memory.filled"] = torch.tensor(config.slots)

@@ -22,14 +22,14 @@ Moments = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of a 
 
 
 def forward_maps(
-    detector: Detector | Ensemble, images: torch.Tensor, drawn: Any | None = None
+    detector: Detector | Ensemble, images: torch.Tensor, reconstructed: Any | None = None
 ) -> dict[str, torch.Tensor]:
     """Return the maps that need no gradients, larger = more abnormal.
 
     Args:
         detector: in eval mode.
         images: float (B, 1, H, W) in [0, 1], on the detector's device.
-        drawn: what `detector.draw` returned for them, or None.
+        reconstructed: what `detector.reconstruct` returned for them, or None.
 
     Returns:
         {map: float32 (B, H, W)}; of an ensemble of R detectors (B, R, H, W). The maps are:
@@ -44,17 +44,17 @@ def forward_maps(
           this score to be the one that ranks.
     """
     if isinstance(detector, Ensemble):
-        return detector.every_map(forward_maps, images, drawn)
+        return detector.every_map(forward_maps, images, reconstructed)
     size, grid = images.shape[-1], detector.config.grid
     with torch.no_grad():
-        inputs, out = drawn or detector.draw(images)
+        inputs, out = reconstructed or detector.reconstruct(images)
         seen, student = detector.from_range(inputs), detector.from_range(out.student.to(images.dtype))
         maps = {"residual": smooth((seen - student) ** 2, size / 32)[:, 0]}
         if out.memory_distance is not None:
             distance = out.memory_distance.view(-1, 1, grid, grid)
             maps["memory_distance"] = F.interpolate(distance, size=(size, size), mode="bilinear")[:, 0]
         if detector.has_cells:
-            cells = detector.judge_cells(images, (inputs, out))
+            cells = detector.cell_scores(images, (inputs, out))
             if detector.config.score == "combined":  # as the score adds them
                 first, second = (cells[name] / moments[1] for name, moments in zip(COMBINED, detector.usual))
                 cells["combined"] = first + second
@@ -63,11 +63,13 @@ def forward_maps(
     return {name: values.float() for name, values in maps.items()}
 
 
-def raw_maps(detector: Detector | Ensemble, images: torch.Tensor, drawn: Any | None = None) -> dict[str, torch.Tensor]:
+def raw_maps(
+    detector: Detector | Ensemble, images: torch.Tensor, reconstructed: Any | None = None
+) -> dict[str, torch.Tensor]:
     """Return `forward_maps`, and `grad_cam` if there is a discriminator."""
     if isinstance(detector, Ensemble):
-        return detector.every_map(raw_maps, images, drawn)
-    maps = forward_maps(detector, images, drawn)
+        return detector.every_map(raw_maps, images, reconstructed)
+    maps = forward_maps(detector, images, reconstructed)
     if detector.discriminator is not None:
         maps["grad_cam"] = grad_cam(detector, images).float()
     return maps
@@ -129,18 +131,21 @@ def calibrate_maps(
 
 
 def anomaly_maps(
-    detector: Detector | Ensemble, images: torch.Tensor, calibration: dict[str, Moments], drawn: Any | None = None
+    detector: Detector | Ensemble,
+    images: torch.Tensor,
+    calibration: dict[str, Moments],
+    reconstructed: Any | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return maps in standard deviations from the normal values at each pixel.
 
     Args:
-        detector, images, drawn: as for `forward_maps`.
+        detector, images, reconstructed: as for `forward_maps`.
         calibration: as `calibrate_maps` returns it, or some of its maps.
 
     Returns:
         {map: float32 (B, H, W)} of the calibrated maps; of an ensemble the mean over its members.
     """
-    raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images, drawn)
+    raw = (raw_maps if "grad_cam" in calibration else forward_maps)(detector, images, reconstructed)
     maps = {
         name: (raw[name] - mean.to(images.device)) / deviation.to(images.device)
         for name, (mean, deviation) in calibration.items()

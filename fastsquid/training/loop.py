@@ -77,14 +77,14 @@ class Run:
         self.optimizers: dict[str, torch.optim.Optimizer] = {"generator": self.trainer.generator_optimizer}
         if self.trainer.discriminator_optimizer is not None:
             self.optimizers["discriminator"] = self.trainer.discriminator_optimizer
-        self.judge = self.trainer.judge  # the one that is validated and saved
+        self.evaluated = self.trainer.evaluated  # the one that is validated and saved
         self.state = CheckpointState(self.config.to_dict())
         latest = ckpt.latest_checkpoint(folder)
         if latest:
             self.state = ckpt.read_state(latest, self.config)
             self.state.config = self.config.to_dict()
-            ckpt.load_detector(self.judge, latest, self.state, "last")
-            if self.judge is not detector:
+            ckpt.load_detector(self.evaluated, latest, self.state, "last")
+            if self.evaluated is not detector:
                 ckpt.load_detector(detector, latest, self.state, "training")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
         if distributed.leads():
@@ -172,7 +172,7 @@ class Run:
         return asked and distributed.any_of(self.stop)
 
     def _end_epoch(self) -> None:
-        """Count the epoch as done in every process, and judge it in rank 0."""
+        """Count the epoch as done in every process, and evaluate it in rank 0."""
         frozen = self._require_finite()
         sums, counts = self.steps.totals(self.state.iteration)
         self.state.epoch, self.state.iteration, self.state.sums = self.state.epoch + 1, 0, {}
@@ -180,16 +180,16 @@ class Run:
             self._judge_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
 
     def _judge_epoch(self, losses: dict[str, float], frozen: Detector) -> None:
-        """Validate the judge and write a line of metrics and a checkpoint.
+        """Validate the detector and write a line of metrics and a checkpoint.
 
         Args:
             losses: means over the epoch by name.
-            frozen: frozen copy of the judge.
+            frozen: frozen copy of the evaluated detector.
         """
         state = self.state
         validation = perturbed = criterion = None
         try:
-            standardize(frozen, self.images, self.judge, self.detector)
+            standardize(frozen, self.images, self.evaluated, self.detector)
             if self.validation is not None:
                 validation = validate(frozen, self.validation)
                 if self.config.monitor and self.perturbed is not None:
@@ -217,7 +217,7 @@ class Run:
         state.last = last
         if better:
             state.best = last
-            self.best_tensors = {name: t.detach().clone() for name, t in self.judge.state_dict().items()}
+            self.best_tensors = {name: t.detach().clone() for name, t in self.evaluated.state_dict().items()}
         self.history.append(line)
         if self.board is not None:
             self.board.add(line)
@@ -238,7 +238,7 @@ class Run:
         assert last is not None  # every epoch sets it
         log.info("calibrating the scores on %d training images", len(self.images))
         try:
-            last.calibration = calibrate(self.judge, self.images, self.validation)
+            last.calibration = calibrate(self.evaluated, self.images, self.validation)
             if best is not None and best.epoch == last.epoch:
                 best.calibration = last.calibration
             elif best is not None:
@@ -249,8 +249,8 @@ class Run:
         self._save()
 
     def _best(self) -> Detector:
-        """Return a copy of the judge with the weights of the best epoch. No checkpoint may hold them yet."""
-        detector = copy.deepcopy(self.judge)
+        """Return a copy of the detector with the weights of the best epoch. No checkpoint may hold them yet."""
+        detector = copy.deepcopy(self.evaluated)
         if self.best_tensors is not None:
             detector.load_state_dict(self.best_tensors)
         else:
@@ -271,10 +271,10 @@ class Run:
         ckpt.save_checkpoint(
             self.folder,
             self.state,
-            self.judge.state_dict(),
+            self.evaluated.state_dict(),
             self.optimizers,
             self.best_tensors,
-            None if self.judge is self.detector else self.detector.state_dict(),
+            None if self.evaluated is self.detector else self.detector.state_dict(),
         )
         self.best_tensors, self.saved = None, time.monotonic()
 
@@ -282,16 +282,16 @@ class Run:
         """Stop before a checkpoint with losses or weights that are not finite is written.
 
         Returns:
-            a frozen copy of the judge.
+            a frozen copy of the evaluated detector.
 
         Raises:
             DivergedError: a loss of this epoch, or a score of the first two training images, is not finite.
         """
         self.steps.require_finite(self.state.epoch, self._remedy())
-        frozen = self.judge.eval().frozen()
+        frozen = self.evaluated.eval().frozen()
         try:
             require_finite(frozen, self.images[:2])
-            if self.judge is not self.detector:  # an average shows only later what broke
+            if self.evaluated is not self.detector:  # an average shows only later what broke
                 require_finite(self.detector, self.images[:2])
         except DivergedError as error:
             raise self._diverged(f"after step {self.state.iteration} of epoch {self.state.epoch + 1} {error}") from None
@@ -322,9 +322,9 @@ class Run:
         chosen = state.detector(state.chosen)
         assert chosen is not None and state.last is not None
         if chosen.epoch != state.last.epoch:
-            ckpt.load_detector(self.judge, latest, state, "last")
-            write_scores(self.folder, self.data, score_splits(self.judge, self.data), "-last")
-        ckpt.load_detector(self.judge, latest, state, state.chosen)
+            ckpt.load_detector(self.evaluated, latest, state, "last")
+            write_scores(self.folder, self.data, score_splits(self.evaluated, self.data), "-last")
+        ckpt.load_detector(self.evaluated, latest, state, state.chosen)
         facts = {
             "epochs": self.config.epochs,
             "seconds": round(state.seconds, 1),
@@ -333,7 +333,7 @@ class Run:
             **(state.machine or self._machine()),
         }
         draw_curves(self.history, self.folder / CURVES)
-        report_run(self.folder, self.judge, self.data, self.images, state, self.seed, facts)
+        report_run(self.folder, self.evaluated, self.data, self.images, state, self.seed, facts)
 
     def _machine(self) -> dict[str, Any]:
         """Return what `CheckpointState.machine` holds."""

@@ -42,7 +42,7 @@ class Trainer:
 
     Attributes:
         average: the running mean of the discriminator, or None.
-        judge: the detector that scores: the average's, or the one that trains.
+        evaluated: the detector that is validated and saved: the average's, or the one that trains.
         lungs: where synthetic anomalies may be drawn, as `with_anomaly` takes it, or None.
     """
 
@@ -77,7 +77,7 @@ class Trainer:
         if detector.discriminator is not None:
             self.discriminator_optimizer = self._adam(list(detector.discriminator.parameters()))
         self.average = Average(detector, c.averaging) if c.averaging else None
-        self.judge = detector if self.average is None else self.average.detector
+        self.evaluated = detector if self.average is None else self.average.detector
         self.lungs = None
 
     def _adam(self, parameters: list[nn.Parameter], weight_decay: float = 0.0) -> torch.optim.Adam:
@@ -152,7 +152,7 @@ class Trainer:
         if generator_steps:
             if out is None:
                 out = self._generate(networks, images, teacher=True)
-            logits = self._judge(networks, out.student) if self.config.rejects else None
+            logits = self._logits(networks, out.student) if self.config.rejects else None
             loss, parts = (generator_loss if eager else self.generator_loss)(self.config, images, out, logits)
             self.generator_optimizer.zero_grad()
             (share * loss).backward(inputs=self.generator_parameters)
@@ -181,17 +181,17 @@ class Trainer:
             with self._autocast():
                 penalty, real = gradient_penalty(networks.discriminator, images)
         else:
-            real = self._judge(networks, images, cells)
+            real = self._logits(networks, images, cells)
         fake = None
         if out is not None and self.config.reject_reconstructions:  # cells too: no graph of its own to compile
-            fake = image_logits(self._judge(networks, out.student.detach(), cells))
+            fake = image_logits(self._logits(networks, out.student.detach(), cells))
         loss = discriminator_loss(self.config, image_logits(real), fake)
         loss = loss + self.config.discriminator_weight * weight * penalty
         if self.config.negatives != "none":
             abnormal, masks = with_anomaly(self.config.negatives, self.detector.from_range(images), self.lungs)
             if self.config.value_range == "symmetric":
                 abnormal = abnormal * 2 - 1
-            logits = self._judge(networks, abnormal, cells)
+            logits = self._logits(networks, abnormal, cells)
             loss = loss + negative_loss(self.config, real, logits, masks)
         self.discriminator_optimizer.zero_grad()
         (share * loss).backward()
@@ -202,7 +202,7 @@ class Trainer:
         with self._autocast():
             return networks.generator(images, teacher=teacher)
 
-    def _judge(self, networks: Networks, images: torch.Tensor, cells: bool = False) -> torch.Tensor:
+    def _logits(self, networks: Networks, images: torch.Tensor, cells: bool = False) -> torch.Tensor:
         assert networks.discriminator is not None
         # Images and reconstructions get one dtype and layout: each other one would be another graph to compile.
         if self.half:

@@ -23,7 +23,7 @@ for epoch in range(WARM_UP + 1):  # cutpaste steps the generator once in each
     trainer.set_epoch(epoch)
     for step in steps.begin(0, epoch):
         steps.run(*step)
-    trainer.judge.eval().frozen().scores(torch.zeros(2, *shape[1:], device="cuda"))
+    trainer.evaluated.eval().frozen().scores(torch.zeros(2, *shape[1:], device="cuda"))
 code = [path.read_text() for path in Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.py")]
 result = {
     "graphs": counters["stats"]["unique_graphs"],
