@@ -7,7 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 LOCK ?=
 
-.PHONY: train test lint oldest lock nullcuda compiled
+.PHONY: train test lint oldest lock nullcuda compiled step-cost
 train: .venv/ready
 	.venv/bin/python -m fastsquid.train $(ARGS)
 
@@ -64,9 +64,13 @@ nullcuda: $(NULLCUDA)/nullcuda/libcuda.so.1
 # What torch.compile makes, for bench/gpu.sh on a GPU of this name: docs/gpu.md.
 GPU = NVIDIA H200
 PHASES = step fastsquid simsid squid
+ON_NULLCUDA = LD_PRELOAD=$(CURDIR)/$< LD_LIBRARY_PATH=$(CURDIR)/$(<D) TRITON_LIBCUDA_PATH=$(CURDIR)/$(<D)
 compiled: $(NULLCUDA)/nullcuda/libcuda.so.1
-	NULLCUDA_NAME="$(GPU)" LD_PRELOAD=$(CURDIR)/$< LD_LIBRARY_PATH=$(CURDIR)/$(<D) TRITON_LIBCUDA_PATH=$(CURDIR)/$(<D) \
-		$(NULLCUDA)/bin/python tests/nullcuda/compile_cache.py runs/compiled.tar.xz $(PHASES)
+	NULLCUDA_NAME="$(GPU)" $(ON_NULLCUDA) $(NULLCUDA)/bin/python tests/nullcuda/compile_cache.py runs/compiled.tar.xz $(PHASES)
+
+# How many kernels and bytes a captured training cycle has: docs/kernels.md.
+step-cost: $(NULLCUDA)/nullcuda/libcuda.so.1
+	$(ON_NULLCUDA) OMP_NUM_THREADS=1 $(NULLCUDA)/bin/python tests/nullcuda/step_cost.py bench/results/captured-step.csv simsid squid
 
 $(NULLCUDA)/nullcuda/libcuda.so.1: $(NULLCUDA)/ready tests/nullcuda/nullcuda.c tests/nullcuda/blas.c
 	mkdir -p $(@D)

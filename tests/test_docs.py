@@ -407,6 +407,20 @@ def gpu_training_table():
     return lines
 
 
+def captured_table():
+    """Lines: nodes and bytes of a captured training cycle, without the biases that a normalization subtracts."""
+    lines = [
+        "| preset | nodes of the CUDA graphs | of these, kernels that PyTorch compiled | MB read and written |",
+        "|---|---:|---:|---:|",
+    ]
+    texts = [(RESULTS / f"captured-step{name}.csv").read_text() for name in ("-before", "")]
+    for before, after in zip(*(csv.DictReader(text.splitlines()) for text in texts), strict=True):
+        assert before["preset"] == after["preset"]
+        cells = [f"{before[key]} → {after[key]}" for key in ("nodes", "Triton", "megabytes")]
+        lines.append(f"| `{after['preset']}` | {' | '.join(cells)} |")
+    return lines
+
+
 def gpu_scoring_table():
     """Lines: images per second on the GPU."""
     lines = ["| what | images | order of work | dtype | ms | images/s |", "|---|---:|---|---|---:|---:|"]
@@ -576,7 +590,8 @@ def test_what_processes_send_is_computed(system):
     """Numbers of docs/distributed.md: what two iterations send, and where more processes stop helping."""
     text = page("distributed.md")
     detector, config = Detector(preset(system)), preset(system)
-    sizes = [sum(p.numel() for p in network.parameters()) for network in (detector.generator, detector.discriminator)]
+    networks = detector.generator, detector.discriminator
+    sizes = [sum(p.numel() for p in network.parameters() if p.requires_grad) for network in networks]
     gradients = 4 * (sizes[0] + 2 * sizes[1])
     rows = 4 * config.batch_size * config.patches * config.token_dim if config.memory == "queue" else 0
     cells = [f"{size:,}" for size in sizes] + [f"{gradients / 1e6:.1f}", f"{rows / 1e6:.1f}"]
@@ -661,6 +676,7 @@ def test_tiles_are_the_kernels():
     assert_has("kernels.md", attention_table())
     assert_has("kernels.md", attention_prediction_table())
     assert_has("kernels.md", gpu_training_table())
+    assert_has("kernels.md", captured_table())
     assert_has("kernels.md", gpu_scoring_table())
     assert_has("kernels.md", chip_table())
 
