@@ -178,6 +178,19 @@ def test_sources_of_all_kinds_give_the_rows_of_a_single_process(address, run, tm
     assert schema.names == list(next(iter(expected.values())))
 
 
+def test_a_table_with_a_damaged_page(address, run, tmp_path, command):
+    """Its schema is whole, so the damage is found in the middle of the job."""
+    table, paths = tmp_path / "bytes.parquet", sorted((XRAYS / "test").iterdir())[:2]
+    parquet.write_table(pa.table({"name": ["a", "b"], "bytes": [path.read_bytes() for path in paths]}), table)
+    content = bytearray(table.read_bytes())
+    content[100:300] = bytes(200)
+    table.write_bytes(content)
+    code, _, errors = command(score.main, run, table, "--out", tmp_path / "s.parquet", "--ray")
+    (line,) = errors.splitlines()
+    assert code == 2 and line.startswith("error: a worker has failed (") and str(table) in line
+    assert line.endswith("mend that, and give the same command again")
+
+
 def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, monkeypatch):
     monkeypatch.setattr(jobs, "MOST_ROWS", 100)
     out, csv, killed = tmp_path / "s.parquet", tmp_path / "s.csv", []

@@ -43,6 +43,7 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
         UserError: Ray is not installed, there is no such cluster, or it ends in this block.
     """
     require_ray()
+    import pyarrow as pa
     import ray
     import ray.data
     import ray.exceptions
@@ -65,14 +66,15 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
                 raise UserError(f"{what} ({error}): give its address, or end it by `ray stop`") from None
             raise UserError(f"no Ray cluster could be started on this machine ({error})") from None
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what a worker raises is raised here too
     try:
         yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
-        if isinstance(error.cause, OSError):  # such as a full disk
-            raise UserError(f"a worker has failed ({error.cause}): give the same command again to continue") from None
+        if isinstance(error.cause, (OSError, pa.ArrowInvalid)):  # such as a full disk, or a damaged Parquet file
+            why = str(error.cause).partition("\nTo change retry")[0].replace("\n", " ")  # without Ray's advice
+            raise UserError(f"a worker has failed ({why}): mend that, and give the same command again") from None
         raise
     except (ray.exceptions.RaySystemError, ConnectionError) as error:
         raise UserError(f"the Ray cluster has gone ({error}): give the same command again to continue") from None
