@@ -160,6 +160,7 @@ def test_optimizers_come_back_in_the_layout_of_their_parameters(unbroken, tmp_pa
             for optimizer in optimizers.values()
             for group in optimizer.param_groups
             for parameter in group["params"]
+            if parameter.requires_grad
             for field in ("exp_avg", "exp_avg_sq")
         ]
 
