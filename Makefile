@@ -68,7 +68,7 @@ ON_NULLCUDA = LD_PRELOAD=$(CURDIR)/$< LD_LIBRARY_PATH=$(CURDIR)/$(<D) TRITON_LIB
 compiled: $(NULLCUDA)/nullcuda/libcuda.so.1
 	NULLCUDA_NAME="$(GPU)" $(ON_NULLCUDA) $(NULLCUDA)/bin/python tests/nullcuda/compile_cache.py runs/compiled.tar.xz $(PHASES)
 
-# How many kernels and bytes a captured training cycle has: docs/kernels.md.
+# How many nodes a captured training cycle has, and bytes its compiled graphs move: docs/kernels.md.
 step-cost: $(NULLCUDA)/nullcuda/libcuda.so.1
 	$(ON_NULLCUDA) OMP_NUM_THREADS=1 $(NULLCUDA)/bin/python tests/nullcuda/step_cost.py bench/results/captured-step.csv simsid squid
 

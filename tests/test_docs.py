@@ -410,7 +410,7 @@ def gpu_training_table():
 def captured_table():
     """Lines: nodes and bytes of a captured training cycle, without the biases that a normalization subtracts."""
     lines = [
-        "| preset | nodes of the CUDA graphs | of these, kernels that PyTorch compiled | MB read and written |",
+        "| preset | nodes of the CUDA graphs | of these, Triton kernels | MB read and written |",
         "|---|---:|---:|---:|",
     ]
     texts = [(RESULTS / f"captured-step{name}.csv").read_text() for name in ("-before", "")]

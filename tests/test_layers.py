@@ -16,39 +16,52 @@ def plain(layers):
 
 
 def some_layers(norm):
-    layers = Layers(nn.Conv2d(2, 3, 3, 2, padding=1), norm, nn.ReLU(), nn.Conv2d(3, 2, 1)).double()
+    """Two convolutions that a normalization `norm(C)` follows, and one that none follows, with large biases."""
+    layers = Layers(
+        *(nn.Conv2d(2, 3, 3, 2, padding=1), norm(3), nn.ReLU()),
+        *(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", dilation=1), norm(4), nn.ReLU()),
+        nn.Conv2d(4, 2, 1),
+    ).double()
     with torch.no_grad():
-        layers[0].bias.normal_(0, 5)
+        for i in (0, 3, 6):
+            layers[i].bias.normal_(0, 5)
     return layers
 
 
-@pytest.mark.parametrize(
-    "norm", [nn.BatchNorm2d(3, momentum=0.3), nn.InstanceNorm2d(3, affine=True)], ids=["batch", "instance"]
-)
+def batch_norm(channels):
+    return nn.BatchNorm2d(channels, momentum=0.3)
+
+
+def instance_norm(channels):
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+@pytest.mark.parametrize("norm", [batch_norm, nn.SyncBatchNorm, instance_norm])
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_a_bias_that_is_subtracted_again(norm, train):
     """Outputs, gradients and running statistics are those with the bias. Its gradient, which is 0, is missing."""
-    layers = some_layers(copy.deepcopy(norm))
-    expected = plain(layers)
+    layers = some_layers(norm).train(train)
+    expected, buffers = plain(layers).train(train), [t.data_ptr() for t in layers.buffers()]
     for _ in range(2):
         x = torch.randn(4, 2, 6, 5, dtype=torch.float64)
-        results = [each.train(train)(x) for each in (layers, expected)]
+        results = [each(x) for each in (layers, expected)]
         torch.testing.assert_close(*results, rtol=0, atol=1e-13)
     for out in results:
         out.square().sum().backward()
     torch.testing.assert_close(layers.state_dict(), expected.state_dict(), rtol=0, atol=1e-13)
+    assert buffers == [t.data_ptr() for t in layers.buffers()]  # a CUDA graph reads them again
     found, theirs = ({name: p.grad for name, p in each.named_parameters()} for each in (layers, expected))
-    assert found.pop("0.bias") is None
-    if train or isinstance(norm, nn.InstanceNorm2d):
-        assert theirs.pop("0.bias").abs().max() <= 1e-12 * theirs["0.weight"].abs().max()
-    else:
-        theirs.pop("0.bias")
-    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
+    for name in ("0", "3"):
+        assert found.pop(f"{name}.bias") is None
+        gradient = theirs.pop(f"{name}.bias")
+        if train or norm is instance_norm:
+            assert gradient.abs().max() <= 1e-12 * theirs[f"{name}.weight"].abs().max()
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-11)
 
 
 def test_the_running_mean_of_compiled_layers():
     """torch.compile too adds the bias to it, once per pass, also where two passes come before one backward pass."""
-    layers = some_layers(nn.BatchNorm2d(3, momentum=0.3))
+    layers = some_layers(batch_norm)
     expected = plain(layers)
     torch._dynamo.reset()
     compiled = torch.compile(layers, backend="aot_eager")
@@ -61,9 +74,10 @@ def test_the_running_mean_of_compiled_layers():
     torch.testing.assert_close(layers.state_dict(), expected.state_dict(), rtol=0, atol=1e-13)
 
 
-def test_each_image_by_its_own_statistics():
-    """BatchNorm's scale and shift with the moments of each image; its running statistics stay."""
-    layers = some_layers(nn.BatchNorm2d(3)).eval()
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_each_image_by_its_own_statistics(train):
+    """BatchNorm's scale and shift with the moments of each image, in any mode; its running statistics stay."""
+    layers = some_layers(batch_norm).train(train)
     before = copy.deepcopy(layers.state_dict())
     x = torch.randn(4, 2, 6, 5, dtype=torch.float64)
     one_by_one = torch.cat([plain(layers).train()(image[None]) for image in x])
@@ -71,14 +85,23 @@ def test_each_image_by_its_own_statistics():
     torch.testing.assert_close(layers.state_dict(), before, rtol=0, atol=0)
 
 
-def test_which_biases_train():
-    layers = Layers(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1))
+def test_a_normalization_without_a_convolution_or_a_bias():
+    """No bias is added to the running mean of another layer."""
+    norms = [nn.BatchNorm2d(2) for _ in range(4)]
+    layers = Layers(
+        *(norms[0], nn.Conv2d(2, 2, 1), norms[1], nn.ReLU(), norms[2], nn.Conv2d(2, 2, 1, bias=False), norms[3])
+    ).double()
+    expected, x = plain(layers), torch.randn(4, 2, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(layers(x), expected(x), rtol=0, atol=1e-13)
+    torch.testing.assert_close(layers.state_dict(), expected.state_dict(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("norm", [batch_norm, nn.SyncBatchNorm, instance_norm])
+def test_which_biases_train(norm):
+    layers = Layers(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), norm(2), nn.Conv2d(2, 1, 1))
     assert {name for name, p in layers.named_parameters() if not p.requires_grad} == {"2.bias"}
-    assert {name for name, p in Block(1, 2).named_parameters() if not p.requires_grad} == {
-        "conv1.0.bias",
-        "conv2.0.bias",
-        "conv2.3.bias",
-    }
+    untrained = {name for name, p in Block(1, 2).named_parameters() if not p.requires_grad}
+    assert untrained == {"conv1.0.bias", "conv2.0.bias", "conv2.3.bias"}
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

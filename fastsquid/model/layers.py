@@ -11,19 +11,20 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class Layers(nn.Sequential):
-    """Layers one after the other, where a convolution has no use for its bias if a normalization by the mean follows.
+    """Layers one after the other. In training, a convolution that a normalization follows leaves its bias out.
 
-    The normalization subtracts the bias again, so its gradient is 0. To add it and to sum its gradient, a GPU would
-    read and write every feature map once more. So it is added to BatchNorm's running mean alone, and not trained. The
-    published checkpoints have these biases, and in eval mode BatchNorm needs them.
+    The normalization subtracts the bias again, so it changes no output, and its gradient is 0 but for rounding. To add
+    it, a GPU would read and write each of these feature maps once more, and to sum its gradient read it once more. So
+    the bias is added to BatchNorm's running mean alone, and not trained. The published checkpoints have these biases,
+    and BatchNorm needs them in eval mode.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
         for layer, following in pairwise(self):
             if isinstance(layer, nn.Conv2d) and isinstance(following, (*BATCH_NORMS, nn.InstanceNorm2d)):
-                assert layer.bias is not None
-                layer.bias.requires_grad_(False)
+                if layer.bias is not None:
+                    layer.bias.requires_grad_(False)
 
     def forward(self, x: Tensor, norm: Literal["running", "image"] = "running") -> Tensor:
         """Return (N, C', h', w') from x (N, C, h, w).
@@ -36,14 +37,15 @@ class Layers(nn.Sequential):
             batch_norm = isinstance(layer, BATCH_NORMS)
             if isinstance(layer, nn.Conv2d) and _subtracts_mean(following, norm):
                 left_out = layer.bias
-                x = F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+                x = layer._conv_forward(x, layer.weight, None)
             elif isinstance(layer, nn.InstanceNorm2d) or batch_norm and norm == "image":
                 x = instance_norm(x, layer.weight, layer.bias, layer.eps)
             else:
                 x = layer(x)
-                if batch_norm and layer.training:
+                if batch_norm and layer.training and left_out is not None:
                     # Autograd has kept the tensor, but reads it in eval mode alone: `data` is not watched.
                     layer.running_mean.data.add_(left_out, alpha=layer.momentum)
+                left_out = None
         return x
 
 

@@ -19,7 +19,9 @@ for preset in sys.argv[2:]:
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TORCH_LOGS": "inductor_metrics"}
         call = [sys.executable, str(Path(__file__).with_name("compiled.py")), preset, "bf16"]
-        errors = subprocess.run(call, env=environment, check=True, stderr=subprocess.PIPE, text=True).stderr
+        done = subprocess.run(call, env=environment, stderr=subprocess.PIPE, text=True)
+    errors = done.stderr
+    assert done.returncode == 0, errors
     graphs = re.findall(r"captured (\d+) nodes: (.*)", errors)
     assert len(graphs) == 2, errors
     row = {"preset": preset, "nodes": sum(int(nodes) for nodes, _ in graphs), **dict.fromkeys(KINDS, 0)}
