@@ -188,7 +188,7 @@ def test_a_table_with_a_damaged_page(address, run, tmp_path, command):
     code, _, errors = command(score.main, run, table, "--out", tmp_path / "s.parquet", "--ray")
     (line,) = errors.splitlines()
     assert code == 2 and line.startswith("error: a worker has failed (") and str(table) in line
-    assert line.endswith("mend that, and give the same command again")
+    assert line.endswith("when the cause is gone, give the same command again")
 
 
 def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, monkeypatch):

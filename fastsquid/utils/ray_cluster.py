@@ -74,7 +74,9 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
             raise UserError(str(error.cause)) from None
         if isinstance(error.cause, (OSError, pa.ArrowInvalid)):  # such as a full disk, or a damaged Parquet file
             why = str(error.cause).partition("\nTo change retry")[0].replace("\n", " ")  # without Ray's advice
-            raise UserError(f"a worker has failed ({why}): mend that, and give the same command again") from None
+            raise UserError(
+                f"a worker has failed ({why}): when the cause is gone, give the same command again"
+            ) from None
         raise
     except (ray.exceptions.RaySystemError, ConnectionError) as error:
         raise UserError(f"the Ray cluster has gone ({error}): give the same command again to continue") from None
