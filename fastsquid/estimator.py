@@ -16,7 +16,7 @@ from sklearn.utils.validation import (  # pyright: ignore[reportMissingTypeStubs
 
 from . import config as configuration
 from .api import Scorer
-from .data.inputs import Images, unit_batches
+from .data.inputs import Images, require_normal_folders, unit_batches
 from .errors import UserError
 from .model.detector import Detector
 from .models import resolve
@@ -102,14 +102,15 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             the estimator itself.
 
         Raises:
-            ValueError: an image that cannot be used, a parameter out of its range, weights of `init` that do not fit
-                the configuration, or a training that diverged.
+            ValueError: an image that cannot be used, a folder whose images are not known to be healthy, a parameter
+                out of its range, weights of `init` that do not fit the configuration, or a training that diverged.
         """
         contamination = self.contamination
         if not isinstance(contamination, Real) or not 0 <= contamination <= 0.5:
             raise UserError(f"contamination = {contamination!r} should be a share from 0 to 0.5")
         begun = None if self.init is None else load_run(resolve(self.init))
         config = self._config(begun)
+        require_normal_folders(X)
         seed, device = _seed(self.random_state), choose_device(str(self.device))
         images = torch.cat(list(unit_batches(_several(X), config.image_size, crop=config.crop))).to(device)
         trained = _train(config, images, seed, device, begun)

@@ -23,7 +23,7 @@ import fastsquid
 from fastsquid import train
 from fastsquid.config import preset
 from fastsquid.data import read_image
-from fastsquid.errors import DivergedError
+from fastsquid.errors import DivergedError, UserError
 from fastsquid.estimator import AnomalyDetector
 
 NORMAL = sorted((XRAYS / "train" / "NORMAL").iterdir())
@@ -281,6 +281,18 @@ def test_random_state():
     assert same_weights(fit(np.random.RandomState(3)), fit(np.random.RandomState(3)))
     np.random.seed(0)
     assert not same_weights(fit(None), fit(None))  # drawn from NumPy's
+
+
+@pytest.mark.parametrize("folder", ["", "train", "train/PNEUMONIA", "val"])
+def test_a_folder_with_sick_images_is_rejected(folder):
+    with pytest.raises(UserError, match=r"not known which images .* are healthy.*fit count as normal"):
+        tiny().fit(XRAYS / folder)
+    with pytest.raises(UserError, match="not known which images"):
+        tiny().fit([str(XRAYS / "train" / "NORMAL"), str(XRAYS / folder)])
+
+
+def test_a_folder_of_healthy_images_is_fitted():
+    assert tiny().fit(XRAYS / "train" / "NORMAL").scorer_ is not None
 
 
 def test_fit_in_a_thread(fitted):

@@ -17,8 +17,10 @@ from PIL import Image
 
 from ..errors import UserError
 from .dicom.kinds import NOTHING_ELSE, Accept
-from .finding import find_images
+from .finding import find_files, find_images
 from .images import ImageError, convert_array, convert_dataset, convert_image, read_image, to_unit
+from .labels import require_all_normal
+from .names import PATH_NAMES
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -106,6 +108,18 @@ def unit_batches(
         raise first
     if batch:
         yield torch.stack(batch)[:, None]
+
+
+def require_normal_folders(images: Any) -> None:
+    """Check folders among images that all count as healthy, as the training command checks a folder.
+
+    Raises:
+        UserError: a folder's images are not known to be healthy (`labels.require_all_normal`).
+    """
+    for each in images if isinstance(images, (list, tuple)) else [images]:
+        if isinstance(each, (str, os.PathLike)) and os.path.isdir(each):
+            remedy = "all images of fit count as normal: give the folder of the healthy ones, or a list of their files"
+            require_all_normal(Path(each), find_files(each), PATH_NAMES, remedy)
 
 
 def _single(images: Any) -> Iterator[Any]:

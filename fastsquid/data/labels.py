@@ -51,7 +51,13 @@ _MOST_CLASSES = 20
 _HEAD = 2**16  # bytes of a file that are looked at
 
 
-def require_all_normal(root: Path, found: Found, names: Names) -> None:
+_TO_FOLDER = (
+    "there is no folder NORMAL. Put the healthy images into train/NORMAL, or give --all-normal if all of them are "
+    "healthy"
+)
+
+
+def require_all_normal(root: Path, found: Found, names: Names, remedy: str = _TO_FOLDER) -> None:
     """Reject a plain folder whose images are not known to be healthy.
 
     Two things say so. First, a label file in the folder, or in the two folders above it (`_is_label_file`). Above a
@@ -62,12 +68,12 @@ def require_all_normal(root: Path, found: Found, names: Names) -> None:
         root: the folder.
         found: its files.
         names: what messages call files.
+        remedy: the end of the message.
 
     Raises:
         UserError: names the label files or the class folders, and what to do.
     """
     folders = _class_folders(root, [path.relative_to(root) for path in found.images])
-    remedy = "there is no folder NORMAL. Put the healthy images into train/NORMAL"
     _reject(root, list(islice(_label_files(root, found), 4)), folders, names, remedy)
 
 
@@ -90,7 +96,10 @@ def require_all_normal_samples(
     """
     files = islice(filter(_may_hold_a_label, notes), 4)
     named = [Path(note.as_posix()).relative_to(root) for note in files]
-    remedy = "no image has a class. Write a .cls beside every image, 0 for normal and 1 for abnormal"
+    remedy = (
+        "no image has a class. Write a .cls beside every image, 0 for normal and 1 for abnormal, or give --all-normal "
+        "if all of them are healthy"
+    )
     _reject(root, named, _class_folders(root, images), names, remedy)
 
 
@@ -111,10 +120,7 @@ def _reject(root: Path, files: Sequence[Path], folders: Sequence[str], names: Na
         looks = "s {} look like classes" if len(folders) > 1 else " {} looks like a class"
         reasons.append(f"the folder{looks.format(_first(folders, names))}")
     if reasons:
-        raise UserError(
-            f"it is not known which images of {root} are healthy: {', '.join(reasons)}, and {remedy}, or give "
-            "--all-normal if all of them are healthy"
-        )
+        raise UserError(f"it is not known which images of {root} are healthy: {', '.join(reasons)}, and {remedy}")
 
 
 def _first(found: Sequence[Path | str], names: Names) -> str:
