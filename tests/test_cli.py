@@ -92,6 +92,42 @@ def test_ctrl_c_during_imports_is_one_line(error):
     assert done.returncode == 130 and done.stderr == "error: interrupted\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to send there")
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    """As `docker stop` and Slurm send it. A fork that gets it ends without a word."""
+    code = f"""if True:
+        import os, signal, time
+        from fastsquid.utils.cli import run_command
+        from fastsquid.utils.files import replacing
+
+        def main():
+            begun, end = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(end, b"a signal during the fork would be lost")
+                time.sleep(60)
+                os._exit(1)
+            os.read(begun, 1)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+            with replacing({str(tmp_path / "out.csv")!r}):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+
+        run_command(main)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 143 and done.stderr == "error: interrupted\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output_is_no_error(closed):
+    """As a daemon has it."""
+    code = "from fastsquid.utils.cli import run_command; run_command(lambda: print('done'))"
+    assert subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]).returncode == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
 def test_ctrl_c_before_the_command_begins_is_no_traceback(tmp_path):
     """While the command's own modules are imported; sitecustomize makes the first of them send the signal."""

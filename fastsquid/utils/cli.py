@@ -382,18 +382,26 @@ def reject_repeated(seeds: list[int]) -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit. Bad input is reported in one line, with exit code 2; Ctrl-C too, with exit code 130.
+    """Run a command and exit. Bad input is reported in one line, with exit code 2.
+
+    Ctrl-C and SIGTERM are too, with exit codes 130 and 143; what is half-written is removed.
 
     Args:
         main: of the command; it returns an exit code, or None for 0.
     """
-    pressed: list[bool] = []
+    pressed: list[int] = []
+    process = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> NoReturn:
-        pressed.append(True)
+        if os.getpid() != process:  # a fork of this process, which somebody ends
+            os._exit(128 + number)
+        pressed.append(number)
         raise KeyboardInterrupt
 
-    handler = signal.getsignal(signal.SIGINT)
+    _open_streams()
+    handler, terminated = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    if terminated == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, note)
     # Not if a shell has started this in the background: then it is SIG_IGN.
     if handler in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, note)
@@ -429,11 +437,19 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         elif isinstance(error, SystemExit) or not interrupted:
             raise
         else:
-            code = _fail("interrupted", 130)
+            code = _fail("interrupted", 128 + pressed[-1] if pressed else 130)
     finally:
         signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, terminated)
     stop_compile_workers()
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Give standard output and error that are closed, as in a daemon, a place that drops what is printed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # to the end of the process
 
 
 def _print_anything() -> None:
