@@ -34,12 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     # Imported after the options are parsed, so that --help needs no PyTorch.
     from .models import output_folder, resolve
+    from .runs.folder import reject_own_file
 
     folder = resolve(options.run)
     pictures = Path(options.out or output_folder(folder, "evaluation"))
     require_new_in(pictures, [f"{name}.png" for name in ("roc", "precision_recall")], options.overwrite)
     if options.json:
         require_new(options.json, options.overwrite)
+        reject_own_file(options.json)
     from sklearn.metrics import roc_auc_score
 
     from .data.dicom.kinds import Accept

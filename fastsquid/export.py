@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     from .exporting.portable import READERS, WRITERS, require_packages
     from .exporting.verification import IMAGES, agreement_table, compare, require_agreement
     from .runs.data import data_of, real_images
+    from .runs.folder import reject_own_file
 
+    reject_own_file(out)
     reading = ("data", "skip_unreadable", "anonymous", "accept_body", "accept_view")
     if not options.verify and (given := [name for name in reading if getattr(options, name)]):
         name = f"--{given[0].replace('_', '-')}"

@@ -35,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int | None:
     from .reporting.images import csv_images, folder_images, is_data_set, label_images, split_images
     from .reporting.page import page
     from .runs.data import open_run_data, reject_redrawn
-    from .runs.folder import why_uncalibrated
+    from .runs.folder import reject_own_file, why_uncalibrated
     from .scoring.input_check import warn_of_unlike
 
+    reject_own_file(options.out)
     if not features.check("webp"):
         raise UserError("Pillow cannot write WebP here: pip install --upgrade pillow")
     accept = Accept.from_options(options.accept_body, options.accept_view)

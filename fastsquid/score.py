@@ -21,7 +21,7 @@ from .utils.cli import (
     require_any_machine,
     run_command,
 )
-from .utils.files import require_new
+from .utils.files import reject_replacing, require_new
 from .utils.text import printable
 
 
@@ -114,15 +114,21 @@ def _score(options):
     """Write a CSV in this process; return the exit code."""
     from .data.listing import list_files
     from .data.names import choose_names
+    from .data.records import TABLE_SUFFIXES
     from .reporting.table import Scoring, write_table
+    from .runs.folder import reject_own_file
 
+    reject_own_file(options.out)
     paths = [Path(image) for image in options.images]
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
+        if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+            raise UserError(f"{path} is a list: give images, or a folder of them. `evaluate` takes a list, by --data")
     scorer = _load(options, options.device)
     names = choose_names(options.anonymous or scorer.run.record.anonymous)
     files = list_files(paths, names)
+    reject_replacing(options.out, (file for _, file in files))
     scoring = Scoring(scorer, options.batch_size, names, options.all_scores)
     rows = chain.from_iterable(scoring.batches(files))
     counts = write_table(options.out, scoring.columns, rows, scoring.names)

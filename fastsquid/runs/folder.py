@@ -47,6 +47,7 @@ GALLERY = "gallery.png"
 MAPS = "maps.safetensors"
 INPUT_CHECK = "input-check.safetensors"
 LOCK = "train.lock"
+_READ_AGAIN = frozenset((CONFIG, METRICS, SUMMARY, DRAWN, GROUP, STUDY, STATE, LOCK))
 FINDINGS = "findings"  # a column of scores-SPLIT.csv
 
 
@@ -64,6 +65,19 @@ def reject_existing(folder: str | Path) -> None:
     """Raise a UserError if a new run's folder exists."""
     if Path(folder).exists():
         raise UserError(f"{folder} exists: choose another --out, or continue with --resume {folder}")
+
+
+def reject_own_file(path: str | Path) -> None:
+    """Raise a UserError if `path`, where a command is to write, is a file of a run that later commands read."""
+    path = Path(path)
+    own = path.name in _READ_AGAIN or path.suffix == ".safetensors" or path.match("scores-*.csv")
+    folders = path.parent, path.parent.parent  # a checkpoint is a folder of its own
+    if (
+        own
+        and path.exists()
+        and any((folder / name).is_file() for folder in folders for name in (CONFIG, GROUP, STUDY))
+    ):
+        raise UserError(f"{path} is a file of a run, which needs it: name another output")
 
 
 def create_run(folder: str | Path, record: RunRecord) -> None:
@@ -102,8 +116,10 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.rename(temporary, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(folder)
         raise
 
 

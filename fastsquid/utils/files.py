@@ -42,6 +42,20 @@ def require_new(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists: name another output, or add --overwrite to replace it")
 
 
+def reject_replacing(path: str | Path, inputs: Iterable[Any]) -> None:
+    """Raise a UserError if the file to write is one of the files to read.
+
+    Args:
+        path: of the file to write.
+        inputs: paths; those that are no `Path`, such as parts of an archive, are passed over.
+    """
+    path = Path(path)
+    if path.exists():
+        for each in inputs:
+            if isinstance(each, Path) and each.name == path.name and each.exists() and each.samefile(path):
+                raise UserError(f"{path} is one of the files to read: name another output")
+
+
 def require_new_in(folder: str | Path, names: Iterable[str], overwrite: bool) -> None:
     """Check that files can be written to a folder, and that nothing is lost by writing them.
 
@@ -101,8 +115,8 @@ def replacing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a failed write does not name its file
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a failed write does not name its file
         raise
 
 
