@@ -140,9 +140,7 @@ def test_a_frozen_detector_keeps_channels_last(name, half):
     frozen = Detector(preset(name, width=4, image_size=128)).to(DEVICE).frozen(half)
     images = torch.rand(2, 1, 128, 128, device=DEVICE)
     with Layouts() as layouts:
-        frozen.scores(images) if DEVICE == "cuda" else frozen.reconstruct(
-            images
-        )  # a CPU's instance_norm has one layout
+        (frozen.scores if DEVICE == "cuda" else frozen.reconstruct)(images)  # a CPU's instance_norm has one layout
     assert sum(function.startswith("aten.upsample") for function, _ in layouts.seen) == frozen.config.levels
     assert len(layouts.seen) > 20 and all(kept for _, kept in layouts.seen), layouts.seen
 

@@ -66,7 +66,7 @@ class Detector(nn.Module):
         return images if self.config.value_range == "unit" else (images + 1) / 2
 
     def restore(self, seen: Tensor, images: Tensor) -> Tensor:
-        """Return what the detector sees or draws in the exposure of the original images.
+        """Return what the detector sees or reconstructs in the exposure of the original images.
 
         Args:
             seen: (B, 1, H, W) in [0, 1], as `prepare` or `from_range` returns it.

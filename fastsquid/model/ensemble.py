@@ -61,8 +61,8 @@ class Ensemble(nn.Module):
         every = reconstructed or [None] * len(self.members)
         found = [member.scores(images, one, names) for member, one in zip(self.members, every)]
         scores = self.combine([scores for scores, _ in found])
-        drawings = [drawing for _, drawing in found if drawing is not None]
-        return scores, sum(drawings[1:], start=drawings[0]) / len(found) if drawings else None
+        students = [student for _, student in found if student is not None]
+        return scores, sum(students[1:], start=students[0]) / len(found) if students else None
 
     def combine(self, found: Sequence[dict[str, Values]]) -> dict[str, Values]:
         """Return the ensemble's scores from those of its members.

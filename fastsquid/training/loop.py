@@ -177,9 +177,9 @@ class Run:
         sums, counts = self.steps.totals(self.state.iteration)
         self.state.epoch, self.state.iteration, self.state.sums = self.state.epoch + 1, 0, {}
         if distributed.leads():
-            self._judge_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
+            self._evaluate_epoch({name: total / counts[name] for name, total in sums.items()}, frozen)
 
-    def _judge_epoch(self, losses: dict[str, float], frozen: Detector) -> None:
+    def _evaluate_epoch(self, losses: dict[str, float], frozen: Detector) -> None:
         """Validate the detector and write a line of metrics and a checkpoint.
 
         Args:
