@@ -212,23 +212,25 @@ class Scorer:
         return self.scores(images, batch_size, names=[self.score_name])[self.score_name]
 
     def scores(
-        self, images: Images, batch_size: int = 64, cropped: bool = False, names: Sequence[str] | None = None
+        self, images: Images, batch_size: int = 64, cropped: bool = False, names: Sequence[str] | str | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Return all scores, larger = more abnormal.
 
         Args:
             images, batch_size: as for `score`.
             cropped: the images are as `data.read_image` returns them for this run, so they are not cropped again.
-            names: which of `score_names`; None for all. Only what these need is computed: `discriminator_image` needs
-                no generator.
+            names: which of `score_names`, or one of them; None for all. Only what these need is computed:
+                `discriminator_image` needs no generator.
 
         Returns:
             {score: float32 (N,)}.
 
         Raises:
-            UserError: as for `score`; or the run has no such score.
+            UserError: as for `score`; the run has no such score; or `names` is empty.
         """
-        names = self.score_names if names is None else names
+        names = self.score_names if names is None else [names] if isinstance(names, str) else names
+        if not names:
+            raise UserError(f"names is empty: give some of {', '.join(map(repr, self.score_names))}, or None for all")
         for name in names:
             if name not in self.score_names:
                 raise UserError(f"there is no score {name!r}: give some of {', '.join(map(repr, self.score_names))}")

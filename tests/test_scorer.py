@@ -136,6 +136,9 @@ def test_the_command_writes_the_same_bits(run, unbroken, tmp_path, command):
 def test_one_score_is_the_same_as_among_all(run, name):
     (alone,) = run.scores(SQUARES, names=[name]).values()
     np.testing.assert_array_equal(alone, run.scores(SQUARES)[name])
+    np.testing.assert_array_equal(alone, run.scores(SQUARES, names=name)[name])
+    with pytest.raises(UserError, match="names is empty"):
+        run.scores(SQUARES, names=[])
 
 
 def test_a_score_of_the_image_needs_no_generator(run, monkeypatch):
