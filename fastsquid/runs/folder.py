@@ -71,12 +71,8 @@ def reject_own_file(path: str | Path) -> None:
     """Raise a UserError if `path`, where a command is to write, is a file of a run that later commands read."""
     path = Path(path)
     own = path.name in _READ_AGAIN or path.suffix == ".safetensors" or path.match("scores-*.csv")
-    folders = path.parent, path.parent.parent  # a checkpoint is a folder of its own
-    if (
-        own
-        and path.exists()
-        and any((folder / name).is_file() for folder in folders for name in (CONFIG, GROUP, STUDY))
-    ):
+    folder = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
+    if own and path.exists() and any((folder / name).is_file() for name in (CONFIG, GROUP, STUDY)):
         raise UserError(f"{path} is a file of a run, which needs it: name another output")
 
 

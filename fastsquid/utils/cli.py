@@ -440,7 +440,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             code = _fail("interrupted", 128 + pressed[-1] if pressed else 130)
     finally:
         signal.signal(signal.SIGINT, handler)
-        signal.signal(signal.SIGTERM, terminated)
+        if terminated == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     stop_compile_workers()
     sys.exit(code)
 
