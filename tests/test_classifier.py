@@ -83,9 +83,8 @@ def test_the_generator_is_that_of_an_auto_encoder():
         losses.pop("discriminator")
         assert losses == expected
     for (name, a), b in zip(mine.detector.generator.named_parameters(), other.detector.generator.parameters()):
-        assert torch.equal(a, b) and (torch.equal(a.grad, b.grad) if a.requires_grad else a.grad is b.grad is None), (
-            name
-        )
+        assert torch.equal(a, b), name
+        assert torch.equal(a.grad, b.grad) if a.requires_grad else a.grad is b.grad is None, name
     # With reconstructions it is another one.
     adversarial = trainer(reject_reconstructions=True)
     adversarial.step(images, 0)

@@ -111,7 +111,7 @@ def unit_batches(
 
 
 def require_normal_folders(images: Any) -> None:
-    """Check folders among images that all count as healthy, as the training command checks a folder.
+    """Check folders among images that all count as healthy, by their label files and the names of their folders.
 
     Raises:
         UserError: a folder's images are not known to be healthy (`labels.require_all_normal`).

@@ -49,15 +49,11 @@ _NEUTRAL = frozenset(  # words in the name of a folder that is no class
 )
 _MOST_CLASSES = 20
 _HEAD = 2**16  # bytes of a file that are looked at
+_OR_ALL = ", or give --all-normal if all of them are healthy"
+_USE_NORMAL = f"there is no folder NORMAL. Put the healthy images into train/NORMAL{_OR_ALL}"
 
 
-_TO_FOLDER = (
-    "there is no folder NORMAL. Put the healthy images into train/NORMAL, or give --all-normal if all of them are "
-    "healthy"
-)
-
-
-def require_all_normal(root: Path, found: Found, names: Names, remedy: str = _TO_FOLDER) -> None:
+def require_all_normal(root: Path, found: Found, names: Names, remedy: str = _USE_NORMAL) -> None:
     """Reject a plain folder whose images are not known to be healthy.
 
     Two things say so. First, a label file in the folder, or in the two folders above it (`_is_label_file`). Above a
@@ -96,10 +92,7 @@ def require_all_normal_samples(
     """
     files = islice(filter(_may_hold_a_label, notes), 4)
     named = [Path(note.as_posix()).relative_to(root) for note in files]
-    remedy = (
-        "no image has a class. Write a .cls beside every image, 0 for normal and 1 for abnormal, or give --all-normal "
-        "if all of them are healthy"
-    )
+    remedy = f"no image has a class. Write a .cls beside every image, 0 for normal and 1 for abnormal{_OR_ALL}"
     _reject(root, named, _class_folders(root, images), names, remedy)
 
 

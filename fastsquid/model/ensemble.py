@@ -97,7 +97,6 @@ class Ensemble(nn.Module):
         Returns:
             dict of (B, R, H, W).
         """
-        found = [
-            give(member, images, one) for member, one in zip(self.members, reconstructed or [None] * len(self.members))
-        ]
+        every = reconstructed or [None] * len(self.members)
+        found = [give(member, images, one) for member, one in zip(self.members, every)]
         return {name: torch.stack([maps[name] for maps in found], 1) for name in found[0]}

@@ -50,7 +50,7 @@ class Layers(nn.Sequential):
 
 
 def _subtracts_mean(layer: nn.Module | None, norm: str) -> bool:
-    """Return whether a layer subtracts the mean of what it gets, and not a running mean."""
+    """Return whether a layer subtracts the mean of its input. In eval mode BatchNorm subtracts a running mean."""
     if isinstance(layer, BATCH_NORMS):
         return layer.training or norm == "image"
     return isinstance(layer, nn.InstanceNorm2d)

@@ -71,7 +71,7 @@ class Trainer:
         c = self.config
         parameters = list(detector.generator.parameters())
         self.generator_parameters = [p for p in parameters if p.requires_grad]
-        # The optimizer counts the others too, as checkpoints do that trained them.
+        # All of them: the optimizer numbers its parameters, and checkpoints of earlier versions have moments of each.
         self.generator_optimizer = self._adam(parameters, c.weight_decay)
         self.discriminator_optimizer = None
         if detector.discriminator is not None:

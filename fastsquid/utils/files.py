@@ -47,7 +47,7 @@ def reject_replacing(path: str | Path, inputs: Iterable[Any]) -> None:
 
     Args:
         path: of the file to write.
-        inputs: paths; those that are no `Path`, such as parts of an archive, are passed over.
+        inputs: the files to read. A `Path` is compared; a file inside an archive is not.
     """
     path = Path(path)
     if path.exists():
