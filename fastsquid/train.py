@@ -190,9 +190,10 @@ def _stopped(folder, options):
 def _again(options):
     """Return the options that were given and hold for a resumed run too, as they are written behind --resume."""
     given = [f" --only {options.only}"] * (options.only is not None) + [" --tensorboard"] * options.tensorboard
+    defaults = parser()
     for name in SPEED:
         value = getattr(options, name[2:])
-        if value != parser().get_default(name[2:]):
+        if value != defaults.get_default(name[2:]):
             given.append(f" {name} {printable(shlex.quote(str(value)))}")
     return "".join(given)
 
@@ -254,6 +255,7 @@ def parser() -> Parser:
     add_training_options(parser)
     often = parser.add_argument_group("configuration, most used", "each changes a field of the preset")
     others = parser.add_argument_group("configuration, other fields")
+    squid, ours = preset("squid"), preset("fastsquid")
     for f in sorted(_fields(), key=lambda f: _OFTEN.index(f.name) if f.name in _OFTEN else len(_OFTEN)):
         names = dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"])
         field_type: Any = f.type
@@ -264,7 +266,7 @@ def parser() -> Parser:
             dest=f.name,
             default=argparse.SUPPRESS,
             type=kind,
-            help=f"{f.metadata['help']} ({_defaults(f.name)})",
+            help=f"{f.metadata['help']} ({_defaults(getattr(squid, f.name), getattr(ours, f.name))})",
             metavar="|".join(map(str, choices)) or field_type.__name__.upper(),
         )
     return parser
@@ -298,12 +300,9 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     return options, changes
 
 
-def _defaults(name: str) -> str:
+def _defaults(*values: object) -> str:
     """Return the values of a field in the presets of the paper and of ours, as a part of its help."""
-    squid, ours = (
-        str(value).lower() if isinstance(value, bool) else f"{value}"
-        for value in (getattr(preset(system), name) for system in ("squid", "fastsquid"))
-    )
+    squid, ours = (str(value).lower() if isinstance(value, bool) else f"{value}" for value in values)
     return f"default: {squid}" if squid == ours else f"default: {squid} of squid; fastsquid: {ours}"
 
 

@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from sklearn.metrics import (
-    accuracy_score,
     auc,
     average_precision_score,
-    f1_score,
-    recall_score,
+    confusion_matrix,
     roc_auc_score,
     roc_curve,
 )
@@ -51,14 +49,21 @@ def best_threshold(labels: Array, scores: Array) -> float:
 
 
 def at_threshold(labels: Array, scores: Array, threshold: float) -> dict[str, float]:
-    """Return the threshold, and accuracy, f1, sensitivity and specificity at it, each in [0, 1]."""
+    """Return the threshold, and accuracy, f1, sensitivity and specificity at it, each in [0, 1].
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal, both present.
+        scores: (N,), larger = more abnormal.
+        threshold: an image is called abnormal if its score reaches it.
+    """
     called = np.asarray(scores, dtype=np.float64) >= threshold  # float32 would round the threshold
+    tn, fp, fn, tp = confusion_matrix(labels, called, labels=[0, 1]).ravel().tolist()
     return {
         "threshold": threshold,
-        "accuracy": float(accuracy_score(labels, called)),
-        "f1": float(f1_score(labels, called, zero_division=0)),  # pyright: ignore[reportArgumentType]
-        "sensitivity": float(recall_score(labels, called)),
-        "specificity": float(recall_score(labels, called, pos_label=0)),
+        "accuracy": (tp + tn) / (tp + tn + fp + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
     }
 
 

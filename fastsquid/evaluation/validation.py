@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from ..data.split import Split
 from ..errors import UserError
 from ..model.detector import Detector
 from ..model.ensemble import Ensemble
 from ..scoring.scores import score_images
-from .metrics import evaluate, require_both_classes
+from .metrics import best_threshold, require_both_classes
 
 
 def validate(detector: Detector | Ensemble, split: Split) -> dict[str, dict[str, float]]:
@@ -30,10 +31,9 @@ def auc_and_threshold(
     labels: np.ndarray | torch.Tensor, scores: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
     """Return what `validate` returns, of labels (N,) and {score: (N,)}."""
-    results = {name: evaluate(labels, values) for name, values in scores.items()}
     return {
-        name: {"auc": result["auc"], "threshold": result["test_threshold"]["threshold"]}
-        for name, result in results.items()
+        name: {"auc": float(roc_auc_score(labels, values)), "threshold": best_threshold(labels, values)}
+        for name, values in scores.items()
     }
 
 
