@@ -21,6 +21,7 @@ from forked_python import python, train_in_float32
 
 from fastsquid.config import ABLATIONS
 from fastsquid.drawing import curves, gallery
+from fastsquid.ops.dispatch import HAS_TRITON
 from fastsquid.runs import checkpoint
 from fastsquid.training import loop, results
 from fastsquid.utils.cli import run_command
@@ -33,6 +34,10 @@ ROWS = [(system, row) for system, rows in ABLATIONS.items() for row in rows]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports the kernels
+    if HAS_TRITON:
+        import quick_interpreter
+
+        quick_interpreter.quicken()
 XRAYS = Path(__file__).parent / "data" / "xrays"
 # They begin, so that of several workers none waits for another at the end.
 SLOWEST = [
