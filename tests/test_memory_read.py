@@ -223,15 +223,18 @@ def test_strided_inputs_are_not_copied(monkeypatch):
     torch.testing.assert_close(read(columns, bank, 3)[0], reference.memory_read(columns, bank, 3)[0])
 
 
-def test_beyond_two_to_the_31_elements():
-    """Addresses, not values: strides as of a tensor with more elements than 32 bits count."""
-    far = 2**31 + 64
-    storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage((far + 4096) * 2, device=DEVICE))
-    x, bank = storage.as_strided((2, 1, 20), (far, 20, 1)), storage[1024:].as_strided((2, 3, 20), (far - 1024, 20, 1))
-    x.copy_(randn(2, 1, 20, dtype=bf16))
-    bank.copy_(randn(2, 3, 20, seed=1, dtype=bf16))
-    two = x.transpose(0, 1).expand(1, 2, 20)  # the region's stride is the far one
-    for queries, slots in ((x, bank[:1]), (two, bank)):
+@pytest.mark.parametrize("far, count", [(2**31 + 64, 2), (2**30 + 32, 3)], ids=["a long stride", "short strides"])
+def test_beyond_two_to_the_31_elements(far, count):
+    """Addresses, not values: where the stride itself needs more than 32 bits, and where only its multiple does."""
+    size = ((count - 1) * far + 4096) * 2
+    storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage(size, device=DEVICE))
+    x = storage.as_strided((count, 1, 20), (far, 20, 1))
+    bank = storage[1024:].as_strided((count, 3, 20), (far, 20, 1))
+    x.copy_(randn(count, 1, 20, dtype=bf16))
+    bank.copy_(randn(count, 3, 20, seed=1, dtype=bf16))
+    regions = x.transpose(0, 1)  # the region's stride is the far one
+    slots = bank.transpose(0, 1)  # the slot's is
+    for queries, slots in ((x, bank[:1]), (regions, bank), (x, slots[:1])):
         truth = reference.memory_read(queries.double(), slots.double(), 2)[0]
         torch.testing.assert_close(read(queries, slots, 2)[0].double(), truth, rtol=2e-2, atol=2e-2)
         dout = randn(*queries.shape, seed=2, dtype=bf16)

@@ -126,11 +126,13 @@ def test_strided_inputs_are_not_copied(monkeypatch):
     torch.testing.assert_close(ours, truth)
 
 
-def test_beyond_two_to_the_31_elements():
-    far = 2**31 + 64
-    storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage((far + 4096) * 2, device=DEVICE))
-    q = storage.as_strided((2, 1, 2, 1, 16), (far, 32, 16, 16, 1))  # aligned
-    q.copy_(randn(2, 1, 2, 1, 16, dtype=bf16))
+@pytest.mark.parametrize("far, count", [(2**31 + 64, 2), (2**30 + 32, 3)], ids=["a long stride", "short strides"])
+def test_beyond_two_to_the_31_elements(far, count):
+    """Where the stride itself needs more than 32 bits, and where only its multiple does."""
+    size = ((count - 1) * far + 4096) * 2
+    storage = torch.empty(0, dtype=bf16, device=DEVICE).set_(torch.UntypedStorage(size, device=DEVICE))
+    q = storage.as_strided((count, 1, 2, 1, 16), (far, 32, 16, 16, 1))  # aligned
+    q.copy_(randn(count, 1, 2, 1, 16, dtype=bf16))
     for tensor in (q, q.permute(1, 0, 2, 3, 4), q.permute(1, 2, 0, 3, 4), q.permute(1, 3, 2, 0, 4)):
         truth = reference.neighbor_attention(tensor.double(), tensor.double(), tensor.double())
         torch.testing.assert_close(attend(tensor, tensor, tensor).double(), truth, rtol=2e-2, atol=2e-2)
