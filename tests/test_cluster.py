@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
 ]
 HERE = Path(__file__).parent
-MANY = 2000
+MANY = 600
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A folder of 2,000 images, all different."""
+    """A folder of many images, all different."""
     folder = tmp_path_factory.mktemp("many")
     generator = np.random.default_rng(0)
     for number in range(MANY):
@@ -191,8 +191,9 @@ def test_a_table_with_a_damaged_page(address, run, tmp_path, command):
     assert line.endswith("when the cause is gone, give the same command again")
 
 
+@pytest.mark.heavy
 def test_a_killed_worker_costs_no_row(address, run, many, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(jobs, "MOST_ROWS", 100)
+    monkeypatch.setattr(jobs, "MOST_ROWS", 30)
     out, csv, killed = tmp_path / "s.parquet", tmp_path / "s.csv", []
 
     def kill():
@@ -218,9 +219,10 @@ def written(out):
     return {path: path.stat().st_size for path in out.iterdir()}
 
 
+@pytest.mark.heavy
 def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command, monkeypatch):
     out = tmp_path / "s.parquet"
-    code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 100; "
+    code = "import sys; from fastsquid import score; from fastsquid.archive import job; job.MOST_ROWS = 30; "
     code += "score.main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, run, many, "--fast", "--out", out, "--ray", address])
     when_written(out, process.kill).join(60)
@@ -235,7 +237,7 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
         except pa.ArrowInvalid:
             pass
     before = sum(rows for *_, rows in whole)
-    assert 100 <= before < MANY
+    assert 30 <= before < MANY
     (out / "torn.parquet").write_bytes(b"PAR1 the rest was never written")
     _, printed, _ = command(score.main, run, many, "--fast", "--ray", "--out", out)
     assert f"({before} before" in printed and f"{MANY} of {MANY} images scored" in printed
@@ -257,6 +259,7 @@ def test_an_anonymous_job_knows_images_by_their_content(address, run, tmp_path):
     assert table["name"].to_pylist() == found[1:-1]
 
 
+@pytest.mark.heavy
 def test_an_s3_server_is_source_and_sink(address, run, tmp_path, command):
     pytest.importorskip("moto.server")
     from moto.server import ThreadedMotoServer
