@@ -233,8 +233,8 @@ def test_beyond_two_to_the_31_elements(far, count):
     x.copy_(randn(count, 1, 20, dtype=bf16))
     bank.copy_(randn(count, 3, 20, seed=1, dtype=bf16))
     regions = x.transpose(0, 1)  # the region's stride is the far one
-    slots = bank.transpose(0, 1)  # the slot's is
-    for queries, slots in ((x, bank[:1]), (regions, bank), (x, slots[:1])):
+    column = bank.transpose(0, 1)[:1]  # the slot's is
+    for queries, slots in ((x, bank[:1]), (regions, bank), (x, column)):
         truth = reference.memory_read(queries.double(), slots.double(), 2)[0]
         torch.testing.assert_close(read(queries, slots, 2)[0].double(), truth, rtol=2e-2, atol=2e-2)
         dout = randn(*queries.shape, seed=2, dtype=bf16)
