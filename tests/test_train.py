@@ -105,28 +105,18 @@ def test_the_same_seed_gives_the_same_bits(unbroken, tmp_path, command):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-MOMENTS = [
-    "before-step:1",
-    "after-step:2",
-    "after-step:5",
-    "after-validation:2",
-    "before-save:2",
-    "half-tensors:1",
-    "half-tensors:4",
-    "half-tensors:5",
-    "before-rename:3",
-    "after-rename:3",
-    "half-removed:1",
-    "before-save:4",
-    "half-replaced:2",
-    "half-replaced:6",
-    "report:1",
-]
+# Each run is resumed and killed again at the next moment, which is counted from there.
+MOMENTS = {
+    "early": ["before-step:1", "after-step:2", "half-tensors:1", "half-tensors:4", "after-step:5", "report:1"],
+    "in the second epoch": ["after-validation:2", "before-save:1", "half-tensors:5", "before-rename:1", "report:1"],
+    "between files": ["half-replaced:2", "before-save:2", "half-replaced:6", "after-rename:2", "before-save:1"],
+    "while one is removed": ["half-removed:1", "before-rename:2", "after-rename:1"],
+}
 
 
 @pytest.fixture(scope="module")
 def kill(tmp_path_factory):
-    """Trains into a folder, saving every so many seconds (0: every epoch), until it is killed at a moment."""
+    """Trains, saving every so many seconds (0: every epoch), until it is killed at a moment."""
     log = tmp_path_factory.mktemp("killed") / "log"
     with open(log, "w") as file:
         process = subprocess.Popen(
@@ -137,19 +127,20 @@ def kill(tmp_path_factory):
             text=True,
         )
 
-    def kill(run, moment, save_seconds=0):
-        print(json.dumps([moment, save_seconds, *map(str, tiny(run))]), file=process.stdin, flush=True)
+    def kill(arguments, moment, save_seconds=0):
+        print(json.dumps([moment, save_seconds, *map(str, arguments)]), file=process.stdin, flush=True)
         assert process.stdout.readline() == f"{-signal.SIGKILL:d}\n", log.read_text()
 
     yield kill
     process.communicate()
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, command, kill):
+@pytest.mark.parametrize("moments", MOMENTS.values(), ids=MOMENTS)
+def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moments, command, kill):
     run = tmp_path / "run"
-    kill(run, moment)
-    assert not (run / "gallery.png").exists()
+    for number, moment in enumerate(moments):
+        kill(["--resume", run] if number else tiny(run), moment)
+        assert not (run / "gallery.png").exists()
     assert command(train.main, "--resume", run)[0] == 0
     assert files_of(run) == files_of(unbroken)
     # Nothing is left of what the killed process had begun.
@@ -159,7 +150,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, moment, co
 
 def test_a_killed_run_repeats_what_came_after_its_checkpoint(unbroken, tmp_path, command, kill):
     run = tmp_path / "run"
-    kill(run, "after-step:8", save_seconds=1000)
+    kill(tiny(run), "after-step:8", save_seconds=1000)
     state = json.loads((checkpoint.latest_checkpoint(run) / "state.json").read_text())
     assert state["epoch"] == 1 and len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert command(train.main, "--resume", run)[0] == 0
@@ -541,7 +532,7 @@ def full_disk(limit):
 def test_a_full_disk(unbroken, tmp_path, command, kill):
     """The checkpoint does not fit any more: one sentence, and what was saved before stays and can be resumed."""
     run = tmp_path / "run"
-    kill(run, "before-step:5")
+    kill(tiny(run), "before-step:5")
     before = checkpoint.latest_checkpoint(run)
     full = subprocess.run(
         [python(), "-m", "fastsquid.train", "--resume", run],

@@ -81,9 +81,14 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in folder.iterdir():  # the one before, and what a killed process left of others
-        if old != new and _NAME.fullmatch(old.name):
-            shutil.rmtree(old, ignore_errors=True)
+    remove_others(new)
+
+
+def remove_others(latest: Path) -> None:
+    """Remove a run's checkpoints before its latest, and what a killed process left of others."""
+    for other in latest.parent.iterdir():
+        if other != latest and _NAME.fullmatch(other.name):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

@@ -88,6 +88,8 @@ class Run:
                 ckpt.load_detector(detector, latest, self.state, "training")
             ckpt.load_optimizers(self.optimizers, latest, self.state)
         if distributed.leads():
+            if latest:
+                ckpt.remove_others(latest)
             for leftover in folder.glob(".*.tmp"):  # unfinished files of a killed process
                 if leftover.is_file():
                     leftover.unlink()
