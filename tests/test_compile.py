@@ -115,6 +115,7 @@ def test_whole_detectors_train(system, impl):
     assert check(detector, images, True, impl, networks) <= 3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("impl", ON_A_GPU)
 @pytest.mark.parametrize("system", ON_A_CPU_ONE)
 def test_whole_detectors_score(system, impl):

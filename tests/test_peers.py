@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import XRAYS, rows_of
+from forked_python import python
 from sklearn.metrics import roc_auc_score
 
 from fastsquid.config import preset
@@ -65,7 +66,7 @@ def peers(tmp_path):
 
     def run(*options, data=XRAYS):
         return subprocess.run(
-            [sys.executable, BENCH / "peers.py", data, tmp_path / "out", *options],
+            [python(), BENCH / "peers.py", data, tmp_path / "out", *options],
             env=os.environ | {"PYTHONPATH": path},
             capture_output=True,
             text=True,

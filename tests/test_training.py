@@ -184,7 +184,8 @@ def test_images_reach_the_networks_in_the_models_range(values, low):
     assert (seen[0] == low).all()
 
 
-@pytest.mark.parametrize("system", ["squid", pytest.param("simsid", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("system", ["squid", "simsid"])
 def test_bf16_is_near_fp32(system):
     """Mean loss of steps 41 to 50 within 5 %, and nothing that is kept in half precision."""
     means = {}
