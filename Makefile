@@ -37,8 +37,8 @@ endif
 # Where other versions can change what is read, drawn or written. Their deprecation warnings are no errors.
 oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -p no:benchmark -o filterwarnings=default \
-		tests/test_attacks*.py tests/test_data_*.py $(addprefix tests/test_,$(addsuffix .py,cluster estimator evaluate export figures \
-		maps metrics perturb report score)) $(ARGS)
+		tests/test_attacks*.py $(addprefix tests/test_,$(addsuffix .py,data_dicom data_digits data_folder data_images data_list \
+		data_rsna data_shards data_tables cluster estimator evaluate export figures maps metrics perturb report score)) $(ARGS)
 
 .venv-oldest/ready: .ci/oldest.txt Makefile
 	$(PYTHON) -m venv --clear .venv-oldest
