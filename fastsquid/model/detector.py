@@ -92,9 +92,9 @@ class Detector(nn.Module):
         """
         if self.is_frozen and self.half_precision == half:
             return self
-        detector = copy.deepcopy(self).eval().requires_grad_(False)
+        without_teacher = {id(self.generator.teacher): None}  # what stands for it in the copy
+        detector = copy.deepcopy(self, without_teacher).eval().requires_grad_(False)
         detector.half_precision, detector.is_frozen = half, True
-        detector.generator.teacher = None
         for layers in detector.generator.modules():
             if isinstance(layers, nn.Sequential):
                 for i in range(len(layers) - 1):
