@@ -1,6 +1,7 @@
 """What several tests share: running a command as the shell would, a tiny configuration, a trained run."""
 
 import csv
+import gc
 import json
 import os
 import re
@@ -163,6 +164,12 @@ def by_residual(unbroken, tmp_path_factory):
     run = shutil.copytree(unbroken, tmp_path_factory.mktemp("runs") / "by_residual")
     rewrite_config(run, score="residual")
     return run
+
+
+def pytest_collection_finish():
+    """Let Python's garbage collector, which a training calls, pass over what was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -178,6 +178,7 @@ def test_sources_of_all_kinds_give_the_rows_of_a_single_process(address, run, tm
     assert schema.names == list(next(iter(expected.values())))
 
 
+@pytest.mark.heavy
 def test_a_table_with_a_damaged_page(address, run, tmp_path, command):
     """Its schema is whole, so the damage is found in the middle of the job."""
     table, paths = tmp_path / "bytes.parquet", sorted((XRAYS / "test").iterdir())[:2]
@@ -245,6 +246,7 @@ def test_a_killed_job_goes_on_where_it_was(address, run, many, tmp_path, command
     assert all(path.stat().st_mtime_ns == at for path, at, _ in whole), "what was written is not scored again"
 
 
+@pytest.mark.heavy
 def test_an_anonymous_job_knows_images_by_their_content(address, run, tmp_path):
     scorer, paths = load(run), sorted((XRAYS / "test").iterdir())
     names = choose_names(True)
@@ -331,6 +333,7 @@ def test_a_folder_of_a_table_may_hold_other_files(tmp_path):
         require_own_names([open_table(str(folder))], [("b.png", Place("", "b.png"))])
 
 
+@pytest.mark.heavy
 def test_a_job_that_cannot_start_replaces_nothing(address, run, tmp_path, command):
     (tmp_path / jobs.RECORD).write_text("{}")
     (tmp_path / "0.parquet").touch()
@@ -433,6 +436,7 @@ def test_a_study_trains_its_rows_as_tasks(address, tmp_path, command, monkeypatc
     assert summary.is_file()
 
 
+@pytest.mark.heavy
 def test_more_threads_than_a_machine_has_cores(address, tmp_path):
     with pytest.raises(UserError, match="no machine of the Ray cluster has 99 cores"):
         next(on_ray.train_on_ray([(tmp_path, 0)], Speed(), "cpu", 99))
@@ -458,6 +462,7 @@ def test_ray_trains_groups_of_a_named_preset(refused, tmp_path):
         assert word in refused(train.main, *options, "--out", tmp_path / "out")
 
 
+@pytest.mark.heavy
 def test_the_page_has_a_pipeline_of_ray(address, run, tmp_path):
     folder, out = XRAYS / "test", tmp_path / "scores"
     run_example("Ray", {"/archive/2019-01": folder, "/models/mine": run, "/scores/2019-01": out})

@@ -320,6 +320,7 @@ def exported(group, tmp_path_factory):
     return path, said.getvalue()
 
 
+@pytest.mark.heavy
 def test_an_exported_file_is_the_ensemble(exported, ensemble):
     """The other kind of file is written of the same program."""
     path, said = exported
@@ -336,6 +337,7 @@ def test_an_exported_file_is_the_ensemble(exported, ensemble):
             np.testing.assert_allclose(found, values, rtol=1e-3, atol=1e-2 * values.std())
 
 
+@pytest.mark.heavy
 def test_the_document_is_the_ensembles(exported, ensemble, runs):
     with zipfile.ZipFile(exported[0]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(portable.DOCUMENT)]

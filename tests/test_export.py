@@ -37,7 +37,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-SYSTEMS = ["squid-small", "fastsquid-small", "memae-small"]  # SimSID differs in sizes, the auto-encoder has no memory
+# SimSID differs in sizes, the auto-encoder has no memory.
+SYSTEMS = ["squid-small", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("fastsquid-small", "memae-small"))]
 KINDS = list(portable.WRITERS)
 IMAGES = to_unit(read_images(find_images(XRAYS), 64)[0])
 

@@ -88,6 +88,7 @@ def summary(output):
     return {line[:14].strip(): line[15:35].strip() for line in lines[last + 1 :]}
 
 
+@pytest.mark.heavy
 def test_every_phase_ends_and_leaves_its_file(everything):
     out, output = everything
     assert summary(output) == dict.fromkeys([*FILES, "compile cache"], "ended")
@@ -115,6 +116,7 @@ def test_other_blocks_can_be_timed(tmp_path):
     }
 
 
+@pytest.mark.heavy
 def test_rows_say_where_they_are_from(everything):
     out, _ = everything
     facts = json.loads((out / "facts.json").read_text())
@@ -126,6 +128,7 @@ def test_rows_say_where_they_are_from(everything):
         assert all(0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"]) for row in rows)
 
 
+@pytest.mark.heavy
 def test_what_is_measured(everything):
     out, _ = everything
     kernels = rows_of(out / "kernels.csv")
@@ -150,6 +153,7 @@ def test_what_is_measured(everything):
     assert "| tests/test_gpu.py | 1 | 0 | 0 |" in (out / "check.md").read_text()
 
 
+@pytest.mark.heavy
 def test_what_comes_back_of_a_training(unpacked):
     for preset, score, seeds in (("fastsquid", "discriminator_image", [0, 1]), ("simsid", "discriminator", [0])):
         target = unpacked / preset
@@ -166,6 +170,7 @@ def test_what_comes_back_of_a_training(unpacked):
             assert json.loads((run / "summary.json").read_text())["scores"][score]["auc"] == pytest.approx(auc)
 
 
+@pytest.mark.heavy
 def test_the_discriminator_that_comes_back_gives_the_scores(unpacked):
     run = unpacked / "fastsquid" / "seed-1"
     detector = Detector(Config.from_dict(json.loads((run / "config.json").read_text())["config"])).eval()
@@ -178,6 +183,7 @@ def test_the_discriminator_that_comes_back_gives_the_scores(unpacked):
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.heavy
 def test_pictures_are_drawn_afterwards(unpacked, capsys):
     draw.main([str(unpacked / "fastsquid"), str(unpacked / "simsid")])
     curves = {"roc.png", "precision_recall.png", "score_histograms.png"}
@@ -192,6 +198,7 @@ def test_pictures_need_a_finished_seed(tmp_path, refused):
     assert re.search(f"{tmp_path}.* seed", refused(draw.main, tmp_path))
 
 
+@pytest.mark.heavy
 def test_the_table(unpacked, tmp_path):
     """Of runs with and without `--monitor true`."""
     unpacked = shutil.copytree(unpacked, tmp_path / "runs")

@@ -40,7 +40,7 @@ def compiling(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.heavy)], ids=["some", "all"])
+@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.heavy)], ids=["some", "all"])
 def test_configurations_fit_an_h100(compiling, resources, every):
     """Aligned, and every other one unaligned where it is launched so; the report has both, for all chips."""
     if f"triton: {triton.__version__}\n" not in resources.REPORT.read_text(encoding="utf-8"):

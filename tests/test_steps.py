@@ -109,20 +109,20 @@ def test_a_last_batch_is_not_compiled(monkeypatch):
 
 
 CASES = {name: (name, {}) for name in PRESETS}
-CASES |= {f"{system} {row}": (system, ABLATIONS[system][row]) for system, row in ROWS}
 CASES |= {
     "gradient penalty": ("simsid", dict(gradient_penalty=1.0)),
     "spectral norm": ("squid", dict(spectral_norm=True)),
 }
+ABLATED = {f"{system} {row}": (system, ABLATIONS[system][row]) for system, row in ROWS}
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.heavy) for case in ABLATED)])
 def test_the_host_reads_nothing(case, monkeypatch):
     """An epoch on the meta device, whose tensors have no values: whatever needs one raises."""
     from fastsquid.kernels import memory_read as kernels
 
-    name, changes = CASES[case]
+    name, changes = (CASES | ABLATED)[case]
     config = preset(name, **changes)
     launched = []
     for operation in (memory_read, neighbor_attention):

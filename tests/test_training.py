@@ -202,6 +202,7 @@ def test_bf16_is_near_fp32(system):
     assert means["fp32"] != means["bf16"] == pytest.approx(means["fp32"], rel=0.05)
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("default")  # torch.compile warns while it traces
 @pytest.mark.parametrize(
     "system", ["squid", pytest.param("simsid", marks=pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU"))]
