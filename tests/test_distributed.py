@@ -139,7 +139,9 @@ def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path
     assert command(train.main, "--resume", alone)[0] == 0, "one process goes on where two were"
     assert json.loads((alone / "summary.json").read_text())["processes"] == 1
     result = torchrun("kill:1", ("train", "--resume", run), restarts=1)
-    assert result.returncode == 0 and len(result.said) == 1, result.stderr
+    # Seldom, PyTorch aborts a process that still connects ("accept: Invalid argument"); that one starts again too.
+    aborted = "gloo::EnforceNotMet" in result.stderr
+    assert result.returncode == 0 and (len(result.said) == 1 or aborted), result.stderr
     assert files_of(run) == files_of(job[0] / "unbroken")
 
 
