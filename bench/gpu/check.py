@@ -25,10 +25,11 @@ MODELS = ["tests/test_golden.py", "tests/test_inpainting.py", "tests/test_dispat
 # PyTorch's own path of whole models needs no GPU to be tested, except where torch.compile makes it.
 ON_THE_GPU = "not (torch and ({}))".format(" or ".join(Path(path).stem for path in MODELS))
 TESTS = ["tests/test_gpu.py", *MODELS, "tests/test_compile.py", *KERNELS]
-# Warnings of this machine's versions are no failures here.
+# Warnings of this machine's versions are no failures here. Tests that are heavy on a CPU run too.
 PYTEST = [
     sys.executable,
-    *"-m pytest -p no:cacheprovider -p no:benchmark -p tracebacks -W default -v --tb=short".split(),
+    *"-m pytest -p no:cacheprovider -p no:benchmark -p tracebacks -W default -v --tb=short -m".split(),
+    "",
 ]
 WORD = "(?P<verdict>PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
 LINES = [  # of pytest -v, with pytest-xdist and without
