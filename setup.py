@@ -81,8 +81,9 @@ setup(
         "dicom": ["pydicom>=3.0", "python-gdcm>=3.0.26"],
         "shards": ["webdataset>=1.0"],  # says what a sample is; tarfile finds it
         "parquet": ["pyarrow>=18"],  # lists of images in Parquet
-        # score --ray, ScoreImages; earlier versions of Ray read a damaged table again and again without end
-        "cluster": ["ray[data]>=2.57", "pyarrow>=18"],
+        # score --ray, ScoreImages. Ray 2.57 to 2.59 drop a table's column `path`; earlier versions read a damaged table
+        # again and again without end.
+        "cluster": ["ray[data]>=2.60", "pyarrow>=18"],
         # what --to onnx writes with, and --verify runs
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "tensorboard": ["tensorboard>=2.14"],  # what train --tensorboard writes with

@@ -472,6 +472,19 @@ def test_the_page_has_a_pipeline_of_ray(address, run, tmp_path):
     np.testing.assert_allclose([row["score"] for row in rows.values()], scores, rtol=1e-4)
 
 
+def test_an_older_ray_is_rejected(monkeypatch):
+    """It is the version that setup.py asks for."""
+    needed = "{}.{}".format(*ray_cluster.OLDEST)
+    assert f'"ray[data]>={needed}"' in (HERE.parent / "setup.py").read_text()
+    for version, older in (("2.59.0", True), (f"{needed}.0", False), ("3.0.0.dev0", False)):
+        monkeypatch.setattr(ray, "__version__", version)
+        if not older:
+            ray_cluster.require_ray()
+            continue
+        with pytest.raises(UserError, match=rf"Ray {needed}, but {version} is here: pip install"):
+            ray_cluster.require_ray()
+
+
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.socket() as taken:  # bound, but nobody listens

@@ -9,18 +9,24 @@ from contextlib import contextmanager
 
 from ..errors import UserError
 
+OLDEST = 2, 60  # as in setup.py
+
 
 def require_ray() -> None:
     """Import Ray, which reports nothing to its makers unless RAY_USAGE_STATS_ENABLED asks for it.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed, or a version that reads tables wrongly (setup.py says how).
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray.data  # noqa: F401
+        import ray
+        import ray.data
     except ImportError as error:
         raise UserError(f"--ray needs Ray ({error}): pip install 'ray[data]' pyarrow") from None
+    if tuple(map(int, ray.__version__.split(".")[:2])) < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise UserError(f"--ray needs Ray {needed}, but {ray.__version__} is here: pip install 'ray[data]>={needed}'")
 
 
 def _require_answer(address: str) -> None:
@@ -40,7 +46,7 @@ def cluster(address: str, log: bool = False) -> Iterator[None]:
         log: show what the workers print.
 
     Raises:
-        UserError: Ray is not installed, there is no such cluster, or it ends in this block.
+        UserError: as `require_ray`; there is no such cluster, or it ends in this block.
     """
     require_ray()
     import pyarrow as pa
