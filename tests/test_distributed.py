@@ -138,11 +138,13 @@ def test_a_killed_worker_ends_the_job_and_resuming_goes_on(killed, job, tmp_path
     alone = shutil.copytree(run, tmp_path / "alone")
     assert command(train.main, "--resume", alone)[0] == 0, "one process goes on where two were"
     assert json.loads((alone / "summary.json").read_text())["processes"] == 1
-    result = torchrun("kill:1", ("train", "--resume", run), restarts=1)
-    # Seldom, PyTorch aborts a process that still connects ("accept: Invalid argument"); that one starts again too.
-    aborted = "gloo::EnforceNotMet" in result.stderr
-    assert result.returncode == 0 and (len(result.said) == 1 or aborted), result.stderr
-    assert files_of(run) == files_of(job[0] / "unbroken")
+    for attempt in range(3):
+        again = shutil.copytree(run, tmp_path / f"again-{attempt}")
+        result = torchrun("kill:1", ("train", "--resume", again), restarts=1)
+        if "gloo::EnforceNotMet" not in result.stderr:  # seldom, PyTorch aborts a process before this test kills it
+            break
+    assert result.returncode == 0 and len(result.said) == 1, result.stderr
+    assert files_of(again) == files_of(job[0] / "unbroken")
 
 
 @pytest.mark.heavy
